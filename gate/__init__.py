@@ -1,0 +1,1 @@
+"""An admission gate for message queues on Apache Kafka."""

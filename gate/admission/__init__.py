@@ -1,0 +1,1 @@
+"""One service's engine: lanes, tenants, plan and decisions, without I/O."""

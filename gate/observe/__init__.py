@@ -1,0 +1,1 @@
+"""Metrics, alerts and usage: told by the shell, asking nothing."""

@@ -1,0 +1,1 @@
+"""What the user writes: the policy file, its inheritance, and settings."""
