@@ -1,0 +1,249 @@
+"""The headers of a request: what its producer wishes for, and the stamp of the gate's decision.
+
+Headers are pairs of name and bytes, as aiokafka gives and takes them. Reading and stamping happen for every record, so
+both work on bytes and leave alone what does not concern them.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeAlias
+
+import http_sf
+
+Headers: TypeAlias = Iterable[tuple[str, bytes | None]]
+
+PRIORITY: Final = "gate-priority"
+TENANT: Final = "gate-tenant"
+COST: Final = "gate-cost"
+DEADLINE: Final = "gate-deadline"
+ID: Final = "gate-id"  # the producer's own; passed on unread
+STAMP: Final = "gate"
+RETRY_AFTER: Final = "retry-after"
+NOT_BEFORE: Final = "gate-not-before"
+
+MAX_LANE_BYTES: Final = 64
+MAX_TENANT_BYTES: Final = 256
+MAX_COST: Final = 2**63 - 1
+# Unix milliseconds of 1973 and of the end of 9999: what lies outside was meant in seconds, micro- or nanoseconds.
+DEADLINE_RANGE: Final = (10**11, 253_402_300_799_999)
+
+_WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE})
+_STAMPED: Final = frozenset({STAMP, RETRY_AFTER, NOT_BEFORE})
+_VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
+_INTEGER: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PLAIN_STRING: Final = re.compile(r"[ !#-\[\]-~]*")
+_ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=[0-9]+;attempt=([0-9]+)[;]')
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a producer asks for. Empty lane or tenant: none named. `deadline_ms` is unix ms."""
+
+    lane: str = ""
+    tenant: str = ""
+    cost: int = 1
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A header that can't be read: its name, and why in words that follow the name."""
+
+    header: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.header} {self.why}"
+
+
+PLAIN: Final = Wishes()
+
+
+def read_wishes(headers: Headers) -> Wishes | Malformed:
+    """Read the gate's own headers; PLAIN itself where there are none, the usual case.
+
+    Of a header given twice the last one counts, as with Kafka's `Headers.lastHeader`. Requests with the same wishes
+    mostly get the same object.
+    """
+    given: dict[str, bytes | None] | None = None
+    for name, value in headers:
+        if name in _WISHES:
+            if given is None:
+                given = {}
+            given[name] = value
+    if given is None:
+        return PLAIN
+    return _wishes(given) if DEADLINE in given else _wishes_of(tuple(given.items()))
+
+
+@lru_cache(maxsize=4096)
+def _wishes_of(given: tuple[tuple[str, bytes | None], ...]) -> Wishes | Malformed:
+    return _wishes(dict(given))  # without a deadline, few combinations come again and again
+
+
+def _wishes(given: dict[str, bytes | None]) -> Wishes | Malformed:
+    try:
+        return Wishes(
+            lane=_text(PRIORITY, given[PRIORITY], MAX_LANE_BYTES) if PRIORITY in given else "",
+            tenant=_text(TENANT, given[TENANT], MAX_TENANT_BYTES) if TENANT in given else "",
+            cost=_integer(COST, given[COST], 1, MAX_COST) if COST in given else 1,
+            deadline_ms=_integer(DEADLINE, given[DEADLINE], *DEADLINE_RANGE) if DEADLINE in given else None,
+        )
+    except _MalformedError as error:
+        return error.malformed
+
+
+class _MalformedError(Exception):
+    def __init__(self, header: str, why: str) -> None:
+        super().__init__(header, why)
+        self.malformed = Malformed(header, why)
+
+
+def _text(header: str, value: bytes | None, limit: int) -> str:
+    if value is None:
+        raise _MalformedError(header, "has no value")
+    if len(value) > limit:
+        raise _MalformedError(header, f"has {len(value)} bytes; at most {limit} are allowed")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise _MalformedError(header, "is not UTF-8") from None
+    if _CONTROL.search(text):
+        raise _MalformedError(header, "holds control characters")
+    return text
+
+
+def _integer(header: str, value: bytes | None, least: int, most: int) -> int:
+    if value is None:
+        raise _MalformedError(header, "has no value")
+    if not _INTEGER.fullmatch(value) or not least <= (number := int(value)) <= most:
+        shown = value[:24].decode("ascii", "backslashreplace")
+        raise _MalformedError(header, f"is {shown!r}; it must be an integer from {least} to {most}")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the gate decided about one request: the header `gate`.
+
+    `id` is `topic-partition@offset` of the request, `at_ms` unix ms, `attempt` counts the decisions about it from 1.
+    `reason` and `limit` say why it was not plainly admitted.
+    """
+
+    verdict: str
+    id: str
+    at_ms: int
+    attempt: int
+    policy: str
+    reason: str | None = None
+    limit: str | None = None
+
+    def encode(self) -> bytes:
+        """Return an RFC 9651 item with parameters."""
+        template = StampTemplate(
+            self.verdict, self.at_ms, self.attempt, self.policy, reason=self.reason, limit=self.limit
+        )
+        return template.stamp(self.id.encode("ascii"))
+
+
+class StampTemplate:
+    """The stamps of requests that differ in nothing but their id: all else is encoded once."""
+
+    __slots__ = ("_head", "_tail")
+
+    def __init__(
+        self,
+        verdict: str,
+        at_ms: int,
+        attempt: int,
+        policy: str,
+        *,
+        reason: str | None = None,
+        limit: str | None = None,
+    ) -> None:
+        tail = f'";at={at_ms};attempt={attempt};policy={_string(policy)}'
+        if reason is not None:
+            tail += f";reason={reason}"
+        if limit is not None:
+            tail += f";limit={_string(limit)}"
+        self._head = f'{verdict};id="'.encode("ascii")
+        self._tail = tail.encode("ascii")
+
+    def stamp(self, request_id: bytes) -> bytes:
+        """Stamp the request of an id, as in `Origin.id`."""
+        return self._head + request_id + self._tail
+
+    def stamp_at(self, source: bytes, offset: int) -> bytes:
+        """Stamp the request at an offset of `source`, as made by `source_of`."""
+        return b"%b%b%d%b" % (self._head, source, offset, self._tail)
+
+
+def source_of(topic: str, partition: int) -> bytes:
+    """Return what all ids of a partition begin with: `topic-partition@`."""
+    return f"{topic}-{partition}@".encode("ascii")
+
+
+def _string(text: str) -> str:
+    """Encode an RFC 9651 string (section 3.3.3), or a display string (3.3.8) where it holds more than plain ASCII."""
+    if _PLAIN_STRING.fullmatch(text):
+        return f'"{text}"'
+    if text.isascii() and text.isprintable():
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    plain = (chr(byte) if 0x20 <= byte < 0x7F and byte not in b'%"' else f"%{byte:02x}" for byte in text.encode())
+    return '%"' + "".join(plain) + '"'
+
+
+def parse_stamp(value: bytes) -> Stamp:
+    """Read a stamp. Parameters of later versions are passed over. Raises ValueError that says what is wrong."""
+    item = http_sf.parse(value, tltype="item")
+    if not isinstance(item, tuple) or not isinstance(item[1], dict) or str(item[0]) not in _VERDICTS:
+        raise ValueError(f"{value[:80]!r} is no stamp: it must start with {', '.join(sorted(_VERDICTS))}")
+    verdict, given = str(item[0]), item[1]
+    match given:
+        case {"id": str(), "at": int(at_ms), "attempt": int(attempt), "policy": _}:
+            texts = {name: str(given[name]) if name in given else None for name in ("reason", "limit")}
+            return Stamp(verdict, str(given["id"]), at_ms, attempt, str(given["policy"]), **texts)
+    missing = ", ".join(sorted({"id", "at", "attempt", "policy"} - given.keys())) or "parameters of the right types"
+    raise ValueError(f"the stamp {value[:80]!r} lacks {missing}")
+
+
+class Origin(NamedTuple):
+    """Where a stamped record came from (`topic-partition@offset`) and how often it was decided."""
+
+    id: bytes
+    attempt: int
+
+
+def origin(headers: Headers) -> Origin | None:
+    """Return the origin that the gate stamped onto a record; None without a stamp."""
+    for name, value in headers:
+        if name == STAMP and value is not None and (found := _ORIGIN.match(value)):
+            return Origin(found[1], int(found[2]))
+    return None
+
+
+def original_id(headers: Headers) -> str | None:
+    """Return the id that the gate stamped onto a record; None without a stamp."""
+    found = origin(headers)
+    return found.id.decode("ascii") if found else None
+
+
+def restamp(
+    headers: Headers, stamp: bytes, retry_after_s: int | None = None, not_before_ms: int | None = None
+) -> list[tuple[str, bytes | None]]:
+    """Replace the gate's headers and keep all others, in order and untouched."""
+    stamped = [header for header in headers if header[0] not in _STAMPED]
+    stamped.append((STAMP, stamp))
+    if retry_after_s is not None:
+        stamped.append((RETRY_AFTER, b"%d" % retry_after_s))
+    if not_before_ms is not None:
+        stamped.append((NOT_BEFORE, b"%d" % not_before_ms))
+    return stamped
+
+
+def retry_after(at_ms: int, not_before_ms: int) -> int:
+    """Return whole seconds from `at_ms` to `not_before_ms`, rounded up and never negative (RFC 9110, 10.2.3)."""
+    return max(0, -((at_ms - not_before_ms) // 1000))
