@@ -1,0 +1,195 @@
+"""What goes into an engine and what comes out of it: frozen values, times in ns of unix time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+MS: Final = 1_000_000
+SECOND: Final = 1_000_000_000
+
+
+class Verdict(StrEnum):
+    """What happens to a request now."""
+
+    ADMITTED = "admitted"
+    DELAYED = "delayed"  # goes to the delayed topic and is pulled from there when its turn comes
+    REJECTED = "rejected"
+    HELD = "held"  # overflow `hold`: stays in the request topic, the shell stops reading here
+
+
+class Reason(StrEnum):
+    """Why a request was not plainly admitted."""
+
+    RATE = "rate"
+    WINDOW = "window"
+    TENANT = "tenant"
+    GROUP = "group"
+    IN_FLIGHT = "in-flight"
+    PAUSED = "paused"
+    LANE = "lane"  # others wait in front
+    NEVER = "never"  # the cost is above what a limit can ever give
+    DEADLINE = "deadline"
+    MAX_DELAY = "max-delay"
+    MALFORMED = "malformed"  # the shell's: an engine never sees such a request
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` requests, numbered from `first` in the batch, that are alike. Runs are in order and do not overlap."""
+
+    first: int
+    count: int
+    lane: str = ""  # unknown or empty: the default lane
+    tenant: str = ""
+    cost: int = 1  # of each request, >= 1
+    deadline: int | None = None  # ns: the last moment at which an admission is of use
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of `count` fresh requests, numbered from `first` in the batch.
+
+    `not_before` holds one time per request, in ns, rounded up to whole milliseconds: when it would be admitted if
+    nothing else came. It is None where the request is admitted now or can never be.
+    """
+
+    first: int
+    count: int
+    verdict: Verdict
+    reason: Reason | None = None
+    limit: str | None = None  # names the limit that bound; may hold a tenant, so it is no metric label
+    not_before: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """`count` consecutive offsets of a partition of the delayed topic whose requests leave it now."""
+
+    partition: int
+    offset: int
+    count: int
+    verdict: Verdict  # ADMITTED or REJECTED
+    reason: Reason | None = None
+    limit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The answer to a batch: decisions cover every fresh request exactly once, in order."""
+
+    decisions: tuple[Decision, ...]
+    pulls: tuple[Pull, ...]
+
+
+class EventKind(StrEnum):
+    """Kinds of breach events; the alert's type is `gate.breach.<kind>`, or `gate.near_limit`."""
+
+    OPENED = "opened"
+    ONGOING = "ongoing"
+    RESOLVED = "resolved"
+    NEAR_LIMIT = "near_limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A breach of a service's limits, or a limit that comes near: the data of an alert."""
+
+    kind: EventKind
+    service: str
+    limit: str  # the limit that bound when the breach opened
+    reason: Reason
+    at: int  # ns
+    since: int  # ns; the start of the breach, for near_limit the crossing
+    refused: int  # fresh requests refused (delayed, rejected, held) since the start of the breach
+    offered_per_second: float
+    backlog: int  # parked requests
+    eta_seconds: float | None  # until the backlog is gone if nothing else comes; None: not known (paused for ever)
+    usage: float  # 0..1, of the fullest limit
+    policy: str  # version
+
+
+@dataclass(frozen=True, slots=True)
+class LimitUsage:
+    """How full one limit is."""
+
+    name: str  # "<service>.rate", "<service>.window.60s", "group.<name>.rate", ...
+    capacity: int  # units: the burst of a bucket, the limit of a window
+    per_second: float  # units per second that it gives in the long run
+    usage: float  # 0..1
+
+
+@dataclass(frozen=True, slots=True)
+class LaneUsage:
+    """What waits in one lane."""
+
+    name: str
+    weight: float
+    backlog: int  # parked requests
+    backlog_units: int
+    tenants: int  # that have something parked
+    eta_seconds: float | None  # when a request that comes now would be admitted; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How many requests ended so since the service's state began."""
+
+    lane: str
+    verdict: Verdict
+    reason: Reason | None
+    pulled: bool  # False: decided on arrival; True: decided when it left the delayed topic
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The last request that could not go at once."""
+
+    at: int  # ns
+    reason: Reason
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One service at one moment, for `gate usage` and the metrics."""
+
+    service: str
+    at: int  # ns
+    policy: str  # version
+    limits: tuple[LimitUsage, ...]
+    requests_per_second: float  # admitted, over the last ten seconds or so
+    units_per_second: float
+    offered_per_second: float  # fresh requests, whatever became of them
+    tokens: float | None  # units in the service's bucket; None: it has none
+    window_fill: float  # 0..1, of the fullest window
+    lanes: tuple[LaneUsage, ...]
+    totals: tuple[Total, ...]
+    breach_since: int | None  # ns; None: no breach is open
+    last_refusal: Refusal | None
+    paused_until: int | None
+    in_flight: int | None  # newest known lag of the workers plus what was admitted since; None: not watched
+    tenants: int  # remembered: with something parked or a limiter that is not idle
+    unknown_lanes: int  # requests that named a lane that the policy does not have
+
+    @property
+    def backlog(self) -> int:
+        """Parked requests of all lanes."""
+        return sum(lane.backlog for lane in self.lanes)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Until the last parked request is admitted if nothing else comes; None: not known."""
+        etas = [lane.eta_seconds for lane in self.lanes if lane.backlog]
+        if any(eta is None for eta in etas):
+            return None
+        return max((eta for eta in etas if eta is not None), default=0.0)
+
+    def totals_by_verdict(self) -> Mapping[Verdict, int]:
+        """Fresh requests by what was decided on their arrival."""
+        sums = dict.fromkeys(Verdict, 0)
+        for total in self.totals:
+            if not total.pulled:
+                sums[total.verdict] += total.requests
+        return sums
