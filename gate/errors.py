@@ -1,0 +1,13 @@
+"""Errors that a user can act upon. Every room may raise them; the commands print them."""
+
+
+class GateError(Exception):
+    """Something went wrong that is not a bug of the gate.
+
+    `str(error)` is one line that says what happened to which thing; `hint` says what to do next and may have several
+    lines.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint

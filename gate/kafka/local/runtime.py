@@ -1,0 +1,94 @@
+"""What every broker on this machine shares: Java, the jars, a formatted log and an archive of loaded classes."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from gate.errors import GateError
+from gate.kafka.local import config, jars, jvm
+from gate.kafka.local.cache import cache_folder, locked
+
+_CHECKPOINT = Path("__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint")
+_FORMAT_TIMEOUT = 120  # seconds; it takes one
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything needed to start brokers. Its files are in the cache and outlive the process."""
+
+    java: jvm.Java
+    class_path: str
+    cache: Path
+
+    @classmethod
+    def provide(cls, on_progress: jars.Progress) -> Self:
+        """Find Java and the jars, fetch what is missing. Raises GateError."""
+        java = jvm.find()
+        cache = cache_folder() / f"kafka-{jars.KAFKA_VERSION}-{jars.lock_id()}"
+        paths = jars.provide(cache / "jars", on_progress)
+        return cls(java, os.pathsep.join(map(str, paths)), cache)
+
+    def format(self, data: Path) -> str:
+        """Make `data` the log directory of a new cluster, or leave it if it is one; return the cluster's id.
+
+        Formatting by Kafka's own tool costs the start of a JVM; its result, apart from the ids, is the same each
+        time. So it is done once, and copied.
+        """
+        meta = data / "meta.properties"
+        if meta.exists():
+            lines = dict(line.partition("=")[::2] for line in meta.read_text("utf-8").splitlines())
+            return lines.get("cluster.id", "").strip()
+        template = self.cache / "bootstrap.checkpoint"
+        if not template.exists():
+            with locked(self.cache / "format.lock"):
+                if not template.exists():
+                    self._format_template(template)
+        checkpoint = data / _CHECKPOINT
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(template, checkpoint)
+        cluster, identity = config.identity()
+        meta.write_text(identity, "utf-8")  # last: it is what says that the folder is formatted
+        return cluster
+
+    def _format_template(self, template: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=self.cache, prefix="format-") as scratch:
+            folder = Path(scratch)
+            folder.joinpath("server.properties").write_text(config.server_properties(1024, 1025, {}), "utf-8")
+            cluster, _ = config.identity()
+            tool = [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties"]
+            try:
+                subprocess.run(tool, cwd=folder, check=True, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT)  # noqa: S603
+            except subprocess.CalledProcessError as error:
+                raise GateError("Kafka's storage tool failed", hint=(error.stderr or error.stdout).strip()) from error
+            folder.joinpath(config.DATA, _CHECKPOINT).replace(template)
+
+    def command(self, heap: str, *flags: str) -> list[str]:
+        """Return the command line of a broker that runs in its own folder."""
+        return [
+            *self._java(),
+            f"-Xmx{heap}",
+            "-XX:+ExitOnOutOfMemoryError",
+            "-Xlog:disable",
+            "-Xlog:all=error:stderr",  # writing an archive warns of each class that can't be in it
+            "-Dlog4j2.configurationFile=log4j2.properties",
+            *flags,
+            "kafka.Kafka",
+            "server.properties",
+        ]
+
+    def _java(self) -> list[str]:
+        return [str(self.java.executable), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", self.class_path]
+
+    @property
+    def archive(self) -> Path:
+        """The class-data archive of this Java and these jars; halves the start once the first clean stop made it."""
+        return self.cache / f"classes-{self.java.build}.jsa"
+
+    def scratch_archive(self) -> Path:
+        """Return a name beside `archive` that no other process uses."""
+        return self.archive.with_suffix(f".{secrets.token_hex(4)}")

@@ -1,0 +1,93 @@
+"""Fixtures that every room may use: above all one real Kafka broker for the whole run."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from gate.kafka.local import LocalBroker
+from gate.kafka.local.config import free_port
+from gate.kafka.local.jars import KAFKA_VERSION
+
+BROKER_FIXTURES = {"bootstrap", "own_broker"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("broker")
+
+
+@pytest.fixture(scope="session")
+def bootstrap() -> Iterator[str]:
+    """`HOST:PORT` of a broker that all tests share: `GATE_BOOTSTRAP`, else a container, else a local broker."""
+    with contextlib.ExitStack() as stack:
+        yield os.environ.get("GATE_BOOTSTRAP") or stack.enter_context(
+            _container() if _docker_answers() else _local_broker()
+        )
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A topic prefix that no other test uses: `<prefix>.requests.payments`."""
+    return f"t{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def own_broker() -> Iterator[Callable[..., LocalBroker]]:
+    """A factory of brokers that the test may kill: the arguments of `LocalBroker.start`; stopped at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(LocalBroker.start(*args, **kwargs))
+
+
+@contextlib.contextmanager
+def _local_broker() -> Iterator[str]:
+    with LocalBroker.start() as broker:
+        yield broker.bootstrap
+
+
+def _docker_answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=5, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+@contextlib.contextmanager
+def _container() -> Iterator[str]:
+    """Apache's own image. Any KAFKA_ variable drops all of its defaults, so the whole node is laid out here."""
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+    port = free_port()  # the broker advertises it, so it must be known before the start
+    container = (
+        DockerContainer(f"apache/kafka:{KAFKA_VERSION}")
+        .with_bind_ports(9092, port)
+        .with_envs(
+            KAFKA_NODE_ID="1",
+            KAFKA_PROCESS_ROLES="broker,controller",
+            KAFKA_LISTENERS="PLAINTEXT://:9092,CONTROLLER://:9093",
+            KAFKA_ADVERTISED_LISTENERS=f"PLAINTEXT://127.0.0.1:{port}",
+            KAFKA_CONTROLLER_LISTENER_NAMES="CONTROLLER",
+            KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            KAFKA_CONTROLLER_QUORUM_VOTERS="1@localhost:9093",
+            KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR="1",
+            KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS="4",
+            KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR="1",
+            KAFKA_TRANSACTION_STATE_LOG_MIN_ISR="1",
+            KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS="4",
+            KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS="0",
+            KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS="1000",
+            KAFKA_AUTO_CREATE_TOPICS_ENABLE="false",
+            KAFKA_LOG_RETENTION_MS="-1",
+        )
+        .waiting_for(LogMessageWaitStrategy("Kafka Server started").with_startup_timeout(120))
+    )
+    with container:
+        yield f"127.0.0.1:{port}"
