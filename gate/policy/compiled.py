@@ -1,0 +1,160 @@
+"""Policies as the engine takes them: resolved, with every default filled in, frozen."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from pydantic import BaseModel
+
+from gate.limits import Spec, Window
+from gate.policy.fields import SECOND, Overflow
+from gate.policy.layers import Key
+from gate.policy.names import DEFAULT, Glob, globs_of, is_glob
+
+WINDOW_SIZE: Final = 60 * SECOND  # ns; where nothing else is said, as in RateLimitConfig
+NEAR_LIMIT: Final = 0.8
+ONE_LANE: Final[Mapping[str, Fraction]] = MappingProxyType({DEFAULT: Fraction(1)})
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """The limits of a service's tenants: `default` < globs < exact name, field by field."""
+
+    rules: Mapping[str, Mapping[str, Any]]
+    _globs: Sequence[Glob] = field(repr=False, compare=False)
+    # One entry per combination of rules in use, not per tenant: tenants come and go by the hundred thousand.
+    _specs: dict[tuple[str, ...], Spec | None] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, rules: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Take what is said per tenant, in the order of the file."""
+        return cls(rules, globs_of(rules))
+
+    def spec(self, tenant: str) -> Spec | None:
+        """Return a tenant's limits; None where it has none."""
+        names = self.steps(tenant)
+        if names not in self._specs:
+            spec = compile_spec({key: value for name in names for key, value in self.rules[name].items()})
+            self._specs[names] = spec if is_limited(spec) else None
+        return self._specs[names]
+
+    def steps(self, tenant: str) -> tuple[str, ...]:
+        """Return the rules that apply to a tenant, the weakest first; for a glob, those that it stands on."""
+        names = [DEFAULT] if DEFAULT in self.rules else []
+        if is_glob(tenant):
+            return (*names, tenant)
+        names += [glob.pattern for glob in self._globs if glob.matches(tenant)]
+        if tenant in self.rules and tenant != DEFAULT:
+            names.append(tenant)
+        return tuple(names)
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePolicy:
+    """What holds for one service. Times in ns; None: no such limit."""
+
+    name: str
+    spec: Spec
+    overflow: Overflow = Overflow.DELAY
+    max_delay: int | None = None
+    lanes: Mapping[str, Fraction] = field(default_factory=lambda: ONE_LANE)  # weights, the heaviest lane first
+    default_lane: str = DEFAULT
+    group: str | None = None
+    max_in_flight: int | None = None
+    worker_group: str | None = None
+    shadow: bool = False
+    near_limit: float = NEAR_LIMIT
+    tenants: Tenants | None = None
+
+    def tenant(self, tenant: str) -> Spec | None:
+        """Return the limits of one tenant; None: it has none of its own. A request without a tenant is tenant ""."""
+        return None if self.tenants is None else self.tenants.spec(tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPolicy:
+    """A budget that several services share."""
+
+    name: str
+    spec: Spec
+
+
+def is_limited(spec: Spec) -> bool:
+    """Tell whether a spec limits anything at all."""
+    return spec.rate is not None or bool(spec.windows)
+
+
+def compile_spec(said: Mapping[Any, Any]) -> Spec:
+    """Fill in what follows from what was said about a limit.
+
+    A window of `window_size` (60 s unless said) holds `window_limit`, else what the rate gives in it; `windows` are
+    further ones. Without a rate there is no bucket, and no window that was not given its limit.
+    """
+    rate: Fraction | None = said.get("requests_per_second")
+    size: int | None = said.get("window_size", WINDOW_SIZE)
+    limits: dict[int, int] = {}
+    for further in said.get("windows") or ():
+        limits[further.size] = min(further.limit, limits.get(further.size, further.limit))
+    if size is not None:
+        limit = said.get("window_limit")
+        if limit is None and rate is not None:
+            limit = max(1, math.floor(rate * size / SECOND))
+        if limit is not None:
+            limits[size] = min(limit, limits.get(size, limit))
+    burst = said.get("burst_size") or (1 if rate is None else max(1, math.ceil(rate)))
+    return Spec(rate=rate, burst=burst, windows=tuple(Window(limits[size], size) for size in sorted(limits)))
+
+
+def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
+    """Compile the merged fields of a service."""
+    rules: dict[str, dict[str, Any]] = {}
+    for key, value in said.items():
+        if not isinstance(key, str):
+            rules.setdefault(key[0], {})[key[1]] = value
+    lanes = said.get("priorities") or ONE_LANE
+    worker_group = said.get("worker_group")
+    return ServicePolicy(
+        name=name,
+        spec=compile_spec(said),
+        overflow=said.get("overflow", Overflow.DELAY),
+        max_delay=said.get("max_delay"),
+        lanes=MappingProxyType(dict(sorted(lanes.items(), key=lambda lane: (-lane[1], lane[0])))),
+        default_lane=_default_lane(lanes),
+        group=said.get("group"),
+        max_in_flight=said.get("max_in_flight") if worker_group else None,
+        worker_group=worker_group,
+        shadow=said.get("shadow", False),
+        near_limit=said.get("near_limit", NEAR_LIMIT),
+        tenants=Tenants.of(rules) if rules else None,
+    )
+
+
+def _default_lane(lanes: Mapping[str, Fraction]) -> str:
+    """Choose the lane of requests that name none, or one that is not there: `default`, else the lightest.
+
+    The lightest, because a missing or misspelt header must not be a way to the front.
+    """
+    return DEFAULT if DEFAULT in lanes else min(lanes, key=lambda lane: (lanes[lane], lane))
+
+
+def canonical(value: object) -> str:
+    """Write compiled values as JSON that is equal where they are; the order of keys does not count."""
+    return json.dumps(value, sort_keys=True, default=_plain)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Fraction():
+            return str(value)
+        case Mapping():
+            return dict(value)
+        case Tenants():
+            return value.rules
+        case BaseModel():
+            return value.model_dump()
+    assert is_dataclass(value)
+    return [getattr(value, part.name) for part in fields(value)]

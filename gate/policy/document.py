@@ -1,0 +1,135 @@
+"""The document that a user writes, field by field as written; inheritance is resolved elsewhere."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from gate.policy.errors import Loc, Problem, dotted
+from gate.policy.fields import (
+    Count,
+    Duration,
+    Flag,
+    Overflow,
+    Rate,
+    Ratio,
+    Text,
+    Weight,
+    describe,
+    errors_of,
+    mapping_of,
+    one_of,
+    wrong,
+)
+from gate.policy.names import Extends, Label, ServiceName, TenantName
+from gate.policy.settings import Settings, StrictModel, Topics
+from gate.policy.source import Node
+
+MAX_LANES = 32  # each is a queue and a label of metrics
+
+
+class WindowFields(StrictModel):
+    """At most `limit` units in any interval of `size` ns."""
+
+    limit: Count
+    size: Duration
+
+
+class LimitFields(StrictModel):
+    """What a service, tenant or group may be limited by. Only fields that were set count; None says "none"."""
+
+    requests_per_second: Rate | None = None
+    burst_size: Count | None = None
+    window_size: Duration | None = None
+    window_limit: Count | None = None
+    windows: tuple[WindowFields, ...] | None = None
+
+
+def _some_lanes(lanes: dict[str, Any]) -> dict[str, Any]:
+    if not 1 <= len(lanes) <= MAX_LANES:
+        raise wrong(f"must name 1 to {MAX_LANES} lanes, not {len(lanes)}", "leave the field out for one lane")
+    return lanes
+
+
+Limits = Annotated[LimitFields, mapping_of("limits")]
+Lanes = Annotated[dict[Label, Weight], AfterValidator(_some_lanes)]
+
+
+class ServiceFields(LimitFields):
+    """What can be said about a service, in its own entry, a template or the defaults."""
+
+    group: Label | None = None
+    overflow: Annotated[Overflow, one_of(Overflow)] = Overflow.DELAY
+    max_delay: Duration | None = None
+    priorities: Lanes | None = None
+    max_in_flight: Count | None = None
+    worker_group: Text | None = None
+    tenants: dict[TenantName, Limits] | None = None
+    shadow: Flag = False
+    near_limit: Ratio = 0.8
+
+
+class EntryFields(ServiceFields):
+    """A service's entry or a template: these may build on templates."""
+
+    extends: Extends | None = None
+
+
+Entry = Annotated[EntryFields, mapping_of("fields")]
+
+
+class Document(Settings):
+    """The whole file."""
+
+    defaults: Annotated[ServiceFields, mapping_of("fields")] = ServiceFields()
+    templates: Annotated[dict[Label, Entry], mapping_of("names to fields")] = Field(default_factory=dict)
+    groups: Annotated[dict[Label, Limits], mapping_of("names to limits")] = Field(default_factory=dict)
+    services: Annotated[dict[ServiceName, Entry], mapping_of("names to fields")] = Field(default_factory=dict)
+
+
+def read_document(root: Node) -> tuple[Document | None, list[Problem]]:
+    """Check every field of a document; None with at least one problem where it cannot be used."""
+    try:
+        return Document.model_validate(root.value), []
+    except ValidationError as error:
+        return None, [_problem(item, root) for item in errors_of(error)]
+
+
+def fields_at(loc: Loc) -> type[StrictModel] | None:
+    """Return the model of the mapping at `loc`; None where keys are names."""
+    match loc:
+        case ():
+            return Document
+        case ("topics",):
+            return Topics
+        case ("defaults",):
+            return ServiceFields
+        case (*_, "windows", int()):
+            return WindowFields
+        case ("groups", _) | (*_, "tenants", _):
+            return LimitFields
+        case ("templates" | "services", _):
+            return EntryFields
+    return None
+
+
+def _problem(item: ErrorDetails, root: Node) -> Problem:
+    loc, at_key = item["loc"], item["type"] == "extra_forbidden"
+    if loc and loc[-1] == "[key]":
+        loc, at_key = loc[:-1], True
+    here = fields_at(loc[:-1])
+    message, hint = describe(item, here.model_fields if here else ())
+    if at_key and not hint:
+        hint = _elsewhere(loc[-1])
+    return Problem(message, dotted(loc), root.locate(loc, key=at_key), hint)
+
+
+def _elsewhere(name: object) -> str:
+    """Say where a field belongs that is not known here."""
+    if name == "extends":
+        return "only services and templates can extend a template"
+    if name in EntryFields.model_fields:
+        return f"{name} belongs to a service, a template or `defaults`"
+    if name in Document.model_fields:
+        return f"{name} belongs to the top of the file"
+    return ""

@@ -1,0 +1,81 @@
+"""Where each effective field of a service came from."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gate.limits import Spec
+from gate.policy.compiled import NEAR_LIMIT, WINDOW_SIZE, ServicePolicy, compile_spec
+from gate.policy.errors import dotted
+from gate.policy.fields import SECOND, Overflow
+from gate.policy.layers import Key, Layer
+from gate.policy.source import Node
+
+BUILT_IN: Final = "built-in"
+DERIVED: Final = "from requests_per_second"
+
+_BUILT_IN: Final[Mapping[str, Any]] = {
+    "overflow": Overflow.DELAY.value,
+    "max_delay": None,
+    "priorities": None,
+    "group": None,
+    "max_in_flight": None,
+    "worker_group": None,
+    "shadow": False,
+    "near_limit": NEAR_LIMIT,
+    "extends": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One effective field: its value as written, what that means (comparable), who decided it, and in which line.
+
+    `source` is "built-in", "defaults", "template NAME", 'glob "PATTERN"', "exact", or says what the value follows from.
+    """
+
+    value: Any
+    meaning: Any
+    source: str
+    line: int | None = None
+
+
+def origins_of(policy: ServicePolicy, decided: Mapping[Key, Layer], root: Node) -> dict[str, Origin]:
+    """Return the origin of each field of a service, tenants' fields as `tenants.NAME.FIELD`."""
+    said = {key: _said(key, by, root) for key, by in decided.items()}
+    own = {key: origin for key, origin in said.items() if isinstance(key, str)}
+    origins = dict(_limits(policy.spec, own))
+    for name, fallback in _BUILT_IN.items():
+        origins[name] = own.get(name) or Origin(fallback, fallback, BUILT_IN)
+    if policy.tenants is not None:
+        for tenant in policy.tenants.rules:
+            steps = policy.tenants.steps(tenant)
+            fields = {key[1]: origin for step in steps for key, origin in said.items() if key[0] == step}
+            spec = compile_spec({name: origin.meaning for name, origin in fields.items()})
+            origins |= {dotted(("tenants", tenant, name)): origin for name, origin in _limits(spec, fields)}
+    return origins
+
+
+def _limits(spec: Spec, said: Mapping[str, Origin]) -> Iterator[tuple[str, Origin]]:
+    """Yield the fields of a limit: what was said, and what follows where nothing was."""
+    nothing = Origin(None, None, BUILT_IN)
+    yield "requests_per_second", said.get("requests_per_second", nothing)
+    burst = said.get("burst_size", nothing)
+    if burst.value is None and spec.rate is not None:
+        burst = Origin(spec.burst, spec.burst, DERIVED)
+    yield "burst_size", burst
+    size = said.get("window_size", Origin(WINDOW_SIZE // SECOND, WINDOW_SIZE, BUILT_IN))
+    limit = said.get("window_limit", nothing)
+    if limit.value is None and size.value is not None and spec.rate is not None:
+        derived = compile_spec({"requests_per_second": spec.rate, "window_size": size.meaning}).windows[0].limit
+        limit = Origin(derived, derived, DERIVED)
+    if limit.value is None and size.source == BUILT_IN:
+        size = nothing
+    yield "window_size", size
+    yield "window_limit", limit
+    yield "windows", said.get("windows", nothing)
+
+
+def _said(key: Key, by: Layer, root: Node) -> Origin:
+    loc = by.place(key)
+    return Origin(root.at(loc), by.fields[key], by.source, root.locate(loc, key=True).line)

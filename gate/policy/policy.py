@@ -1,0 +1,136 @@
+"""A whole policy, resolved on demand: what holds for a service, and where each field came from."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from gate.policy.compiled import GroupPolicy, ServicePolicy, canonical, compile_service, compile_spec
+from gate.policy.document import read_document
+from gate.policy.errors import PolicyError, dotted
+from gate.policy.layers import Key, Layer, Layers, merge
+from gate.policy.origins import Origin, origins_of
+from gate.policy.references import check_references, check_resolved
+from gate.policy.settings import Settings
+from gate.policy.source import Node, parse, read_file
+
+_SECTIONS: Final = frozenset({"defaults", "templates", "groups", "services"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """What the user wrote, checked. `version` is 6 hex digits over what holds, not over how it is written."""
+
+    name: str
+    version: str
+    settings: Settings
+    _root: Node = field(repr=False)
+    _layers: Layers = field(repr=False)
+    groups: Mapping[str, GroupPolicy] = field(repr=False)
+    # Grows by one small value per service, as the topics do.
+    _services: dict[str, ServicePolicy | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Names that have an entry of their own, in the order of the file."""
+        return tuple(self._layers.exact)
+
+    @property
+    def globs(self) -> tuple[str, ...]:
+        """Patterns that stand for many services, the less specific first."""
+        return tuple(glob.pattern for glob, _ in self._layers.globs)
+
+    def service(self, name: str) -> ServicePolicy | None:
+        """Return what holds for a service, listed or not; None where no entry and no default applies."""
+        if name not in self._services:
+            layers = self._layers.stack(name)
+            self._services[name] = _compile(name, layers) if layers else None
+        return self._services[name]
+
+    def effective(self, name: str) -> ServicePolicy:
+        """Return what holds for a service that is served in any case: without a policy, no limit."""
+        return self.service(name) or compile_service(name, {})
+
+    def entry(self, name: str) -> ServicePolicy:
+        """Return what an entry, a name or a glob, comes to if no other entry matched. KeyError: no such entry."""
+        if name not in self.services and name not in self.globs:
+            raise KeyError(name)
+        return _compile(name, self._layers.stack_entry(name))
+
+    def group(self, name: str) -> GroupPolicy | None:
+        """Return a shared budget; None where there is none of that name."""
+        return self.groups.get(name)
+
+    def shard_key(self, service: str) -> str:
+        """Return what decides the shard of a service: its group, so that who shares a budget shares an owner."""
+        policy = self.service(service)
+        return f"group:{policy.group}" if policy is not None and policy.group is not None else service
+
+    def explain(self, service: str) -> Mapping[str, Origin]:
+        """Return each effective field of a service with its origin; empty where no policy applies."""
+        policy = self.service(service)
+        return {} if policy is None else origins_of(policy, merge(self._layers.stack(service)), self._root)
+
+    def explain_entry(self, name: str) -> Mapping[str, Origin]:
+        """Return the same for an entry, a name or a glob, as if no other entry matched. KeyError: no such entry."""
+        return origins_of(self.entry(name), merge(self._layers.stack_entry(name)), self._root)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read and check a policy file; PolicyError, with everything that is wrong, where it cannot be used."""
+    return parse_policy(read_file(path), str(path))
+
+
+def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
+    """Check a policy that was read already; `name` stands in front of its errors."""
+    root, problems = parse(text, name)
+    document, wrong_fields = read_document(root)
+    problems += wrong_fields
+    problems += check_references(root, document or Settings())
+    if document is not None and not problems:
+        layers = Layers.of(document)
+        problems += check_resolved(root, document, layers)
+    if document is None or problems:
+        raise PolicyError(name, problems, text)
+    groups = {
+        group: GroupPolicy(group, compile_spec({key: getattr(said, key) for key in said.model_fields_set}))
+        for group, said in document.groups.items()
+    }
+    services = {service: _compile(service, layers.stack(service)) for service in layers.exact}
+    return Policy(
+        name=name,
+        version=_version(services, groups, layers),
+        settings=Settings.model_validate(document.model_dump(exclude_unset=True, exclude=set(_SECTIONS))),
+        _root=root,
+        _layers=layers,
+        groups=groups,
+        _services=dict(services),
+    )
+
+
+def _compile(name: str, layers: list[Layer]) -> ServicePolicy:
+    return compile_service(name, _said(layers))
+
+
+def _said(layers: list[Layer]) -> dict[Key, Any]:
+    return {key: by.fields[key] for key, by in merge(layers).items()}
+
+
+def _version(services: Mapping[str, ServicePolicy], groups: Mapping[str, GroupPolicy], layers: Layers) -> str:
+    """Hash what decides about requests; settings do not, and what is written twice or elsewhere counts once."""
+    content = {
+        "services": services,
+        "groups": groups,
+        # What a name gets that is not listed depends on which globs it matches, in their order.
+        "globs": [
+            (glob.pattern, _spelt(layer.fields), _spelt(_said(layers.stack_entry(glob.pattern))))
+            for glob, layer in layers.globs
+        ],
+        "defaults": _spelt(layers.defaults.fields),
+    }
+    return hashlib.sha256(canonical(content).encode()).hexdigest()[:6]
+
+
+def _spelt(said: Mapping[Key, Any]) -> dict[str, Any]:
+    return {dotted((key,) if isinstance(key, str) else key): value for key, value in said.items()}
