@@ -7,13 +7,15 @@ from functools import cached_property
 from itertools import combinations
 from typing import Final
 
+from gate.errors import GateError
+
 MAX_TOPIC_LENGTH: Final = 249  # Kafka's limit: a partition is a directory named after its topic
 PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results"})
 _ALPHABET: Final = frozenset(string.ascii_letters + string.digits + "._-")
 _MAX_TEMPLATE_LENGTH: Final = 200  # leaves a service 49 characters at the least
 
 
-class TopicNameError(ValueError):
+class TopicNameError(GateError, ValueError):
     """A name that Kafka would refuse, or templates that could be taken for one another."""
 
 

@@ -1,0 +1,110 @@
+"""Reaching a broker, and letting go of it, within deadlines."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Protocol, TypeVar
+
+import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+
+from gate.errors import GateError
+
+START_SECONDS: Final = 30.0  # a group's rebalance is part of a start
+STOP_SECONDS: Final = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+
+log = structlog.get_logger("gate.connect")
+
+
+class BrokerUnreachableError(GateError):
+    """No broker answered within the time given."""
+
+
+class Client(Protocol):
+    """An aiokafka consumer or producer."""
+
+    def start(self) -> Awaitable[None]: ...  # noqa: D102
+    def stop(self) -> Awaitable[None]: ...  # noqa: D102
+
+
+C = TypeVar("C", bound=Client)
+
+
+def check_bootstrap(bootstrap: str) -> None:
+    """Raise GateError unless `bootstrap` is HOST:PORT, or several with commas between."""
+    for address in bootstrap.split(","):
+        host, _, port = address.strip().rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise GateError(
+                f"{bootstrap!r} is not a broker's address; give --bootstrap HOST:PORT, or several with commas between"
+            )
+
+
+async def wait_for_broker(bootstrap: str, seconds: float, on_wait: Callable[[str], None] | None = None) -> None:
+    """Return as soon as a broker of `bootstrap` answers; try with growing pauses.
+
+    Calls `on_wait` once, with a line for the user, after a first failure. Raises BrokerUnreachableError after
+    `seconds`, and GateError for an address that makes no sense.
+    """
+    check_bootstrap(bootstrap)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    pause = _FIRST_PAUSE
+    while not await _answers(bootstrap, deadline):
+        if loop.time() + pause >= deadline:
+            raise BrokerUnreachableError(
+                f"no Kafka broker answers at {bootstrap} (tried for {seconds:g} s); "
+                "start one with `gate broker`, or name another with --bootstrap HOST:PORT"
+            )
+        if on_wait is not None:
+            on_wait(f"no Kafka broker answers at {bootstrap} yet; trying for {seconds:g} s")
+            on_wait = None
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _answers(bootstrap: str, deadline: float) -> bool:
+    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    try:
+        async with asyncio.timeout_at(deadline):
+            await client.bootstrap()
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.debug("broker does not answer", bootstrap=bootstrap, error=str(error))
+        return False
+    else:
+        return True
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def running(client: C, *, start_seconds: float = START_SECONDS) -> AsyncIterator[C]:
+    """Start a consumer or producer, and stop it at the end whatever happens.
+
+    Neither end waits for a broker that is gone: aiokafka's own `start` and `stop` can hang for ever then. Raises
+    BrokerUnreachableError if the start takes longer than `start_seconds`.
+    """
+    try:
+        try:
+            async with asyncio.timeout(start_seconds):
+                await client.start()
+        except (KafkaError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {start_seconds:g} s"
+            raise BrokerUnreachableError(f"the Kafka broker does not let a client start: {reason}") from error
+        yield client
+    finally:
+        await _stop(client)
+
+
+async def _stop(client: Client) -> None:
+    stopping = asyncio.ensure_future(client.stop())
+    with suppress(KafkaError):
+        # A task of its own: with the broker gone, stop() raises CancelledError that nobody asked for.
+        done, _ = await asyncio.wait([stopping], timeout=STOP_SECONDS)
+        if done and not stopping.cancelled():
+            stopping.result()
+        elif not done:
+            stopping.cancel()
+            log.warning("client does not stop in time", client=type(client).__name__, seconds=STOP_SECONDS)

@@ -1,0 +1,70 @@
+"""Alerts as CloudEvents 1.0 in Kafka binary mode: breach events, and what befalls the gate itself."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from cloudevents.core.bindings.kafka import to_binary_event
+from cloudevents.core.v1.event import CloudEvent
+
+from gate.admission.model import MS, Event, EventKind
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class AlertRecord(NamedTuple):
+    """A record for the alerts topic. The key keeps the alerts of a service in order."""
+
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def of_event(event: Event, prefix: str = "gate") -> AlertRecord:
+    """Return the alert of a breach event.
+
+    The same event has the same id however often it is written, so that consumers can tell repetitions: one `opened`
+    and one `resolved` per breach, an `ongoing` per beat.
+    """
+    kind = "gate.near_limit" if event.kind is EventKind.NEAR_LIMIT else f"gate.breach.{event.kind}"
+    times = f"{event.since}/{event.at}" if event.kind is EventKind.ONGOING else f"{event.since}"
+    data = msgspec.to_builtins(event) | {"since": _text(event.since), "at": _text(event.at)}
+    del data["kind"]
+    name = f"{event.service}/{event.kind}/{times}"
+    return _alert(prefix, kind, event.service, name=name, at=event.at, data=data)
+
+
+def policy_refused(path: str, version: str, error: str, at: int, prefix: str = "gate") -> AlertRecord:
+    """Return the alert that a policy file is broken, and `version` stays in force. `at` is in ns."""
+    data = {"service": "", "policy_file": path, "policy": version, "reason": error, "since": _text(at)}
+    return _alert(prefix, "gate.policy.refused", "", name=f"policy/{path}/{at}", at=at, data=data)
+
+
+def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "gate") -> AlertRecord:
+    """Return the alert that a shard failed `failures` times in a row and is started again. `at` is in ns."""
+    data = {"service": "", "shard": shard, "reason": error, "failures": failures, "since": _text(at)}
+    return _alert(prefix, "gate.shard.failed", "", name=f"shard/{shard}/{at}", at=at, data=data)
+
+
+def _alert(prefix: str, kind: str, service: str, *, name: str, at: int, data: Mapping[str, Any]) -> AlertRecord:
+    attributes = {
+        "id": f"{prefix}/{name}",
+        "source": f"/{prefix}/services/{service}" if service else f"/{prefix}",
+        "type": kind,
+        "specversion": "1.0",
+        "time": _time(at),
+        "datacontenttype": "application/json",
+    }
+    if service:
+        attributes["subject"] = service
+    message = to_binary_event(CloudEvent(attributes, dict(data)))
+    return AlertRecord(service.encode(), message.value, tuple(message.headers.items()))
+
+
+def _time(at: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=at // MS)
+
+
+def _text(at: int) -> str:
+    return _time(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")

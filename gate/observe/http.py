@@ -1,0 +1,151 @@
+"""The gate's HTTP port: metrics, health, usage, policy and the console, served inside the gate's own event loop."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Final
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from gate.errors import GateError
+
+_GRACE_SECONDS: Final = 2  # for requests under way at the end
+
+
+@dataclass(slots=True)
+class Board:
+    """What the gate tells about itself, for whoever asks over HTTP.
+
+    `usage` holds a JSON object per service; `faults` what keeps the gate from being ready, by subject; `broken` is
+    set when only a restart helps.
+    """
+
+    usage: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=lambda: {"gate": "is starting"})
+    broken: str | None = None
+
+
+class HttpServer:
+    """Serves a board and a registry at one address, without touching signals.
+
+    >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
+    >>> await server.start()
+    >>> await server.stop()
+    """
+
+    def __init__(self, host: str, port: int, board: Board, registry: CollectorRegistry) -> None:
+        self._address = (host, port)
+        self._server = _Server(
+            uvicorn.Config(
+                _application(board, registry),
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Serve, and return the URL. Port 0 takes any free one. Raises GateError where the address can't be had."""
+        host, port = self._address
+        try:
+            listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except OSError as error:
+            why = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror  # < 0: a name not found
+            raise GateError(
+                f"cannot serve HTTP at {host}:{port}: {why}", hint="choose another address with --http HOST:PORT"
+            ) from error
+        port = listener.getsockname()[1]
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def stop(self) -> None:
+        """Answer what is under way, then close. Safe to call twice, and without a start."""
+        if self._task is not None:
+            self._server.should_exit = True
+            await self._task
+            self._task = None
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the gate, which drains and commits first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _application(board: Board, registry: CollectorRegistry) -> Starlette:
+    page = files("gate.observe").joinpath("console.html").read_text(encoding="utf-8")
+    security = {"Content-Security-Policy": _content_security_policy(page), "X-Content-Type-Options": "nosniff"}
+
+    async def console(_: Request) -> Response:
+        return HTMLResponse(page, headers=security)
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"Content-Type": content_type})
+
+    async def alive(_: Request) -> Response:
+        return PlainTextResponse(board.broken or "ok", status_code=503 if board.broken else 200)
+
+    async def ready(_: Request) -> Response:
+        reasons = [f"{subject} {fault}" for subject, fault in board.faults.items()]
+        if board.broken:
+            reasons.insert(0, board.broken)
+        return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def usage(_: Request) -> Response:
+        return _json({"services": [board.usage[service] for service in sorted(board.usage)]})
+
+    async def policy(_: Request) -> Response:
+        return _json(board.policy)
+
+    return Starlette(
+        routes=[
+            Route("/", console),
+            Route("/metrics", metrics),
+            Route("/healthz", alive),
+            Route("/readyz", ready),
+            Route("/v1/usage", usage),
+            Route("/v1/policy", policy),
+        ]
+    )
+
+
+def _json(content: object, status: int = 200) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    body = json.dumps(content, default=str)  # policies hold fractions and paths
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def _content_security_policy(page: str) -> str:
+    """Allow the page its own script and style by their hashes, its own server, and nothing else."""
+
+    def hashes(tag: str) -> str:
+        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digests = (base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies)
+        return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+    return (
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )

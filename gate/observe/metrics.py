@@ -1,0 +1,147 @@
+"""The gate's metrics: one verb per thing that happens.
+
+Names follow Prometheus' conventions. No label ever holds a key, a tenant or an id, so that the number of series is
+bounded by the policy and not by the traffic.
+"""
+
+import math
+from collections import Counter as Tally
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gate.admission.model import Reason, Usage, Verdict
+
+_LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+
+
+class Metrics(Collector):
+    """All metrics of one gate, in the registry given.
+
+    What a service's newest usage says is turned into series when Prometheus asks, so a service that was forgotten
+    leaves none behind, and `gate_requests_total` goes on where the service's former owner stopped.
+    """
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        self._usage: dict[str, Usage] = {}
+        self._malformed: Tally[str] = Tally()
+        self._decision_lag = Histogram(
+            "gate_decision_lag_seconds",
+            "From the arrival of a request in Kafka to the decision about it.",
+            ["service"],
+            buckets=_LAG_BUCKETS,
+            registry=registry,
+        )
+        self._release_lag = Histogram(
+            "gate_release_lag_seconds",
+            "From the time promised to a delayed request to its admission.",
+            ["service"],
+            buckets=_LAG_BUCKETS,
+            registry=registry,
+        )
+        self._transactions = Counter("gate_transactions", "Batches committed.", registry=registry)
+        self._failures = Counter("gate_transaction_failures", "Batches that failed and are redone.", registry=registry)
+        self._duration = Histogram(
+            "gate_transaction_seconds",
+            "From the start of a batch to its commit.",
+            buckets=_LAG_BUCKETS,
+            registry=registry,
+        )
+        self._rebalances = Counter("gate_rebalances", "Assignments of shards to this gate.", registry=registry)
+        self._skew = Gauge("gate_clock_skew_seconds", "This host's clock minus the broker's.", registry=registry)
+        self._error = Gauge(
+            "gate_clock_error_seconds",
+            "By how much the estimate of the broker's clock may be wrong.",
+            registry=registry,
+        )
+        Info("gate_build", "The version that runs.", registry=registry).info({"version": version})
+        registry.register(self)
+
+    def usage(self, usage: Usage) -> None:
+        """Take the newest usage of a service."""
+        self._usage[usage.service] = usage
+
+    def forget(self, service: str) -> None:
+        """Drop all series of a service that this gate no longer owns."""
+        self._usage.pop(service, None)
+        self._malformed.pop(service, None)
+        for histogram in (self._decision_lag, self._release_lag):
+            if (service,) in histogram._metrics:  # noqa: SLF001 - remove() of an unknown child warns or raises
+                histogram.remove(service)
+
+    def malformed(self, service: str, count: int) -> None:
+        """Count requests that no engine saw, because their headers can't be read."""
+        self._malformed[service] += count
+
+    def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None:
+        """Record lags in seconds: of decisions, and of releases. Clocks differ, so below zero counts as zero."""
+        for histogram, lags in ((self._decision_lag, decision), (self._release_lag, release)):
+            child = histogram.labels(service)
+            for lag in lags:
+                child.observe(max(0.0, lag))
+
+    def committed(self, seconds: float) -> None:
+        """Count a committed batch, and how long it took."""
+        self._transactions.inc()
+        self._duration.observe(seconds)
+
+    def failed(self) -> None:
+        """Count a batch that failed."""
+        self._failures.inc()
+
+    def rebalanced(self) -> None:
+        """Count an assignment of shards."""
+        self._rebalances.inc()
+
+    def clock(self, skew: float, error: float) -> None:
+        """Take this host's clock minus the broker's, and the bound of the estimate's error; seconds."""
+        self._skew.set(skew)
+        self._error.set(error)
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the families, so that the registry finds doubles."""
+        return self.collect()
+
+    def collect(self) -> Iterable[Metric]:
+        """Turn the newest usage of each service into series."""
+        requests = CounterMetricFamily(
+            "gate_requests",
+            "Decisions by service, lane, verdict and reason. A delayed request counts again when it leaves.",
+            labels=["service", "priority", "decision", "reason"],
+        )
+        backlog = _gauge("gate_backlog_requests", "Requests that wait in the delayed topic.", "priority")
+        eta = _gauge("gate_eta_seconds", "Until a request that comes now would be admitted; +Inf: unknown.", "priority")
+        tokens = _gauge("gate_tokens", "Units in the service's token bucket.")
+        fill = _gauge("gate_window_fill_ratio", "How full the fullest window is, 0 to 1.")
+        rate = _gauge("gate_admitted_per_second", "Requests admitted per second, lately.")
+        offered = _gauge("gate_offered_per_second", "Requests that came per second, lately.")
+        breach = _gauge("gate_breach_active", "1 while a breach is open.")
+        for service, usage in sorted(self._usage.items()):
+            for (priority, verdict, reason), count in _totals(usage).items():
+                requests.add_metric([service, priority, verdict, reason], count)
+            for lane in usage.lanes:
+                backlog.add_metric([service, lane.name], lane.backlog)
+                eta.add_metric([service, lane.name], math.inf if lane.eta_seconds is None else lane.eta_seconds)
+            if usage.tokens is not None:
+                tokens.add_metric([service], usage.tokens)
+            fill.add_metric([service], usage.window_fill)
+            rate.add_metric([service], usage.requests_per_second)
+            offered.add_metric([service], usage.offered_per_second)
+            breach.add_metric([service], usage.breach_since is not None)
+        for service, count in sorted(self._malformed.items()):
+            requests.add_metric([service, "", Verdict.REJECTED, Reason.MALFORMED], count)
+        return [requests, backlog, eta, tokens, fill, rate, offered, breach]
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=["service", *labels])
+
+
+def _totals(usage: Usage) -> Tally[tuple[str, str, str]]:
+    totals: Tally[tuple[str, str, str]] = Tally()
+    for total in usage.totals:
+        totals[total.lane, total.verdict, total.reason or ""] += total.requests
+    return totals

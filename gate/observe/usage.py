@@ -1,0 +1,59 @@
+"""Usage as JSON: the records of the usage topic, `/v1/usage` and `gate usage --json`.
+
+Times are unix ms: nanoseconds do not fit into the numbers of most JSON readers.
+"""
+
+import json
+from typing import Any, Final
+
+import msgspec
+
+from gate.admission.model import MS, Usage
+from gate.limits import NEVER
+
+FOREVER_MS: Final = 2**53 - 1  # the largest integer that every JSON reader keeps; stands for NEVER
+_TIMES: Final = {"at": "at_ms", "breach_since": "breach_since_ms", "paused_until": "paused_until_ms"}
+
+
+def to_json(usage: Usage) -> dict[str, Any]:
+    """Return the usage as a JSON object, with the sums `backlog` and `eta_seconds` added."""
+    record: dict[str, Any] = msgspec.to_builtins(usage)
+    for name, name_ms in _TIMES.items():
+        record[name_ms] = _to_ms(record.pop(name))
+    if record["last_refusal"] is not None:
+        record["last_refusal"]["at_ms"] = _to_ms(record["last_refusal"].pop("at"))
+    return record | {"backlog": usage.backlog, "eta_seconds": usage.eta_seconds}
+
+
+def from_json(record: dict[str, Any]) -> Usage:
+    """Return the usage that `to_json` made a record of. Raises ValueError for anything else."""
+    try:
+        fields = {name: value for name, value in record.items() if name not in _TIMES.values()}
+        fields |= {name: _to_ns(record.get(name_ms)) for name, name_ms in _TIMES.items()}
+        if refusal := fields.get("last_refusal"):
+            fields["last_refusal"] = {"reason": refusal["reason"], "limit": refusal["limit"]} | {
+                "at": _to_ns(refusal["at_ms"])
+            }
+        return msgspec.convert(fields, Usage)
+    except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not a usage record: {error}") from error
+
+
+def encode(usage: Usage) -> bytes:
+    """Return the value of the service's record in the usage topic."""
+    return json.dumps(to_json(usage), allow_nan=False).encode()
+
+
+def decode(value: bytes) -> Usage:
+    """Read a record's value. Raises ValueError where it is none."""
+    return from_json(json.loads(value))
+
+
+def _to_ms(time: int | None) -> int | None:
+    return time if time is None else min(time // MS, FOREVER_MS)
+
+
+def _to_ns(time: int | None) -> int | None:
+    if time is None:
+        return None
+    return NEVER if time >= FOREVER_MS else time * MS

@@ -1,0 +1,116 @@
+import asyncio
+import json
+import signal
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gate.errors import GateError
+from gate.observe.http import Board, HttpServer
+from gate.observe.metrics import Metrics
+from gate.observe.usage import to_json
+
+
+@pytest.fixture
+def board():
+    return Board()
+
+
+@pytest.fixture
+async def client(board):
+    registry = CollectorRegistry()
+    Metrics(registry, "1.2.3")
+    server = HttpServer("127.0.0.1", 0, board, registry)
+    async with httpx.AsyncClient(base_url=await server.start()) as client:
+        yield client
+    await server.stop()
+
+
+async def test_metrics_are_served_in_both_formats(client):
+    plain = await client.get("/metrics")
+    assert plain.headers["content-type"].startswith("text/plain")
+    assert 'gate_build_info{version="1.2.3"} 1.0' in plain.text
+    openmetrics = await client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert openmetrics.text.endswith("# EOF\n")
+
+
+async def test_readiness_says_what_is_missing(client, board):
+    starting = await client.get("/readyz")
+    assert (starting.status_code, starting.json()) == (503, {"ready": False, "reasons": ["gate is starting"]})
+    board.faults.clear()
+    ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
+    board.faults["shard 3"] = "is being restored"
+    assert (await client.get("/readyz")).json()["reasons"] == ["shard 3 is being restored"]
+
+
+async def test_health_fails_only_when_a_restart_helps(client, board):
+    board.faults["broker"] = "does not answer"
+    assert (await client.get("/healthz")).status_code == 200
+    board.broken = "the group was lost"
+    broken = await client.get("/healthz")
+    assert (broken.status_code, broken.text) == (503, "the group was lost")
+    assert (await client.get("/readyz")).json()["reasons"] == [
+        "the group was lost",
+        "gate is starting",
+        "broker does not answer",
+    ]
+
+
+async def test_usage_and_policy_are_json(client, board, usage):
+    assert (await client.get("/v1/usage")).json() == {"services": []}
+    for service in ("reports", "payments"):
+        board.usage[service] = to_json(usage(service=service))
+    board.policy = {"version": "9f2c01"}
+    answer = await client.get("/v1/usage")
+    assert [record["service"] for record in answer.json()["services"]] == ["payments", "reports"]
+    assert answer.json()["services"][0] == json.loads(json.dumps(to_json(usage())))
+    assert answer.headers["cache-control"] == "no-store"
+    assert (await client.get("/v1/policy")).json() == {"version": "9f2c01"}
+
+
+async def test_the_console_needs_nothing_from_elsewhere(client):
+    page = await client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "https://" not in page.text
+    assert "http://" not in page.text
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert policy.count("'sha256-") == 2
+    assert "unsafe" not in policy
+
+
+async def test_other_paths_and_methods_are_refused(client):
+    assert (await client.get("/v2")).status_code == 404
+    assert (await client.post("/v1/usage")).status_code == 405
+
+
+async def test_a_port_in_use_is_one_clear_error(client):
+    port = client.base_url.port
+    second = HttpServer("127.0.0.1", port, Board(), CollectorRegistry())
+    with pytest.raises(GateError, match=rf"^cannot serve HTTP at 127.0.0.1:{port}: Address already in use$") as caught:
+        await second.start()
+    assert "--http" in caught.value.hint
+    await second.stop()
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+async def test_an_address_of_elsewhere_is_a_clear_error(host):
+    with pytest.raises(GateError, match=f"cannot serve HTTP at {host}:0"):
+        await HttpServer(host, 0, Board(), CollectorRegistry()).start()
+
+
+async def test_stopping_leaves_signals_and_tasks_alone():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), asyncio.all_tasks()
+    server = HttpServer("::1", 0, Board(), CollectorRegistry())
+    url = await server.start()
+    async with httpx.AsyncClient(base_url=url) as client:  # keeps its connection open over the stop
+        assert (await client.get("/healthz")).text == "ok"
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before[:2]
+        await server.stop()
+        await server.stop()
+        with pytest.raises(httpx.TransportError):
+            await client.get("/healthz")
+    assert asyncio.all_tasks() == before[2]

@@ -1,0 +1,119 @@
+import math
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gate.observe.metrics import Metrics
+
+CONTRACT = {
+    "gate_requests_total",
+    "gate_backlog_requests",
+    "gate_eta_seconds",
+    "gate_tokens",
+    "gate_window_fill_ratio",
+    "gate_decision_lag_seconds_count",
+    "gate_release_lag_seconds_count",
+    "gate_breach_active",
+    "gate_transactions_total",
+    "gate_rebalances_total",
+    "gate_build_info",
+}
+
+
+@pytest.fixture
+def registry():
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry):
+    return Metrics(registry, "1.2.3")
+
+
+def scrape(registry):
+    """All samples as Prometheus would read them: (name, labels) -> value."""
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def names(registry):
+    return {name for name, _ in scrape(registry)}
+
+
+def test_all_names_of_the_contract_are_there(metrics, registry, usage):
+    metrics.usage(usage())
+    metrics.lagged("payments", [0.1], [0.1])
+    assert names(registry) >= CONTRACT
+
+
+def test_usage_becomes_series(metrics, registry, usage):
+    metrics.usage(usage(offered_per_second=1.0))
+    metrics.usage(usage())
+    samples = scrape(registry)
+    service = ("service", "payments")
+    batch = (("priority", "batch"), service)
+    assert samples["gate_backlog_requests", batch] == 700
+    assert samples["gate_eta_seconds", batch] == 42.5
+    assert samples["gate_tokens", (service,)] == 90
+    assert samples["gate_window_fill_ratio", (service,)] == 0.95
+    assert samples["gate_breach_active", (service,)] == 1
+    assert samples["gate_offered_per_second", (service,)] == 180
+    admitted = (("decision", "admitted"), ("priority", "batch"), ("reason", ""), service)
+    delayed = (("decision", "delayed"), ("priority", "batch"), ("reason", "window"), service)
+    assert samples["gate_requests_total", admitted] == 500  # at once, and later
+    assert samples["gate_requests_total", delayed] == 1000
+
+
+def test_what_is_unknown_is_not_made_up(metrics, registry, usage):
+    lanes = tuple(lane.__class__(lane.name, lane.weight, 5, 5, 1, None) for lane in usage().lanes)
+    metrics.usage(usage(tokens=None, breach_since=None, lanes=lanes))
+    samples = scrape(registry)
+    assert "gate_tokens" not in names(registry)
+    assert samples["gate_breach_active", (("service", "payments"),)] == 0
+    assert samples["gate_eta_seconds", (("priority", "batch"), ("service", "payments"))] == math.inf
+
+
+def test_what_happens_is_counted(metrics, registry):
+    metrics.committed(0.02)
+    metrics.committed(0.04)
+    metrics.failed()
+    metrics.rebalanced()
+    metrics.malformed("payments", 2)
+    metrics.malformed("payments", 1)
+    metrics.clock(0.25, 0.001)
+    metrics.lagged("payments", [0.02, -0.5], [])
+    samples = scrape(registry)
+    assert samples["gate_transactions_total", ()] == 2
+    assert samples["gate_transaction_seconds_sum", ()] == pytest.approx(0.06)
+    assert samples["gate_transaction_failures_total", ()] == 1
+    assert samples["gate_rebalances_total", ()] == 1
+    assert samples["gate_clock_skew_seconds", ()] == 0.25
+    assert samples["gate_build_info", (("version", "1.2.3"),)] == 1
+    assert samples["gate_decision_lag_seconds_sum", (("service", "payments"),)] == 0.02  # a negative lag counts as none
+    assert samples["gate_decision_lag_seconds_count", (("service", "payments"),)] == 2
+    malformed = (("decision", "rejected"), ("priority", ""), ("reason", "malformed"), ("service", "payments"))
+    assert samples["gate_requests_total", malformed] == 3
+
+
+def test_a_forgotten_service_leaves_no_series(metrics, registry, usage):
+    before = scrape(registry).keys()
+    for service in ("payments", "reports"):
+        metrics.usage(usage(service=service))
+        metrics.malformed(service, 1)
+        metrics.lagged(service, [0.1], [0.1])
+    metrics.forget("payments")
+    metrics.forget("reports")
+    metrics.forget("never-seen")
+    assert scrape(registry).keys() == before
+
+
+def test_no_label_is_a_tenant_or_a_limit(metrics, registry, usage):
+    metrics.usage(usage())
+    metrics.lagged("payments", [0.1], [0.1])
+    labels = {label for _, pairs in scrape(registry) for label, _ in pairs}
+    assert labels == {"service", "priority", "decision", "reason", "version", "le"}
