@@ -225,6 +225,14 @@ def origin(headers: Headers) -> Origin | None:
     return None
 
 
+def not_before(headers: Headers) -> int | None:
+    """Return the time stamped onto a waiting record, unix ms; None without one."""
+    for name, value in headers:
+        if name == NOT_BEFORE and value is not None and _INTEGER.fullmatch(value):
+            return int(value)
+    return None
+
+
 def original_id(headers: Headers) -> str | None:
     """Return the id that the gate stamped onto a record; None without a stamp."""
     found = origin(headers)

@@ -150,13 +150,18 @@ class Settings(StrictModel):
     http: Annotated[str | None, PlainValidator(_read_http)] = None
     max_clock_skew: Seconds = 10.0
     connect_timeout: Seconds = 30.0
-    session_timeout: Seconds = 10.0
-    discovery_interval: Seconds = 5.0
+    session_timeout: Seconds = 6.0  # a gate that is silent for so long loses its shards
+    discovery_interval: Seconds = 3.0  # how soon new request topics are found
 
     @property
     def http_address(self) -> tuple[str, int] | None:
         """Host and port to serve HTTP on, port 0 for any free one; None: no HTTP."""
         return None if self.http is None else _address(self.http, 0)
+
+    @property
+    def codec(self) -> str | None:
+        """Compression of the batches that the gate makes itself; None: none."""
+        return None if self.compression in {Compression.NONE, Compression.KEEP} else self.compression.value
 
     def override(self, **settings: Any) -> Self:
         """Return these settings with some replaced; None leaves one as it is, "off" switches `http` off.

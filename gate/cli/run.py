@@ -1,0 +1,141 @@
+"""`gate run`."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import structlog
+import watchfiles
+from cyclopts import Parameter
+from prometheus_client import CollectorRegistry
+
+from gate.errors import GateError
+from gate.kafka.connect import wait_for_broker
+from gate.kafka.gate import Gate
+from gate.kafka.reporting import Reporter
+from gate.observe.http import Board, HttpServer
+from gate.observe.metrics import Metrics
+from gate.policy import Policy, Settings, load_policy
+
+FAULTS_EVERY: Final = 0.5
+RELOAD_QUIET_MS: Final = 200
+
+log = structlog.get_logger("gate")
+
+
+def run(
+    *,
+    config: Path,
+    bootstrap: str | None = None,
+    prefix: str | None = None,
+    http: str | None = None,
+    shards: int | None = None,
+    connect_timeout: float | None = None,
+    log_format: Annotated[Literal["text", "json"], Parameter(name="--log")] = "text",
+) -> None:
+    """Run one gate instance; several share the work.
+
+    Decides about every request by the policy file, which may be changed while the gate runs. SIGTERM and Ctrl-C let
+    the batch under way commit, then leave the group. Settings come from these options, else from GATE_* variables, else
+    from the file.
+
+    Example: `gate run --config policy.yaml --bootstrap localhost:9092 --http 8080`
+
+    Parameters
+    ----------
+    config
+        The policy file.
+    bootstrap
+        Kafka broker, HOST:PORT.
+    prefix
+        What the names of all topics begin with.
+    http
+        PORT or HOST:PORT of metrics, health, usage and console; "off" for none.
+    shards
+        On how many shards services are spread; fixed for a cluster.
+    connect_timeout
+        Seconds to wait for a broker before giving up.
+    log_format
+        How to write the log on stderr.
+    """
+    _configure_log(log_format)
+    policy = load_policy(config)
+    address: str | int | None = int(http) if http is not None and http.isdecimal() else http
+    settings = policy.settings.with_environment(os.environ).override(
+        bootstrap=bootstrap, prefix=prefix, http=address, shards=shards, connect_timeout=connect_timeout
+    )
+    asyncio.run(_run(config, policy, settings))
+
+
+async def _run(config: Path, policy: Policy, settings: Settings) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    registry, board = CollectorRegistry(), Board()
+    reporter = Reporter(Metrics(registry, version("kafka-admission-gate")), board, settings.prefix)
+    async with AsyncExitStack() as stack:
+        if settings.http_address is not None:
+            server = HttpServer(*settings.http_address, board, registry)
+            log.info("serving http", url=await server.start())
+            stack.push_async_callback(server.stop)
+        await wait_for_broker(settings.bootstrap, settings.connect_timeout, log.warning)
+        gate = Gate(policy, settings, reporter)
+        stack.push_async_callback(gate.stop)
+        await gate.start()
+        log.info("gate runs", bootstrap=settings.bootstrap, group=settings.group_id, policy=policy.version)
+        tasks = [
+            asyncio.create_task(_watch(config, gate, stopped), name="policy"),
+            asyncio.create_task(_report(gate, board), name="faults"),
+        ]
+        await stopped.wait()
+        log.info("stopping: batches under way are committed first")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    log.info("stopped")
+
+
+async def _report(gate: Gate, board: Board) -> None:
+    while True:
+        board.faults = gate.faults()
+        await asyncio.sleep(FAULTS_EVERY)
+
+
+async def _watch(config: Path, gate: Gate, stopped: asyncio.Event) -> None:
+    """Take over each good version of the policy file; refuse a broken one whole, and say so."""
+    # the folder, not the file: editors and ConfigMaps replace files
+    async for _ in watchfiles.awatch(config.parent.resolve(), stop_event=stopped, debounce=RELOAD_QUIET_MS):
+        try:
+            policy = await asyncio.to_thread(load_policy, config)
+        except GateError as error:
+            gate.refuse_policy(str(config), str(error))
+            continue
+        if policy.version != gate.policy.version:
+            log.info("policy changed", before=gate.policy.version, now=policy.version)
+            gate.set_policy(policy)
+
+
+def _configure_log(form: str) -> None:
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+    # aiokafka logs each reconnect attempt as an error; what matters of it the gate says itself
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -1,0 +1,162 @@
+"""The broker's side of the gate's topics: which are there, and making those that are missing."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.structs import TopicPartition
+
+from gate.errors import GateError
+from gate.kafka.ports import Partition
+from gate.kafka.topics import Names
+
+DEADLINE: Final = 15.0
+STAMP_ROOM: Final = 64 << 10  # what stamps may add to a record of the largest size
+
+log = structlog.get_logger("gate.cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as the gate wants it."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+
+    def command(self) -> str:
+        """Return the command by which an operator would create it."""
+        config = "".join(f" --config {key}={value}" for key, value in self.config.items())
+        return f"kafka-topics.sh --create --topic {self.name} --partitions {self.partitions}{config}"
+
+
+class Cluster:
+    """An admin client with deadlines."""
+
+    def __init__(self, names: Names, *, create: bool, replication_factor: int, **client_options: Any) -> None:
+        self._names = names
+        self._create = create
+        self._replication = replication_factor
+        self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaError if no broker answers."""
+        await self._admin.start()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._admin.close()
+
+    async def partitions(self) -> dict[str, int]:
+        """Return all topics and their numbers of partitions."""
+        async with asyncio.timeout(DEADLINE):
+            topics = await self._admin.describe_topics()
+        return {t["topic"]: len(t["partitions"]) for t in topics if not t["error_code"]}
+
+    async def offsets(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """Return the committed offsets of a group; a partition without one is left out."""
+        if not partitions:
+            return {}
+        async with asyncio.timeout(DEADLINE):
+            found = await self._admin.list_consumer_group_offsets(
+                group, partitions=[TopicPartition(*partition) for partition in partitions]
+            )
+        return {Partition(tp.topic, tp.partition): at.offset for tp, at in found.items() if at.offset >= 0}
+
+    async def configs(self, *topics: str) -> dict[str, dict[str, str]]:
+        """Return the configuration of topics."""
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+        async with asyncio.timeout(DEADLINE):
+            answers = await self._admin.describe_configs(resources)
+        return {
+            resource[3]: {entry[0]: entry[1] for entry in resource[4]}
+            for answer in answers
+            for resource in answer.resources
+        }
+
+    async def prepare(self, services: Collection[str]) -> None:
+        """Create or widen the output topics of services. Raises GateError as `ensure` does."""
+        there = await self.partitions()
+        lacking = {}
+        for service in services:
+            partitions = there.get(self._names.requests(service))
+            specs = self._service_specs(service, partitions or 0, None)
+            if partitions and any(there.get(spec.name, 0) < partitions for spec in specs):
+                lacking[service] = partitions
+        if not lacking:
+            return
+        sizes = await self.configs(*map(self._names.requests, lacking))
+        wanted = []
+        for service, partitions in lacking.items():
+            size = sizes.get(self._names.requests(service), {}).get("max.message.bytes")
+            wanted += self._service_specs(service, partitions, int(size) if size else None)
+        await self.ensure(*wanted)
+
+    async def ensure(self, *specs: TopicSpec) -> None:
+        """Create what is missing, and add partitions where there are too few.
+
+        Raises GateError that lists the commands if topics are missing and the gate may not create them.
+        """
+        there = await self.partitions()
+        missing = [spec for spec in specs if spec.name not in there]
+        small = [spec for spec in specs if there.get(spec.name, spec.partitions) < spec.partitions]
+        if (missing or small) and not self._create:
+            commands = [spec.command() for spec in missing] + [
+                f"kafka-topics.sh --alter --topic {spec.name} --partitions {spec.partitions}" for spec in small
+            ]
+            names = ", ".join(spec.name for spec in (*missing, *small))
+            raise GateError(
+                f"topics are missing or have too few partitions, and `create_topics` is false: {names}",
+                hint="create them:\n" + "\n".join(commands),
+            )
+        async with asyncio.timeout(DEADLINE):
+            if missing:
+                answer = await self._admin.create_topics(
+                    [NewTopic(s.name, s.partitions, self._replication, topic_configs=dict(s.config)) for s in missing]
+                )
+                for topic, code, *rest in answer.topic_errors:
+                    if code and for_code(code) is not TopicAlreadyExistsError:
+                        why = rest[0] if rest and rest[0] else for_code(code).__name__
+                        raise GateError(f"topic {topic} could not be created: {why}", hint=_hint(topic, missing))
+            for spec in small:
+                await self._admin.create_partitions({spec.name: NewPartitions(spec.partitions)})
+
+    def _service_specs(self, service: str, partitions: int, max_message: int | None) -> list[TopicSpec]:
+        """Return the output topics of a service; a stamped record may be larger than the request was."""
+        size = {} if max_message is None else {"max.message.bytes": str(max_message + STAMP_ROOM)}
+        names = self._names
+        return [
+            TopicSpec(names.admitted(service), partitions, size),
+            TopicSpec(names.delayed(service), partitions, size | {"retention.ms": "-1"}),  # what waits must not expire
+            TopicSpec(names.rejected(service), partitions, size),
+        ]
+
+    def common_specs(self, shards: int) -> list[TopicSpec]:
+        """Return the topics that all services share."""
+        names = self._names
+        compact = {"cleanup.policy": "compact"}
+        return [
+            TopicSpec(names.alerts, 1, {}),
+            TopicSpec(names.usage, 1, compact),
+            TopicSpec(names.control, 1, compact),
+            TopicSpec(
+                names.state, shards,
+                {
+                    "cleanup.policy": "compact",
+                    "message.timestamp.type": "LogAppendTime",
+                    "segment.ms": "600000",
+                    "min.cleanable.dirty.ratio": "0.1",
+                    "max.message.bytes": str(4 << 20),
+                },
+            ),
+        ]  # fmt: skip
+
+
+def _hint(topic: str, specs: list[TopicSpec]) -> str:
+    command = next((spec.command() for spec in specs if spec.name == topic), "")
+    return f"create it yourself: {command}"

@@ -1,0 +1,252 @@
+"""What the owner of a shard holds in memory: the engines of its services, and how far each partition is decided.
+
+No I/O: the shard task brings requests and takes away what is to be written.
+"""
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from gate.admission.engine import Budgets, Engine
+from gate.admission.model import Event, Pull, Step, Verdict
+from gate.errors import GateError
+from gate.kafka.ports import Inbox, Partition, Record
+from gate.kafka.routing import Batch, Piece, Topics, read_runs
+from gate.kafka.topics import Names
+from gate.policy import Policy
+
+PULLS: Final = 1_000  # parked requests that one service releases in one batch
+META_KEY: Final = "meta"
+FORMAT: Final = 1
+
+
+class StateMismatchError(GateError):
+    """The changelog was written by a gate that divides services differently, or by a newer one."""
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What every batch writes: how this changelog is to be read, and how far it has come."""
+
+    format: int
+    shards: int
+    at: int  # by what time the last batch was decided, ns: the next owner starts no earlier
+
+
+@dataclass(slots=True)
+class Served:
+    """One service of the shard."""
+
+    name: str
+    engine: Engine
+    topics: Topics
+    offsets: dict[int, int] = field(default_factory=dict)  # next request to decide, by partition
+    delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one batch does with one service."""
+
+    served: Served
+    pieces: list[Piece]
+    step: Step
+    pulled: list[tuple[Pull, Sequence[Record]]] = field(default_factory=list)
+    parked: list[tuple[Partition, int]] = field(default_factory=list)
+    malformed: list[str] = field(default_factory=list)  # what was wrong with each
+
+
+class Desk:
+    """The engines of a shard. Thrown away at the first error, and built anew from what is committed."""
+
+    def __init__(
+        self,
+        names: Names,
+        policy: Policy,
+        state: Mapping[str, bytes],
+        offsets: Mapping[Partition, int],
+        now: int,
+    ) -> None:
+        self._names = names
+        self._policy = policy
+        self._offsets = offsets
+        self._stored: dict[str, dict[str, bytes]] = {}
+        groups: dict[str, bytes] = {}
+        for key, value in state.items():
+            kind, _, rest = key.partition("/")
+            if kind == "group":
+                groups[key] = value
+            elif rest:
+                self._stored.setdefault(rest.partition("/")[0], {})[key] = value
+        self.budgets = Budgets.restore(policy.groups, now, groups)
+        self.services: dict[str, Served] = {}
+        self._wakes: list[tuple[int, str]] = []
+        for service in list(self._stored):
+            self.serve(service, now)
+
+    def serve(self, service: str, now: int) -> Served:
+        """Return the service, with an engine made from what is stored of it."""
+        served = self.services.get(service)
+        if served is None:
+            engine = Engine.restore(
+                service,
+                self._policy.effective(service),
+                self.budgets,
+                now,
+                self._policy.version,
+                self._stored.pop(service, {}),
+            )
+            served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
+            self._schedule(served)
+        return served
+
+    def start_offset(self, served: Served, partition: Partition) -> int | None:
+        """Return where to read a request partition from; None: from its beginning."""
+        return served.offsets.get(partition.number, self._offsets.get(partition))
+
+    def governs(self, service: str) -> bool:
+        """Tell whether a policy says what may pass, or the gate fails open where none does."""
+        return self._policy.settings.fail_open or self._policy.service(service) is not None
+
+    def set_policy(self, policy: Policy, now: int) -> None:
+        """Decide by `policy` from now on."""
+        self._policy = policy
+        self.budgets.set_policy(policy.groups, now)
+        for served in self.services.values():
+            served.engine.set_policy(now, policy.effective(served.name), policy.version)
+            self._schedule(served)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    # -- the batch -------------------------------------------------------------------------------------------------
+
+    def due(self, now: int) -> set[str]:
+        """Return the services that have something to do although nothing arrived."""
+        due: set[str] = set()
+        while self._wakes and self._wakes[0][0] <= now:
+            moment, service = heapq.heappop(self._wakes)
+            if self.services[service].engine.wake_at() == moment:
+                due.add(service)
+        return due
+
+    def next_wake(self) -> int | None:
+        """Return when `due` will next have something; None: not by itself."""
+        while self._wakes:
+            moment, service = self._wakes[0]
+            if self.services[service].engine.wake_at() == moment:
+                return moment
+            heapq.heappop(self._wakes)
+        return None
+
+    def _schedule(self, served: Served) -> None:
+        moment = served.engine.wake_at()
+        if moment is not None:
+            heapq.heappush(self._wakes, (moment, served.name))
+
+    def decide(self, served: Served, batch: Batch, taken: Sequence[tuple[int, Sequence[Record]]], inbox: Inbox) -> Turn:
+        """Decide about requests `taken` of a service as (partition number, records), and about what is parked.
+
+        What the engine holds goes back into the inbox.
+        """
+        pieces: list[Piece] = []
+        count = 0
+        for number, records in taken:
+            pieces.append(Piece(number, count, records))
+            count += len(records)
+        runs, malformed = read_runs(pieces)
+        step = served.engine.step(batch.now, runs, PULLS)
+        version = self._policy.version
+        turn = Turn(served, pieces, step)
+        turn.parked = batch.route(served.topics, version, pieces, step.decisions)
+        held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
+        # behind a held request they are read again
+        malformed = [wish for wish in malformed if held is None or wish.index < held]
+        batch.refuse(served.topics, version, pieces, malformed)
+        turn.malformed = [str(wish.malformed) for wish in malformed]
+        for piece in pieces:
+            end = piece.first + len(piece.records)
+            if held is not None and held < end:
+                keep = max(0, held - piece.first)
+                rest = piece.records[keep:]
+                after = piece.records[-1].offset + 1
+                inbox.give_back(Partition(served.topics.requests, piece.partition), rest, after)
+                served.offsets[piece.partition] = rest[0].offset
+        self._schedule(served)
+        return turn
+
+    def release(self, turn: Turn, batch: Batch) -> None:
+        """Route the parked requests that were read for a turn."""
+        served = turn.served
+        for pull, records in turn.pulled:
+            batch.release(served.topics, self._policy.version, pull, records)
+            end = pull.offset + pull.count
+            served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
+
+    def parked(self, turn: Turn, offsets: Mapping[Partition, Sequence[int]]) -> None:
+        """Tell the engine where the broker has put what was parked in a turn."""
+        places = [(partition.number, offsets[partition][index]) for partition, index in turn.parked]
+        served = turn.served
+        for number, offset in places:
+            served.delayed_end[number] = max(served.delayed_end.get(number, 0), offset + 1)
+        if places:
+            served.engine.parked(places)
+            self._schedule(served)
+
+    def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
+        """Return the state records that a batch has changed."""
+        changed: dict[str, bytes | None] = {}
+        for turn in turns:
+            changed.update(turn.served.engine.changes())
+        changed.update(self.budgets.changes())
+        return changed
+
+    def offsets(self, turns: Iterable[Turn]) -> dict[Partition, int]:
+        """Return the offsets to commit: behind the last decided request, and the oldest parked one."""
+        result: dict[Partition, int] = {}
+        for turn in turns:
+            served = turn.served
+            for piece in turn.pieces:
+                result[Partition(served.topics.requests, piece.partition)] = served.offsets[piece.partition]
+            for number in {p.number for p, _ in turn.parked} | {pull.partition for pull, _ in turn.pulled}:
+                mark = served.engine.low_watermark(number)
+                result[Partition(served.topics.delayed, number)] = served.delayed_end[number] if mark is None else mark
+        return result
+
+    @staticmethod
+    def events(turns: Iterable[Turn]) -> list[Event]:
+        """Return the breach events of a batch."""
+        return [event for turn in turns for event in turn.served.engine.events()]
+
+
+def check_meta(raw: bytes | None, shards: int) -> int:
+    """Check how the changelog is to be read; return when its last batch was decided. Raises StateMismatchError."""
+    if raw is None:
+        return 0
+    try:
+        meta = msgspec.json.decode(raw, type=Meta)
+    except msgspec.DecodeError as error:
+        raise StateMismatchError(
+            f"the description in the state topic can't be read: {error}",
+            hint="restore the topic, or start once with `--state reset`, which forgets limits and what is parked",
+        ) from None
+    if meta.format > FORMAT:
+        raise StateMismatchError(
+            f"the state was written by a newer gate (format {meta.format}, this one knows {FORMAT})",
+            hint="run the newer version",
+        )
+    if meta.shards != shards:
+        raise StateMismatchError(
+            f"this cluster divides services onto {meta.shards} shards, this gate was started with {shards}",
+            hint=f"start it with `--shards {meta.shards}`",
+        )
+    return meta.at
+
+
+def encode_meta(shards: int, at: int) -> bytes:
+    """Return the record that goes with every batch."""
+    return msgspec.json.encode(Meta(FORMAT, shards, at))

@@ -1,0 +1,193 @@
+"""One running gate: a member of the group, the shards that it owns, and what they share."""
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import structlog
+from aiokafka.client import AIOKafkaClient
+
+from gate.errors import GateError
+from gate.kafka.cluster import Cluster
+from gate.kafka.membership import Membership, Owned
+from gate.kafka.notices import Notices
+from gate.kafka.ports import Claim, Partition, Session
+from gate.kafka.reporting import Reporter
+from gate.kafka.shard import Shard
+from gate.kafka.source import KafkaSource
+from gate.kafka.topics import Names, Templates
+from gate.kafka.wire import Reader, read_all
+from gate.kafka.writer import KafkaSession
+from gate.observe import alerts
+from gate.policy import Compression, Policy, Settings
+
+CALL_DEADLINE: Final = 10.0
+DRAIN_DEADLINE: Final = 5.0
+POLLERS: Final = 2
+
+log = structlog.get_logger("gate")
+
+
+class Gate:
+    """Runs one instance from `start` to `stop`; several share the work through the group."""
+
+    def __init__(self, policy: Policy, settings: Settings, observer: Reporter, **client_options: Any) -> None:
+        self.names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
+        self.settings = settings
+        self.shards = settings.shards
+        self.observer = observer
+        self._policy = policy
+        self._options: dict[str, Any] = {"bootstrap_servers": settings.bootstrap, **client_options}
+        self._owned: dict[int, Shard] = {}
+        self._assigned: asyncio.Queue[Owned] = asyncio.Queue()
+        self._stack = AsyncExitStack()
+        self._task: asyncio.Task[None] | None = None
+        self.source: KafkaSource
+        self._single: Reader
+        self._cluster: Cluster
+        self._membership: Membership
+        self._notices: Notices
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, check what is there, and join the group. Raises KafkaError or GateError."""
+        settings, stack = self.settings, self._stack
+        readers = [Reader(await self._client(f"{settings.group_id}-poll-{i}")) for i in range(POLLERS)]
+        self._single = Reader(await self._client(f"{settings.group_id}-read"))
+        self._cluster = Cluster(
+            self.names, create=settings.create_topics, replication_factor=settings.replication_factor, **self._options
+        )
+        await self._cluster.start()
+        stack.push_async_callback(self._cluster.close)
+        await self._check_topics()
+        self._notices = Notices(self.names.alerts, **self._options)
+        stack.push_async_callback(self._notices.close)
+        self.observer.notify = self._notices.send
+        self.source = KafkaSource(readers, self._single)
+        stack.push_async_callback(self.source.close)
+        self._membership = Membership(
+            self.names, settings.group_id, self.shards, self.policy_shard_key,
+            session_timeout=settings.session_timeout, discovery_interval=settings.discovery_interval,
+            on_revoked=self._pause_all, on_assigned=self._assigned.put_nowait, **self._options,
+        )  # fmt: skip
+        stack.push_async_callback(self._membership.stop)
+        await self._membership.start()
+        self._task = asyncio.create_task(self._follow_assignments(), name="assignments")
+
+    async def stop(self) -> None:
+        """Let batches under way commit, leave the group, disconnect."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*(shard.stop(DRAIN_DEADLINE) for shard in self._owned.values()))
+        self._owned.clear()
+        await self._stack.aclose()
+
+    async def _client(self, client_id: str) -> AIOKafkaClient:
+        client = AIOKafkaClient(client_id=client_id, **self._options)
+        self._stack.push_async_callback(client.close)
+        await client.bootstrap()
+        return client
+
+    async def _check_topics(self) -> None:
+        there = await self._cluster.partitions()
+        state = self.names.state
+        if there.get(state, self.shards) != self.shards:
+            raise GateError(
+                f"topic {state} has {there[state]} partitions, but this gate was started with {self.shards} shards",
+                hint=f"start it with `--shards {there[state]}`: the number is fixed for a cluster",
+            )
+        await self._cluster.ensure(*self._cluster.common_specs(self.shards))
+        if state in there:
+            kind = (await self._cluster.configs(state))[state].get("message.timestamp.type")
+            if kind != "LogAppendTime":
+                raise GateError(
+                    f"topic {state} has message.timestamp.type={kind}; the gate takes its time from there",
+                    hint=f"kafka-configs.sh --alter --topic {state} --add-config message.timestamp.type=LogAppendTime",
+                )
+
+    # -- ownership -------------------------------------------------------------------------------------------------
+
+    async def _pause_all(self) -> None:
+        for shard in self._owned.values():
+            shard.pause()
+        await asyncio.gather(*(shard.idle() for shard in self._owned.values()))
+
+    async def _follow_assignments(self) -> None:
+        while True:
+            owned = await self._assigned.get()
+            while not self._assigned.empty():
+                owned = self._assigned.get_nowait()
+            lost = [self._owned.pop(number) for number in list(self._owned) if number not in owned]
+            await asyncio.gather(*(shard.stop(DRAIN_DEADLINE) for shard in lost))
+            for number, services in owned.items():
+                if number not in self._owned:
+                    self._owned[number] = Shard(number, self._policy, self)
+                self._owned[number].start(services)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Decide by `policy` from now on."""
+        self._policy = policy
+        for shard in self._owned.values():
+            shard.set_policy(policy)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    def refuse_policy(self, path: str, error: str) -> None:
+        """Say that a changed policy file is broken, and that the old policy stays."""
+        log.error("policy refused; the old one stays", file=path, policy=self._policy.version, why=error)
+        self._notices.send(alerts.policy_refused(path, self._policy.version, error, self.wall(), self.names.prefix))
+
+    def policy_shard_key(self, service: str) -> str:
+        """Return what decides on which shard a service is."""
+        return self._policy.shard_key(service)
+
+    def faults(self) -> dict[str, str]:
+        """Return what keeps the gate from being ready, by subject."""
+        if self._membership.rebalances == 0:
+            return {"group": "has not been joined yet"}
+        return {
+            f"shard {number}": f"failed {shard.failures} times" if shard.failures else "is being taken over"
+            for number, shard in self._owned.items()
+            if not shard.ready
+        }
+
+    # -- `shard.Environment` ---------------------------------------------------------------------------------------
+
+    def new_session(self, shard: int) -> Session:
+        """Return a fresh transactional session for a shard."""
+
+        async def restore(partitions: Sequence[Partition]) -> Claim:
+            state = await read_all(self._single, Partition(self.names.state, shard))
+            return Claim(state, await self._cluster.offsets(self.settings.group_id, partitions))
+
+        return KafkaSession(
+            f"{self.settings.group_id}-{shard}", self.settings.group_id, restore,
+            deadline=CALL_DEADLINE, compression=_codec(self.settings.compression), **self._options,
+        )  # fmt: skip
+
+    def local(self) -> int:
+        """Return a monotonic time, ns."""
+        return time.monotonic_ns()
+
+    def wall(self) -> int:
+        """Return this host's unix time, ns."""
+        return time.time_ns()
+
+    async def confirm(self, shard: int) -> None:
+        """Prove ownership to the coordinator."""
+        await self._membership.confirm(shard)
+
+    async def prepare(self, services: Collection[str]) -> None:
+        """Make sure that the services' output topics are there."""
+        await self._cluster.prepare(services)
+
+
+def _codec(compression: Compression) -> str | None:
+    return None if compression in {Compression.NONE, Compression.KEEP} else compression.value

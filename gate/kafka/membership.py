@@ -1,0 +1,116 @@
+"""Which shards this member owns: the consumer group, used for nothing but membership.
+
+The group's consumer reads nothing: shards read for themselves, from what is committed when they take over.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from gate.kafka.assignor import make_assignor, shard_of
+from gate.kafka.topics import Names
+
+CALL_DEADLINE: Final = 10.0
+REVOKE_DEADLINE: Final = 3.0  # no heartbeat is sent meanwhile
+NEVER_EXPELLED_MS: Final = 2**31 - 1  # polls are not what shows that a shard lives: its supervisor is
+
+log = structlog.get_logger("gate.membership")
+
+Owned = Mapping[int, Mapping[str, int]]  # shard -> service -> partitions of its request topic
+
+
+class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
+    """A member of the gate's group. `owned` is what the last rebalance gave."""
+
+    def __init__(
+        self,
+        names: Names,
+        group: str,
+        shards: int,
+        shard_key: Callable[[str], str],
+        *,
+        session_timeout: float,
+        discovery_interval: float,
+        on_revoked: Callable[[], Awaitable[None]],
+        on_assigned: Callable[[Owned], None],
+        **client_options: Any,
+    ) -> None:
+        self._names = names
+        self._shards = shards
+        self._shard_key = shard_key
+        self._on_revoked = on_revoked
+        self._on_assigned = on_assigned
+        self.owned: Owned = {}
+        self.rebalances = 0
+        assignor = make_assignor(shards, names.state, self._shard_of_topic, lambda: self.owned)
+        self._consumer = AIOKafkaConsumer(
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="latest",  # never used: nothing is read
+            partition_assignment_strategy=(assignor,),
+            session_timeout_ms=int(session_timeout * 1000),
+            heartbeat_interval_ms=max(100, int(session_timeout * 1000) // 5),
+            rebalance_timeout_ms=int(session_timeout * 1000),
+            max_poll_interval_ms=NEVER_EXPELLED_MS,
+            metadata_max_age_ms=int(discovery_interval * 1000),
+            **client_options,
+        )
+
+    def _shard_of_topic(self, topic: str) -> int | None:
+        service = self._names.service_of(topic)
+        return None if service is None else shard_of(self._shard_key(service), self._shards)
+
+    async def start(self) -> None:
+        """Join the group. Raises KafkaError if no broker answers."""
+        requests = self._names.requests_pattern.removeprefix("^").removesuffix("$")
+        state = self._names.state.replace(".", r"\.")
+        self._consumer.subscribe(pattern=f"^({requests}|{state})$", listener=self)
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        """Leave the group."""
+        try:
+            async with asyncio.timeout(CALL_DEADLINE):
+                await self._consumer.stop()
+        except TimeoutError:
+            log.warning("the group did not take leave in time; it will notice after the session timeout")
+        except asyncio.CancelledError:  # aiokafka's own, when the broker is gone
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+
+    async def confirm(self, shard: int) -> None:
+        """Return when the coordinator takes a commit for `shard` from this member; raise if it is not its owner.
+
+        An offset commit carries member and generation: the one public call by which a member can prove itself.
+        """
+        async with asyncio.timeout(CALL_DEADLINE):
+            await self._consumer.commit({TopicPartition(self._names.state, shard): OffsetAndMetadata(0, "")})
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002
+        """Let batches under way end before others may take over; called by the group."""
+        try:
+            async with asyncio.timeout(REVOKE_DEADLINE):
+                await self._on_revoked()
+        except TimeoutError:
+            log.warning("a batch did not end in time for the rebalance; the next owner will abort it")
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Note what is owned now; called by the group."""
+        partitions = list(assigned)
+        self._consumer.pause(*partitions)
+        owned: dict[int, dict[str, int]] = {p.partition: {} for p in partitions if p.topic == self._names.state}
+        for partition in partitions:
+            service = self._names.service_of(partition.topic)
+            shard = self._shard_of_topic(partition.topic)
+            if service is not None and shard in owned:
+                counts = owned[shard]
+                counts[service] = max(counts.get(service, 0), partition.partition + 1)
+        self.owned = owned
+        self.rebalances += 1
+        log.info("assigned", shards=sorted(owned), services=sum(map(len, owned.values())))
+        self._on_assigned(owned)

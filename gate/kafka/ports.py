@@ -1,0 +1,166 @@
+"""What a shard needs of the outside, as narrow protocols.
+
+Real Kafka stands behind them in `gate run`; an in-memory log with a simulated clock and injected faults in the tests.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Partition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    number: int
+
+
+class Record(Protocol):
+    """A record as it was read."""
+
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102 - ms, the producer's own
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Headers: ...  # noqa: D102
+
+
+class Outgoing(NamedTuple):
+    """A record to be written. `timestamp` in ms; None: now."""
+
+    key: bytes | None
+    value: bytes | None
+    timestamp: int | None
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Consecutive committed records of one partition; `next_offset` is where reading goes on (gaps are legal)."""
+
+    records: Sequence[Record]
+    next_offset: int
+    size: int  # bytes on the wire
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the broker answered to a produce: the offset of each record, and the log's timestamp (ms, -1: none)."""
+
+    offsets: Sequence[int]
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an owner finds when it has fenced its predecessor off."""
+
+    state: Mapping[str, bytes]  # newest committed value per key
+    offsets: Mapping[Partition, int]  # the group's committed offsets; absent: none
+
+
+class Session(Protocol):
+    """The right to write for a shard: one transactional producer, good until its first error.
+
+    Every method raises on failure, within its deadline; the session must then be discarded.
+    """
+
+    async def claim(self, partitions: Sequence[Partition]) -> Claim:
+        """Fence every earlier owner, then read what it committed: its state, and the offsets of `partitions`."""
+
+    def begin(self) -> None:
+        """Start a batch."""
+
+    async def produce(self, outputs: Mapping[Partition, Sequence[Outgoing]]) -> Mapping[Partition, Written]:
+        """Write records; returns when the broker has them all."""
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Make the batch and the offsets visible, all or nothing."""
+
+    async def discard(self) -> None:
+        """Give up without a trace; never raises."""
+
+
+class Source(Protocol):
+    """Where a shard reads."""
+
+    def follow(self, partition: Partition, offset: int | None, inbox: "Inbox") -> None:
+        """Read `partition` from `offset` on (None: its beginning) into `inbox`, until it is full."""
+
+    def unfollow(self, inbox: "Inbox") -> None:
+        """Stop everything that reads into `inbox`."""
+
+    def poke(self) -> None:
+        """Look again: an inbox has room."""
+
+    async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
+        """Return the records at `offsets` (ascending). Raises LookupError for one that is not there any more."""
+
+
+@dataclass(slots=True)
+class Inbox:
+    """What has been fetched for a shard and not been decided yet. `wake` is called at each arrival."""
+
+    limit: int  # bytes; full above it
+    wake: "Wake"
+    waiting: dict[Partition, list[Fetched]] = field(default_factory=dict)
+    size: int = 0
+    closed: bool = False
+    followed: set[Partition] = field(default_factory=set)
+    held: set[Partition] = field(default_factory=set)  # not to be read on: their service holds
+
+    def has_work(self) -> bool:
+        """Tell whether something waits that is not held."""
+        return any(partition not in self.held for partition in self.waiting)
+
+    def put(self, partition: Partition, fetched: Fetched) -> None:
+        """Add what was fetched."""
+        if not self.closed:
+            self.waiting.setdefault(partition, []).append(fetched)
+            self.size += fetched.size
+            self.wake()
+
+    def take(self, partition: Partition, room: int) -> tuple[list[Record], int] | None:
+        """Take up to `room` records of `partition`, and the offset behind them. None: nothing waits."""
+        waiting = self.waiting.get(partition)
+        if not waiting:
+            return None
+        records: list[Record] = []
+        while waiting:
+            first = waiting[0]
+            if len(first.records) > room - len(records):
+                keep = room - len(records)
+                if keep == 0:
+                    break
+                records.extend(first.records[:keep])
+                waiting[0] = Fetched(first.records[keep:], first.next_offset, first.size)
+                return records, records[-1].offset + 1
+            records.extend(first.records)
+            self.size -= first.size
+            waiting.pop(0)
+            end = first.next_offset
+        if not waiting:
+            del self.waiting[partition]
+        return records, end
+
+    def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int) -> None:
+        """Put records that were taken and can't go yet in front again, and read no further."""
+        self.held.add(partition)
+        self.waiting.setdefault(partition, []).insert(0, Fetched(records, next_offset, 0))
+
+    def wants(self, partition: Partition) -> bool:
+        """Tell whether `partition` may be read on."""
+        return not self.closed and self.size < self.limit and partition not in self.held
+
+
+class Wake(Protocol):
+    """Something that wakes its owner."""
+
+    def __call__(self) -> None: ...  # noqa: D102

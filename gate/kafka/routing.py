@@ -1,0 +1,182 @@
+"""From an engine's decisions to records: what goes to which topic, stamped how."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gate.admission.model import Decision, Pull, Reason, Run, Verdict
+from gate.kafka.headers import (
+    PLAIN,
+    Malformed,
+    StampTemplate,
+    Wishes,
+    origin,
+    read_wishes,
+    restamp,
+    retry_after,
+    source_of,
+)
+from gate.kafka.ports import Outgoing, Partition, Record
+from gate.kafka.topics import Names
+
+MS: Final = 1_000_000
+ERROR_HEADER: Final = "gate-error"  # on a malformed request: which header, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one service."""
+
+    requests: str
+    admitted: str
+    delayed: str
+    rejected: str
+
+    @classmethod
+    def of(cls, names: Names, service: str) -> "Topics":
+        """Return the topics of `service`."""
+        return cls(names.requests(service), names.admitted(service), names.delayed(service), names.rejected(service))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Requests of one partition in a batch, numbered from `first` through the batch."""
+
+    partition: int
+    first: int
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A request that can't be read."""
+
+    index: int
+    malformed: Malformed
+
+
+def read_runs(pieces: Sequence[Piece]) -> tuple[list[Run], list[Wish]]:
+    """Group a service's requests into runs of like ones; those that can't be read come apart."""
+    runs: list[Run] = []
+    malformed: list[Wish] = []
+    wishes: Wishes = PLAIN
+    first = count = 0
+
+    def close() -> None:
+        if count:
+            deadline = None if wishes.deadline_ms is None else wishes.deadline_ms * MS
+            runs.append(Run(first, count, wishes.lane, wishes.tenant, wishes.cost, deadline))
+
+    for piece in pieces:
+        for index, record in enumerate(piece.records, piece.first):
+            headers = record.headers
+            read = read_wishes(headers) if headers else PLAIN
+            if read is wishes or read == wishes:
+                if not count:
+                    first = index
+                count += 1
+                continue
+            close()
+            if isinstance(read, Malformed):
+                malformed.append(Wish(index, read))
+                wishes, count = PLAIN, 0
+            else:
+                wishes, first, count = read, index, 1
+    close()
+    return runs, malformed
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction writes: outputs by partition, and the place in them of each request that is parked."""
+
+    now: int  # ns, whole ms
+    outputs: dict[Partition, list[Outgoing]] = field(default_factory=dict)
+
+    def to(self, topic: str, partition: int) -> list[Outgoing]:
+        """Return the list of what goes to a partition."""
+        return self.outputs.setdefault(Partition(topic, partition), [])
+
+    def route(
+        self, topics: Topics, policy: str, pieces: Sequence[Piece], decisions: Sequence[Decision]
+    ) -> list[tuple[Partition, int]]:
+        """Stamp and route fresh requests. Returns (partition, index in its output) of each delayed one, in order."""
+        at = self.now // MS
+        parked: list[tuple[Partition, int]] = []
+        for decision in decisions:
+            if decision.verdict is Verdict.HELD:
+                continue
+            template = StampTemplate(
+                decision.verdict.value, at, 1, policy, reason=decision.reason and decision.reason.value,
+                limit=decision.limit,
+            )  # fmt: skip
+            topic = _topic(topics, decision.verdict)
+            for piece, start, stop in _overlaps(pieces, decision.first, decision.first + decision.count):
+                out = self.to(topic, piece.partition)
+                source = source_of(topics.requests, piece.partition)
+                records = piece.records[start - piece.first : stop - piece.first]
+                if decision.not_before is None:
+                    out.extend(
+                        Outgoing(r.key, r.value, r.timestamp, restamp(r.headers, template.stamp_at(source, r.offset)))
+                        for r in records
+                    )
+                    continue
+                if decision.verdict is Verdict.DELAYED:
+                    place = Partition(topic, piece.partition)
+                    parked.extend((place, len(out) + i) for i in range(len(records)))
+                times = decision.not_before[start - decision.first : stop - decision.first]
+                for record, not_before in zip(records, times, strict=True):
+                    due = -(-not_before // MS)
+                    stamp = template.stamp_at(source, record.offset)
+                    out.append(
+                        Outgoing(
+                            record.key, record.value, record.timestamp,
+                            restamp(record.headers, stamp, retry_after(at, due), due),
+                        )
+                    )  # fmt: skip
+        return parked
+
+    def refuse(self, topics: Topics, policy: str, pieces: Sequence[Piece], malformed: Sequence[Wish]) -> None:
+        """Route requests that can't be read to the rejected topic, with the reason in words."""
+        if not malformed:
+            return
+        template = StampTemplate(Verdict.REJECTED.value, self.now // MS, 1, policy, reason=Reason.MALFORMED.value)
+        for wish in malformed:
+            for piece, _, _ in _overlaps(pieces, wish.index, wish.index + 1):
+                record = piece.records[wish.index - piece.first]
+                stamp = template.stamp_at(source_of(topics.requests, piece.partition), record.offset)
+                headers = [*restamp(record.headers, stamp), (ERROR_HEADER, str(wish.malformed).encode())]
+                self.to(topics.rejected, piece.partition).append(
+                    Outgoing(record.key, record.value, record.timestamp, headers)
+                )
+
+    def release(self, topics: Topics, policy: str, pull: Pull, records: Sequence[Record]) -> None:
+        """Route parked requests that leave now."""
+        at = self.now // MS
+        out = self.to(_topic(topics, pull.verdict), pull.partition)
+        templates: dict[int, StampTemplate] = {}
+        for record in records:
+            came = origin(record.headers)
+            request_id, attempt = came or (b"%b%d" % (source_of(topics.delayed, pull.partition), record.offset), 1)
+            template = templates.get(attempt)
+            if template is None:
+                template = templates[attempt] = StampTemplate(
+                    pull.verdict.value, at, attempt + 1, policy, reason=pull.reason and pull.reason.value,
+                    limit=pull.limit,
+                )  # fmt: skip
+            headers = restamp(record.headers, template.stamp(request_id))
+            out.append(Outgoing(record.key, record.value, record.timestamp, headers))
+
+
+def _topic(topics: Topics, verdict: Verdict) -> str:
+    if verdict is Verdict.ADMITTED:
+        return topics.admitted
+    return topics.delayed if verdict is Verdict.DELAYED else topics.rejected
+
+
+def _overlaps(pieces: Sequence[Piece], first: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
+    """Yield the pieces that hold numbers from `first` up to `stop`, with the part of the range in each."""
+    for piece in pieces:
+        start, end = max(first, piece.first), min(stop, piece.first + len(piece.records))
+        if start < end:
+            yield piece, start, end

@@ -1,0 +1,348 @@
+"""The task that owns one shard: it decides, forwards and commits, batch by batch, one transaction each.
+
+In memory a batch counts only after its commit. After any error the session and the desk are thrown away, and the shard
+starts anew from what is committed.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+import structlog
+
+from gate.admission.model import Event, Usage
+from gate.kafka.clock import MS, BrokerClock
+from gate.kafka.desk import META_KEY, Desk, Turn, check_meta, encode_meta
+from gate.kafka.failpoints import reach
+from gate.kafka.headers import not_before
+from gate.kafka.ports import Inbox, Outgoing, Partition, Record, Session, Source, Written
+from gate.kafka.routing import Batch
+from gate.kafka.topics import Names
+from gate.policy import Policy
+
+BATCH_RECORDS: Final = 4_000
+INBOX_BYTES: Final = 4 << 20
+USAGE_EVERY: Final = 1_000 * MS
+FIRST_BACKOFF: Final = 0.2
+LAST_BACKOFF: Final = 30.0
+
+log = structlog.get_logger("gate.shard")
+
+
+class Observer(Protocol):
+    """Who is told what a shard does. Of a batch it hears only after the commit."""
+
+    def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
+    def malformed(self, service: str, requests: Iterable[str]) -> None: ...  # noqa: D102
+    def forget(self, service: str) -> None: ...  # noqa: D102
+    def committed(self, seconds: float) -> None: ...  # noqa: D102
+    def failed(self, shard: int, error: BaseException, failures: int) -> None: ...  # noqa: D102
+    def usage(self, usage: Usage) -> None: ...  # noqa: D102
+    def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
+    def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
+    def encode_usage(self, usage: Usage) -> Outgoing: ...  # noqa: D102
+
+
+class Environment(Protocol):
+    """What a shard gets from the gate around it: ways to Kafka, time, and the word that it still is the owner."""
+
+    @property
+    def names(self) -> Names: ...  # noqa: D102
+    @property
+    def source(self) -> Source: ...  # noqa: D102
+    @property
+    def observer(self) -> Observer: ...  # noqa: D102
+    @property
+    def shards(self) -> int: ...  # noqa: D102
+
+    def new_session(self, shard: int) -> Session: ...  # noqa: D102
+    def local(self) -> int:
+        """Return a monotonic time, ns."""
+
+    def wall(self) -> int:
+        """Return this host's idea of unix time, ns. For telling how wrong it is, nothing else."""
+
+    async def confirm(self, shard: int) -> None:
+        """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
+
+    async def prepare(self, services: Collection[str]) -> None:
+        """Make sure that the services' output topics are there; raise GateError that says which is missing."""
+
+
+class Shard:
+    """The owner of one shard."""
+
+    def __init__(self, number: int, policy: Policy, environment: Environment) -> None:
+        self.number = number
+        self.ready = False
+        self.failures = 0
+        self._env = environment
+        self._policy = policy
+        self._requests: dict[str, int] = {}  # service -> number of partitions of its request topic
+        self._woken = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._paused = self._stopping = False
+        self._inbox = Inbox(INBOX_BYTES, self._woken.set)
+        self._clock = BrokerClock()
+        self._desk: Desk | None = None
+        self._usage_at: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def _state(self) -> Partition:
+        return Partition(self._env.names.state, self.number)
+
+    # -- what the gate calls ---------------------------------------------------------------------------------------
+
+    def start(self, requests: Mapping[str, int]) -> None:
+        """Begin, or go on after `pause`, with these services (name -> partitions of the request topic)."""
+        self._requests = dict(requests)
+        self._paused = False
+        self._woken.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"shard-{self.number}")
+
+    def pause(self) -> None:
+        """Begin no further batch. `idle` tells when the last one has ended."""
+        self._paused = True
+        self._woken.set()
+
+    async def idle(self) -> None:
+        """Wait for the end of the batch under way."""
+        await self._idle.wait()
+
+    async def stop(self, deadline: float) -> None:
+        """End: let the batch under way finish within `deadline` seconds, then give the shard up."""
+        self._stopping = True
+        self._woken.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=deadline)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def set_policy(self, policy: Policy) -> None:
+        """Decide by `policy` from the next batch on."""
+        self._policy = policy
+        self._woken.set()
+
+    # -- the task --------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        backoff = FIRST_BACKOFF
+        while not self._stopping:
+            session = self._env.new_session(self.number)
+            try:
+                await self._take_over(session)
+                self.ready = True
+                while not self._stopping:
+                    if await self._turn(session):
+                        self.failures, backoff = 0, FIRST_BACKOFF
+            except Exception as error:  # noqa: BLE001 - whatever it is: throw away, restore, go on
+                self.failures += 1
+                self._env.observer.failed(self.number, error, self.failures)
+            finally:
+                self.ready = False
+                self._idle.set()
+                self._let_go()
+                await session.discard()
+            if not self._stopping:
+                await self._sleep(backoff)
+                backoff = min(2 * backoff, LAST_BACKOFF)
+
+    def _let_go(self) -> None:
+        self._env.source.unfollow(self._inbox)
+        self._inbox.closed = True
+        self._inbox = Inbox(INBOX_BYTES, self._woken.set)
+        self._clock = BrokerClock()
+        self._desk = None
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._stopping:
+                    self._woken.clear()
+                    await self._woken.wait()
+
+    async def _take_over(self, session: Session) -> None:
+        await self._not_paused()
+        started = self._env.local()
+        await self._env.confirm(self.number)
+        partitions = [p for service in self._requests for p in self._partitions(service)]
+        claim = await session.claim(partitions)
+        last = check_meta(claim.state.get(META_KEY), self._env.shards)
+        # the claim goes through a transaction of its own: its timestamp tells the broker's time before any decision
+        session.begin()
+        await self._write_state(session, {META_KEY: encode_meta(self._env.shards, last)}, [])
+        await session.commit({})
+        self._clock.advance_to(last)
+        state = {key: value for key, value in claim.state.items() if key != META_KEY}
+        self._desk = Desk(self._env.names, self._policy, state, claim.offsets, self._now())
+        await self._follow(self._desk)
+        seconds = (self._env.local() - started) / 1e9
+        log.info("shard taken over", shard=self.number, keys=len(state), seconds=round(seconds, 3))
+
+    async def _not_paused(self) -> None:
+        while self._paused and not self._stopping:
+            self._idle.set()
+            self._woken.clear()
+            await self._woken.wait()
+
+    def _partitions(self, service: str) -> list[Partition]:
+        topic = self._env.names.requests(service)
+        return [Partition(topic, number) for number in range(self._requests[service])]
+
+    async def _follow(self, desk: Desk) -> None:
+        """Read the request partitions that are not read yet."""
+        new = {
+            service: partitions
+            for service in self._requests
+            # where no policy says what may pass and the gate fails closed, requests stay where they are
+            if desk.governs(service)
+            and (partitions := [p for p in self._partitions(service) if p not in self._inbox.followed])
+        }
+        if new:
+            await self._env.prepare(new.keys())
+        for service, partitions in new.items():
+            served = desk.serve(service, self._now())
+            for partition in partitions:
+                self._inbox.followed.add(partition)
+                self._env.source.follow(partition, desk.start_offset(served, partition), self._inbox)
+
+    def _now(self) -> int:
+        """Return broker time in whole milliseconds, so that stamps say exactly what decisions were made by."""
+        return self._clock.now(self._env.local()) // MS * MS
+
+    async def _turn(self, session: Session) -> bool:
+        """Wait for something to do and do it. Returns whether a batch was committed."""
+        assert self._desk is not None
+        if self._paused:
+            await self._not_paused()
+            await self._follow(self._desk)
+        if self._desk.policy is not self._policy:
+            self._desk.set_policy(self._policy, self._now())
+            await self._follow(self._desk)
+        self._woken.clear()
+        wake = self._desk.next_wake()
+        delay = None if wake is None else (wake - self._now()) / 1e9
+        if self._inbox.has_work() or (delay is not None and delay <= 0):
+            return await self._batch(session, self._desk)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._woken.wait()
+        return False
+
+    # -- one batch -------------------------------------------------------------------------------------------------
+
+    async def _batch(self, session: Session, desk: Desk) -> bool:
+        started = self._env.local()
+        now = self._now()
+        batch = Batch(now)
+        self._idle.clear()
+        try:
+            turns = await self._decide(desk, batch)
+            reach("after-decide")
+            if not turns:
+                return False
+            await self._write(session, desk, batch, turns)
+            reach("after-commit")
+            self._tell(turns, now, started)
+            return True
+        finally:
+            self._idle.set()
+
+    async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:
+        due = desk.due(batch.now)
+        for service in due:
+            self._inbox.held -= set(self._partitions(service)) if service in self._requests else set()
+        taken = self._take(desk)
+        turns: list[Turn] = []
+        for service in sorted(due | taken.keys()):
+            served = desk.services[service]
+            turns.append(desk.decide(served, batch, taken.get(service, ()), self._inbox))
+        for turn in turns:
+            for pull in turn.step.pulls:
+                partition = Partition(turn.served.topics.delayed, pull.partition)
+                records = await self._env.source.read(partition, range(pull.offset, pull.offset + pull.count))
+                turn.pulled.append((pull, records))
+            desk.release(turn, batch)
+        if taken:
+            self._env.source.poke()
+        return turns
+
+    def _take(self, desk: Desk) -> dict[str, list[tuple[int, Sequence[Record]]]]:
+        """Take what waits in the inbox, up to the size of a batch."""
+        taken: dict[str, list[tuple[int, Sequence[Record]]]] = {}
+        room = BATCH_RECORDS
+        for partition in list(self._inbox.waiting):
+            if partition in self._inbox.held or room <= 0:
+                continue
+            service = self._env.names.service_of(partition.topic)
+            part = self._inbox.take(partition, room)
+            if part is None or service is None:
+                continue
+            records, end = part
+            room -= len(records)
+            desk.services[service].offsets[partition.number] = end
+            taken.setdefault(service, []).append((partition.number, records))
+        return taken
+
+    async def _write(self, session: Session, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> None:
+        session.begin()
+        if batch.outputs:
+            written = await session.produce(batch.outputs)
+            reach("after-produce")
+            for turn in turns:
+                desk.parked(turn, {partition: answer.offsets for partition, answer in written.items()})
+        changes = desk.changes(turns) | {META_KEY: encode_meta(self._env.shards, batch.now)}
+        await self._write_state(session, changes, self._reports(desk, batch.now, turns))
+        reach("after-state")
+        await session.commit(desk.offsets(turns))
+
+    async def _write_state(
+        self, session: Session, changes: Mapping[str, bytes | None], reports: Sequence[tuple[Partition, Outgoing]]
+    ) -> None:
+        """Write state and reports. The broker's timestamp of the state tells its time."""
+        outputs: dict[Partition, list[Outgoing]] = {}
+        if changes:
+            outputs[self._state] = [Outgoing(key.encode(), value, None, ()) for key, value in changes.items()]
+        for partition, record in reports:
+            outputs.setdefault(partition, []).append(record)
+        if not outputs:
+            return
+        sent = self._env.local()
+        written: Mapping[Partition, Written] = await session.produce(outputs)
+        stamp = written[self._state].timestamp if self._state in written else -1
+        if stamp >= 0:
+            self._clock.observe(sent, self._env.local(), stamp)
+            self._env.observer.clock(
+                (self._env.wall() - self._clock.now(self._env.local())) / 1e9, self._clock.error / 1e9
+            )
+
+    def _reports(self, desk: Desk, now: int, turns: Sequence[Turn]) -> list[tuple[Partition, Outgoing]]:
+        alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)
+        observer = self._env.observer
+        reports = [(alerts, observer.encode_event(event)) for event in desk.events(turns)]
+        for turn in turns:
+            name = turn.served.name
+            if now - self._usage_at.get(name, 0) >= USAGE_EVERY:
+                self._usage_at[name] = now
+                current = turn.served.engine.usage(now)
+                observer.usage(current)
+                reports.append((usage, observer.encode_usage(current)))
+        return reports
+
+    def _tell(self, turns: Sequence[Turn], now: int, started: int) -> None:
+        observer = self._env.observer
+        at = now // MS
+        for turn in turns:
+            name = turn.served.name
+            # a sample per partition and pull: lags of neighbours differ little
+            decision = [(at - piece.records[0].timestamp) / 1e3 for piece in turn.pieces if piece.records]
+            release = [(at - due) / 1e3 for _, records in turn.pulled if (due := not_before(records[0].headers))]
+            observer.lagged(name, decision, release)
+            if turn.malformed:
+                observer.malformed(name, turn.malformed)
+        observer.committed((self._env.local() - started) / 1e9)

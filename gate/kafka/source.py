@@ -1,0 +1,178 @@
+"""Where shards read: one long poll per broker for all request partitions, and single reads of parked requests."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiokafka import errors
+
+from gate.kafka.ports import Fetched, Inbox, Partition, Record
+from gate.kafka.wire import EARLIEST, Reader
+
+LONG_POLL_MS: Final = 500
+# What becomes readable while a long poll is under way is not made to wait for its end: a second poll takes it.
+SHORT_POLL_MS: Final = 50
+PARTITION_BYTES: Final = 1 << 20
+PARKED_BYTES: Final = 1 << 18
+CACHE_BYTES: Final = 32 << 20
+BACKOFF: Final = 0.2
+READ_DEADLINE: Final = 10.0
+
+log = structlog.get_logger("gate.source")
+
+
+@dataclass(slots=True)
+class _Followed:
+    inbox: Inbox
+    position: int | None
+    busy: bool = False
+
+
+class KafkaSource:
+    """`ports.Source` over Kafka. Make it in the event loop that uses it; `close` ends its tasks."""
+
+    def __init__(self, pollers: Sequence[Reader], single: Reader) -> None:
+        self._pollers = pollers
+        self._single = single
+        self._followed: dict[Partition, _Followed] = {}
+        self._changed = asyncio.Condition()
+        self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._pokes: set[asyncio.Task[None]] = set()
+        self._cache: OrderedDict[Partition, _Chunk] = OrderedDict()
+
+    def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
+        """See `ports.Source`."""
+        self._followed[partition] = _Followed(inbox, offset)
+        self.poke()
+
+    def unfollow(self, inbox: Inbox) -> None:
+        """See `ports.Source`."""
+        for partition in [p for p, followed in self._followed.items() if followed.inbox is inbox]:
+            del self._followed[partition]
+
+    def poke(self) -> None:
+        """See `ports.Source`."""
+        task = asyncio.ensure_future(self._poke())
+        self._pokes.add(task)
+        task.add_done_callback(self._pokes.discard)
+
+    async def _poke(self) -> None:
+        for partition in list(self._followed):
+            if self._pollers[0].leader(partition) is None:
+                with suppress(TimeoutError, errors.KafkaError):
+                    async with asyncio.timeout(READ_DEADLINE):
+                        await self._pollers[0].locate(partition)
+        for node in self._pollers[0].nodes():
+            for index in range(len(self._pollers)):
+                if (node, index) not in self._tasks:
+                    self._tasks[node, index] = asyncio.create_task(self._poll_loop(node, index), name=f"poll-{node}")
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        tasks = [*self._tasks.values(), *self._pokes]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _poll_loop(self, node: int, index: int) -> None:
+        while True:
+            ready = {p: f for p, f in self._followed.items() if self._is_ready(p, f, node)}
+            if not ready:
+                async with self._changed:
+                    with suppress(TimeoutError):  # leadership moves without a poke
+                        async with asyncio.timeout(1.0):
+                            await self._changed.wait()
+                continue
+            for followed in ready.values():
+                followed.busy = True
+            try:
+                await self._poll(node, index, ready)
+            except (errors.KafkaError, OSError, TimeoutError) as error:
+                log.warning("fetch failed, trying again", node=node, error=repr(error))
+                self._pollers[index].refresh()
+                await asyncio.sleep(BACKOFF)
+            finally:
+                for followed in ready.values():
+                    followed.busy = False
+
+    def _is_ready(self, partition: Partition, followed: _Followed, node: int) -> bool:
+        return not followed.busy and followed.inbox.wants(partition) and self._pollers[0].leader(partition) == node
+
+    async def _poll(self, node: int, index: int, ready: dict[Partition, _Followed]) -> None:
+        poller = self._pollers[index]
+        if unknown := [p for p, followed in ready.items() if followed.position is None]:
+            for partition, offset in (await poller.offsets(unknown, EARLIEST)).items():
+                ready[partition].position = offset
+        wanted = {p: followed.position for p, followed in ready.items() if followed.position is not None}
+        wait = SHORT_POLL_MS if index else LONG_POLL_MS
+        answers = await poller.fetch(node, wanted, wait_ms=wait, partition_bytes=PARTITION_BYTES)
+        for partition, answer in answers.items():
+            followed = ready[partition]
+            if self._followed.get(partition) is not followed:
+                continue  # another owner, or another start, since
+            if isinstance(answer, Fetched):
+                if answer.next_offset != followed.position:
+                    followed.position = answer.next_offset
+                    followed.inbox.put(partition, answer)
+            elif answer is errors.OffsetOutOfRangeError:
+                log.error(
+                    "the broker has deleted requests before they were read (retention); going on with what is left",
+                    topic=partition.topic, partition=partition.number, offset=followed.position,
+                )  # fmt: skip
+                followed.position = None
+            else:
+                log.info(
+                    "partition not readable now", partition=f"{partition.topic}-{partition.number}", why=answer.__name__
+                )
+                poller.refresh()
+                await asyncio.sleep(BACKOFF)
+
+    async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
+        """See `ports.Source`. What was fetched beyond the wanted records is kept, as the next ones are likely there."""
+        found: list[Record] = []
+        async with asyncio.timeout(READ_DEADLINE):
+            for offset in offsets:
+                record = self._cached(partition, offset)
+                if record is None:
+                    await self._load(partition, offset)
+                    record = self._cached(partition, offset)
+                if record is None:
+                    raise LookupError(f"{partition.topic}-{partition.number} has no record at offset {offset}")
+                found.append(record)
+        return found
+
+    def _cached(self, partition: Partition, offset: int) -> Record | None:
+        chunk = self._cache.get(partition)
+        return chunk.records.get(offset) if chunk else None
+
+    async def _load(self, partition: Partition, offset: int) -> None:
+        while True:
+            node = await self._single.locate(partition)
+            answers = await self._single.fetch(
+                node, {partition: offset}, wait_ms=0, partition_bytes=PARKED_BYTES, committed=False
+            )
+            answer = answers.get(partition)
+            if answer is None:
+                return
+            if isinstance(answer, Fetched):
+                self._cache[partition] = _Chunk({r.offset: r for r in answer.records}, answer.size)
+                self._cache.move_to_end(partition)
+                while len(self._cache) > 1 and sum(c.size for c in self._cache.values()) > CACHE_BYTES:
+                    self._cache.popitem(last=False)
+                return
+            if not answer.retriable:
+                raise LookupError(f"{partition.topic}-{partition.number} at offset {offset}: {answer.__name__}")
+            self._single.refresh()
+            await asyncio.sleep(BACKOFF)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    records: dict[int, Record]
+    size: int

@@ -1,0 +1,169 @@
+"""Reading committed records straight from a partition: the one place that knows private parts of aiokafka 0.14.
+
+A group consumer reads ahead from one position per partition, drops what it read when it pauses, and builds an object
+per record. The gate reads at any offset (parked requests are pulled out of order) and passes records on as they are.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+
+from gate.kafka.ports import Fetched, Partition, Record
+
+EARLIEST: Final = -2
+BACKOFF: Final = 0.1
+LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
+
+log = structlog.get_logger("gate.wire")
+
+
+class CorruptBatchError(errors.KafkaError):  # type: ignore[misc]
+    """A record batch whose checksum does not fit."""
+
+    retriable = True
+
+
+def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetched:
+    """Return the committed records of a fetch response from offset `start` on.
+
+    `aborted` lists (producer id, first offset) of aborted transactions, as the broker gives them.
+    """
+    pending = sorted(aborted or (), key=lambda entry: entry[1])
+    dead: set[int] = set()
+    records: list[Record] = []
+    position = start
+    batches = MemoryRecords(raw)
+    while batches.has_next():
+        batch = batches.next_batch()
+        if not batch.validate_crc():
+            raise CorruptBatchError(f"checksum mismatch at offset {batch.base_offset}")
+        while pending and pending[0][1] <= batch.base_offset:
+            dead.add(pending.pop(0)[0])
+        if batch.is_control_batch:
+            if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
+                dead.discard(batch.producer_id)
+        elif not (batch.is_transactional and batch.producer_id in dead):
+            if batch.base_offset >= position:
+                records.extend(batch)
+            else:
+                records.extend(record for record in batch if record.offset >= position)
+        position = max(position, batch.next_offset)
+    return Fetched(records, position, len(raw))
+
+
+class Reader:
+    """Fetches by partition and offset over a client of its own."""
+
+    def __init__(self, client: AIOKafkaClient) -> None:
+        self._client = client
+
+    def leader(self, partition: Partition) -> int | None:
+        """Return the node that leads `partition`; None while unknown (and asks for metadata)."""
+        self._client.add_topic(partition.topic)
+        node = self._client.cluster.leader_for_partition(TopicPartition(*partition))
+        if node is None or node == -1:
+            self._client.force_metadata_update()
+            return None
+        return int(node)
+
+    async def locate(self, partition: Partition) -> int:
+        """Return the node that leads `partition`, waiting for metadata; the caller sets the deadline."""
+        while (node := self.leader(partition)) is None:
+            await self._client.force_metadata_update()
+            if self.leader(partition) is None:
+                await asyncio.sleep(BACKOFF)
+        return node
+
+    def nodes(self) -> list[int]:
+        """Return the brokers of the cluster."""
+        return [int(broker.nodeId) for broker in self._client.cluster.brokers()]
+
+    def refresh(self) -> None:
+        """Ask for new metadata."""
+        self._client.force_metadata_update()
+
+    async def fetch(
+        self,
+        node: int,
+        wanted: Mapping[Partition, int],
+        *,
+        wait_ms: int,
+        partition_bytes: int,
+        total_bytes: int = 8 << 20,
+        committed: bool = True,
+    ) -> dict[Partition, Fetched | type[errors.KafkaError]]:
+        """Send one fetch request to `node`. A partition's error is returned, the request's own is raised.
+
+        `committed=False` is for who knows from elsewhere which offsets are committed: the last stable offset may lag
+        behind an answered commit by the time that the broker takes to write its markers.
+        """
+        topics: dict[str, list[tuple[int, int, int]]] = {}
+        for partition, offset in wanted.items():
+            topics.setdefault(partition.topic, []).append((partition.number, offset, partition_bytes))
+        response = await self._client.send(
+            node,
+            FetchRequest(
+                wait_ms, 1, total_bytes, READ_COMMITTED if committed else READ_UNCOMMITTED, list(topics.items())
+            ),
+        )
+        result: dict[Partition, Fetched | type[errors.KafkaError]] = {}
+        for topic, partitions in response.topics:
+            for number, code, _highwater, *rest in partitions:
+                partition = Partition(topic, number)
+                # v4 to v10 end with (aborted, records), v11 with (aborted, preferred replica, records)
+                aborted = rest[2] if response.API_VERSION >= 11 else rest[-2]
+                if code:
+                    result[partition] = errors.for_code(code)
+                elif rest[-1]:
+                    result[partition] = decode(rest[-1], aborted, wanted[partition])
+        return result
+
+    async def offsets(self, partitions: Sequence[Partition], which: int) -> dict[Partition, int]:
+        """Return the first (EARLIEST) or the last stable offset (LATEST) of each partition."""
+        by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for partition in partitions:
+            node = await self.locate(partition)
+            by_node.setdefault(node, {}).setdefault(partition.topic, []).append((partition.number, which))
+        found: dict[Partition, int] = {}
+        for node, topics in by_node.items():
+            response: Any = await self._client.send(node, OffsetRequest(-1, READ_COMMITTED, list(topics.items())))
+            for topic, answers in response.topics:
+                for number, code, *rest in answers:
+                    if code:
+                        raise errors.for_code(code)(f"{topic}-{number}")
+                    found[Partition(topic, number)] = rest[-1]
+        return found
+
+
+async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:
+    """Return the newest committed value of each key of a compacted partition; deleted keys are left out."""
+    position = (await reader.offsets([partition], EARLIEST))[partition]
+    end = (await reader.offsets([partition], LATEST))[partition]
+    newest: dict[str, bytes] = {}
+    while position < end:
+        node = await reader.locate(partition)
+        answer = (await reader.fetch(node, {partition: position}, wait_ms=200, partition_bytes=8 << 20)).get(partition)
+        if answer is None:
+            continue
+        if not isinstance(answer, Fetched):
+            raise answer(f"{partition.topic}-{partition.number}")
+        for record in answer.records:
+            if record.key is None:
+                continue
+            key = record.key.decode()
+            if record.value is None:
+                newest.pop(key, None)
+            else:
+                newest[key] = record.value
+        position = answer.next_offset
+    return newest

@@ -1,0 +1,178 @@
+"""One transactional producer with a deadline on every call: `ports.Session` over Kafka."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.client import CoordinationType
+from aiokafka.errors import KafkaError
+from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from gate.kafka.ports import Claim, Outgoing, Partition, Written
+
+BATCH_BYTES: Final = 1_000_000
+TRANSACTION_TIMEOUT_MS: Final = 30_000
+DISCARD_DEADLINE: Final = 2.0
+PROMPT_BACKOFF: Final = 0.002
+
+log = structlog.get_logger("gate.writer")
+
+
+class UnknownOutcomeError(KafkaError):  # type: ignore[misc]
+    """The broker has the batch, but didn't say where (it saw a repeated sequence number)."""
+
+
+class _PromptAdd(AddPartitionsToTxnHandler):  # type: ignore[misc]
+    """Asks again soon: after a commit the broker still writes its markers for some ms, aiokafka would wait for 20."""
+
+    def handle_response(self, response: Any) -> float | None:
+        backoff: float | None = super().handle_response(response)
+        return None if backoff is None else min(backoff, PROMPT_BACKOFF)
+
+
+class _TrackedSender(Sender):  # type: ignore[misc]
+    """A sender that can be stopped for sure: aiokafka's own waits for its requests, which it repeats for ever."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.requests: set[asyncio.Task[None]] = set()
+
+    def _track(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            self.requests.add(task)
+            task.add_done_callback(self.requests.discard)
+
+    async def _send_produce_req(self, node_id: int, batches: Any) -> None:
+        self._track(asyncio.current_task())
+        await super()._send_produce_req(node_id, batches)
+
+    async def _do_add_partitions_to_txn(self, tps: Any) -> Any:
+        node = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
+        return await _PromptAdd(self, tps).do(node)
+
+    def _maybe_do_transactional_request(self) -> Any:
+        task = super()._maybe_do_transactional_request()
+        self._track(task)
+        return task
+
+
+class KafkaSession:
+    """`ports.Session`: good until its first error, then to be discarded.
+
+    A late request of a discarded session is refused by the broker, as the next session's epoch fences it.
+    """
+
+    def __init__(
+        self,
+        transactional_id: str,
+        group: str,
+        restore: Callable[[Sequence[Partition]], Awaitable[Claim]],
+        *,
+        deadline: float,
+        compression: str | None = None,
+        **client_options: Any,
+    ) -> None:
+        self._group = group
+        self._restore = restore
+        self._deadline = deadline
+        self._producer = AIOKafkaProducer(
+            transactional_id=transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=16 << 20,
+            compression_type=compression,
+            request_timeout_ms=int(deadline * 1000),
+            **client_options,
+        )
+        sender = self._producer._sender  # noqa: SLF001 - see _TrackedSender
+        sender.__class__ = _TrackedSender
+        sender.requests = set()
+        self._sender: _TrackedSender = sender
+
+    async def claim(self, partitions: Sequence[Partition]) -> Claim:
+        """See `ports.Session`. Starting the producer fences; only after that may anything be read."""
+        async with asyncio.timeout(self._deadline):
+            await self._producer.start()
+        return await self._restore(partitions)
+
+    def begin(self) -> None:
+        """See `ports.Session`."""
+        self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
+
+    async def produce(self, outputs: Mapping[Partition, Sequence[Outgoing]]) -> Mapping[Partition, Written]:
+        """See `ports.Session`. All futures are awaited: a commit succeeds although a batch has failed."""
+        async with asyncio.timeout(self._deadline):
+            parts = await asyncio.gather(
+                *(self._send(partition, records) for partition, records in outputs.items()), return_exceptions=True
+            )
+        written: dict[Partition, Written] = {}
+        for partition, part in zip(outputs, parts, strict=True):
+            if isinstance(part, BaseException):
+                raise part
+            written[partition] = part
+        return written
+
+    async def _send(self, partition: Partition, records: Sequence[Outgoing]) -> Written:
+        pending = []
+        builder = self._producer.create_batch()
+        for record in records:
+            if self._append(builder, record) is None:
+                pending.append(await self._close(builder, partition))
+                builder = self._producer.create_batch()
+                self._append(builder, record)
+        pending.append(await self._close(builder, partition))
+        offsets: list[int] = []
+        timestamp = -1
+        for count, future in pending:
+            metadata = await future
+            if metadata.offset < 0:
+                raise UnknownOutcomeError(f"no offset for a batch to {partition.topic}-{partition.number}")
+            offsets.extend(range(metadata.offset, metadata.offset + count))
+            if metadata.timestamp_type == 1:
+                timestamp = metadata.timestamp
+        return Written(offsets, timestamp)
+
+    @staticmethod
+    def _append(builder: Any, record: Outgoing) -> Any:
+        return builder.append(
+            key=record.key, value=record.value, timestamp=record.timestamp, headers=list(record.headers)
+        )
+
+    async def _close(self, builder: Any, partition: Partition) -> tuple[int, Awaitable[Any]]:
+        builder.close()
+        future = await self._producer.send_batch(builder, partition.topic, partition=partition.number)
+        return builder.record_count(), future
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """See `ports.Session`."""
+        async with asyncio.timeout(self._deadline):
+            if offsets:
+                await self._producer.send_offsets_to_transaction(
+                    {TopicPartition(*p): OffsetAndMetadata(offset, "") for p, offset in offsets.items()}, self._group
+                )
+            await self._producer.commit_transaction()
+
+    async def discard(self) -> None:
+        """See `ports.Session`: cancel every request, then close the connections."""
+        tasks = [task for task in (self._sender.sender_task, *self._sender.requests) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=DISCARD_DEADLINE)
+        waiter = self._producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001
+        if waiter is not None and waiter.done() and not waiter.cancelled():
+            waiter.exception()  # it has been raised elsewhere; asyncio must not complain that nobody looked
+        self._producer._closed = True  # noqa: SLF001 - stop() would wait for what was just cancelled
+        with suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(DISCARD_DEADLINE):
+                await self._producer.client.close()
+
+    async def close(self) -> None:
+        """End in peace, when no batch is open."""
+        await self.discard()
