@@ -39,8 +39,8 @@ class PolicyError(GateError):
     """A policy that cannot be used, with everything that is wrong with it in the order of the file.
 
     `path`, `line`, `column`, `field` and `message` are those of the first problem; line and column count from 1 and
-    are None where a problem has no place. `str()` shows each problem with its source line and its hint; `hint` itself
-    stays None, so that nothing is printed twice.
+    are None where a problem has no place. `str()` is one line about it, `hint` all that is left to say, and `render()`
+    the whole, each problem with its source line.
     """
 
     def __init__(self, path: str, problems: Sequence[Problem], text: str = "") -> None:
@@ -55,7 +55,13 @@ class PolicyError(GateError):
         shown = [_render(path, problem, lines) for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
             shown.append(f"... and {len(self.problems) - _SHOWN} more")
-        super().__init__("\n".join(shown))
+        self._rendered = "\n".join(shown)
+        head, _, rest = self._rendered.partition("\n")
+        super().__init__(head, hint=rest or None)
+
+    def render(self) -> str:
+        """Return all problems as a compiler would print them, several lines for each."""
+        return self._rendered
 
 
 def dotted(loc: Loc) -> str:

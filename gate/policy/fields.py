@@ -148,7 +148,7 @@ def whole_number(low: int, high: int) -> PlainValidator:
     return PlainValidator(lambda value: _whole(value, low, high))
 
 
-def one_of(kind: type[_Choice]) -> PlainValidator:
+def one_of(kind: type[_Choice]) -> BeforeValidator:
     """Make a reader of one word of several."""
 
     def read(value: object) -> _Choice:
@@ -158,7 +158,7 @@ def one_of(kind: type[_Choice]) -> PlainValidator:
         hint = did_you_mean(value, kind) or f"write {', '.join(others)} or {last}"
         raise wrong(f"must be {', '.join(others)} or {last}, not {quoted(value)}", hint)
 
-    return PlainValidator(read)
+    return BeforeValidator(read)
 
 
 def mapping_of(what: str) -> BeforeValidator:

@@ -38,6 +38,7 @@ class Layers:
     templates: Mapping[str, Layer]
     globs: Sequence[tuple[Glob, Layer]]
     exact: Mapping[str, Layer]
+    groups: Mapping[str, Layer]
 
     @classmethod
     def of(cls, document: Document) -> Self:
@@ -54,6 +55,7 @@ class Layers:
             },
             globs=tuple((glob, entries[glob.pattern]) for glob in globs_of(entries)),
             exact={name: layer for name, layer in entries.items() if not is_glob(name)},
+            groups={name: Layer.of("group", ("groups", name), said) for name, said in document.groups.items()},
         )
 
     def stack(self, service: str) -> list[Layer]:
@@ -63,11 +65,12 @@ class Layers:
             own.append(self.exact[service])
         return self._upon_templates(own)
 
-    def stack_entry(self, name: str) -> list[Layer]:
-        """Return the layers of one entry, a glob or a name, as if no other entry matched."""
-        if not is_glob(name):
-            return self.stack(name)
-        return self._upon_templates([layer for glob, layer in self.globs if glob.pattern == name])
+    def stack_glob(self, pattern: str) -> list[Layer]:
+        """Return the layers of a service that this glob and no other entry matches. KeyError: no such glob."""
+        own = [layer for glob, layer in self.globs if glob.pattern == pattern]
+        if not own:
+            raise KeyError(pattern)
+        return self._upon_templates(own)
 
     def _upon_templates(self, own: list[Layer]) -> list[Layer]:
         # `extends` is a field like the others: the most specific entry that has it decides.

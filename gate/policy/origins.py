@@ -52,8 +52,17 @@ def origins_of(policy: ServicePolicy, decided: Mapping[Key, Layer], root: Node) 
             steps = policy.tenants.steps(tenant)
             fields = {key[1]: origin for step in steps for key, origin in said.items() if key[0] == step}
             spec = compile_spec({name: origin.meaning for name, origin in fields.items()})
-            origins |= {dotted(("tenants", tenant, name)): origin for name, origin in _limits(spec, fields)}
+            limits = {
+                name: origin for name, origin in _limits(spec, fields) if name in fields or origin.value is not None
+            }
+            origins |= {dotted(("tenants", tenant, name)): origin for name, origin in limits.items()}
     return origins
+
+
+def origins_of_limits(spec: Spec, layer: Layer, root: Node) -> dict[str, Origin]:
+    """Return the origins of limits that inherit nothing: those of a group."""
+    said = {key: _said(key, layer, root) for key in layer.fields if isinstance(key, str)}
+    return dict(_limits(spec, said))
 
 
 def _limits(spec: Spec, said: Mapping[str, Origin]) -> Iterator[tuple[str, Origin]]:

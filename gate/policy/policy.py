@@ -10,7 +10,7 @@ from gate.policy.compiled import GroupPolicy, ServicePolicy, canonical, compile_
 from gate.policy.document import read_document
 from gate.policy.errors import PolicyError, dotted
 from gate.policy.layers import Key, Layer, Layers, merge
-from gate.policy.origins import Origin, origins_of
+from gate.policy.origins import Origin, origins_of, origins_of_limits
 from gate.policy.references import check_references, check_resolved
 from gate.policy.settings import Settings
 from gate.policy.source import Node, parse, read_file
@@ -25,26 +25,26 @@ class Policy:
     name: str
     version: str
     settings: Settings
-    _root: Node = field(repr=False)
-    _layers: Layers = field(repr=False)
-    groups: Mapping[str, GroupPolicy] = field(repr=False)
+    groups: Mapping[str, GroupPolicy]
+    root: Node = field(repr=False)  # the document, for the places of what is in it
+    layers: Layers = field(repr=False)
     # Grows by one small value per service, as the topics do.
     _services: dict[str, ServicePolicy | None] = field(default_factory=dict, repr=False)
 
     @property
     def services(self) -> tuple[str, ...]:
         """Names that have an entry of their own, in the order of the file."""
-        return tuple(self._layers.exact)
+        return tuple(self.layers.exact)
 
     @property
     def globs(self) -> tuple[str, ...]:
         """Patterns that stand for many services, the less specific first."""
-        return tuple(glob.pattern for glob, _ in self._layers.globs)
+        return tuple(glob.pattern for glob, _ in self.layers.globs)
 
     def service(self, name: str) -> ServicePolicy | None:
         """Return what holds for a service, listed or not; None where no entry and no default applies."""
         if name not in self._services:
-            layers = self._layers.stack(name)
+            layers = self.layers.stack(name)
             self._services[name] = _compile(name, layers) if layers else None
         return self._services[name]
 
@@ -52,11 +52,13 @@ class Policy:
         """Return what holds for a service that is served in any case: without a policy, no limit."""
         return self.service(name) or compile_service(name, {})
 
-    def entry(self, name: str) -> ServicePolicy:
-        """Return what an entry, a name or a glob, comes to if no other entry matched. KeyError: no such entry."""
-        if name not in self.services and name not in self.globs:
-            raise KeyError(name)
-        return _compile(name, self._layers.stack_entry(name))
+    def glob(self, pattern: str) -> ServicePolicy:
+        """Return what a glob comes to where no other entry matches. KeyError: no such glob."""
+        return _compile(pattern, self.layers.stack_glob(pattern))
+
+    def others(self) -> ServicePolicy | None:
+        """Return what holds for a service that no entry matches; None where there are no defaults."""
+        return _compile("", [self.layers.defaults]) if self.layers.defaults.fields else None
 
     def group(self, name: str) -> GroupPolicy | None:
         """Return a shared budget; None where there is none of that name."""
@@ -70,11 +72,20 @@ class Policy:
     def explain(self, service: str) -> Mapping[str, Origin]:
         """Return each effective field of a service with its origin; empty where no policy applies."""
         policy = self.service(service)
-        return {} if policy is None else origins_of(policy, merge(self._layers.stack(service)), self._root)
+        return {} if policy is None else origins_of(policy, merge(self.layers.stack(service)), self.root)
 
-    def explain_entry(self, name: str) -> Mapping[str, Origin]:
-        """Return the same for an entry, a name or a glob, as if no other entry matched. KeyError: no such entry."""
-        return origins_of(self.entry(name), merge(self._layers.stack_entry(name)), self._root)
+    def explain_glob(self, pattern: str) -> Mapping[str, Origin]:
+        """Return the same for a glob, as if no other entry matched. KeyError: no such glob."""
+        return origins_of(self.glob(pattern), merge(self.layers.stack_glob(pattern)), self.root)
+
+    def explain_others(self) -> Mapping[str, Origin]:
+        """Return the same for a service that no entry matches; empty where there are no defaults."""
+        rest = self.others()
+        return {} if rest is None else origins_of(rest, merge([self.layers.defaults]), self.root)
+
+    def explain_group(self, name: str) -> Mapping[str, Origin]:
+        """Return each effective field of a shared budget with its origin. KeyError: no such group."""
+        return origins_of_limits(self.groups[name].spec, self.layers.groups[name], self.root)
 
 
 def load_policy(path: Path) -> Policy:
@@ -93,17 +104,14 @@ def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
         problems += check_resolved(root, document, layers)
     if document is None or problems:
         raise PolicyError(name, problems, text)
-    groups = {
-        group: GroupPolicy(group, compile_spec({key: getattr(said, key) for key in said.model_fields_set}))
-        for group, said in document.groups.items()
-    }
+    groups = {group: GroupPolicy(group, compile_spec(layer.fields)) for group, layer in layers.groups.items()}
     services = {service: _compile(service, layers.stack(service)) for service in layers.exact}
     return Policy(
         name=name,
         version=_version(services, groups, layers),
         settings=Settings.model_validate(document.model_dump(exclude_unset=True, exclude=set(_SECTIONS))),
-        _root=root,
-        _layers=layers,
+        root=root,
+        layers=layers,
         groups=groups,
         _services=dict(services),
     )
@@ -124,7 +132,7 @@ def _version(services: Mapping[str, ServicePolicy], groups: Mapping[str, GroupPo
         "groups": groups,
         # What a name gets that is not listed depends on which globs it matches, in their order.
         "globs": [
-            (glob.pattern, _spelt(layer.fields), _spelt(_said(layers.stack_entry(glob.pattern))))
+            (glob.pattern, _spelt(layer.fields), _spelt(_said(layers.stack_glob(glob.pattern))))
             for glob, layer in layers.globs
         ],
         "defaults": _spelt(layers.defaults.fields),

@@ -40,7 +40,7 @@ def check_references(root: Node, settings: Settings) -> list[Problem]:
 def check_resolved(root: Node, document: Document, layers: Layers) -> Iterator[Problem]:
     """Find what only the fields of an entry together can get wrong."""
     for name in document.services:
-        said = merge(layers.stack_entry(name))
+        said = merge(layers.stack_glob(name) if is_glob(name) else layers.stack(name))
         by = said.get("max_in_flight")
         if by is None or by.fields["max_in_flight"] is None:
             continue

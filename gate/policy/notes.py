@@ -1,0 +1,88 @@
+"""What is allowed in a policy, and yet may not be what its author had in mind."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gate.policy.compiled import ServicePolicy, is_limited
+from gate.policy.errors import Loc, dotted
+from gate.policy.fields import Overflow
+from gate.policy.layers import Layer, merge
+from gate.policy.policy import Policy
+from gate.policy.wording import spell_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A remark on one field or entry, with its line in the file."""
+
+    field: str
+    message: str
+    line: int
+
+
+def notes_on(policy: Policy) -> tuple[Note, ...]:
+    """Return remarks on a valid policy, in the order of the file."""
+    found = [
+        Note(dotted(loc), message, policy.root.locate(loc, key=True).line)
+        for part in (_on_services, _on_groups, _on_templates, _on_names)
+        for loc, message in part(policy)
+    ]
+    return tuple(sorted(found, key=lambda note: note.line))
+
+
+def _on_services(policy: Policy) -> Iterator[tuple[Loc, str]]:
+    entries = [(name, policy.effective(name), policy.layers.stack(name)) for name in policy.services]
+    entries += [(glob, policy.glob(glob), policy.layers.stack_glob(glob)) for glob in policy.globs]
+    for name, service, stack in entries:
+        loc = ("services", name)
+        if not is_limited(service.spec):
+            yield loc, "no requests_per_second and no window_limit applies: it is unlimited"
+        yield from ((loc, message) for message in _on_limits(service, stack))
+        if service.default_lane not in {"default", next(iter(service.lanes))}:
+            yield loc, f'requests that name no lane of it go to "{service.default_lane}", the lightest'
+        if service.shadow:
+            yield loc, "shadow: decides and reports, and admits everything"
+
+
+def _on_limits(service: ServicePolicy, stack: list[Layer]) -> Iterator[str]:
+    said, spec = merge(stack), service.spec
+    by = said.get("burst_size")
+    if spec.rate is None and by and by.source != "defaults":
+        yield "burst_size has no effect without requests_per_second"
+    for window in spec.windows:
+        if spec.rate is not None and window.limit < spec.burst:
+            size = spell_duration(window.size)
+            yield f"burst_size {spec.burst} is never reached: a window allows {window.limit} per {size}"
+    by = said.get("max_delay")
+    if service.overflow is not Overflow.DELAY and service.max_delay is not None and by and by.source != "defaults":
+        yield f"max_delay has no effect with overflow: {service.overflow}"
+
+
+def _on_groups(policy: Policy) -> Iterator[tuple[Loc, str]]:
+    layers = [policy.layers.defaults, *policy.layers.templates.values(), *policy.layers.exact.values()]
+    used = {layer.fields.get("group") for layer in [*layers, *(layer for _, layer in policy.layers.globs)]}
+    for name, group in policy.groups.items():
+        if name not in used:
+            yield ("groups", name), "no service shares this budget"
+        if not is_limited(group.spec):
+            yield ("groups", name), "no requests_per_second and no window_limit: it limits nothing"
+
+
+def _on_templates(policy: Policy) -> Iterator[tuple[Loc, str]]:
+    layers = [*policy.layers.templates.values(), *policy.layers.exact.values()]
+    layers += [layer for _, layer in policy.layers.globs]
+    used = {name for layer in layers for name in layer.fields.get("extends") or ()}
+    for name in policy.layers.templates:
+        if name not in used:
+            yield ("templates", name), "nothing extends this template"
+
+
+def _on_names(policy: Policy) -> Iterator[tuple[Loc, str]]:
+    first: dict[str, str] = {}
+    for name in policy.services:
+        other = first.setdefault(name.replace(".", "_"), name)
+        if other != name:
+            yield (
+                ("services", name),
+                f'Kafka takes "." and "_" for the same in metrics, so it refuses topics of both "{other}" and "{name}"',
+            )
