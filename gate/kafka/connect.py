@@ -38,7 +38,7 @@ def check_bootstrap(bootstrap: str) -> None:
         host, _, port = address.strip().rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise GateError(
-                f"{bootstrap!r} is not a broker's address; give --bootstrap HOST:PORT, or several with commas between"
+                f"{bootstrap!r} is not a broker's address", hint="give HOST:PORT, or several with commas between"
             )
 
 
@@ -55,8 +55,8 @@ async def wait_for_broker(bootstrap: str, seconds: float, on_wait: Callable[[str
     while not await _answers(bootstrap, deadline):
         if loop.time() + pause >= deadline:
             raise BrokerUnreachableError(
-                f"no Kafka broker answers at {bootstrap} (tried for {seconds:g} s); "
-                "start one with `gate broker`, or name another with --bootstrap HOST:PORT"
+                f"no Kafka broker answers at {bootstrap} (tried for {seconds:g} s)",
+                hint="name another with --bootstrap HOST:PORT, or start one with `gate broker`",
             )
         if on_wait is not None:
             on_wait(f"no Kafka broker answers at {bootstrap} yet; trying for {seconds:g} s")

@@ -152,11 +152,14 @@ class Gate:
         """Return what keeps the gate from being ready, by subject."""
         if self._membership.rebalances == 0:
             return {"group": "has not been joined yet"}
-        return {
+        faults = {
             f"shard {number}": f"failed {shard.failures} times" if shard.failures else "is being taken over"
             for number, shard in self._owned.items()
             if not shard.ready
         }
+        if self.source.trouble is not None:
+            faults["broker"] = f"does not answer: {self.source.trouble}"
+        return faults
 
     # -- `shard.Environment` ---------------------------------------------------------------------------------------
 

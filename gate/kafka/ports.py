@@ -97,6 +97,9 @@ class Source(Protocol):
     def unfollow(self, inbox: "Inbox") -> None:
         """Stop everything that reads into `inbox`."""
 
+    def drop(self, partition: Partition) -> None:
+        """Stop reading `partition`: its topic is gone."""
+
     def poke(self) -> None:
         """Look again: an inbox has room."""
 
@@ -149,6 +152,12 @@ class Inbox:
         if not waiting:
             del self.waiting[partition]
         return records, end
+
+    def drop(self, partition: Partition) -> None:
+        """Forget a partition that is not there any more."""
+        self.followed.discard(partition)
+        self.held.discard(partition)
+        self.size -= sum(fetched.size for fetched in self.waiting.pop(partition, ()))
 
     def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int) -> None:
         """Put records that were taken and can't go yet in front again, and read no further."""

@@ -58,7 +58,7 @@ class Reporter:
         self.board.usage[usage.service] = to_json(usage)
 
     def forget(self, service: str) -> None:
-        """A service has gone to another owner."""
+        """Drop what was told of a service: it has another owner, or starts anew."""
         self.metrics.forget(service)
         self.board.usage.pop(service, None)
 

@@ -84,6 +84,7 @@ class Shard:
         self._idle = asyncio.Event()
         self._idle.set()
         self._paused = self._stopping = False
+        self._changed = False  # the services or the policy, since the last batch
         self._inbox = Inbox(INBOX_BYTES, self._woken.set)
         self._clock = BrokerClock()
         self._desk: Desk | None = None
@@ -99,6 +100,7 @@ class Shard:
     def start(self, requests: Mapping[str, int]) -> None:
         """Begin, or go on after `pause`, with these services (name -> partitions of the request topic)."""
         self._requests = dict(requests)
+        self._changed = True
         self._paused = False
         self._woken.set()
         if self._task is None:
@@ -126,6 +128,7 @@ class Shard:
     def set_policy(self, policy: Policy) -> None:
         """Decide by `policy` from the next batch on."""
         self._policy = policy
+        self._changed = True
         self._woken.set()
 
     # -- the task --------------------------------------------------------------------------------------------------
@@ -153,6 +156,8 @@ class Shard:
                 backoff = min(2 * backoff, LAST_BACKOFF)
 
     def _let_go(self) -> None:
+        for service in self._desk.services if self._desk is not None else ():
+            self._env.observer.forget(service)
         self._env.source.unfollow(self._inbox)
         self._inbox.closed = True
         self._inbox = Inbox(INBOX_BYTES, self._woken.set)
@@ -180,6 +185,7 @@ class Shard:
         self._clock.advance_to(last)
         state = {key: value for key, value in claim.state.items() if key != META_KEY}
         self._desk = Desk(self._env.names, self._policy, state, claim.offsets, self._now())
+        self._changed = False
         await self._follow(self._desk)
         seconds = (self._env.local() - started) / 1e9
         log.info("shard taken over", shard=self.number, keys=len(state), seconds=round(seconds, 3))
@@ -195,7 +201,11 @@ class Shard:
         return [Partition(topic, number) for number in range(self._requests[service])]
 
     async def _follow(self, desk: Desk) -> None:
-        """Read the request partitions that are not read yet."""
+        """Read the request partitions that are not read yet, and no longer those that are gone."""
+        wanted = {partition for service in self._requests for partition in self._partitions(service)}
+        for partition in self._inbox.followed - wanted:
+            self._env.source.drop(partition)
+            self._inbox.drop(partition)
         new = {
             service: partitions
             for service in self._requests
@@ -218,15 +228,17 @@ class Shard:
     async def _turn(self, session: Session) -> bool:
         """Wait for something to do and do it. Returns whether a batch was committed."""
         assert self._desk is not None
-        if self._paused:
-            await self._not_paused()
-            await self._follow(self._desk)
-        if self._desk.policy is not self._policy:
-            self._desk.set_policy(self._policy, self._now())
+        await self._not_paused()
+        if self._changed:
+            self._changed = False
+            if self._desk.policy is not self._policy:
+                self._desk.set_policy(self._policy, self._now())
             await self._follow(self._desk)
         self._woken.clear()
         wake = self._desk.next_wake()
         delay = None if wake is None else (wake - self._now()) / 1e9
+        if self._paused or self._stopping:
+            return False
         if self._inbox.has_work() or (delay is not None and delay <= 0):
             return await self._batch(session, self._desk)
         with suppress(TimeoutError):

@@ -43,6 +43,7 @@ class KafkaSource:
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._pokes: set[asyncio.Task[None]] = set()
         self._cache: OrderedDict[Partition, _Chunk] = OrderedDict()
+        self.trouble: str | None = None  # why nothing can be read just now
 
     def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
         """See `ports.Source`."""
@@ -53,6 +54,11 @@ class KafkaSource:
         """See `ports.Source`."""
         for partition in [p for p, followed in self._followed.items() if followed.inbox is inbox]:
             del self._followed[partition]
+
+    def drop(self, partition: Partition) -> None:
+        """See `ports.Source`."""
+        self._followed.pop(partition, None)
+        self._cache.pop(partition, None)
 
     def poke(self) -> None:
         """See `ports.Source`."""
@@ -93,8 +99,11 @@ class KafkaSource:
                 followed.busy = True
             try:
                 await self._poll(node, index, ready)
+                self.trouble = None
             except (errors.KafkaError, OSError, TimeoutError) as error:
-                log.warning("fetch failed, trying again", node=node, error=repr(error))
+                if self.trouble is None:
+                    log.warning("the broker does not answer; trying again", node=node, why=repr(error))
+                self.trouble = str(error) or type(error).__name__
                 self._pollers[index].refresh()
                 await asyncio.sleep(BACKOFF)
             finally:
