@@ -29,6 +29,7 @@ _UNITS: Final[Mapping[str, int]] = {
     "h": 3600 * SECOND,
     "d": 86_400 * SECOND,
 }
+_OTHER_BASE: Final = re.compile(r"0(b[01]+|o[0-7]+|x[0-9a-fA-F]+)")
 _DURATION_PART: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|min|m|h|d)")
 _LIST_OF_PARTS: Final = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 
@@ -192,6 +193,8 @@ def _whole_hint(value: object) -> str:
         return f"write {int(value)}" if value.is_integer() else ""
     if not isinstance(value, str) or len(value) > 20:
         return ""
+    if _OTHER_BASE.fullmatch(value):
+        return f"write {int(value, 0)}"
     digits = value.replace("_", "").replace(",", "").lstrip("0")
     return f"write {digits}" if digits.isdecimal() and digits.isascii() else ""
 

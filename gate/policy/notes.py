@@ -24,10 +24,15 @@ def notes_on(policy: Policy) -> tuple[Note, ...]:
     """Return remarks on a valid policy, in the order of the file."""
     found = [
         Note(dotted(loc), message, policy.root.locate(loc, key=True).line)
-        for part in (_on_services, _on_groups, _on_templates, _on_names)
+        for part in (_on_policy, _on_services, _on_groups, _on_templates, _on_names)
         for loc, message in part(policy)
     ]
     return tuple(sorted(found, key=lambda note: note.line))
+
+
+def _on_policy(policy: Policy) -> Iterator[tuple[Loc, str]]:
+    if not (policy.services or policy.globs or policy.layers.defaults.fields):
+        yield (), "no service and no defaults: nothing is limited"
 
 
 def _on_services(policy: Policy) -> Iterator[tuple[Loc, str]]:

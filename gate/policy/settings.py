@@ -115,14 +115,14 @@ def _read_http(value: object) -> str | None:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
         value = f"127.0.0.1:{value}"
-    host, port = _address(read_text(value), 0)
+    host, port = _address(read_text(value), 0, "write a port, HOST:PORT, or null for no HTTP")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _address(text: str, lowest_port: int) -> tuple[str, int]:
+def _address(text: str, lowest_port: int, hint: str = "write it as in localhost:9092") -> tuple[str, int]:
     found = _ADDRESS.fullmatch(text)
     if not found or not lowest_port <= int(found["port"]) <= 65_535:
-        raise wrong(f"must be HOST:PORT, not {quoted(text)}", "write it as in localhost:9092")
+        raise wrong(f"must be HOST:PORT, not {quoted(text)}", hint)
     return found["host"].strip("[]"), int(found["port"])
 
 

@@ -178,6 +178,8 @@ class _Composer:
                 self._stack.append(_Open(Node(empty, _span(event)), event.anchor, self._loc()))
             case yaml.CollectionEndEvent():
                 done = self._stack.pop()
+                if event.end_mark is not None and event.end_mark.line + 1 == done.node.span.line:
+                    done.node.span = done.node.span._replace(end=event.end_mark.column + 1)
                 self._anchor(done.anchor, done.node)
                 self._add(done.node, None)
             case yaml.DocumentStartEvent():
