@@ -13,6 +13,8 @@ import msgspec
 from gate.admission.engine import Budgets, Engine
 from gate.admission.model import Event, Pull, Step, Verdict
 from gate.errors import GateError
+from gate.kafka.control import PauseUntil
+from gate.kafka.feedback import Feedback
 from gate.kafka.ports import Inbox, Partition, Record
 from gate.kafka.routing import Batch, Piece, Topics, read_runs
 from gate.kafka.topics import Names
@@ -32,7 +34,8 @@ class Meta(msgspec.Struct, frozen=True):
 
     format: int
     shards: int
-    at: int  # by what time the last batch was decided, ns: the next owner starts no earlier
+    at: int = 0  # by what time the last batch was decided, ns: the next owner starts no earlier
+    control: int = 0  # the next command of the control topic
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ class Served:
     topics: Topics
     offsets: dict[int, int] = field(default_factory=dict)  # next request to decide, by partition
     delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
+    admitted: int = 0  # requests, since this desk was made
 
 
 @dataclass(slots=True)
@@ -65,17 +69,22 @@ class Desk:
         self,
         names: Names,
         policy: Policy,
+        meta: Meta,
         state: Mapping[str, bytes],
         offsets: Mapping[Partition, int],
         now: int,
     ) -> None:
         self._names = names
         self._policy = policy
+        self._meta = meta
         self._offsets = offsets
+        self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
         groups: dict[str, bytes] = {}
         for key, value in state.items():
             kind, _, rest = key.partition("/")
+            if key == META_KEY:
+                continue
             if kind == "group":
                 groups[key] = value
             elif rest:
@@ -116,7 +125,31 @@ class Desk:
         self.budgets.set_policy(policy.groups, now)
         for served in self.services.values():
             served.engine.set_policy(now, policy.effective(served.name), policy.version)
-            self._schedule(served)
+            self._touch(served)
+
+    def apply(self, feedback: Feedback, now: int) -> None:
+        """Carry out new commands, and take in how far workers are behind."""
+        for received in feedback.since(self._meta.control):
+            self._meta = msgspec.structs.replace(self._meta, control=received.offset + 1)
+            served = self.services.get(received.service)
+            if served is None:
+                continue
+            command = received.command
+            if isinstance(command, PauseUntil):
+                served.engine.pause(now, command.until_ns, command.tenant)
+            else:
+                served.engine.resume(now, command.tenant)
+            self._touch(served)
+        for service, lag in feedback.lags.items():
+            served = self.services.get(service)
+            if served is not None:
+                # what was admitted during the measurement may or may not be in it: count it
+                served.engine.set_in_flight(now, lag.requests + served.admitted - lag.admitted)
+                self._touch(served)
+
+    def _touch(self, served: Served) -> None:
+        self._touched.add(served.name)
+        self._schedule(served)
 
     @property
     def policy(self) -> Policy:
@@ -127,7 +160,7 @@ class Desk:
 
     def due(self, now: int) -> set[str]:
         """Return the services that have something to do although nothing arrived."""
-        due: set[str] = set()
+        due, self._touched = self._touched, set()
         while self._wakes and self._wakes[0][0] <= now:
             moment, service = heapq.heappop(self._wakes)
             if self.services[service].engine.wake_at() == moment:
@@ -136,6 +169,8 @@ class Desk:
 
     def next_wake(self) -> int | None:
         """Return when `due` will next have something; None: not by itself."""
+        if self._touched:
+            return 0
         while self._wakes:
             moment, service = self._wakes[0]
             if self.services[service].engine.wake_at() == moment:
@@ -162,6 +197,7 @@ class Desk:
         step = served.engine.step(batch.now, runs, PULLS)
         version = self._policy.version
         turn = Turn(served, pieces, step)
+        served.admitted += sum(d.count for d in (*step.decisions, *step.pulls) if d.verdict is Verdict.ADMITTED)
         turn.parked = batch.route(served.topics, version, pieces, step.decisions)
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
         # behind a held request they are read again
@@ -197,12 +233,14 @@ class Desk:
             served.engine.parked(places)
             self._schedule(served)
 
-    def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
+    def changes(self, turns: Iterable[Turn], now: int) -> dict[str, bytes | None]:
         """Return the state records that a batch has changed."""
         changed: dict[str, bytes | None] = {}
         for turn in turns:
             changed.update(turn.served.engine.changes())
         changed.update(self.budgets.changes())
+        self._meta = msgspec.structs.replace(self._meta, at=now)
+        changed[META_KEY] = msgspec.json.encode(self._meta)
         return changed
 
     def offsets(self, turns: Iterable[Turn]) -> dict[Partition, int]:
@@ -223,10 +261,10 @@ class Desk:
         return [event for turn in turns for event in turn.served.engine.events()]
 
 
-def check_meta(raw: bytes | None, shards: int) -> int:
-    """Check how the changelog is to be read; return when its last batch was decided. Raises StateMismatchError."""
+def read_meta(raw: bytes | None, shards: int) -> Meta:
+    """Check how the changelog is to be read. Raises StateMismatchError."""
     if raw is None:
-        return 0
+        return Meta(FORMAT, shards)
     try:
         meta = msgspec.json.decode(raw, type=Meta)
     except msgspec.DecodeError as error:
@@ -244,9 +282,4 @@ def check_meta(raw: bytes | None, shards: int) -> int:
             f"this cluster divides services onto {meta.shards} shards, this gate was started with {shards}",
             hint=f"start it with `--shards {meta.shards}`",
         )
-    return meta.at
-
-
-def encode_meta(shards: int, at: int) -> bytes:
-    """Return the record that goes with every batch."""
-    return msgspec.json.encode(Meta(FORMAT, shards, at))
+    return meta

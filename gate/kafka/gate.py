@@ -11,6 +11,7 @@ from aiokafka.client import AIOKafkaClient
 
 from gate.errors import GateError
 from gate.kafka.cluster import Cluster
+from gate.kafka.feedback import Feedback
 from gate.kafka.membership import Membership, Owned
 from gate.kafka.notices import Notices
 from gate.kafka.ports import Claim, Partition, Session
@@ -45,6 +46,7 @@ class Gate:
         self._stack = AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
         self.source: KafkaSource
+        self.feedback: Feedback
         self._single: Reader
         self._cluster: Cluster
         self._membership: Membership
@@ -68,6 +70,15 @@ class Gate:
         self.observer.notify = self._notices.send
         self.source = KafkaSource(readers, self._single)
         stack.push_async_callback(self.source.close)
+        self.feedback = Feedback(
+            Reader(await self._client(f"{settings.group_id}-control")),
+            self._cluster,
+            self.names.control,
+            lambda: [watched for shard in self._owned.values() for watched in shard.watched()],
+            self._heed,
+        )
+        stack.push_async_callback(self.feedback.stop)
+        await self.feedback.start()
         self._membership = Membership(
             self.names, settings.group_id, self.shards, self.policy_shard_key,
             session_timeout=settings.session_timeout, discovery_interval=settings.discovery_interval,
@@ -127,6 +138,10 @@ class Gate:
                 if number not in self._owned:
                     self._owned[number] = Shard(number, self._policy, self)
                 self._owned[number].start(services)
+
+    def _heed(self) -> None:
+        for shard in self._owned.values():
+            shard.heed()
 
     def set_policy(self, policy: Policy) -> None:
         """Decide by `policy` from now on."""

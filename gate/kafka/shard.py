@@ -9,12 +9,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from gate.admission.model import Event, Usage
 from gate.kafka.clock import MS, BrokerClock
-from gate.kafka.desk import META_KEY, Desk, Turn, check_meta, encode_meta
+from gate.kafka.desk import META_KEY, Desk, Turn, read_meta
 from gate.kafka.failpoints import reach
+from gate.kafka.feedback import Feedback, Watched
 from gate.kafka.headers import not_before
 from gate.kafka.ports import Inbox, Outgoing, Partition, Record, Session, Source, Written
 from gate.kafka.routing import Batch
@@ -53,6 +55,8 @@ class Environment(Protocol):
     def source(self) -> Source: ...  # noqa: D102
     @property
     def observer(self) -> Observer: ...  # noqa: D102
+    @property
+    def feedback(self) -> Feedback: ...  # noqa: D102
     @property
     def shards(self) -> int: ...  # noqa: D102
 
@@ -131,6 +135,27 @@ class Shard:
         self._changed = True
         self._woken.set()
 
+    def heed(self) -> None:
+        """Look at the feedback before the next batch."""
+        self._changed = True
+        self._woken.set()
+
+    def watched(self) -> list[Watched]:
+        """Return the services whose workers are to be watched."""
+        desk = self._desk
+        if desk is None:
+            return []
+        return [
+            Watched(
+                name, policy.worker_group,
+                tuple(Partition(served.topics.admitted, p.number) for p in self._partitions(name)), served.admitted,
+            )
+            for name, served in desk.services.items()
+            if name in self._requests
+            and (policy := desk.policy.effective(name)).max_in_flight is not None
+            and policy.worker_group is not None
+        ]  # fmt: skip
+
     # -- the task --------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -177,18 +202,18 @@ class Shard:
         await self._env.confirm(self.number)
         partitions = [p for service in self._requests for p in self._partitions(service)]
         claim = await session.claim(partitions)
-        last = check_meta(claim.state.get(META_KEY), self._env.shards)
+        meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         # the claim goes through a transaction of its own: its timestamp tells the broker's time before any decision
         session.begin()
-        await self._write_state(session, {META_KEY: encode_meta(self._env.shards, last)}, [])
+        await self._write_state(session, {META_KEY: msgspec.json.encode(meta)}, [])
         await session.commit({})
-        self._clock.advance_to(last)
-        state = {key: value for key, value in claim.state.items() if key != META_KEY}
-        self._desk = Desk(self._env.names, self._policy, state, claim.offsets, self._now())
+        self._clock.advance_to(meta.at)
+        self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
         self._changed = False
         await self._follow(self._desk)
+        self._desk.apply(self._env.feedback, self._now())
         seconds = (self._env.local() - started) / 1e9
-        log.info("shard taken over", shard=self.number, keys=len(state), seconds=round(seconds, 3))
+        log.info("shard taken over", shard=self.number, keys=len(claim.state), seconds=round(seconds, 3))
 
     async def _not_paused(self) -> None:
         while self._paused and not self._stopping:
@@ -234,6 +259,7 @@ class Shard:
             if self._desk.policy is not self._policy:
                 self._desk.set_policy(self._policy, self._now())
             await self._follow(self._desk)
+            self._desk.apply(self._env.feedback, self._now())
         self._woken.clear()
         wake = self._desk.next_wake()
         delay = None if wake is None else (wake - self._now()) / 1e9
@@ -308,8 +334,7 @@ class Shard:
             reach("after-produce")
             for turn in turns:
                 desk.parked(turn, {partition: answer.offsets for partition, answer in written.items()})
-        changes = desk.changes(turns) | {META_KEY: encode_meta(self._env.shards, batch.now)}
-        await self._write_state(session, changes, self._reports(desk, batch.now, turns))
+        await self._write_state(session, desk.changes(turns, batch.now), self._reports(desk, batch.now, turns))
         reach("after-state")
         await session.commit(desk.offsets(turns))
 

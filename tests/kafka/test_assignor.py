@@ -73,7 +73,7 @@ def _metadata(topics: list[str], user_data: bytes = b"") -> ConsumerProtocolMemb
 def test_all_partitions_of_a_service_go_with_its_shard():
     topics = {"gate.requests.a": 3, "gate.requests.b": 2, "gate.state": 4}
     shards = {"gate.requests.a": 1, "gate.requests.b": 2}
-    assignor = make_assignor(4, "gate.state", shards.get, lambda: [])
+    assignor = make_assignor(4, "gate.state", shards.get, list)
     plan = assignor.assign(_Cluster(topics), {m: _metadata(list(topics)) for m in ("one", "two")})
     assigned = {member: dict(assignment.assignment) for member, assignment in plan.items()}
     for mine in assigned.values():
@@ -86,7 +86,7 @@ def test_all_partitions_of_a_service_go_with_its_shard():
 
 @pytest.mark.parametrize("user_data", [b"", b"\xff", b"[1]", b'{"owned": "x"}', b'{"owned": 7}', b'{"owned": [[]]}'])
 def test_a_member_of_another_version_is_treated_as_a_newcomer(user_data):
-    assignor = make_assignor(2, "gate.state", lambda _: None, lambda: [])
+    assignor = make_assignor(2, "gate.state", lambda _: None, list)
     plan = assignor.assign(_Cluster({"gate.state": 2}), {"x": _metadata(["gate.state"], user_data)})
     assert plan["x"].assignment == [("gate.state", [0, 1])]
 

@@ -1,0 +1,49 @@
+"""Commands on the control topic: an operator or a worker pauses a service, or one of its tenants, and resumes it.
+
+Key: the service. Value: `{"command": "pause-until", "until": <unix ms>, "tenant": "acme"}` or `{"command": "resume"}`;
+`tenant` is optional.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+
+from gate.kafka.clock import MS
+
+FOREVER_MS: Final = 2**53 - 1
+
+
+class PauseUntil(msgspec.Struct, frozen=True, tag="pause-until", tag_field="command", forbid_unknown_fields=True):
+    """Admit nothing before `until`, unix ms."""
+
+    until: Annotated[int, msgspec.Meta(ge=0, le=FOREVER_MS)]
+    tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+    @property
+    def until_ns(self) -> int:
+        """The time in ns."""
+        return self.until * MS
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume", tag_field="command", forbid_unknown_fields=True):
+    """End a pause now."""
+
+    tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
+Command = PauseUntil | Resume
+
+def encode(command: Command) -> bytes:
+    """Return the value of a control record."""
+    return msgspec.json.encode(command)
+
+
+def decode(value: bytes | None) -> Command:
+    """Read the value of a control record. Raises ValueError that says what is wrong."""
+    if value is None:
+        raise ValueError("the record has no value")
+    try:
+        command: Command = msgspec.json.decode(value, type=Command)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from None
+    return command

@@ -1,0 +1,145 @@
+"""What comes back to the gate: commands on the control topic, and how far workers are behind."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from gate.errors import GateError
+from gate.kafka import control
+from gate.kafka.ports import Fetched, Partition
+from gate.kafka.wire import EARLIEST, LATEST, Reader
+
+CONTROL_POLL_MS: Final = 500
+LAG_EVERY: Final = 0.25
+BACKOFF: Final = 1.0
+
+log = structlog.get_logger("gate.feedback")
+
+
+class Received(NamedTuple):
+    """A command and its place in the control topic."""
+
+    offset: int
+    service: str
+    command: control.Command
+
+
+class Watched(NamedTuple):
+    """A service whose workers are watched, and how many requests its owner has admitted so far."""
+
+    service: str
+    worker_group: str
+    partitions: tuple[Partition, ...]  # of the admitted topic
+    admitted: int
+
+
+class Lag(NamedTuple):
+    """How many admitted requests wait for a worker, measured when the owner had admitted so many."""
+
+    requests: int
+    admitted: int
+
+
+class Offsets(Protocol):
+    """Who knows the committed offsets of a group."""
+
+    async def offsets(self, group: str, partitions: list[Partition]) -> Mapping[Partition, int]: ...  # noqa: D102
+
+
+class Feedback:
+    """Follows the control topic and the lag of workers, and says when there is something new."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        offsets: Offsets,
+        topic: str,
+        watched: Callable[[], Iterable[Watched]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._reader = reader
+        self._offsets = offsets
+        self._partition = Partition(topic, 0)
+        self._watched = watched
+        self._on_change = on_change
+        self._commands: dict[tuple[str, str], Received] = {}  # newest per service and tenant
+        self.lags: dict[str, Lag] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Read what the control topic holds, then follow it."""
+        position = (await self._reader.offsets([self._partition], EARLIEST))[self._partition]
+        end = (await self._reader.offsets([self._partition], LATEST))[self._partition]
+        while position < end:
+            position = await self._read(position)
+        self._tasks = [
+            asyncio.create_task(self._follow(position), name="control"),
+            asyncio.create_task(self._measure(), name="worker-lag"),
+        ]
+
+    async def stop(self) -> None:
+        """End."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def since(self, offset: int) -> list[Received]:
+        """Return the commands from `offset` on, oldest first."""
+        return sorted(received for received in self._commands.values() if received.offset >= offset)
+
+    async def _follow(self, position: int) -> None:
+        while True:
+            try:
+                after = await self._read(position)
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.debug("control topic not readable now", why=repr(error))
+                await asyncio.sleep(BACKOFF)
+                continue
+            if after != position:
+                position = after
+                self._on_change()
+
+    async def _read(self, position: int) -> int:
+        node = await self._reader.locate(self._partition)
+        answers = await self._reader.fetch(
+            node, {self._partition: position}, wait_ms=CONTROL_POLL_MS, partition_bytes=1 << 20
+        )
+        answer = answers.get(self._partition)
+        if answer is None:
+            return position
+        if not isinstance(answer, Fetched):
+            raise answer(self._partition.topic)
+        for record in answer.records:
+            service = (record.key or b"").decode(errors="replace")
+            try:
+                command = control.decode(record.value)
+            except ValueError as error:
+                log.warning("not a control message; ignored", offset=record.offset, service=service, why=str(error))
+                continue
+            self._commands[service, command.tenant] = Received(record.offset, service, command)
+        return answer.next_offset
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(LAG_EVERY)
+            for watched in self._watched():
+                try:
+                    lag = Lag(await self._lag(watched), watched.admitted)
+                except (KafkaError, GateError, OSError, TimeoutError) as error:
+                    log.warning("lag of the workers not known now", service=watched.service, why=repr(error))
+                    await asyncio.sleep(BACKOFF)
+                    continue
+                if self.lags.get(watched.service) != lag:
+                    self.lags[watched.service] = lag
+                    self._on_change()
+
+    async def _lag(self, watched: Watched) -> int:
+        partitions = list(watched.partitions)
+        committed = await self._offsets.offsets(watched.worker_group, partitions)
+        ends = await self._reader.offsets(partitions, LATEST)
+        if unread := [partition for partition in partitions if partition not in committed]:
+            committed = {**await self._reader.offsets(unread, EARLIEST), **committed}
+        return sum(max(0, ends[partition] - committed[partition]) for partition in partitions)

@@ -1,0 +1,93 @@
+"""What was fetched is taken in order, once, and what can't go yet is put back in front."""
+
+from gate.kafka.ports import Fetched, Inbox, Partition
+
+P = Partition("gate.requests.x", 0)
+
+
+class Rec:
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+def fetched(first: int, stop: int, next_offset: int | None = None, size: int = 10) -> Fetched:
+    return Fetched([Rec(i) for i in range(first, stop)], stop if next_offset is None else next_offset, size)
+
+
+def inbox(limit: int = 25) -> Inbox:
+    return Inbox(limit, lambda: None)
+
+
+def offsets(records) -> list[int]:
+    return [record.offset for record in records]
+
+
+def test_take_in_parts():
+    box = inbox()
+    box.put(P, fetched(0, 3))
+    box.put(P, fetched(3, 5, next_offset=7))  # two control records behind
+    records, end = box.take(P, 2)
+    assert (offsets(records), end) == ([0, 1], 2)
+    records, end = box.take(P, 3)
+    assert (offsets(records), end) == ([2, 3, 4], 7)
+    assert box.take(P, 3) is None
+    assert box.size == 0
+    assert not box.has_work()
+
+
+def test_a_piece_without_records_still_moves_the_offset():
+    box = inbox()
+    box.put(P, fetched(0, 0, next_offset=4))
+    assert box.take(P, 10) == ([], 4)
+
+
+def test_a_full_batch_leaves_the_next_piece_whole():
+    box = inbox()
+    box.put(P, fetched(0, 2))
+    box.put(P, fetched(2, 4))
+    records, end = box.take(P, 2)
+    assert (offsets(records), end) == ([0, 1], 2)
+    records, end = box.take(P, 2)
+    assert (offsets(records), end) == ([2, 3], 4)
+
+
+def test_it_is_full_by_bytes_and_has_room_again():
+    box = inbox(limit=20)
+    assert box.wants(P)
+    box.put(P, fetched(0, 2))
+    box.put(P, fetched(2, 4))
+    assert not box.wants(P)
+    box.take(P, 2)
+    assert box.wants(P)
+
+
+def test_what_is_given_back_comes_first_and_holds_its_partition():
+    box = inbox()
+    box.put(P, fetched(0, 4))
+    box.put(P, fetched(4, 6))
+    records, end = box.take(P, 4)
+    box.give_back(P, records[1:], end)
+    assert not box.wants(P)
+    assert not box.has_work()
+    box.held.discard(P)
+    records, end = box.take(P, 10)
+    assert (offsets(records), end) == ([1, 2, 3, 4, 5], 6)
+    assert box.size == 0
+
+
+def test_a_closed_inbox_takes_nothing():
+    woken = []
+    box = Inbox(10, lambda: woken.append(1))
+    box.closed = True
+    box.put(P, fetched(0, 2))
+    assert not box.waiting
+    assert not woken
+    assert not box.wants(P)
+
+
+def test_a_dropped_partition_leaves_nothing():
+    box = inbox()
+    box.put(P, fetched(0, 2))
+    box.drop(P)
+    assert box.size == 0
+    assert box.take(P, 5) is None
