@@ -1,1 +1,79 @@
-"""The commands."""
+"""The commands, and the rules that hold for all of them.
+
+A command is `gate/cli/NAME.py` with a function (or a cyclopts App) of the same name, and one line in `COMMANDS`. Its
+docstring is its help and ends with an example. It raises GateError for what the user can act upon, and may return an
+exit code. Exit codes: 0 success, 1 failure with one line on stderr, 2 bad usage, 130 Ctrl-C.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Final
+
+from cyclopts import App, CycloptsError
+
+from gate.errors import GateError
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "broker": "Run a local Apache Kafka until interrupted.",
+    "policy": "Check, show and compare policy files.",
+}
+"""Name and one line of each command, in the order of `gate --help`; its module is imported when it is called."""
+
+TRACEBACK: Final = "GATE_TRACEBACK"
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run one command, by default that of the command line; return its exit code."""
+    tokens = sys.argv[1:] if tokens is None else tokens
+    try:
+        result = _app(tokens)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _fail(2, str(error), f"see: {' '.join(['gate', *_command(tokens), '--help'])}")
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has enough; the interpreter must not try to flush the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - a user gets a line, not a traceback
+        return _report(error)
+    return result if isinstance(result, int) else 0
+
+
+def _app(tokens: Sequence[str]) -> App:
+    app = App(
+        name="gate",
+        help="Admission gate for Apache Kafka: exact global limits, and an honest time for everyone who waits.",
+        version=lambda: version("kafka-admission-gate"),
+        suppress_keyboard_interrupt=False,
+    )
+    for name, summary in COMMANDS.items():
+        # A help text given here would replace the one in the command's docstring
+        app.command(f"gate.cli.{name}:{name}", name=name, help=None if [name] == _command(tokens) else summary)
+    return app
+
+
+def _command(tokens: Sequence[str]) -> list[str]:
+    return [name for name in tokens[:1] if name in COMMANDS]
+
+
+def _report(error: Exception) -> int:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    cause: Exception = error
+    while isinstance(cause, ExceptionGroup):  # of a task group: what the user can act upon, else the first
+        cause = (cause.subgroup(GateError) or cause).exceptions[0]
+    if isinstance(cause, GateError):
+        return _fail(1, str(cause), cause.hint)
+    return _fail(1, f"{type(cause).__name__}: {cause}", f"this was not foreseen; {TRACEBACK}=1 shows where it happened")
+
+
+def _fail(code: int, message: str, hint: str | None) -> int:
+    print("gate:", *message.split(), file=sys.stderr)
+    for line in hint.splitlines() if hint else ():
+        print(" ", line, file=sys.stderr)
+    return code
