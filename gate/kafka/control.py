@@ -33,6 +33,7 @@ class Resume(msgspec.Struct, frozen=True, tag="resume", tag_field="command", for
 
 Command = PauseUntil | Resume
 
+
 def encode(command: Command) -> bytes:
     """Return the value of a control record."""
     return msgspec.json.encode(command)

@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-from gate.admission.engine import Budgets, Engine
+from gate.admission.budgets import Budgets
+from gate.admission.engine import Engine
 from gate.admission.model import Event, Pull, Step, Verdict
 from gate.errors import GateError
 from gate.kafka.control import PauseUntil
@@ -18,6 +19,7 @@ from gate.kafka.feedback import Feedback
 from gate.kafka.ports import Inbox, Partition, Record
 from gate.kafka.routing import Batch, Piece, Topics, read_runs
 from gate.kafka.topics import Names
+from gate.limits import Spec
 from gate.policy import Policy
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
@@ -89,7 +91,7 @@ class Desk:
                 groups[key] = value
             elif rest:
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
-        self.budgets = Budgets.restore(policy.groups, now, groups)
+        self.budgets = Budgets(now, _specs(policy), groups)
         self.services: dict[str, Served] = {}
         self._wakes: list[tuple[int, str]] = []
         for service in list(self._stored):
@@ -122,7 +124,7 @@ class Desk:
     def set_policy(self, policy: Policy, now: int) -> None:
         """Decide by `policy` from now on."""
         self._policy = policy
-        self.budgets.set_policy(policy.groups, now)
+        self.budgets.set_groups(now, _specs(policy))
         for served in self.services.values():
             served.engine.set_policy(now, policy.effective(served.name), policy.version)
             self._touch(served)
@@ -197,7 +199,8 @@ class Desk:
         step = served.engine.step(batch.now, runs, PULLS)
         version = self._policy.version
         turn = Turn(served, pieces, step)
-        served.admitted += sum(d.count for d in (*step.decisions, *step.pulls) if d.verdict is Verdict.ADMITTED)
+        served.admitted += sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
+        served.admitted += sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED)
         turn.parked = batch.route(served.topics, version, pieces, step.decisions)
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
         # behind a held request they are read again
@@ -223,22 +226,22 @@ class Desk:
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
 
-    def parked(self, turn: Turn, offsets: Mapping[Partition, Sequence[int]]) -> None:
-        """Tell the engine where the broker has put what was parked in a turn."""
-        places = [(partition.number, offsets[partition][index]) for partition, index in turn.parked]
-        served = turn.served
-        for number, offset in places:
-            served.delayed_end[number] = max(served.delayed_end.get(number, 0), offset + 1)
-        if places:
-            served.engine.parked(places)
-            self._schedule(served)
+    def parked(self, turns: Iterable[Turn], offsets: Mapping[Partition, Sequence[int]]) -> None:
+        """Tell the engines where the broker has put what was parked."""
+        for turn in turns:
+            served = turn.served
+            places = [(partition.number, offsets[partition][index]) for partition, index in turn.parked]
+            if places:
+                for number, offset in places:
+                    served.delayed_end[number] = max(served.delayed_end.get(number, 0), offset + 1)
+                served.engine.parked(places)
+                self._schedule(served)
 
     def changes(self, turns: Iterable[Turn], now: int) -> dict[str, bytes | None]:
         """Return the state records that a batch has changed."""
         changed: dict[str, bytes | None] = {}
         for turn in turns:
             changed.update(turn.served.engine.changes())
-        changed.update(self.budgets.changes())
         self._meta = msgspec.structs.replace(self._meta, at=now)
         changed[META_KEY] = msgspec.json.encode(self._meta)
         return changed
@@ -259,6 +262,10 @@ class Desk:
     def events(turns: Iterable[Turn]) -> list[Event]:
         """Return the breach events of a batch."""
         return [event for turn in turns for event in turn.served.engine.events()]
+
+
+def _specs(policy: Policy) -> dict[str, Spec]:
+    return {name: group.spec for name, group in policy.groups.items()}
 
 
 def read_meta(raw: bytes | None, shards: int) -> Meta:

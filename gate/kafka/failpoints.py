@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Final
 
-POINTS: Final = ("after-decide", "after-produce", "after-state", "before-commit", "after-commit")
+POINTS: Final = ("after-decide", "after-produce", "before-commit", "after-commit")
 
 _wanted, _, _times = os.environ.get("GATE_FAILPOINT", "").partition(":")
 _left = int(_times or 1) if _wanted else None

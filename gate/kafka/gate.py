@@ -180,13 +180,15 @@ class Gate:
 
     def new_session(self, shard: int) -> Session:
         """Return a fresh transactional session for a shard."""
+        state = Partition(self.names.state, shard)
 
         async def restore(partitions: Sequence[Partition]) -> Claim:
-            state = await read_all(self._single, Partition(self.names.state, shard))
-            return Claim(state, await self._cluster.offsets(self.settings.group_id, partitions))
+            return Claim(
+                await read_all(self._single, state), await self._cluster.offsets(self.settings.group_id, partitions)
+            )
 
         return KafkaSession(
-            f"{self.settings.group_id}-{shard}", self.settings.group_id, restore,
+            f"{self.settings.group_id}-{shard}", self.settings.group_id, state, restore,
             deadline=CALL_DEADLINE, compression=_codec(self.settings.compression), **self._options,
         )  # fmt: skip
 

@@ -78,11 +78,13 @@ class Session(Protocol):
     def begin(self) -> None:
         """Start a batch."""
 
-    async def produce(self, outputs: Mapping[Partition, Sequence[Outgoing]]) -> Mapping[Partition, Written]:
-        """Write records; returns when the broker has them all."""
+    async def produce(
+        self, outputs: Mapping[Partition, Sequence[Outgoing]], offsets: Mapping[Partition, int] | None = None
+    ) -> Mapping[Partition, Written]:
+        """Write records, and the group's offsets with them; returns when the broker has it all."""
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Make the batch and the offsets visible, all or nothing."""
+    async def commit(self) -> None:
+        """Make all of the batch visible, or nothing."""
 
     async def discard(self) -> None:
         """Give up without a trace; never raises."""

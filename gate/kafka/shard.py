@@ -18,7 +18,7 @@ from gate.kafka.desk import META_KEY, Desk, Turn, read_meta
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Feedback, Watched
 from gate.kafka.headers import not_before
-from gate.kafka.ports import Inbox, Outgoing, Partition, Record, Session, Source, Written
+from gate.kafka.ports import Inbox, Outgoing, Partition, Record, Session, Source
 from gate.kafka.routing import Batch
 from gate.kafka.topics import Names
 from gate.policy import Policy
@@ -205,8 +205,8 @@ class Shard:
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         # the claim goes through a transaction of its own: its timestamp tells the broker's time before any decision
         session.begin()
-        await self._write_state(session, {META_KEY: msgspec.json.encode(meta)}, [])
-        await session.commit({})
+        await self._write_state(session, {}, {META_KEY: msgspec.json.encode(meta)}, [], {})
+        await session.commit()
         self._clock.advance_to(meta.at)
         self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
         self._changed = False
@@ -329,34 +329,37 @@ class Shard:
 
     async def _write(self, session: Session, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> None:
         session.begin()
-        if batch.outputs:
-            written = await session.produce(batch.outputs)
+        outputs: dict[Partition, Sequence[Outgoing]] = dict(batch.outputs)
+        if any(turn.parked for turn in turns):  # the state says where they are, so they must be there first
+            written = await session.produce(outputs)
+            desk.parked(turns, {partition: answer.offsets for partition, answer in written.items()})
+            outputs = {}
             reach("after-produce")
-            for turn in turns:
-                desk.parked(turn, {partition: answer.offsets for partition, answer in written.items()})
-        await self._write_state(session, desk.changes(turns, batch.now), self._reports(desk, batch.now, turns))
-        reach("after-state")
-        await session.commit(desk.offsets(turns))
+        changes = desk.changes(turns, batch.now)
+        reports = self._reports(desk, batch.now, turns)
+        await self._write_state(session, outputs, changes, reports, desk.offsets(turns))
+        reach("before-commit")
+        await session.commit()
 
     async def _write_state(
-        self, session: Session, changes: Mapping[str, bytes | None], reports: Sequence[tuple[Partition, Outgoing]]
+        self,
+        session: Session,
+        outputs: Mapping[Partition, Sequence[Outgoing]],
+        changes: Mapping[str, bytes | None],
+        reports: Sequence[tuple[Partition, Outgoing]],
+        offsets: Mapping[Partition, int],
     ) -> None:
-        """Write state and reports. The broker's timestamp of the state tells its time."""
-        outputs: dict[Partition, list[Outgoing]] = {}
-        if changes:
-            outputs[self._state] = [Outgoing(key.encode(), value, None, ()) for key, value in changes.items()]
+        """Write state, and whatever else is left of a batch. The broker's timestamp of the state tells its time."""
+        state = [Outgoing(key.encode(), value, None, ()) for key, value in changes.items()]
+        together = {**outputs, self._state: state}
         for partition, record in reports:
-            outputs.setdefault(partition, []).append(record)
-        if not outputs:
-            return
+            together[partition] = [*together.get(partition, ()), record]
         sent = self._env.local()
-        written: Mapping[Partition, Written] = await session.produce(outputs)
-        stamp = written[self._state].timestamp if self._state in written else -1
-        if stamp >= 0:
-            self._clock.observe(sent, self._env.local(), stamp)
-            self._env.observer.clock(
-                (self._env.wall() - self._clock.now(self._env.local())) / 1e9, self._clock.error / 1e9
-            )
+        written = await session.produce(together, offsets)
+        received = self._env.local()
+        self._clock.observe(sent, received, written[self._state].timestamp)
+        skew = self._env.wall() - self._clock.now(received)
+        self._env.observer.clock(skew / 1e9, self._clock.error / 1e9)
 
     def _reports(self, desk: Desk, now: int, turns: Sequence[Turn]) -> list[tuple[Partition, Outgoing]]:
         alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)

@@ -70,6 +70,7 @@ class KafkaSession:
         self,
         transactional_id: str,
         group: str,
+        state: Partition,
         restore: Callable[[Sequence[Partition]], Awaitable[Claim]],
         *,
         deadline: float,
@@ -77,6 +78,7 @@ class KafkaSession:
         **client_options: Any,
     ) -> None:
         self._group = group
+        self._state = state
         self._restore = restore
         self._deadline = deadline
         self._producer = AIOKafkaProducer(
@@ -105,18 +107,22 @@ class KafkaSession:
         """See `ports.Session`."""
         self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
 
-    async def produce(self, outputs: Mapping[Partition, Sequence[Outgoing]]) -> Mapping[Partition, Written]:
+    async def produce(
+        self, outputs: Mapping[Partition, Sequence[Outgoing]], offsets: Mapping[Partition, int] | None = None
+    ) -> Mapping[Partition, Written]:
         """See `ports.Session`. All futures are awaited: a commit succeeds although a batch has failed."""
+        for partition in (*outputs, self._state):  # together they take one request; each batch writes state
+            self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
+        parts: list[Awaitable[Any]] = [self._send(partition, records) for partition, records in outputs.items()]
+        if offsets:
+            at = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
+            parts.append(self._producer.send_offsets_to_transaction(at, self._group))
         async with asyncio.timeout(self._deadline):
-            parts = await asyncio.gather(
-                *(self._send(partition, records) for partition, records in outputs.items()), return_exceptions=True
-            )
-        written: dict[Partition, Written] = {}
-        for partition, part in zip(outputs, parts, strict=True):
-            if isinstance(part, BaseException):
-                raise part
-            written[partition] = part
-        return written
+            answers = await asyncio.gather(*parts, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return dict(zip(outputs, answers, strict=False))
 
     async def _send(self, partition: Partition, records: Sequence[Outgoing]) -> Written:
         pending = []
@@ -149,13 +155,9 @@ class KafkaSession:
         future = await self._producer.send_batch(builder, partition.topic, partition=partition.number)
         return builder.record_count(), future
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> None:
+    async def commit(self) -> None:
         """See `ports.Session`."""
         async with asyncio.timeout(self._deadline):
-            if offsets:
-                await self._producer.send_offsets_to_transaction(
-                    {TopicPartition(*p): OffsetAndMetadata(offset, "") for p, offset in offsets.items()}, self._group
-                )
             await self._producer.commit_transaction()
 
     async def discard(self) -> None:
@@ -172,7 +174,3 @@ class KafkaSession:
         with suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(DISCARD_DEADLINE):
                 await self._producer.client.close()
-
-    async def close(self) -> None:
-        """End in peace, when no batch is open."""
-        await self.discard()
