@@ -69,7 +69,8 @@ class HttpServer:
         try:
             listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
-            why = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror  # < 0: a name not found
+            code = error.errno or 0  # below zero: the host's name was not found
+            why = os.strerror(code) if code > 0 else error.strerror
             raise GateError(
                 f"cannot serve HTTP at {host}:{port}: {why}", hint="choose another address with --http HOST:PORT"
             ) from error

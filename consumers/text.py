@@ -1,0 +1,14 @@
+"""What came over the wire, made safe and short for a terminal."""
+
+from datetime import UTC, datetime
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """Escape what would move the cursor, change colours or break the line; cut what is longer than `limit`."""
+    shown = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def timestamp(time: datetime) -> str:
+    """Spell a time in UTC, with milliseconds: 2025-11-24T22:58:43.456Z."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,122 @@
+import asyncio
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from consumers.handlers import CommandError, Job, Retry, call, command
+from gate.kafka.headers import Stamp
+
+JOB = Job("payments", "gate.admitted.payments", 3, 17, 1_764_025_123_456, b"k", b"payload", (("x", b"1"), ("x", b"2")))
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def threads():
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+def test_a_job_knows_the_id_of_its_stamp():
+    assert JOB.id == "gate.admitted.payments-3@17"
+    stamp = Stamp("admitted", "gate.requests.payments-3@91823", 1, 1, "9f2c01").encode()
+    stamped = Job("payments", "t", 0, 0, 0, None, None, (("gate", stamp),))
+    assert stamped.id == "gate.requests.payments-3@91823"
+    assert (JOB.header("x"), JOB.header("y")) == (b"2", None)
+
+
+def test_pauses_double_up_to_the_longest():
+    retry = Retry(first=1, longest=10)
+    for attempt, whole in ((1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (10_000, 10)):
+        pauses = [retry.pause(attempt) for _ in range(50)]
+        assert whole / 2 <= min(pauses) < max(pauses) <= whole
+
+
+async def test_handlers_of_all_kinds_are_called(threads):
+    seen = []
+
+    async def asynchronous(job):
+        seen.append(job)
+
+    def with_more(more, job):
+        seen.append(job)
+
+    for handler in (asynchronous, seen.append, partial(with_more, 1), partial(asynchronous)):
+        await call(handler, JOB, threads)
+    assert seen == [JOB] * 4
+
+
+async def test_a_synchronous_handler_does_not_hold_up_the_loop(threads):
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def blocks(job):
+        asyncio.run_coroutine_threadsafe(answer(), loop).result(10)
+
+    async def answer():
+        asked.set()
+
+    await call(blocks, JOB, threads)
+    assert asked.is_set()
+
+
+async def test_a_command_gets_the_payload_and_all_else_in_its_environment(tmp_path):
+    out = tmp_path / "out"
+    code = (
+        "import sys, os, json; open(sys.argv[1], 'w').write(json.dumps({'in': sys.stdin.read()} | "
+        "{n: os.fsencode(v).hex() for n, v in os.environ.items() if n.startswith('GATE_')}))"
+    )
+    job = Job("s", "t", 0, 5, 0, b"k\0ey", b"payload", (("trace-parent", b"\xff"), ("null", None)), attempt=2)
+    await command([*python(code), str(out)])(job)
+    told = json.loads(out.read_text())
+    assert told.pop("in") == "payload"
+    assert {name: bytes.fromhex(value) for name, value in told.items() if name != "GATE_BOOTSTRAP"} == {
+        "GATE_SERVICE": b"s",
+        "GATE_ID": b"t-0@5",
+        "GATE_ATTEMPT": b"2",
+        "GATE_KEY": b"key",
+        "GATE_HEADER_TRACE_PARENT": b"\xff",
+        "GATE_HEADER_NULL": b"",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [("raise SystemExit(3)", "exited with 3"), ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL")],
+)
+async def test_a_command_that_fails_is_a_failure(code, why):
+    with pytest.raises(CommandError, match=why):
+        await command(python(code))(JOB)
+
+
+async def test_a_command_that_does_not_read_is_no_failure():
+    big = Job("s", "t", 0, 5, 0, None, b"x" * 1_000_000, ())
+    await command(["true"])(big)
+
+
+async def test_a_cancelled_command_dies_with_its_children(tmp_path):
+    pid = tmp_path / "pid"
+    running = asyncio.create_task(
+        command(["sh", "-c", f"sleep 100 & echo $! > {pid}.new; mv {pid}.new {pid}; wait"])(JOB)
+    )
+    while not pid.exists():
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    child = int(pid.read_text())
+    while _is_alive(child):
+        await asyncio.sleep(0.01)
+
+
+def _is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False

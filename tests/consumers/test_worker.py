@@ -1,0 +1,316 @@
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from consumers.handlers import Retry
+from consumers.worker import Worker
+from gate.kafka.connect import BrokerUnreachableError
+from gate.kafka.headers import Stamp
+from gate.kafka.topics import TopicNameError
+
+STAMP = Stamp("admitted", "gate.requests.payments-0@5", 1, 1, "9f2c01").encode()
+QUICK = Retry(attempts=3, first=0.001, longest=0.002)
+
+
+@pytest.fixture
+async def admitted(log):
+    """The admitted topic of the service `payments`."""
+    topic = log.names.admitted("payments")
+    await log.create(topic, log.names.rejected("payments"))
+    return topic
+
+
+@pytest.fixture
+def worker(bootstrap, names, prefix):
+    def make(**options) -> Worker:
+        return Worker(bootstrap, group_id=f"{prefix}-workers", names=names, **({"retry": QUICK} | options))
+
+    return make
+
+
+async def test_each_request_is_handed_over_as_it_was_written(admitted, log, worker, start, until):
+    jobs = []
+    pay = worker()
+    pay.handler("payments")(jobs.append)
+    start(pay)
+    await log.write(admitted, b"1", key=b"k", headers=[("gate", STAMP), ("n", b"")], timestamp_ms=1_764_025_123_456)
+    await log.write(admitted, b"", None, key=b"k")
+    await until(lambda: len(jobs) == 3)
+    jobs.sort(key=lambda job: job.offset)
+    assert [(job.offset, job.value) for job in jobs] == [(0, b"1"), (1, b""), (2, None)]
+    first = jobs[0]
+    assert (first.service, first.key, first.id, first.attempt) == ("payments", b"k", "gate.requests.payments-0@5", 1)
+    assert first.headers == (("gate", STAMP), ("n", b""))
+    assert first.timestamp_ms == 1_764_025_123_456
+
+
+async def test_a_topic_may_come_later(log, worker, start, until):
+    jobs = []
+    pay = worker()
+    pay.handler("payments")(jobs.append)
+    start(pay)
+    await log.create(log.names.admitted("payments"))
+    await log.write(log.names.admitted("payments"), b"1")
+    await until(lambda: jobs)
+
+
+async def test_only_what_is_done_is_committed(admitted, log, worker, start, until, prefix):
+    held, done = asyncio.Event(), set()
+    pay = worker(concurrency=3)
+
+    @pay.handler("payments")
+    async def handle(job):
+        if job.offset == 2:
+            await held.wait()
+        done.add(job.offset)
+
+    await log.write(admitted, *[b"x"] * 8)
+    start(pay)
+    await until(lambda: done == {0, 1, 3, 4, 5, 6, 7})  # one that hangs does not hold up the others
+    await until(lambda: log.committed(f"{prefix}-workers", admitted))
+    assert await log.committed(f"{prefix}-workers", admitted) == 2
+    held.set()
+    pay.stop()
+    await until(lambda: not pay._jobs)
+    assert done == set(range(8))
+
+    async def all_committed():
+        return await log.committed(f"{prefix}-workers", admitted) == 8
+
+    await until(all_committed)
+
+
+async def test_no_more_jobs_run_at_a_time_than_allowed(admitted, log, worker, start, until):
+    running, most, done = 0, 0, 0
+    pay = worker(concurrency=4)
+
+    @pay.handler("payments")
+    async def handle(job):
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        done += 1
+
+    await log.write(admitted, *[b"x"] * 200)
+    start(pay)
+    await until(lambda: done == 200)
+    assert 1 < most <= 4
+
+
+async def test_a_failing_job_is_tried_again(admitted, log, worker, start, until):
+    attempts = []
+    pay = worker()
+
+    @pay.handler("payments")
+    def handle(job):
+        attempts.append(job.attempt)
+        if job.attempt < 3:
+            raise OSError("upstream away")
+
+    await log.write(admitted, b"1")
+    start(pay)
+    await until(lambda: len(attempts) == 3)
+    assert attempts == [1, 2, 3]
+    assert not await log.read(log.names.rejected("payments"))
+
+
+@pytest.mark.parametrize("key", [b"k", None])
+@pytest.mark.parametrize("value", [b"poison", None])
+async def test_a_job_given_up_goes_to_the_rejected_topic(admitted, log, worker, start, until, prefix, key, value):
+    pay = worker()
+
+    @pay.handler("payments")
+    async def handle(job):
+        if job.header("bad"):
+            sys.exit("no\n\ud800")
+
+    if key is None and value is None:
+        value = b""  # aiokafka cannot write a record that has neither
+    before = [("gate", STAMP), ("gate-error", b"older"), ("bad", b"1")]
+    await log.write(admitted, value, key=key, headers=before, timestamp_ms=1_764_025_123_456)
+    await log.write(admitted, b"good")
+    start(pay)
+
+    async def committed():
+        return await log.committed(f"{prefix}-workers", admitted) == 2
+
+    await until(committed)
+    (dead,) = await log.read(log.names.rejected("payments"))
+    assert (dead.key, dead.value, dead.timestamp) == (key, value, 1_764_025_123_456)
+    assert list(dead.headers) == [
+        ("gate", STAMP),
+        ("bad", b"1"),
+        ("gate-error", b"SystemExit: no\n\\ud800"),
+        ("gate-error-attempts", b"3"),
+    ]
+
+
+async def test_a_job_too_large_to_carry_its_error_is_still_given_up(admitted, log, worker, start, until):
+    pay = worker()
+
+    @pay.handler("payments")
+    async def handle(job):
+        raise ValueError("x" * 1000)
+
+    largest = 1_048_588 - 75  # the broker's limit less what a batch of one record takes
+    await log.write(admitted, os.urandom(largest))
+    start(pay)
+    (dead,) = await until(partial(log.read, log.names.rejected("payments")))
+    assert dead.value == f"too large: see {admitted}-0@0".encode()
+    assert dict(dead.headers)["gate-error"].startswith(b"ValueError: xxx")
+
+
+async def test_a_stop_lets_running_jobs_finish_and_does_not_wait_for_retries(
+    admitted, log, worker, start, until, prefix
+):
+    go, finished, failed = asyncio.Event(), [], []
+    pay = worker(retry=Retry(first=3600, longest=3600))
+
+    @pay.handler("payments")
+    async def handle(job):
+        if job.value == b"fails":
+            failed.append(job)
+            raise OSError
+        await go.wait()
+        finished.append(job)
+
+    await log.write(admitted, b"slow", b"fails")
+    run = start(pay)
+    await until(lambda: failed and len(pay._jobs) == 2)
+    pay.stop()
+    go.set()
+    await asyncio.wait_for(run, 10)
+    assert [job.value for job in finished] == [b"slow"]
+    assert await log.committed(f"{prefix}-workers", admitted) == 1  # the other one comes again
+
+
+async def test_a_second_stop_does_not_wait(admitted, log, worker, start, until, prefix):
+    started = []
+    pay = worker()
+
+    @pay.handler("payments")
+    async def handle(job):
+        started.append(job)
+        await asyncio.Event().wait()
+
+    await log.write(admitted, b"hangs")
+    run = start(pay)
+    await until(lambda: started)
+    pay.stop()
+    pay.stop()
+    await asyncio.wait_for(run, 10)
+    assert await log.committed(f"{prefix}-workers", admitted) is None
+
+
+async def test_two_workers_share_and_lose_nothing_when_one_leaves(log, worker, start, until):
+    topic = log.names.admitted("payments")
+    await log.create(topic, partitions=4)
+    done = {}
+    pays = [worker(), worker()]
+    for pay in pays:
+
+        @pay.handler("payments")
+        async def handle(job, pay=pay):
+            done.setdefault((job.partition, job.offset), []).append(pay)
+
+    runs = [start(pay) for pay in pays]
+    for partition in range(4):
+        await log.write(topic, *[b"x"] * 25, partition=partition)
+    await until(lambda: len(done) == 100)
+    pays[0].stop()
+    await asyncio.wait_for(runs[0], 20)
+    for partition in range(4):
+        await log.write(topic, *[b"x"] * 25, partition=partition)
+    await until(lambda: len(done) == 200)
+    assert all(who[-1] is pays[1] for (_, offset), who in done.items() if offset >= 25)
+
+
+PROGRAM = """
+import sys, threading
+from pathlib import Path
+from consumers.worker import Worker
+from gate.kafka.topics import Names
+
+bootstrap, prefix, folder, hang = sys.argv[1:]
+worker = Worker(bootstrap, group_id=f"{prefix}-workers", names=Names(prefix), concurrency=4, session_seconds=2)
+
+@worker.handler("payments")
+def handle(job):
+    if job.value == hang.encode():
+        Path(folder, "hangs").touch()
+        threading.Event().wait()
+    Path(folder, job.value.decode()).touch()
+
+worker.main()
+"""
+
+
+@pytest.fixture
+def process(bootstrap, prefix, tmp_path):
+    """Start a worker as a process of its own."""
+    started = []
+
+    def spawn(hang: str) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, "-c", PROGRAM, bootstrap, prefix, str(tmp_path), hang]))
+        return started[-1]
+
+    yield spawn
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+async def test_nothing_is_lost_when_a_worker_is_killed(admitted, log, process, until, tmp_path):
+    values = [f"{number:03}" for number in range(60)]
+    await log.write(admitted, *[value.encode() for value in values])
+    first = process("005")
+    await until(lambda: (tmp_path / "hangs").exists() and len(list(tmp_path.iterdir())) == 60)
+    assert not (tmp_path / "005").exists()
+    first.kill()
+    first.wait()
+    process("none")
+    await until((tmp_path / "005").exists, 30)
+    assert {path.name for path in tmp_path.iterdir()} - {"hangs"} == set(values)
+
+
+async def test_sigterm_ends_a_worker_in_order(admitted, log, process, until, tmp_path, prefix):
+    await log.write(admitted, b"a", b"b")
+    program = process("none")
+    await until(lambda: len(list(tmp_path.iterdir())) == 2)
+    program.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(program.wait, 20) == 0
+    assert await log.committed(f"{prefix}-workers", admitted) == 2
+
+
+async def test_without_a_broker_there_is_one_clear_error():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    pay = Worker(f"127.0.0.1:{port}", group_id="g", connect_seconds=0.3)
+    pay.handler("payments")(print)
+    with pytest.raises(BrokerUnreachableError, match=f"no Kafka broker answers at 127.0.0.1:{port}"):
+        await pay.run()
+
+
+async def test_a_worker_that_waits_for_its_broker_can_be_stopped(until):
+    pay = Worker("127.0.0.1:1", group_id="g", connect_seconds=3600)
+    pay.handler("payments")(print)
+    run = asyncio.create_task(pay.run())
+    await asyncio.sleep(0)
+    pay.stop()
+    await asyncio.wait_for(run, 5)
+
+
+async def test_mistakes_are_told_at_once():
+    pay = Worker("127.0.0.1:1", group_id="g")
+    with pytest.raises(ValueError, match="register a callable"):
+        await pay.run()
+    with pytest.raises(TopicNameError):
+        pay.handler("pay ments")
