@@ -1,0 +1,97 @@
+"""Limiter state as bytes: a version, numbers of variable length, a checksum."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+from gate.limits.errors import StateError
+
+VERSION: Final = 1
+_CHECKSUM: Final = Struct("<I")
+_HINT: Final = "delete the record to start with a full limiter, or restore it from where it was written"
+
+
+class Writer:
+    """Collects numbers, of any size and sign, and raw bytes."""
+
+    def __init__(self) -> None:
+        self.data = bytearray([VERSION])
+
+    def numbers(self, *values: int) -> None:
+        """Append each value as a zigzag varint (as in Protocol Buffers, without their bound)."""
+        for value in values:
+            rest = 2 * value if value >= 0 else -2 * value - 1
+            while rest > 0x7F:
+                self.data.append(rest & 0x7F | 0x80)
+                rest >>= 7
+            self.data.append(rest)
+
+    def raw(self, data: bytes) -> None:
+        """Append `data` with its length."""
+        self.numbers(len(data))
+        self.data += data
+
+
+class Reader:
+    """Reads what a Writer wrote."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 1
+
+    def numbers(self, count: int) -> list[int]:
+        """Return the next `count` numbers."""
+        values = []
+        for _ in range(count):
+            rest = shift = 0
+            while (byte := self.data[self.position]) > 0x7F:
+                rest |= (byte & 0x7F) << shift
+                shift += 7
+                self.position += 1
+            self.position += 1
+            rest |= byte << shift
+            values.append(rest >> 1 if rest % 2 == 0 else -(rest + 1 >> 1))
+        return values
+
+    def raw(self) -> bytes:
+        """Return the next bytes that were written with their length."""
+        (length,) = self.numbers(1)
+        if not 0 <= length <= len(self.data) - self.position:
+            raise IndexError("a length beyond the end")
+        self.position += length
+        return self.data[self.position - length : self.position]
+
+    def end(self) -> None:
+        """Raise StateError if anything is left."""
+        if self.position != len(self.data):
+            raise ValueError(f"{len(self.data) - self.position} bytes too many")
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Turn the errors of impossible content into a StateError."""
+        try:
+            yield
+        except (IndexError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise StateError(f"the limiter state makes no sense: {error}", hint=_HINT) from error
+
+
+def seal(writer: Writer) -> bytes:
+    """Return the bytes with their checksum."""
+    return bytes(writer.data) + _CHECKSUM.pack(crc32(writer.data))
+
+
+def unseal(data: bytes) -> Reader:
+    """Check version and checksum. Raises StateError."""
+    if len(data) < 1 + _CHECKSUM.size:
+        raise StateError(f"the limiter state is cut short: {len(data)} bytes", hint=_HINT)
+    if data[0] > VERSION:
+        raise StateError(
+            f"the limiter state has version {data[0]}, this program knows up to {VERSION}",
+            hint="run the newer release that wrote it, or delete the record to start with a full limiter",
+        )
+    body = data[: -_CHECKSUM.size]
+    if _CHECKSUM.pack(crc32(body)) != data[-_CHECKSUM.size :]:
+        raise StateError("the limiter state is damaged: its checksum does not match", hint=_HINT)
+    return Reader(body)

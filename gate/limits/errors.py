@@ -1,0 +1,7 @@
+"""What can go wrong with stored limiter state."""
+
+from gate.errors import GateError
+
+
+class StateError(GateError, ValueError):
+    """Bytes that are no limiter state, are damaged, or were written by a newer version."""

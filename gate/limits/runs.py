@@ -1,0 +1,213 @@
+# ruff: noqa: SLF001 - copies look into each other
+"""What was admitted within one window, oldest first: exact while it is little, in cells when it is much.
+
+A run is `count` units and an `edge`, the newest time at which one of them may have come. Its units count until
+`edge + size`, so an edge that is late is safe and costs capacity.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterator
+from typing import ClassVar, Final, Self
+
+from gate.limits.codec import Reader, Writer
+
+LOG_RUNS: Final = 120  # 16 B each: as large as the cells, so a limit up to 120 is always exact
+_CELL_MAX: Final = 0xFFFF
+
+
+class Log:
+    """Runs with their exact times."""
+
+    __slots__ = ("_runs",)
+
+    kind: ClassVar = 1
+
+    def __init__(self) -> None:
+        self._runs = array("q")  # edge, count, edge, count, ...
+
+    def __len__(self) -> int:
+        return len(self._runs) // 2
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._runs[::2], self._runs[1::2], strict=True)
+
+    @property
+    def tail(self) -> int:
+        """The edge of the oldest run."""
+        return self._runs[0]
+
+    @property
+    def units(self) -> int:
+        """The units of all runs."""
+        return sum(self._runs[1::2])
+
+    def push(self, edge: int, count: int) -> None:
+        """Append a run; its edge is later than all others."""
+        self._runs.append(edge)
+        self._runs.append(count)
+
+    def expire(self, horizon: int) -> int:
+        """Drop the runs whose edge is not after `horizon`; return their units."""
+        runs, cut, freed = self._runs, 0, 0
+        while cut < len(runs) and runs[cut] <= horizon:
+            freed += runs[cut + 1]
+            cut += 2
+        del runs[:cut]
+        return freed
+
+    def reach(self, units: int) -> int | None:
+        """Return the edge of the run with which the oldest ones make up `units`; None: all are too few."""
+        for edge, count in self:
+            units -= count
+            if units <= 0:
+                return edge
+        return None
+
+    def write(self, out: Writer, last: int) -> None:
+        """Write the runs, newest first, each time relative to the next newer, the newest to `last`."""
+        out.numbers(len(self))
+        for edge, count in reversed(list(self)):
+            out.numbers(last - edge, count)
+            last = edge
+
+    def read(self, source: Reader, last: int) -> None:
+        """Read what `write` wrote."""
+        (length,) = source.numbers(1)
+        if not 1 <= length <= LOG_RUNS:
+            raise ValueError(f"a log of {length} runs")
+        runs = []
+        for _ in range(length):
+            gap, count = source.numbers(2)
+            last -= gap
+            runs.append((last, count))
+        for edge, count in reversed(runs):
+            self.push(edge, count)
+
+    def copy(self) -> Self:
+        """Return an independent copy."""
+        twin = type(self)()
+        twin._runs = self._runs[:]
+        return twin
+
+
+class Ring:
+    """Runs rounded up to a grid of `size / cells`, two bytes a cell.
+
+    Grid point i lies at ceil(i * size / cells), absolute: copies that are charged alike stay alike. A unit that comes
+    in (point i - 1, point i] has point i as its edge. What leaves then leaves at point i + cells, itself a grid point,
+    so capacity that is taken again as it comes free loses nothing more.
+
+    A cell counts quanta of `limit / 65535` units, rounded up. Units that fill no quantum are carried into the next
+    cell: they count longer, never shorter.
+    """
+
+    __slots__ = ("_carry", "_cells", "_first", "_last", "_quantum", "_size")
+
+    kind: ClassVar = 2
+
+    def __init__(self, size: int, limit: int) -> None:
+        # 1,000 makes cells of whole ms where windows are whole seconds; 1,024 leaves room for what quanta lose.
+        cells = 1000 if limit <= _CELL_MAX else 1024
+        self._size = size
+        self._quantum = -(-limit // _CELL_MAX)
+        self._cells = array("H", bytes(2 * (cells + 1)))  # one more: the oldest and the newest can be cut by `now`
+        self._carry = 0
+        self._first = 0
+        self._last = -1  # before _first: no runs
+
+    def point(self, now: int) -> int:
+        """Return the first grid time that is not before `now`."""
+        return self._edge(self._index(now))
+
+    def _index(self, time: int) -> int:
+        return (time - 1) * (len(self._cells) - 1) // self._size + 1
+
+    def _edge(self, index: int) -> int:
+        return -(-index * self._size // (len(self._cells) - 1))
+
+    def __len__(self) -> int:
+        return max(0, self._last - self._first + 1)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        cells, around = self._cells, len(self._cells)
+        for index in range(self._first, self._last + 1):
+            count = cells[index % around] * self._quantum + (self._carry if index == self._last else 0)
+            if count:
+                yield self._edge(index), count
+
+    @property
+    def tail(self) -> int:
+        """The edge of the oldest run."""
+        return self._edge(self._first)
+
+    @property
+    def units(self) -> int:
+        """The units of all runs."""
+        return sum(self._cells) * self._quantum + self._carry
+
+    def push(self, edge: int, count: int) -> None:
+        """Append a run. What came a window before `edge` must have expired, or it would share its cell."""
+        index = self._index(edge)
+        if not len(self):
+            self._first = index
+        self._last = index
+        count += self._carry
+        quanta = min(count // self._quantum, _CELL_MAX - self._cells[index % len(self._cells)])
+        self._cells[index % len(self._cells)] += quanta
+        self._carry = count - quanta * self._quantum
+
+    def expire(self, horizon: int) -> int:
+        """Drop the runs whose edge is not after `horizon`; return their units."""
+        cells, around, first, last = self._cells, len(self._cells), self._first, self._last
+        dead = horizon * (around - 1) // self._size
+        quanta = 0
+        while first <= last and (first <= dead or (first < last and not cells[first % around])):
+            quanta += cells[first % around]
+            cells[first % around] = 0
+            first += 1
+        self._first = first
+        freed = quanta * self._quantum
+        if first > last:
+            freed += self._carry
+            self._carry = 0
+        return freed
+
+    def reach(self, units: int) -> int | None:
+        """Return the edge of the run with which the oldest ones make up `units`; None: all are too few."""
+        for edge, count in self:
+            units -= count
+            if units <= 0:
+                return edge
+        return None
+
+    def write(self, out: Writer, last: int) -> None:
+        """Write the cells from the oldest to the newest as they are, little-endian."""
+        around = len(self._cells)
+        cells = array("H", (self._cells[index % around] for index in range(self._first, self._last + 1)))
+        if sys.byteorder == "big":
+            cells.byteswap()
+        out.numbers(self._index(last) - self._last, self._carry)
+        out.raw(cells.tobytes())
+
+    def read(self, source: Reader, last: int) -> None:
+        """Read what `write` wrote."""
+        behind, self._carry = source.numbers(2)
+        cells = array("H", source.raw())
+        if sys.byteorder == "big":
+            cells.byteswap()
+        around = len(self._cells)
+        if not 1 <= len(cells) <= around:
+            raise ValueError(f"a ring of {len(cells)} cells")
+        self._last = self._index(last) - behind
+        self._first = self._last - len(cells) + 1
+        for index, count in enumerate(cells, self._first):
+            self._cells[index % around] = count
+
+    def copy(self) -> Self:
+        """Return an independent copy."""
+        twin = object.__new__(type(self))
+        for name in self.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin._cells = self._cells[:]
+        return twin

@@ -1,0 +1,132 @@
+# ruff: noqa: SLF001 - copies look into each other
+"""The sliding window: never more than `limit` units in any interval of `size` ns."""
+
+from collections.abc import Iterator
+from typing import Final, Self
+
+from gate.limits.codec import Reader, Writer
+from gate.limits.runs import LOG_RUNS, Log, Ring
+from gate.limits.spec import MOST, NEVER, Window
+
+BEFORE: Final = -NEVER  # the edge of no run at all
+
+
+class SlidingWindow:
+    """What one window counts. The newest run stays in the object itself, so that a key with little traffic is small.
+
+    Times that are passed in must not step back; the limiter sees to that.
+    """
+
+    __slots__ = ("_edge", "_fresh", "_log", "_tail", "_used", "_window")
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._used = 0  # units that count: those of the log and of the newest run
+        self._fresh = 0  # units of the newest run
+        self._edge = BEFORE  # of the newest run: units that come until then join it
+        self._tail = BEFORE  # edge of the oldest run
+        self._log: Log | Ring | None = None  # all runs but the newest
+
+    def _add(self, now: int, units: int) -> None:
+        """Count `units` at `now`, whether they fit or not."""
+        if now > self._edge:
+            self._open(now)
+        self._fresh += units
+        self._used += units
+
+    def _expire(self, now: int) -> None:
+        """Drop what no longer counts at `now`."""
+        horizon = now - self._window.size
+        if self._tail > horizon:
+            return
+        log = self._log
+        if self._edge <= horizon:
+            self._used = self._fresh = 0
+            self._edge = self._tail = BEFORE
+            self._log = None
+        elif log is not None:
+            self._used -= log.expire(horizon)
+            if not log:
+                self._log = None
+                self._tail = self._edge
+            else:
+                self._tail = log.tail
+
+    def _open(self, now: int) -> None:
+        """Begin a new run at `now`, after the edge of the newest."""
+        if not -MOST <= now <= MOST:
+            raise ValueError(f"now must be a time in ns within 2^62 of 0, not {now}")
+        self._expire(now)
+        log = self._log
+        if self._fresh:
+            if self._fresh > MOST:  # charged without asking; still far above any limit
+                self._used -= self._fresh - MOST
+                self._fresh = MOST
+            if log is None:
+                log = self._log = Log()
+            elif isinstance(log, Log) and len(log) == LOG_RUNS:
+                log = self._log = self._compress(log)
+            log.push(self._edge, self._fresh)
+            self._fresh = 0
+        self._edge = log.point(now) if isinstance(log, Ring) else now
+        if log is None:
+            self._tail = self._edge
+
+    def _compress(self, log: Log) -> Ring:
+        ring = Ring(self._window.size, self._window.limit)
+        for edge, count in log:
+            ring.push(edge, count)
+        return ring
+
+    def _opens_at(self, now: int, units: int) -> int:
+        """Return the earliest time from `now` on at which `units` fit, if nothing else comes."""
+        self._expire(now)
+        need = self._used + units - self._window.limit
+        if need <= 0:
+            return now
+        if units > self._window.limit:
+            return NEVER
+        edge = self._log.reach(need) if self._log is not None else None
+        return (self._edge if edge is None else edge) + self._window.size
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Yield edge and units of every run, oldest first."""
+        if self._log is not None:
+            yield from self._log
+        if self._fresh:
+            yield self._edge, self._fresh
+
+    def _adopt(self, other: "SlidingWindow", now: int) -> None:
+        """Take over what `other` counts at `now`, under the limit and size of this window."""
+        for edge, count in other._runs():
+            self._add(min(edge, now), count)  # an edge on the grid may lie ahead; what came, came by now
+        self._expire(now)
+
+    def _write(self, out: Writer, last: int) -> None:
+        """Write the runs, their times relative to `last` or to one another."""
+        log = self._log
+        out.numbers(self._fresh, self._edge - last if self._fresh else 0, log.kind if log is not None else 0)
+        if log is not None:
+            log.write(out, last)
+
+    def _read(self, source: Reader, last: int) -> None:
+        """Read what `_write` wrote into this new window."""
+        self._fresh, edge, kind = source.numbers(3)
+        if self._fresh:
+            self._edge = self._tail = last + edge
+        self._used = self._fresh
+        if kind:
+            log = Log() if kind == Log.kind else Ring(self._window.size, self._window.limit)
+            if kind != log.kind:
+                raise ValueError(f"unknown kind of runs {kind}")
+            log.read(source, last)
+            self._log = log
+            self._tail = log.tail
+            self._used += log.units
+
+    def _copy_into(self, twin: Self) -> Self:
+        for name in SlidingWindow.__slots__:
+            setattr(twin, name, getattr(self, name))
+        if self._log is not None:
+            twin._log = self._log.copy()
+        return twin
