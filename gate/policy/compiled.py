@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from pydantic import BaseModel
 
 from gate.limits import Spec, Window
+from gate.limits.spec import MOST
 from gate.policy.fields import SECOND, Overflow
 from gate.policy.layers import Key
 from gate.policy.names import DEFAULT, Glob, globs_of, is_glob
@@ -102,7 +103,7 @@ def compile_spec(said: Mapping[Any, Any]) -> Spec:
     if size is not None:
         limit = said.get("window_limit")
         if limit is None and rate is not None:
-            limit = max(1, math.floor(rate * size / SECOND))
+            limit = min(max(1, math.floor(rate * size / SECOND)), MOST)
         if limit is not None:
             limits[size] = min(limit, limits.get(size, limit))
     burst = said.get("burst_size") or (1 if rate is None else max(1, math.ceil(rate)))

@@ -19,6 +19,8 @@ from gate.policy.errors import did_you_mean, quoted
 SECOND: Final = 1_000_000_000  # ns
 MAX_DURATION: Final = 100 * 365 * 86_400 * SECOND  # 100 years, in ns: fits into 63 bits
 MAX_COUNT: Final = 10**15  # units: as JSON and doubles still hold them exactly
+MAX_RATE: Final = 10**12  # units per second
+MIN_RATE: Final = 10**9  # seconds per unit: some 30 years
 MAX_WEIGHT: Final = 1_000_000
 
 _UNITS: Final[Mapping[str, int]] = {
@@ -77,15 +79,16 @@ def read_count(value: object) -> int:
     return _whole(value, 1, MAX_COUNT)
 
 
-def read_rate(value: object) -> Fraction:
+def read_rate(value: Any) -> Fraction:
     """Read units per second: a number, or text such as "10/min"."""
     hint = 'write a number per second, or text such as "10/min" or "1/3s"'
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise wrong(f"must be a rate, not {quoted(value)}", hint)
     try:
-        return parse_rate(value)
-    except ValueError as error:
-        raise wrong(f"must be a rate: {error}", hint) from None
+        rate = parse_rate(value)
+    except (TypeError, ValueError):
+        raise wrong(f"must be a rate above 0, not {quoted(value)}", hint) from None
+    if not Fraction(1, MIN_RATE) <= rate <= MAX_RATE:
+        raise wrong(f"must be from 1e-9 to 1e12 per second, not {quoted(value)}", hint)
+    return rate
 
 
 def read_duration(value: object) -> int:
@@ -93,8 +96,8 @@ def read_duration(value: object) -> int:
     hint = "write seconds as a number, or text such as 500ms, 90s, 1m, 1h30m, 7d"
     if isinstance(value, str) and _LIST_OF_PARTS.fullmatch(value):
         length = sum(Fraction(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        length = Fraction(str(value)) * SECOND
+    elif (seconds := _number(value)) is not None:
+        length = seconds * SECOND
     else:
         raise wrong(f"must be a length of time, not {quoted(value)}", hint)
     if not 0 < length <= MAX_DURATION:
@@ -109,9 +112,9 @@ def read_seconds(value: object) -> float:
 
 def read_weight(value: object) -> Fraction:
     """Read a lane's weight: a number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    weight = _number(value)
+    if weight is None:
         raise wrong(f"must be a weight, not {quoted(value)}", "write a number above 0, such as 3 or 0.5")
-    weight = Fraction(str(value))
     if weight <= 0:
         raise wrong(f"must be above 0, not {quoted(value)}", "leave the lane out: its requests go to the default lane")
     if not Fraction(1, MAX_WEIGHT) <= weight <= MAX_WEIGHT:
@@ -138,7 +141,9 @@ def read_flag(value: object) -> bool:
 def read_text(value: object) -> str:
     """Read text that is not empty, of one line and at most 1,000 characters."""
     if not isinstance(value, str):
-        raise wrong(f"must be text, not {quoted(value)}", f'write "{value}" in quotes' if _is_number(value) else "")
+        raise wrong(
+            f"must be text, not {quoted(value)}", f'write "{value}" in quotes' if _number(value) is not None else ""
+        )
     if not value or len(value) > 1000 or not value.isprintable() or value != value.strip():
         raise wrong(f"must be 1 to 1000 printable characters without spaces around them, not {quoted(value)}")
     return value
@@ -178,6 +183,15 @@ def _expect(kind: type, name: str) -> Callable[[Any], Any]:
     return read
 
 
+def _number(value: object) -> Fraction | None:
+    """Return the number as written, 0.1 as a tenth; None for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float):
+        return Fraction(repr(value)) if math.isfinite(value) else None
+    return Fraction(value)
+
+
 def _whole(value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong(f"must be a whole number, not {quoted(value)}", _whole_hint(value))
@@ -204,10 +218,6 @@ def _flag_hint(value: object) -> str:
     word = value.lower() if isinstance(value, str) else ""
     word = meant.get(word, word)
     return f"write {word} without quotes" if word in {"true", "false"} else ""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 Count = Annotated[int, PlainValidator(read_count)]

@@ -22,7 +22,7 @@ def spell_duration(ns: int) -> str:
     for unit, size in _SPANS:
         if ns % size == 0:
             return f"{ns // size}{unit}"
-    return f"{Fraction(ns, SECOND):.9f}".rstrip("0") + "s"
+    return f"{ns // SECOND}.{ns % SECOND:09d}".rstrip("0") + "s"
 
 
 def spell_rate(rate: Fraction) -> str:

@@ -14,7 +14,7 @@ def _cases():
         yield pytest.param(text, expected.rstrip("\n"), id=name)
 
 
-@pytest.mark.parametrize(("text", "expected"), _cases())
+@pytest.mark.parametrize(("text", "expected"), list(_cases()))
 def test_an_error_says_where_what_and_what_to_do(text, expected):
     with pytest.raises(PolicyError) as raised:
         parse_policy(text)
