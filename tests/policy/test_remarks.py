@@ -10,6 +10,12 @@ from gate.policy.notes import notes_on
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "policy.yaml"
 REFUSED = 'so it refuses topics of both "a.b" and "a_b"'
+INHERITED_AND_OWN_MAX_DELAY = """\
+defaults: {window_limit: 1, max_delay: 9}
+services:
+  a: {overflow: hold}
+  b: {overflow: hold, max_delay: 5}
+"""
 
 
 @pytest.mark.parametrize(
@@ -30,9 +36,8 @@ REFUSED = 'so it refuses topics of both "a.b" and "a_b"'
             [':1: services."p*": burst_size 100 is never reached: a window allows 90 per 90s'],
         ),
         (
-            "defaults: {window_limit: 1, max_delay: 9}\nservices: {a: {overflow: hold}, b: {extends: t}}\n"
-            "templates: {t: {overflow: hold, max_delay: 5}}",
-            [":2: services.b: max_delay has no effect with overflow: hold"],
+            INHERITED_AND_OWN_MAX_DELAY,
+            [":4: services.b: max_delay has no effect with overflow: hold"],
         ),
         (
             "defaults: {requests_per_second: 1}\nservices: {pay: {priorities: {fast: 2, slow: 1}}}",
