@@ -17,7 +17,9 @@ from cyclopts import App, CycloptsError
 from gate.errors import GateError
 
 COMMANDS: Final[Mapping[str, str]] = {
+    "demo": "Play the main job on a real broker, with live numbers, and check the sums.",
     "broker": "Run a local Apache Kafka until interrupted.",
+    "run": "Run one gate instance; several share the work.",
     "policy": "Check, show and compare policy files.",
 }
 """Name and one line of each command, in the order of `gate --help`; its module is imported when it is called."""

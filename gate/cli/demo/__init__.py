@@ -1,0 +1,206 @@
+"""`gate demo`: the main job on a real broker, with live numbers, and a summary that is checked."""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, suppress
+from pathlib import Path
+from typing import Annotated, Final
+
+import structlog
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from consumers.alerts import AlertConsumer
+from consumers.handlers import Job
+from consumers.worker import Worker
+from gate.cli.demo.chart import draw
+from gate.cli.demo.reader import Reader
+from gate.cli.demo.scenario import PARTS
+from gate.cli.demo.screen import CHECKED, Screen, remarks, summary
+from gate.cli.demo.stage import GateProcess, request_topics
+from gate.cli.demo.tally import Tally
+from gate.cli.demo.traffic import offer
+from gate.cli.demo.verify import broken_promises
+from gate.cli.progress import progress
+from gate.errors import GateError
+from gate.kafka.connect import wait_for_broker
+from gate.kafka.local import LocalBroker
+from gate.kafka.topics import Names
+from gate.limits import Spec
+from gate.policy import Settings, load_policy
+from gate.policy.settings import ENVIRONMENT
+
+POLICY: Final = Path(__file__).with_name("policy.yaml")
+PICTURE: Final = Path("build/demo.png")
+LOG: Final = Path("build/demo.log")
+_CONNECT_SECONDS: Final = 15.0
+_SETTLE_SECONDS: Final = 25.0  # the longest delay, then five quiet seconds until a breach counts as over, and some more
+_REFRESH_SECONDS: Final = 0.25
+
+Seconds = Annotated[float, Parameter(validator=Number(gte=3, lte=3600))]
+
+
+def demo(*, seconds: Seconds = 12.0, bootstrap: str | None = None) -> None:
+    """Play the main job on a real broker, show it live, and check the sums.
+
+    Three services get requests: one stays below its limit, one is hit by bursts, one is flooded. A gate, a worker and
+    an alert consumer do their work. At the end everything is counted from the topics; the exit code is 0 only if each
+    request ended exactly once, no limit was exceeded and nobody was admitted before the promised time. Writes
+    `build/demo.png`, and the gate's log to `build/demo.log`.
+
+    Example: `gate demo --seconds 20`
+
+    Parameters
+    ----------
+    seconds
+        How long requests come; what waits by then is waited for.
+    bootstrap
+        A broker that is there already (GATE_BOOTSTRAP also names one); the topics made on it are deleted at the end.
+        Without one a local broker is started.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both mean: stop, and leave nothing behind
+    bootstrap = bootstrap or os.environ.get(f"{ENVIRONMENT}BOOTSTRAP")
+    for setting in Settings.model_fields:  # they are meant for another gate than the one that is started here
+        os.environ.pop(ENVIRONMENT + setting.upper(), None)
+    with ExitStack() as stack:
+        _log_to(LOG, stack)
+        guest = bootstrap is not None
+        if bootstrap is None:
+            with progress() as say:
+                bootstrap = stack.enter_context(LocalBroker.start(on_progress=say)).bootstrap
+        names = Names(f"demo-{secrets.token_hex(3)}" if guest else "gate")
+        try:
+            asyncio.run(_play(Console(), bootstrap, names, seconds, guest=guest))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+
+async def _play(console: Console, bootstrap: str, names: Names, seconds: float, *, guest: bool) -> None:
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    specs = _specs()
+    tally = Tally(names, specs)
+    worked: dict[str, set[str]] = {service: set() for service in specs}
+    async with AsyncExitStack() as stack:
+        with progress() as say:
+            await wait_for_broker(bootstrap, _CONNECT_SECONDS, say)
+            await stack.enter_async_context(request_topics(bootstrap, names, specs, leave=not guest))
+            say("starting the gate")
+            gate = GateProcess(POLICY, bootstrap, names.prefix, LOG)
+            stack.callback(gate.kill)
+            await gate.ready()
+        with Screen(console, tally, specs, gate.url) as screen:
+            submitted = await _act(bootstrap, names, gate, screen, tally, worked, seconds)
+        await _report(console, tally, specs, submitted, worked)
+
+
+async def _act(
+    bootstrap: str,
+    names: Names,
+    gate: GateProcess,
+    screen: Screen,
+    tally: Tally,
+    worked: Mapping[str, set[str]],
+    seconds: float,
+) -> Mapping[str, set[str]]:
+    """Let everybody do their work until all is decided; return the ids that were submitted, per service."""
+    reader = Reader(bootstrap, tally)
+    worker = Worker(bootstrap, group_id=f"{names.prefix}-workers", names=names)
+    for service, done in worked.items():
+        worker.handler(service)(_job(done))
+    alerts = AlertConsumer(bootstrap, [screen], group_id=f"{names.prefix}-alerts", names=names)
+    async with asyncio.TaskGroup() as crew:
+        reading = crew.create_task(reader.run())
+        refreshing = crew.create_task(_refresh(screen))
+        watching = crew.create_task(gate.watch())
+        programs = [crew.create_task(program.run()) for program in (worker, alerts)]
+        offers = {
+            part.service: crew.create_task(offer(bootstrap, names.requests(part.service), part, seconds))
+            for part in PARTS
+        }
+        submitted = {service: await task for service, task in offers.items()}
+        with suppress(TimeoutError):  # the checks will say what is missing
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await reader.until(lambda: _all_is_done(tally, submitted, worked))
+        worker.stop()
+        alerts.stop()
+        await asyncio.gather(*programs)
+        watching.cancel()
+        await gate.stop()
+        await reader.catch_up()
+        reading.cancel()
+        refreshing.cancel()
+    return submitted
+
+
+def _job(done: set[str]) -> Callable[[Job], None]:
+    def work(job: Job) -> None:
+        done.add(job.id)
+
+    return work
+
+
+def _all_is_done(tally: Tally, submitted: Mapping[str, set[str]], worked: Mapping[str, set[str]]) -> bool:
+    return all(
+        ledger.settled
+        and submitted[name] <= ledger.requests.keys()
+        and {outcome.id for outcome in ledger.admitted} <= worked[name]
+        for name, ledger in tally.ledgers.items()
+    )
+
+
+async def _refresh(screen: Screen) -> None:
+    while True:
+        screen.refresh()
+        await asyncio.sleep(_REFRESH_SECONDS)
+
+
+async def _report(
+    console: Console,
+    tally: Tally,
+    specs: Mapping[str, Spec],
+    submitted: Mapping[str, set[str]],
+    worked: Mapping[str, set[str]],
+) -> None:
+    console.print(summary(tally, worked))
+    for line in remarks(tally):
+        console.print(line, soft_wrap=True, highlight=False)
+    try:
+        await asyncio.to_thread(draw, tally.ledgers, specs, PICTURE)
+        console.print(f"picture: {PICTURE.resolve()}", soft_wrap=True, highlight=False)
+    except ImportError as error:
+        console.print(f"no picture: {error}; `pip install kafka-admission-gate[plot]` brings it", soft_wrap=True)
+    broken = [
+        line
+        for name, ledger in tally.ledgers.items()
+        for line in broken_promises(ledger, specs[name], submitted[name], worked[name])
+    ]
+    if broken:
+        raise GateError(f"the demonstration failed {len(broken)} checks", hint="\n".join(broken))
+    console.print(CHECKED, style="green", soft_wrap=True, highlight=False)
+
+
+def _specs() -> dict[str, Spec]:
+    policy = load_policy(POLICY)
+    return {part.service: policy.effective(part.service).spec for part in PARTS}
+
+
+def _log_to(path: Path, stack: ExitStack) -> None:
+    """Send what the parts in this process log where the gate's own log goes."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        file = stack.enter_context(path.open("a"))
+    except OSError as error:
+        raise GateError(f"cannot write {path}: {error.strerror}", hint="run it in a folder that is yours") from None
+    structlog.configure(
+        logger_factory=structlog.WriteLoggerFactory(file),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it says nothing that the checks would not find

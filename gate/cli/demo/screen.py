@@ -1,0 +1,178 @@
+"""What the demonstration shows: a live table on a terminal, a line now and then elsewhere, and the summary."""
+
+import time
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Self
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from consumers.alerts import Alert
+from gate.cli.demo.scenario import PARTS
+from gate.cli.demo.tally import Ledger, Tally, percentile
+from gate.limits import Spec
+from gate.policy.wording import spell_spec
+
+_ALERTS: Final = 8  # that are shown at a time
+_RATE_SECONDS: Final = 2.0
+_PLAIN_EVERY: Final = 3.0  # seconds
+_CAVEAT: Final = "A demonstration: one broker, one copy of everything, no encryption, no passwords. Not for production."
+CHECKED: Final = (
+    "Checked: each request ended exactly once, unchanged; no bucket and no window was exceeded at any time; none was "
+    "admitted before its gate-not-before; each breach was opened once and resolved; the worker did all that was "
+    "admitted."
+)
+_MOODS: Final[Mapping[str, str]] = {part.service: part.mood for part in PARTS}
+
+
+class Screen:
+    """The state of the play, for people; also a sink of the alert consumer."""
+
+    def __init__(self, console: Console, tally: Tally, specs: Mapping[str, Spec], url: str) -> None:
+        self._console = console
+        self._tally = tally
+        self._specs = specs
+        self._url = url
+        self._started = time.monotonic()
+        self._history: deque[tuple[float, dict[str, int]]] = deque()
+        self._alerts: deque[Text] = deque(maxlen=_ALERTS)
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._line_due = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        else:
+            self._console.print(f"console of the gate: {self._url}")
+            self._console.print(_CAVEAT)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    async def take(self, alert: Alert) -> None:
+        """Show an alert."""
+        style = {"gate.breach.opened": "bold red", "gate.breach.resolved": "bold green"}.get(alert.type, "yellow")
+        line = Text(f"{alert}", style=style)
+        self._alerts.append(line)
+        if self._live is None:
+            self._console.print(line)
+
+    def refresh(self) -> None:
+        """Show how things are now."""
+        now = time.monotonic()
+        self._history.append((now, {name: len(ledger.requests) for name, ledger in self._tally.ledgers.items()}))
+        while now - self._history[0][0] > _RATE_SECONDS:
+            self._history.popleft()
+        if self._live is not None:
+            self._live.update(self._picture(), refresh=True)
+        elif now >= self._line_due:
+            self._line_due = now + _PLAIN_EVERY
+            self._console.print(self._line())
+
+    def _picture(self) -> RenderableType:
+        table = Table(box=box.SIMPLE_HEAD, title=f"admission gate, {self._seconds():.0f} s", title_justify="left")
+        table.add_column("service", no_wrap=True)
+        table.add_column("limit")
+        for column in ("offered/s", "admitted", "waiting", "next, last in", "rejected"):
+            table.add_column(column, justify="right")
+        table.add_column("breach")
+        for name, ledger in self._tally.ledgers.items():
+            breach = ledger.breach is not None
+            table.add_row(
+                Text.assemble((name, "bold"), f" {_MOODS.get(name, '')}"),
+                spell_spec(self._specs[name]),
+                f"{self._offered(name):.0f}",
+                f"{len(ledger.admitted)}",
+                f"{len(ledger.waiting)}",
+                _etas(ledger),
+                f"{len(ledger.rejected)}",
+                Text("open", style="bold red") if breach else Text("none", style="green"),
+            )
+        alerts = self._alerts or [Text("none yet", style="dim")]
+        return Group(
+            table, Text("alerts", style="bold"), *alerts, Text(f"\nconsole: {self._url}"), Text(_CAVEAT, style="dim")
+        )
+
+    def _line(self) -> str:
+        parts = [
+            f"{name} {self._offered(name):.0f}/s offered, {len(ledger.admitted)} admitted, "
+            f"{len(ledger.waiting)} waiting"
+            f"{f' ({_etas(ledger)})' if ledger.waiting else ''}, {len(ledger.rejected)} rejected"
+            for name, ledger in self._tally.ledgers.items()
+        ]
+        return f"{self._seconds():4.0f} s  " + " | ".join(parts)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def _offered(self, service: str) -> float:
+        (begin, before), (end, after) = self._history[0], self._history[-1]
+        return (after[service] - before[service]) / (end - begin) if end > begin else 0.0
+
+
+def _etas(ledger: Ledger) -> str:
+    if not ledger.waiting:
+        return ""
+    now = time.time() * 1000
+    times = [place.not_before_ms for place in ledger.waiting.values()]
+    return ", ".join(f"{max(0.0, moment - now) / 1000:.1f} s" for moment in (min(times), max(times)))
+
+
+def summary(tally: Tally, worked: Mapping[str, Collection[str]]) -> Table:
+    """Return the sums of all services, as the topics give them."""
+    table = Table(box=box.SIMPLE_HEAD, title="counted from the topics, read_committed", title_justify="left")
+    table.add_column("service", no_wrap=True)
+    columns = (
+        "submitted",
+        "admitted",
+        "of these delayed",
+        "rejected",
+        "still waiting",
+        "breaches",
+        "resolved",
+        "worked",
+    )
+    for column in columns:
+        table.add_column(column, justify="right")
+    rows = {name: _sums(ledger, len(worked[name])) for name, ledger in tally.ledgers.items()}
+    for name, sums in rows.items():
+        table.add_row(Text.assemble((name, "bold"), f" {_MOODS.get(name, '')}"), *map(str, sums))
+    table.add_section()
+    table.add_row("all", *(str(sum(column)) for column in zip(*rows.values(), strict=True)))
+    return table
+
+
+def remarks(tally: Tally) -> list[str]:
+    """Return why requests were rejected, and how late parked ones were released."""
+    lines = []
+    for name, ledger in tally.ledgers.items():
+        if reasons := ledger.reasons():
+            lines.append(f"{name}: rejected for {', '.join(f'{why} {count}' for why, count in reasons.most_common())}")
+    decided, seen = (sorted(lags) for lags in zip(*(ledger.lags() for ledger in tally.ledgers.values()), strict=True))
+    by_stamp, by_consumer = (sorted(lag for lags in side for lag in lags) for side in (decided, seen))
+    if by_stamp:
+        lines.append(
+            f"release lag of {len(by_stamp)} parked requests: p50 {percentile(by_stamp, 0.5)} ms, "
+            f"p99 {percentile(by_stamp, 0.99)} ms after their gate-not-before by the gate's stamp; "
+            f"p50 {percentile(by_consumer, 0.5)} ms, p99 {percentile(by_consumer, 0.99)} ms as a consumer saw it"
+        )
+    return lines
+
+
+def _sums(ledger: Ledger, worked: int) -> Sequence[int]:
+    return (
+        len(ledger.requests),
+        len(ledger.admitted),
+        len(ledger.delayed_then_admitted),
+        len(ledger.rejected),
+        len(ledger.waiting),
+        len(ledger.opened),
+        len(ledger.resolved),
+        worked,
+    )

@@ -1,0 +1,112 @@
+"""What must stand before the demonstration can play: topics, and a gate in a process of its own."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from gate.errors import GateError
+from gate.kafka.local import bound
+from gate.kafka.local.config import HOST, free_port
+from gate.kafka.topics import Names
+
+PARTITIONS: Final = 3  # of each request topic
+SHARDS: Final = 4  # three services need no more, and each shard takes a moment to start
+_READY_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 15.0
+_POLL: Final = 0.1
+_TAIL: Final = 15  # lines of the log that a failure shows
+
+
+@asynccontextmanager
+async def request_topics(bootstrap: str, names: Names, services: Iterable[str], *, leave: bool) -> AsyncIterator[None]:
+    """Create the request topics; at the end delete all topics of these names unless told to `leave` them."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        answer = await admin.create_topics([NewTopic(names.requests(name), PARTITIONS, -1) for name in services])
+        for topic, code, why in answer.topic_errors:
+            if code:
+                raise GateError(f"topic {topic} could not be created: {why or f'error {code}'}")
+        try:
+            yield
+        finally:
+            if not leave:
+                there = await admin.list_topics()
+                await admin.delete_topics([topic for topic in there if topic.startswith(f"{names.prefix}.")])
+    finally:
+        await admin.close()
+
+
+class GateProcess:
+    """`gate run` as a child: it dies with this process, however that ends."""
+
+    def __init__(self, policy: Path, bootstrap: str, prefix: str, log: Path) -> None:
+        self._port = free_port()
+        self._log = log
+        command = [sys.executable, "-m", "gate", "run", "--config", str(policy), "--bootstrap", bootstrap]
+        command += ["--prefix", prefix, "--shards", str(SHARDS), "--http", str(self._port)]
+        self._process = bound.spawn(command, cwd=Path.cwd(), output=log)
+
+    @property
+    def url(self) -> str:
+        """Where its console is."""
+        return f"http://{HOST}:{self._port}/"
+
+    async def ready(self) -> None:
+        """Return when it decides about requests. Raises GateError if it ends, or takes too long."""
+        reasons = "it does not answer"
+        try:
+            async with asyncio.timeout(_READY_SECONDS), httpx.AsyncClient(trust_env=False) as client:
+                while True:
+                    self.check()
+                    try:
+                        answer = await client.get(f"{self.url}readyz")
+                    except httpx.TransportError:
+                        pass
+                    else:
+                        if answer.is_success:
+                            return
+                        reasons = "; ".join(answer.json()["reasons"])
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise self._error(f"the gate is not ready after {_READY_SECONDS:g} s: {reasons}") from None
+
+    def check(self) -> None:
+        """Raise GateError if it has ended."""
+        if (code := self._process.poll()) is not None:
+            raise self._error(f"the gate ended with exit code {code}")
+
+    async def watch(self) -> None:
+        """Raise GateError as soon as it ends."""
+        while True:
+            self.check()
+            await asyncio.sleep(_POLL)
+
+    async def stop(self) -> None:
+        """Let it commit what is under way and end; raises GateError if it fails at that. May be called again."""
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = await asyncio.to_thread(self._process.wait, _STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise self._error(f"the gate did not stop within {_STOP_SECONDS:g} s of SIGTERM") from None
+        if code != 0:
+            raise self._error(f"the gate ended with exit code {code} on SIGTERM")
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def _error(self, message: str) -> GateError:
+        lines = self._log.read_text("utf-8", errors="replace").splitlines()[-_TAIL:]
+        return GateError(message, hint="\n".join([f"its log, {self._log}, ends with:", *lines]))
