@@ -3,7 +3,7 @@
 import re
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 from cyclopts.types import Port
@@ -13,10 +13,18 @@ from gate.errors import GateError
 from gate.kafka.local import LocalBroker
 from gate.kafka.local.broker import HEAP
 
+STOP: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def _heap(_type: object, value: str) -> None:
     if not re.fullmatch(r"[1-9]\d*[kmg]", value, re.IGNORECASE | re.ASCII):
         raise ValueError("must be a number followed by k, m or g, such as 512m")
+
+
+def _interrupt_once(*_: object) -> None:
+    for stop in STOP:
+        signal.signal(stop, signal.SIG_IGN)  # an impatient second Ctrl-C must not cut the clean-up short
+    raise KeyboardInterrupt
 
 
 def broker(
@@ -41,7 +49,8 @@ def broker(
     heap
         Memory of the JVM.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both mean: stop, and that is no failure
+    for stop in STOP:
+        signal.signal(stop, _interrupt_once)
     try:
         with progress() as say:
             running = LocalBroker.start(data, port=port, heap=heap, on_progress=say)

@@ -47,7 +47,6 @@ class LocalBroker:
         self._properties = properties
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
-        self._new_archive: Path | None = None
 
     @classmethod
     def start(
@@ -112,7 +111,7 @@ class LocalBroker:
             except subprocess.TimeoutExpired:
                 self.kill()
             else:
-                self._keep_archive()
+                self._runtime.keep_archive(self.folder)
             self._process = None
         self._folder.close()
 
@@ -168,25 +167,17 @@ class LocalBroker:
             if not config.is_free(port):
                 raise PortTakenError(f"port {port} is in use", hint="choose another one, or none to get a free one")
         cluster = self._runtime.format(self.folder / config.DATA)
-        properties = self.folder / "server.properties"
-        properties.write_text(config.server_properties(*self._ports, self._properties), "ascii")
+        properties = config.server_properties(*self._ports, self._properties)
+        self.folder.joinpath("server.properties").write_text(properties, "ascii")
+        self.folder.joinpath("log4j2.properties").write_text(config.LOG4J, "ascii")
         self._log.unlink(missing_ok=True)
-        self._process = bound.spawn(self._command(), cwd=self.folder, output=self._log)
+        command = self._runtime.command(self._heap, self._runtime.archive_flag())
+        self._process = bound.spawn(command, cwd=self.folder, output=self._log)
         try:
             self._await_answer(self._process, cluster)
         except BaseException:
             self.kill()
             raise
-
-    def _command(self) -> list[str]:
-        archive = self._runtime.archive
-        if archive.exists():
-            flag = f"-XX:SharedArchiveFile={archive}"
-        else:
-            self._new_archive = self._runtime.scratch_archive()
-            flag = f"-XX:ArchiveClassesAtExit={self._new_archive}"
-        self.folder.joinpath("log4j2.properties").write_text(config.LOG4J, "ascii")
-        return self._runtime.command(self._heap, flag)
 
     def _await_answer(self, process: subprocess.Popen[bytes], cluster: str) -> None:
         deadline = time.monotonic() + self._timeout
@@ -204,8 +195,3 @@ class LocalBroker:
                     hint=f"its log ends with:\n{self.log_tail() or '(nothing)'}",
                 )
             time.sleep(_POLL)
-
-    def _keep_archive(self) -> None:
-        """Put the archive that this stop made where the next start looks for it."""
-        if self._new_archive is not None and self._new_archive.exists():
-            self._new_archive.replace(self._runtime.archive)

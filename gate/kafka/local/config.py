@@ -1,12 +1,15 @@
 """What the broker is told: its properties, its log and its identity."""
 
 import base64
+import errno
 import json
 import random
 import socket
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+
+from gate.errors import GateError
 
 HOST = "127.0.0.1"
 DATA = "data"
@@ -89,11 +92,13 @@ def free_port(*, taken: int | None = None) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen at the port now."""
+    """Return whether a server could listen at the port now. Raises GateError if that is not for this user to ask."""
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the JVM does: TIME_WAIT is no obstacle
         try:
             server.bind((HOST, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise GateError(f"port {port} can't be used: {error.strerror}", hint="choose one above 1023") from error
             return False
     return True

@@ -5,11 +5,12 @@ reviewed, whichever tool or mirror delivered it.
 """
 
 import hashlib
+import re
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -84,19 +85,19 @@ def _fill(folder: Path, missing: tuple[Jar, ...], on_progress: Progress, fetcher
     failures = []
     for tool, fetch in fetchers:
         on_progress(f"fetching Apache Kafka {KAFKA_VERSION} from Maven Central with {tool}: {len(missing)} jars")
-        # Beside its target, so that each jar gets there by one rename
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetch-") as scratch:
+        with _scratch(folder) as scratch:
             try:
-                fetch(missing, Path(scratch), on_progress)
+                fetch(missing, scratch, on_progress)
             except FetchError as error:
                 failures.append(f"{tool}: {error}")
                 continue
             for jar in missing:
-                fetched = Path(scratch, jar.name)
+                fetched = scratch / jar.name
                 if not jar.is_at(fetched):
                     raise GateError(
                         f"{jar.name} as fetched with {tool} is not the jar this version of the gate was built for",
-                        hint=f"expected SHA-256 {jar.sha256}; is a proxy or a mirror altering downloads?",
+                        hint=f"expected SHA-256 {jar.sha256}\nis a mirror altering downloads, or a copy in "
+                        "~/.m2/repository damaged? delete that one",
                     )
                 fetched.replace(folder / jar.name)
             return
@@ -106,6 +107,18 @@ def _fill(folder: Path, missing: tuple[Jar, ...], on_progress: Progress, fetcher
         hint="install Maven (Debian: apt-get install maven) or `pip install 'kafka-admission-gate[broker]'`, and check "
         "the network; or use a broker of your own with --bootstrap",
     )
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, so that a jar gets there by one rename. The lock makes it ours alone."""
+    scratch = folder.with_name("fetching")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _fetchers() -> Iterator[tuple[str, Fetch]]:
@@ -131,18 +144,17 @@ def _fetch_with_mvn(mvn: str, jars: tuple[Jar, ...], folder: Path, on_progress: 
     deadline = threading.Timer(FETCH_TIMEOUT, process.kill)
     deadline.start()
     try:
-        errors, done = [], 0
+        said, complaint = "", ""
         with process:
             for line in process.stdout or ():
-                if "[ERROR]" in line:
-                    errors.append(line.partition("[ERROR]")[2].strip())
-                elif "Downloaded from" in line and ".jar (" in line:
-                    done += 1
-                    on_progress(f"mvn fetched {line.split('/')[-1].strip()}")
+                said = line.strip() or said
+                complaint = complaint or line.partition("[ERROR]")[2].strip()
+                if fetched := re.search(r"Downloaded from .*/([^/ ]+\.jar) ", line):
+                    on_progress(f"fetched {fetched[1]}")
     finally:
         deadline.cancel()
     if process.returncode:
-        raise FetchError(errors[0] if errors else f"exit code {process.returncode}")
+        raise FetchError(complaint or said or f"exit code {process.returncode}")
 
 
 def _pom(jars: Iterable[Jar]) -> str:

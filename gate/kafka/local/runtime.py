@@ -1,5 +1,6 @@
 """What every broker on this machine shares: Java, the jars, a formatted log and an archive of loaded classes."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from gate.kafka.local import config, jars, jvm
 from gate.kafka.local.cache import cache_folder, locked
 
 _CHECKPOINT = Path("__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint")
+_NEW_ARCHIVE = "classes.jsa"
 _FORMAT_TIMEOUT = 120  # seconds; it takes one
 
 
@@ -30,7 +32,10 @@ class Runtime:
         """Find Java and the jars, fetch what is missing. Raises GateError."""
         java = jvm.find()
         cache = cache_folder() / f"kafka-{jars.KAFKA_VERSION}-{jars.lock_id()}"
-        paths = jars.provide(cache / "jars", on_progress)
+        try:
+            paths = jars.provide(cache / "jars", on_progress)
+        except OSError as error:
+            raise GateError(f"{cache}: {error.strerror}", hint="XDG_CACHE_HOME names another place for it") from error
         return cls(java, os.pathsep.join(map(str, paths)), cache)
 
     def format(self, data: Path) -> str:
@@ -89,6 +94,18 @@ class Runtime:
         """The class-data archive of this Java and these jars; halves the start once the first clean stop made it."""
         return self.cache / f"classes-{self.java.build}.jsa"
 
-    def scratch_archive(self) -> Path:
-        """Return a name beside `archive` that no other process uses."""
-        return self.archive.with_suffix(f".{secrets.token_hex(4)}")
+    def archive_flag(self) -> str:
+        """Return the option that uses the archive, or that writes one to the broker's folder when it stops."""
+        if self.archive.exists():
+            return f"-XX:SharedArchiveFile={self.archive}"
+        return f"-XX:ArchiveClassesAtExit={_NEW_ARCHIVE}"
+
+    def keep_archive(self, folder: Path) -> None:
+        """Move the archive that a stopped broker may have written in `folder` to where the next start looks for it."""
+        new = folder / _NEW_ARCHIVE
+        scratch = self.archive.with_suffix(f".{secrets.token_hex(4)}")
+        if new.exists():
+            with contextlib.suppress(OSError):  # a full or read-only cache costs a second at the next start, no more
+                shutil.copyfile(new, scratch)
+                scratch.replace(self.archive)
+            new.unlink()
