@@ -20,6 +20,11 @@ COMMANDS: Final[Mapping[str, str]] = {
     "demo": "Play the main job on a real broker, with live numbers, and check the sums.",
     "broker": "Run a local Apache Kafka until interrupted.",
     "run": "Run one gate instance; several share the work.",
+    "submit": "Submit requests: lines of a file, of stdin, or generated ones.",
+    "usage": "Show limits, rate, backlog and ETA of each service and lane.",
+    "tail": "Print admitted, delayed or rejected requests, or alerts, as they come.",
+    "worker": "Run a command for each admitted request of a service.",
+    "alerts": "Print alerts as they come, and post them to a webhook.",
     "policy": "Check, show and compare policy files.",
 }
 """Name and one line of each command, in the order of `gate --help`; its module is imported when it is called."""

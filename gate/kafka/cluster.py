@@ -97,6 +97,18 @@ class Cluster:
             wanted += self._service_specs(service, partitions, int(size) if size else None)
         await self.ensure(*wanted)
 
+    async def _replicas(self) -> int:
+        """Return the replication factor to create topics with; aiokafka can't leave it to the broker."""
+        if self._replication == -1:
+            brokers = (await self._admin.describe_cluster())["brokers"]
+            node = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["node_id"]))
+            answers = await self._admin.describe_configs([node])
+            config = {
+                entry[0]: entry[1] for answer in answers for resource in answer.resources for entry in resource[4]
+            }
+            self._replication = int(config.get("default.replication.factor") or 1)
+        return self._replication
+
     async def ensure(self, *specs: TopicSpec) -> None:
         """Create what is missing, and add partitions where there are too few.
 
@@ -116,8 +128,9 @@ class Cluster:
             )
         async with asyncio.timeout(DEADLINE):
             if missing:
+                replicas = await self._replicas()
                 answer = await self._admin.create_topics(
-                    [NewTopic(s.name, s.partitions, self._replication, topic_configs=dict(s.config)) for s in missing]
+                    [NewTopic(s.name, s.partitions, replicas, topic_configs=dict(s.config)) for s in missing]
                 )
                 for topic, code, *rest in answer.topic_errors:
                     if code and for_code(code) is not TopicAlreadyExistsError:

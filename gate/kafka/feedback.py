@@ -15,6 +15,8 @@ from gate.kafka.wire import EARLIEST, LATEST, Reader
 CONTROL_POLL_MS: Final = 500
 LAG_EVERY: Final = 0.25
 BACKOFF: Final = 1.0
+START_DEADLINE: Final = 30.0
+CALL_DEADLINE: Final = 10.0
 
 log = structlog.get_logger("gate.feedback")
 
@@ -71,10 +73,11 @@ class Feedback:
 
     async def start(self) -> None:
         """Read what the control topic holds, then follow it."""
-        position = (await self._reader.offsets([self._partition], EARLIEST))[self._partition]
-        end = (await self._reader.offsets([self._partition], LATEST))[self._partition]
-        while position < end:
-            position = await self._read(position)
+        async with asyncio.timeout(START_DEADLINE):
+            position = (await self._reader.offsets([self._partition], EARLIEST))[self._partition]
+            end = (await self._reader.offsets([self._partition], LATEST))[self._partition]
+            while position < end:
+                position = await self._read(position)
         self._tasks = [
             asyncio.create_task(self._follow(position), name="control"),
             asyncio.create_task(self._measure(), name="worker-lag"),
@@ -127,7 +130,8 @@ class Feedback:
             await asyncio.sleep(LAG_EVERY)
             for watched in self._watched():
                 try:
-                    lag = Lag(await self._lag(watched), watched.admitted)
+                    async with asyncio.timeout(CALL_DEADLINE):
+                        lag = Lag(await self._lag(watched), watched.admitted)
                 except (KafkaError, GateError, OSError, TimeoutError) as error:
                     log.warning("lag of the workers not known now", service=watched.service, why=repr(error))
                     await asyncio.sleep(BACKOFF)

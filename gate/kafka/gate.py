@@ -26,6 +26,7 @@ from gate.policy import Compression, Policy, Settings
 
 CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
+RESTORE_DEADLINE: Final = 120.0
 POLLERS: Final = 2
 
 log = structlog.get_logger("gate")
@@ -183,9 +184,9 @@ class Gate:
         state = Partition(self.names.state, shard)
 
         async def restore(partitions: Sequence[Partition]) -> Claim:
-            return Claim(
-                await read_all(self._single, state), await self._cluster.offsets(self.settings.group_id, partitions)
-            )
+            async with asyncio.timeout(RESTORE_DEADLINE):
+                stored = await read_all(self._single, state)
+            return Claim(stored, await self._cluster.offsets(self.settings.group_id, partitions))
 
         return KafkaSession(
             f"{self.settings.group_id}-{shard}", self.settings.group_id, state, restore,

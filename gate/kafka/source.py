@@ -116,7 +116,9 @@ class KafkaSource:
     async def _poll(self, node: int, index: int, ready: dict[Partition, _Followed]) -> None:
         poller = self._pollers[index]
         if unknown := [p for p, followed in ready.items() if followed.position is None]:
-            for partition, offset in (await poller.offsets(unknown, EARLIEST)).items():
+            async with asyncio.timeout(READ_DEADLINE):
+                first = await poller.offsets(unknown, EARLIEST)
+            for partition, offset in first.items():
                 ready[partition].position = offset
         wanted = {p: followed.position for p, followed in ready.items() if followed.position is not None}
         wait = SHORT_POLL_MS if index else LONG_POLL_MS

@@ -129,7 +129,20 @@ class Reader:
         return result
 
     async def offsets(self, partitions: Sequence[Partition], which: int) -> dict[Partition, int]:
-        """Return the first (EARLIEST) or the last stable offset (LATEST) of each partition."""
+        """Return the first (EARLIEST) or the last stable offset (LATEST) of each partition.
+
+        Asks again where leadership is moving or a topic is very new; the caller sets the deadline.
+        """
+        while True:
+            try:
+                return await self._offsets(partitions, which)
+            except errors.KafkaError as error:
+                if not error.retriable:
+                    raise
+                await self._client.force_metadata_update()
+                await asyncio.sleep(BACKOFF)
+
+    async def _offsets(self, partitions: Sequence[Partition], which: int) -> dict[Partition, int]:
         by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for partition in partitions:
             node = await self.locate(partition)

@@ -122,7 +122,8 @@ class KafkaSession:
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        return dict(zip(outputs, answers, strict=False))
+        written: list[Any] = list(answers)
+        return dict(zip(outputs, written, strict=False))
 
     async def _send(self, partition: Partition, records: Sequence[Outgoing]) -> Written:
         pending = []

@@ -55,6 +55,7 @@ class GateProcess:
             return answer.read().decode()
 
     def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.text()
         try:
             return bool(json.loads(self.get("/readyz"))["ready"])
         except (urllib.error.URLError, OSError):
