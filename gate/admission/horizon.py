@@ -1,0 +1,145 @@
+"""When the n-th unit from now on is admitted, and which unit a request is, where several queues share the limits.
+
+Limits that are never idle admit at times that do not depend on whose turn it is, if costs are equal. So the time of
+a request follows from two steps: how many units go before it, from the tags of the lanes and tenants, and when the
+last of them goes. Exact for costs of 1 and up to 1,024 waiting tenants per lane. Else: requests of mixed costs are
+off by at most the time of one request of the largest cost per other queue; beyond 1,024 tenants the answer is an upper
+bound, at most one turn of all tenants late.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Final
+
+from gate.admission.lanes import COST_CAP, Lane, Queue
+from gate.admission.model import SECOND
+from gate.admission.plan import ready_at, whole_ms
+from gate.limits import Limiter
+
+_AHEAD: Final = 4096  # moments of admission that are looked at one by one; beyond them the pattern goes on
+_MANY: Final = 2**40
+_TENANTS: Final = 1024
+
+
+class Horizon:
+    """The moments at which limiters that are never idle admit units, found one by one as far as they are asked for."""
+
+    __slots__ = ("_base", "_done", "_ends", "_limiters", "_times", "at")
+
+    def __init__(self, limiters: Sequence[Limiter], at: int) -> None:
+        self._limiters = limiters  # copies: the horizon's own
+        self.at = at
+        self._times = array("q")
+        self._ends = array("q")  # units admitted up to and with each moment
+        self._done = 0  # moments that have passed
+        self._base = 0  # units admitted by then
+
+    def time_of(self, units: int) -> int:
+        """Return when the last of so many units, counted from now, is admitted."""
+        target = self._base + units
+        while not self._ends or self._ends[-1] < target:
+            if len(self._times) - self._done >= _AHEAD:
+                return self._beyond(target)
+            self._look_on()
+        return self._times[bisect_left(self._ends, target)]
+
+    def passed(self, now: int, units: int) -> bool:
+        """Note what was admitted at `now`; False where that was not as foreseen, and the horizon is of no more use."""
+        due = self._done < len(self._times) and self._times[self._done] <= now
+        if not units:
+            return not due
+        if not due or self._times[self._done] != now or self._ends[self._done] - self._base != units:
+            return False
+        self._base = self._ends[self._done]
+        self._done += 1
+        if self._done >= _AHEAD:
+            del self._times[: self._done], self._ends[: self._done]
+            self._done = 0
+        return True
+
+    def _look_on(self) -> None:
+        self.at = ready_at(self._limiters, self.at, 1)
+        units = min((limiter.fit(self.at, _MANY, 1) for limiter in self._limiters), default=_MANY)
+        for limiter in self._limiters:
+            limiter.charge(self.at, units)
+        self._times.append(self.at)
+        self._ends.append((self._ends[-1] if self._ends else self._base) + units)
+
+    def _beyond(self, target: int) -> int:
+        """Go on as each limit does in the long run: a bucket evenly, a window as one window size before."""
+        last, end = self._times[-1], self._ends[-1]
+        units = target - end
+        latest = last
+        for limiter in self._limiters:
+            if limiter.spec.rate is not None:
+                latest = max(latest, last + int((units - limiter.tokens(last)) * SECOND / limiter.spec.rate) + 1)
+            for window in limiter.spec.windows:
+                windows = -(-units // window.limit)
+                before = target - windows * window.limit
+                if before > self._base:
+                    time = self._times[bisect_left(self._ends, before)] + windows * window.size
+                else:
+                    time = last + units * window.size // window.limit
+                latest = max(latest, time)
+        return whole_ms(latest)
+
+
+class Standing:
+    """How many units of a lane go before a unit with a given tag: of all tenants that wait in it."""
+
+    __slots__ = ("_finish_sums", "_finishes", "_orders", "_start_sums", "_starts")
+
+    def __init__(self, queues: Iterable[Queue]) -> None:
+        waiting = [queue for queue in queues if queue.units]
+        spans = [(queue.start, queue.start + queue.units) for queue in waiting]
+        self._starts = sorted(start for start, _ in spans)
+        self._finishes = sorted(finish for _, finish in spans)
+        self._start_sums = list(accumulate(self._starts, initial=0))
+        self._finish_sums = list(accumulate(self._finishes, initial=0))
+        self._orders = sorted(queue.order for queue in waiting)
+
+    def before(self, queue: Queue, ahead: int) -> int:
+        """Return how many units of the lane go before a request behind `ahead` units of its own queue."""
+        tag = queue.start + ahead
+        started = bisect_left(self._starts, tag)
+        finished = bisect_left(self._finishes, tag)
+        units = started * tag - self._start_sums[started] - (finished * tag - self._finish_sums[finished])
+        level = bisect_right(self._starts, tag) - bisect_right(
+            self._finishes, tag
+        )  # tenants with a unit of this very tag
+        return units + min(level, bisect_left(self._orders, queue.order))
+
+
+class Positions:
+    """The place of a request in the order of all that waits now, counted in units."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._lanes = lanes  # that take part
+        self._standings: dict[str, Standing] = {}
+
+    def units_to(self, queue: Queue, ahead: int, cost: int) -> int:
+        """Return how many units are admitted up to and with a request behind `ahead` units of its own queue."""
+        lane = queue.lane
+        before = self._before(queue, ahead, cost)
+        tag = lane.start + before * lane.stride
+        units = before + cost
+        for other in self._lanes:
+            gap = tag - other.start
+            if other is not lane and gap >= 0 and other.ready_units:
+                turns, rest = divmod(gap, other.stride)
+                units += min(other.ready_units, turns + (1 if rest or other.order < lane.order else 0))
+        return units
+
+    def _before(self, queue: Queue, ahead: int, cost: int) -> int:
+        lane = queue.lane
+        tenants = len(lane.fair)
+        if tenants <= 1:
+            return ahead
+        if tenants > _TENANTS:
+            return ahead + min(max(0, lane.ready_units - queue.units), (tenants - 1) * (ahead + min(cost, COST_CAP)))
+        standing = self._standings.get(lane.name)
+        if standing is None:
+            standing = self._standings[lane.name] = Standing(lane.fair.flows())
+        return standing.before(queue, ahead)

@@ -1,0 +1,164 @@
+"""Who goes next: start-time fair queueing over the lanes of a service, and in each lane over its tenants.
+
+Goyal, Vin, Chen: "Start-time Fair Queueing" (SIGCOMM 1996). Each flow has a start tag; the lowest goes first and its
+tag then grows by cost divided by weight. A flow that comes back starts at the tag that is being served, so that it gets
+its share at once and no credit for the time away.
+"""
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from heapq import heappop, heappush, heapreplace
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from gate.admission.arrivals import Arrival
+    from gate.admission.tenants import Tenant
+
+_STRIDE_MAX: Final = 2**20  # of the lightest lane: beyond it, weights are rounded to a millionth of the heaviest one's
+COST_CAP: Final = 2**36  # of one request in a tag
+
+
+class Flow:
+    """Something that takes turns."""
+
+    __slots__ = ("listed", "order", "start")
+
+    def __init__(self, order: int) -> None:
+        self.order = order  # the lower goes first among equals
+        self.start = 0
+        self.listed = False
+
+
+F = TypeVar("F", bound=Flow)
+
+
+class Fair(Generic[F]):
+    """Flows that have work, by start tag."""
+
+    __slots__ = ("_heap", "virtual")
+
+    def __init__(self) -> None:
+        self.virtual = 0
+        self._heap: list[tuple[int, int, F]] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def join(self, flow: F) -> None:
+        """Let a flow that has work take part, if it does not already."""
+        if not flow.listed:
+            flow.listed = True
+            flow.start = max(flow.start, self.virtual)
+            heappush(self._heap, (flow.start, flow.order, flow))
+
+    def first(self) -> F:
+        """Return whose turn it is; there must be one."""
+        return self._heap[0][2]
+
+    def turns(self, stride: int) -> int | None:
+        """Tell how many equal turns the first may take before it is another's; None: it is alone."""
+        heap = self._heap
+        if len(heap) == 1:
+            return None
+        second = heap[1] if len(heap) == 2 or heap[1] < heap[2] else heap[2]
+        start, order, _ = heap[0]
+        whole, rest = divmod(second[0] - start, stride)
+        return whole + (1 if rest or order < second[1] else 0)
+
+    def charge(self, stride: int, turns: int) -> None:
+        """Let the first pay for the turns that it took."""
+        _, order, flow = self._heap[0]
+        self.virtual = flow.start + stride * (turns - 1)
+        flow.start += stride * turns
+        heapreplace(self._heap, (flow.start, order, flow))
+
+    def leave(self) -> F:
+        """Take the first out; its tag stays."""
+        flow = heappop(self._heap)[2]
+        flow.listed = False
+        return flow
+
+    def flows(self) -> list[F]:
+        """Return who takes part, in no particular order."""
+        return [flow for _, _, flow in self._heap]
+
+    def clear(self) -> None:
+        """Take all out."""
+        for flow in self.flows():
+            flow.listed = False
+        self._heap.clear()
+
+
+class Queue(Flow):
+    """What waits of one tenant in one lane: parked requests, and behind them those of the batch at hand."""
+
+    __slots__ = ("epoch", "fresh", "head", "lane", "refs", "requests", "tenant", "units", "until")
+
+    def __init__(self, lane: "Lane", tenant: "Tenant") -> None:
+        super().__init__(0)
+        self.lane = lane
+        self.tenant = tenant
+        self.epoch = lane.epoch
+        self.requests = 0  # parked
+        self.units = 0
+        self.refs = array("Q")  # to entries of segments
+        self.head = 0  # refs before it are done
+        self.until = 0  # blocked by the tenant's own limit; 0: not blocked
+        self.fresh: deque[Arrival] = deque()
+
+
+class Lane(Flow):
+    """A priority: a share of the service's limits."""
+
+    __slots__ = ("epoch", "fair", "name", "orders", "ready_units", "requests", "stride", "units", "waiting", "weight")
+
+    def __init__(self, name: str, weight: Fraction, stride: int, order: int) -> None:
+        super().__init__(order)
+        self.name = name
+        self.weight = weight
+        self.stride = stride  # of a unit
+        self.fair: Fair[Queue] = Fair()
+        self.epoch = 0  # tags of an older epoch count as 0
+        self.orders = 0
+        self.requests = 0  # parked
+        self.units = 0
+        self.waiting = 0  # queues with something parked
+        self.ready_units = 0  # of them, those whose tenant's limit does not block them
+
+    def _new_order(self) -> int:
+        self.orders += 1
+        return self.orders
+
+    def join(self, queue: Queue) -> None:
+        """Let a queue that has work take part. One whose tag tells nothing any more is as good as new."""
+        if not queue.listed:
+            if queue.epoch != self.epoch or queue.start <= self.fair.virtual:
+                queue.epoch, queue.start, queue.order = self.epoch, 0, self._new_order()
+            self.fair.join(queue)
+
+    def rest(self) -> None:
+        """Forget who had how much: nobody waits here. Keeps the tags small."""
+        self.fair.clear()
+        if self.fair.virtual:
+            self.fair.virtual = 0
+            self.epoch += 1
+
+
+def lanes_of(weights: Mapping[str, Fraction]) -> dict[str, Lane]:
+    """Make the lanes of a policy."""
+    rows = zip(weights.items(), strides(list(weights.values())), strict=True)
+    return {name: Lane(name, weight, stride, order) for order, ((name, weight), stride) in enumerate(rows)}
+
+
+def strides(weights: Sequence[Fraction]) -> tuple[int, ...]:
+    """Return how much a unit costs in each lane: whole numbers in inverse proportion to the weights."""
+    scale = math.lcm(*(weight.numerator for weight in weights))
+    exact = [scale // weight.numerator * weight.denominator for weight in weights]
+    common = math.gcd(*exact)
+    if max(exact) // common <= _STRIDE_MAX:
+        return tuple(stride // common for stride in exact)
+    heaviest = max(weights)
+    return tuple(min(max(1, round(heaviest * 1024 / weight)), _STRIDE_MAX) for weight in weights)

@@ -1,0 +1,120 @@
+"""What becomes of requests that cannot go now: parked, held back or refused, by the service's policy."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from gate.admission.arrivals import Arrival
+from gate.admission.model import Reason, Verdict
+from gate.admission.planner import Planner
+from gate.admission.scheduler import Bound, Limits
+
+FOREVER: Final = 2**62  # a time, in ns, that fits into a record
+
+Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
+
+
+class Held(NamedTuple):
+    """When what was held can be tried again: at `until`, or, if that is None, when workers have caught up."""
+
+    until: int | None
+
+
+def latest(arrival: Arrival, now: int, max_delay: int | None) -> int:
+    """Return the last moment at which it makes sense to admit an arrival."""
+    by_delay = FOREVER if max_delay is None else now + max_delay
+    return by_delay if arrival.deadline is None else min(arrival.deadline, by_delay)
+
+
+def shed(service: str, arrival: Arrival, time: int) -> None:
+    """Refuse what is left of an arrival, which could be admitted at `time` at the earliest."""
+    reason = Reason.DEADLINE if arrival.deadline is not None and time > arrival.deadline else Reason.MAX_DELAY
+    arrival.decide(arrival.left, Verdict.REJECTED, reason, f"{service}.{reason}", [time] * arrival.left)
+
+
+def delay(
+    limits: Limits, planner: Planner, arrivals: Sequence[Arrival], now: int, max_delay: int | None, why: Why, start: int
+) -> list[tuple[Arrival, int, int]]:
+    """Park what is left, as far as it can go in time. Returns arrival, number in the batch and count of each."""
+    booked = planner.book(arrivals, start, [latest(arrival, now, max_delay) for arrival in arrivals])
+    parked = []
+    for arrival, (times, time) in zip(arrivals, booked, strict=True):
+        if times:
+            bound = why(arrival)
+            parked.append((arrival, arrival.first + arrival.count - arrival.left, len(times)))
+            arrival.decide(len(times), Verdict.DELAYED, bound.reason, bound.limit, times)
+        if arrival.left:
+            shed(limits.service, arrival, time)
+    return parked
+
+
+def reject(planner: Planner, arrivals: Sequence[Arrival], why: Why, start: int) -> None:
+    """Refuse what is left, and say when it would have been admitted."""
+    for arrival in arrivals:
+        bound = why(arrival)
+        time = planner.estimate(arrival.queue, arrival.cost, start)
+        arrival.decide(arrival.left, Verdict.REJECTED, bound.reason, bound.limit, [time] * arrival.left)
+
+
+def admit_in_order(limits: Limits, arrival: Arrival, now: int, allowed: int | None) -> int:
+    """Admit the first of an arrival, as many as the limits allow, whoever else waits. Returns how many."""
+    count = arrival.left if allowed is None else min(arrival.left, allowed)
+    tenant = arrival.queue.tenant
+    if tenant.limiter is not None:
+        count = tenant.limiter.fit(now, count, arrival.cost)
+    count = limits.fit(now, count, arrival.cost) if count else 0
+    if count:
+        limits.charge(now, count, arrival.cost)
+        if tenant.limiter is not None:
+            tenant.limiter.charge(now, count * arrival.cost)
+        arrival.decide(count, Verdict.ADMITTED)
+    return count
+
+
+def bound_in_order(limits: Limits, arrival: Arrival, now: int, allowed: int | None) -> Bound:
+    """Name the limit that stopped `admit_in_order`."""
+    if allowed is not None and allowed <= 0:
+        return Bound(Reason.IN_FLIGHT, f"{limits.service}.in-flight")
+    tenant = arrival.queue.tenant
+    if tenant.limiter is not None and not tenant.limiter.fit(now, 1, arrival.cost):
+        return Bound(Reason.TENANT, f"{limits.service}.tenant.{tenant.name}")
+    return limits.bound(now, arrival.cost) or Bound(Reason.LANE, limits.service)
+
+
+def hold(
+    limits: Limits, planner: Planner, arrivals: Sequence[Arrival], now: int, max_delay: int | None, allowed: int | None,
+    blocked: Bound | None, start: int,
+) -> Held | None:  # fmt: skip
+    """Admit in the order of the batch; the first request that cannot go, and all behind it, stay in their topic.
+
+    `blocked` says why nothing can go at all. Lanes cannot overtake here: the order of a topic is the order of a topic.
+    """
+    held: Held | None = None
+    bound, time = Bound(Reason.LANE, limits.service), start
+    for arrival in arrivals:
+        if held is None and blocked is None and arrival.queue.tenant.paused_until <= now:
+            count = admit_in_order(limits, arrival, now, allowed)
+            allowed = None if allowed is None else allowed - count
+        if not arrival.left:
+            continue
+        if held is None:
+            bound = blocked or bound_in_order(limits, arrival, now, allowed)
+            time = max(planner.estimate(arrival.queue, arrival.cost, start), arrival.queue.tenant.paused_until)
+            if time > latest(arrival, now, max_delay):
+                shed(limits.service, arrival, time)
+                continue
+            held = Held(None if bound.reason is Reason.IN_FLIGHT else max(time, now + 1))
+        arrival.decide(arrival.left, Verdict.HELD, bound.reason, bound.limit, [time] * arrival.left)
+    return held
+
+
+def watch_only(
+    limits: Limits, arrivals: Sequence[Arrival], now: int, allowed: int | None, blocked: Bound | None
+) -> None:
+    """Shadow: admit all, charge what the limits allow, and give the rest the reason for which it would have waited."""
+    for arrival in arrivals:
+        if blocked is None:
+            count = admit_in_order(limits, arrival, now, allowed)
+            allowed = None if allowed is None else allowed - count
+        if arrival.left:
+            bound = blocked or bound_in_order(limits, arrival, now, allowed)
+            arrival.decide(arrival.left, Verdict.ADMITTED, bound.reason, bound.limit)

@@ -1,0 +1,386 @@
+"""Places of parked requests: where in the delayed topic each one waits, in a few bytes.
+
+A segment is one state record: up to 256 entries of one partition, each a run of consecutive offsets whose requests are
+alike. Its columns are typed arrays, which are also what is written. A queue refers to its entries by number.
+"""
+
+import heapq
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Final
+
+from gate.admission.lanes import Queue
+from gate.admission.state import SegmentRecord, encode
+
+ENTRIES: Final = 256  # of a segment: what is rewritten when one of its requests leaves
+NO_DEADLINE: Final = 2**63 - 1
+COST_MAX: Final = 2**62  # no limit is so high; keeps hostile costs inside the columns
+_COUNT_MAX: Final = 2**16 - 1  # of an entry
+_DELTA_MAX: Final = 2**32 - 1
+_NAMES_MAX: Final = 2**16  # characters of the names in a segment: a record must fit into a message
+
+
+class Segment:
+    """The entries of one state record. An entry whose count is 0 has left."""
+
+    __slots__ = (
+        "base",
+        "costs",
+        "counts",
+        "deadlines",
+        "due",
+        "first",
+        "live",
+        "names",
+        "offsets",
+        "owners",
+        "partition",
+        "queues",
+        "seqs",
+        "sequence",
+    )
+
+    def __init__(self, partition: int, base: int, sequence: int) -> None:
+        self.partition = partition
+        self.base = base  # the first offset ever in it: names the record
+        self.sequence = sequence  # arrival number of its first request
+        self.queues: list[Queue] = []
+        self.names = 0  # characters
+        self.owners = array("B")  # index into queues
+        self.offsets = array("I")  # above base
+        self.seqs = array("I")  # above sequence
+        self.counts = array("H")
+        self.costs: array[int] | None = None  # None: all 1
+        self.deadlines: array[int] | None = None  # None: none has one
+        self.live = 0  # requests
+        self.first = 0  # entries before it have left
+        self.due = NO_DEADLINE  # the deadline under which it stands in the heap
+
+    def cost(self, index: int) -> int:
+        """Return the cost of each request of an entry."""
+        return 1 if self.costs is None else self.costs[index]
+
+    def deadline(self, index: int) -> int:
+        """Return the deadline of the requests of an entry."""
+        return NO_DEADLINE if self.deadlines is None else self.deadlines[index]
+
+    def seq(self, index: int) -> int:
+        """Return the arrival number of the first request of an entry."""
+        return self.sequence + self.seqs[index]
+
+    def oldest(self) -> int:
+        """Return the lowest offset that is still parked; the segment must be live."""
+        while not self.counts[self.first]:
+            self.first += 1
+        return self.base + self.offsets[self.first]
+
+    def earliest(self) -> int:
+        """Return the earliest deadline of what is still parked."""
+        if self.deadlines is None:
+            return NO_DEADLINE
+        pairs = zip(self.counts, self.deadlines, strict=True)
+        return min((deadline for count, deadline in pairs if count), default=NO_DEADLINE)
+
+    def continues(self, queue: Queue, offset: int, seq: int, count: int, cost: int, deadline: int) -> bool:
+        """Tell whether places follow on the last entry and are like it."""
+        last = len(self.counts) - 1
+        return (
+            last >= 0
+            and 0 < self.counts[last] <= _COUNT_MAX - count
+            and self.base + self.offsets[last] + self.counts[last] == offset
+            and self.seq(last) + self.counts[last] == seq
+            and self.queues[self.owners[last]] is queue
+            and self.cost(last) == cost
+            and self.deadline(last) == deadline
+        )
+
+    def append(self, owner: int, offset: int, seq: int, count: int, cost: int, deadline: int) -> int:
+        """Add an entry and return its index."""
+        index = len(self.counts)
+        if cost != 1 and self.costs is None:
+            self.costs = array("q", [1]) * index
+        if deadline != NO_DEADLINE and self.deadlines is None:
+            self.deadlines = array("q", [NO_DEADLINE]) * index
+        self.owners.append(owner)
+        self.offsets.append(offset - self.base)
+        self.seqs.append(seq - self.sequence)
+        self.counts.append(count)
+        if self.costs is not None:
+            self.costs.append(cost)
+        if self.deadlines is not None:
+            self.deadlines.append(deadline)
+        return index
+
+    def record(self) -> SegmentRecord:
+        """Return what is left, in the form in which it is kept."""
+        left = [index for index, count in enumerate(self.counts) if count]
+        whole = len(left) == len(self.counts)
+
+        def column(values: "array[int]") -> bytes:
+            return (values if whole else array(values.typecode, [values[index] for index in left])).tobytes()
+
+        return SegmentRecord(
+            base=self.base,
+            sequence=self.sequence,
+            owners=[(queue.lane.name, queue.tenant.name) for queue in self.queues],
+            owner=column(self.owners),
+            offset=column(self.offsets),
+            seq=column(self.seqs),
+            count=column(self.counts),
+            cost=None if self.costs is None else column(self.costs),
+            deadline=None if self.deadlines is None else column(self.deadlines),
+        )
+
+    def fill(self, record: SegmentRecord) -> None:
+        """Take the columns of a record."""
+        self.owners.frombytes(record.owner)
+        self.offsets.frombytes(record.offset)
+        self.seqs.frombytes(record.seq)
+        self.counts.frombytes(record.count)
+        if record.cost is not None:
+            self.costs = array("q", record.cost)
+        if record.deadline is not None:
+            self.deadlines = array("q", record.deadline)
+        self.live = sum(self.counts)
+
+
+class Parked:
+    """All places of one service, first in first out in each queue."""
+
+    def __init__(self, service: str) -> None:
+        self.requests = 0
+        self._prefix = f"parked/{service}/"
+        self._segments: dict[int, Segment] = {}  # by number
+        self._partitions: dict[int, deque[int]] = {}  # numbers, oldest offsets first
+        self._open: dict[int, dict[Queue, int]] = {}  # owners of the last segment of each partition
+        self._deadlines: list[tuple[int, int]] = []  # heap of (earliest deadline, number): never late, may be stale
+        self._numbers = 0
+        self._changed: set[int] = set()
+        self._gone: list[str] = []
+
+    def add(self, queue: Queue, partition: int, offset: int, seq: int, count: int, cost: int, deadline: int) -> None:
+        """Append `count` consecutive places to a queue. In a partition, offsets only grow."""
+        cost = min(cost, COST_MAX)
+        self.requests += count
+        while count:
+            taken = min(count, _COUNT_MAX)
+            number = self._last(queue, partition, offset, seq)
+            segment = self._segments[number]
+            segment.live += taken
+            self._changed.add(number)
+            if segment.continues(queue, offset, seq, taken, cost, deadline):
+                segment.counts[-1] += taken
+            else:
+                owner = self._own(segment, queue)
+                queue.refs.append(number << 8 | segment.append(owner, offset, seq, taken, cost, deadline))
+                self._watch(number, segment, deadline)
+            offset, seq, count = offset + taken, seq + taken, count - taken
+
+    def head(self, queue: Queue) -> tuple[int, int]:
+        """Return count and cost of the oldest entry of a queue; a count of 0 where nothing is parked."""
+        refs = queue.refs
+        while queue.head < len(refs):
+            ref = refs[queue.head]
+            segment = self._segments.get(ref >> 8)
+            if segment is not None:
+                index = ref & 255
+                count = segment.counts[index]
+                if count:
+                    return count, 1 if segment.costs is None else segment.costs[index]
+            queue.head += 1
+        if refs:
+            queue.refs = array("Q")
+            queue.head = 0
+        return 0, 0
+
+    def take(self, queue: Queue, count: int) -> tuple[int, int]:
+        """Let the first `count` requests of the entry at the head go, and return partition and offset of the first."""
+        ref = queue.refs[queue.head]
+        segment = self._segments[ref >> 8]
+        index = ref & 255
+        place = segment.partition, segment.base + segment.offsets[index]
+        segment.offsets[index] += count
+        segment.seqs[index] += count
+        self._leave(ref >> 8, segment, index, count)
+        if not segment.counts[index]:
+            queue.head += 1
+            if queue.head > 1024 and queue.head * 2 > len(queue.refs):
+                del queue.refs[: queue.head]
+                queue.head = 0
+        return place
+
+    def entries(self, queue: Queue) -> Iterator[tuple[int, int, int]]:
+        """Yield count, cost and deadline of what is parked in a queue, oldest first."""
+        for ref in queue.refs[queue.head :]:
+            segment = self._segments.get(ref >> 8)
+            if segment is not None and segment.counts[ref & 255]:
+                index = ref & 255
+                yield segment.counts[index], segment.cost(index), segment.deadline(index)
+
+    def expire(self, now: int) -> Iterator[tuple[Queue, int, int, int, int]]:
+        """Remove what has a deadline before `now`; yield queue, partition, offset, count and cost of each entry."""
+        while (due := self.next_deadline()) is not None and due < now:
+            number = self._deadlines[0][1]
+            segment = self._segments[number]
+            assert segment.deadlines is not None
+            for index, deadline in enumerate(segment.deadlines):
+                count = segment.counts[index]
+                if count and deadline < now:
+                    yield (
+                        segment.queues[segment.owners[index]],
+                        segment.partition,
+                        segment.base + segment.offsets[index],
+                        count,
+                        segment.cost(index),
+                    )
+                    self._leave(number, segment, index, count)
+
+    def remove(self, unwanted: Callable[[Queue, int], bool]) -> Iterator[tuple[Queue, int, int, int, int]]:
+        """Remove the entries of which `unwanted` says so, given queue and cost; yields what `expire` does."""
+        for number, segment in list(self._segments.items()):
+            for index, count in enumerate(segment.counts):
+                queue, cost = segment.queues[segment.owners[index]], segment.cost(index)
+                if count and unwanted(queue, cost):
+                    yield queue, segment.partition, segment.base + segment.offsets[index], count, cost
+                    self._leave(number, segment, index, count)
+
+    def next_deadline(self) -> int | None:
+        """Return the earliest deadline of all that is parked."""
+        heap = self._deadlines
+        while heap:
+            due, number = heap[0]
+            segment = self._segments.get(number)
+            if segment is None or segment.due != due:
+                heapq.heappop(heap)
+                continue
+            segment.due = segment.earliest()
+            if segment.due == due:
+                return due
+            heapq.heappop(heap)
+            if segment.due != NO_DEADLINE:
+                heapq.heappush(heap, (segment.due, number))
+        return None
+
+    def low_watermark(self, partition: int) -> int | None:
+        """Return the lowest offset of a partition that is still parked; None: nothing is."""
+        numbers = self._partitions.get(partition)
+        while numbers:
+            segment = self._segments.get(numbers[0])
+            if segment is not None:
+                return segment.oldest()
+            numbers.popleft()
+        return None
+
+    def move(self, source: Queue, target: Queue) -> None:
+        """Put what waits in one queue into another, in the order of arrival."""
+        refs = [ref for queue in (target, source) for ref in queue.refs[queue.head :] if ref >> 8 in self._segments]
+        refs.sort(key=lambda ref: self._segments[ref >> 8].seq(ref & 255))
+        for number in {ref >> 8 for ref in source.refs[source.head :]} & self._segments.keys():
+            segment = self._segments[number]
+            segment.queues = [target if queue is source else queue for queue in segment.queues]
+            self._changed.add(number)
+        target.refs, target.head = array("Q", refs), 0
+        source.refs, source.head = array("Q"), 0
+        self._open.clear()  # their owners may be named twice now: the next request begins a new segment
+
+    def changes(self) -> dict[str, bytes | None]:
+        """Return the records that changed since the last call; None: delete."""
+        records: dict[str, bytes | None] = dict.fromkeys(self._gone)
+        for number in sorted(self._changed):
+            segment = self._segments[number]
+            records[self._key(segment)] = encode(segment.record())
+        self._changed.clear()
+        self._gone.clear()
+        return records
+
+    def restore(self, records: Iterable[tuple[int, SegmentRecord]], queue_of: Callable[[str, str], Queue]) -> None:
+        """Take the segments of a partition each, in any order; `queue_of` finds the queue of a lane and a tenant."""
+        arrivals: dict[Queue, array[int]] = {}
+        for partition, record in sorted(records, key=lambda pair: pair[1].base):
+            segment = Segment(partition, record.base, record.sequence)
+            segment.fill(record)
+            segment.queues = [queue_of(lane, tenant) for lane, tenant in record.owners]
+            segment.names = sum(len(lane) + len(tenant) for lane, tenant in record.owners)
+            number = self._enter(segment)
+            self.requests += segment.live
+            self._refer(number, segment, arrivals)
+            if segment.deadlines is not None:
+                self._watch(number, segment, segment.earliest())
+        for queue, seqs in arrivals.items():
+            if any(later < earlier for earlier, later in pairwise(seqs)):
+                order = sorted(range(len(seqs)), key=seqs.__getitem__)
+                queue.refs = array("Q", [queue.refs[index] for index in order])
+
+    @staticmethod
+    def _refer(number: int, segment: Segment, arrivals: dict[Queue, "array[int]"]) -> None:
+        """Append the entries of a restored segment to their queues and to what is known of their order."""
+        seqs = [segment.sequence + seq for seq in segment.seqs]
+        weights = segment.counts if segment.costs is None else map(int.__mul__, segment.counts, segment.costs)
+        if len(segment.queues) == 1:
+            queue = segment.queues[0]
+            queue.refs.extend(range(number << 8, (number << 8) + len(seqs)))
+            queue.requests += segment.live
+            queue.units += sum(weights)
+            arrivals.setdefault(queue, array("q")).extend(seqs)
+            return
+        rows = zip(segment.owners, seqs, segment.counts, weights, strict=True)
+        for ref, (owner, seq, count, units) in enumerate(rows, number << 8):
+            queue = segment.queues[owner]
+            queue.refs.append(ref)
+            queue.requests += count
+            queue.units += units
+            arrivals.setdefault(queue, array("q")).append(seq)
+
+    def _last(self, queue: Queue, partition: int, offset: int, seq: int) -> int:
+        """Return the number of the segment that takes the next entry of a partition."""
+        numbers = self._partitions.get(partition)
+        owners = self._open.get(partition)
+        if numbers and owners is not None:
+            segment = self._segments.get(numbers[-1])
+            if (
+                segment is not None
+                and len(segment.counts) < ENTRIES
+                and offset - segment.base <= _DELTA_MAX - _COUNT_MAX
+                and seq - segment.sequence <= _DELTA_MAX - _COUNT_MAX
+                and (queue in owners or segment.names < _NAMES_MAX)
+            ):
+                return numbers[-1]
+        self._open[partition] = {}
+        return self._enter(Segment(partition, offset, seq))
+
+    def _enter(self, segment: Segment) -> int:
+        self._numbers += 1
+        self._segments[self._numbers] = segment
+        self._partitions.setdefault(segment.partition, deque()).append(self._numbers)
+        return self._numbers
+
+    def _own(self, segment: Segment, queue: Queue) -> int:
+        owners = self._open[segment.partition]
+        if queue not in owners:
+            owners[queue] = len(segment.queues)
+            segment.queues.append(queue)
+            segment.names += len(queue.lane.name) + len(queue.tenant.name)
+        return owners[queue]
+
+    def _watch(self, number: int, segment: Segment, deadline: int) -> None:
+        if deadline < segment.due:
+            segment.due = deadline
+            heapq.heappush(self._deadlines, (deadline, number))
+
+    def _leave(self, number: int, segment: Segment, index: int, count: int) -> None:
+        self.requests -= count
+        segment.counts[index] -= count
+        segment.live -= count
+        if segment.live:
+            self._changed.add(number)
+        else:
+            del self._segments[number]
+            self._changed.discard(number)
+            self._gone.append(self._key(segment))
+            if self._partitions[segment.partition][-1] == number:
+                self._open.pop(segment.partition, None)
+
+    def _key(self, segment: Segment) -> str:
+        return f"{self._prefix}{segment.partition}/{segment.base}"

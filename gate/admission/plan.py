@@ -1,0 +1,51 @@
+"""When a request that must wait will be admitted if nothing else comes.
+
+A plan is a copy of the limiters, charged ahead with everything that waits. A queue served first in, first out by
+limiters that are never idle admits at times that depend on nothing else, so each new request costs one step, whatever
+the backlog. The plan moves in whole milliseconds, as the gate's clock does, and is exact for any mix of costs.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from gate.admission.model import MS
+from gate.limits import Limiter
+
+
+def whole_ms(time: int) -> int:
+    """Round a time in ns up to whole milliseconds."""
+    return -(-time // MS) * MS
+
+
+def ready_at(limiters: Iterable[Limiter], now: int, cost: int) -> int:
+    """Return the first whole millisecond from `now` at which all limiters admit `cost` if nothing else comes."""
+    return whole_ms(max((limiter.ready_at(now, cost) for limiter in limiters), default=now))
+
+
+class Plan:
+    """Limiters charged ahead."""
+
+    __slots__ = ("at", "limiters")
+
+    def __init__(self, limiters: Sequence[Limiter], at: int) -> None:
+        self.limiters = limiters  # copies: the plan's own
+        self.at = at  # the time of the last one booked
+
+    def book(self, count: int, cost: int, latest: int, own: Limiter | None = None) -> tuple[list[int], int]:
+        """Book up to `count` requests one behind the other, as far as their times are not after `latest`.
+
+        `own` is the plan of a further limit, the tenant's. Returns the times, and the time of the first request that
+        was not booked.
+        """
+        limiters = self.limiters if own is None else [*self.limiters, own]
+        times: list[int] = []
+        time = self.at
+        while len(times) < count:
+            time = ready_at(limiters, time, cost)
+            if time > latest:
+                return times, time
+            fitting = min((limiter.fit(time, count - len(times), cost) for limiter in limiters), default=count)
+            for limiter in limiters:
+                limiter.charge(time, fitting * cost)
+            times += [time] * fitting
+            self.at = time
+        return times, time

@@ -1,0 +1,167 @@
+"""Stamps requests that must wait with the time at which they will be admitted if nothing else comes.
+
+All that waits in one queue is planned exactly (`plan`). Where several queues wait, a request's place in their order and
+the moments of admission give its time (`horizon`).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from gate.admission.arrivals import Arrival
+from gate.admission.horizon import Horizon, Positions
+from gate.admission.lanes import Lane, Queue
+from gate.admission.parked import Parked
+from gate.admission.plan import Plan, ready_at
+from gate.admission.scheduler import Limits, Scheduler
+from gate.admission.tenants import Tenant
+from gate.limits import NEVER, Limiter
+
+_REPLAY: Final = 20_000  # parked requests that are planned anew when a plan is missing; for more, places are counted
+
+
+class Planner:
+    """The plan of one service."""
+
+    def __init__(self, scheduler: Scheduler, parked: Parked, limits: Limits) -> None:
+        self.plan: Plan | None = None  # charged with all that waits, if that is one queue; None: must be made
+        self._horizon: Horizon | None = None  # saves work only: a new one would say the same
+        self._budget: Horizon | None = None
+        self._scheduler = scheduler
+        self._parked = parked
+        self._limits = limits
+
+    def forget(self) -> None:
+        """Plan anew: something else than time and admissions changed the future."""
+        self.plan = self._horizon = self._budget = None
+
+    def admitted(self, now: int, units: int) -> None:
+        """Note how many units a step admitted."""
+        if self._horizon is not None and not self._horizon.passed(now, units):
+            self._horizon = None
+        self._budget = None  # others draw on it
+
+    def expired(self) -> None:
+        """Note that requests left without being admitted: what was planned behind them comes earlier."""
+        self.plan = None
+
+    def book(self, arrivals: Sequence[Arrival], start: int, latest: Sequence[int]) -> list[tuple[list[int], int]]:
+        """Plan what is left of each arrival, which the scheduler counts as waiting already, from `start` on.
+
+        Returns, per arrival, the times that are not after its latest one, and the time of the first that is. Requests
+        that are not planned no longer count as waiting.
+        """
+        self._use_plan(arrivals, start)
+        ahead = self._ahead(arrivals)
+        positions = Positions(self._scheduler.lanes.flows())
+        owns: dict[Tenant, Limiter | None] = {}
+        planned = []
+        for arrival, limit in zip(arrivals, latest, strict=True):
+            queue = arrival.queue
+            if queue.tenant not in owns:
+                owns[queue.tenant] = self._own(queue.tenant, start, ahead)
+            own = owns[queue.tenant]
+            if self.plan is not None:
+                times, time = self.plan.book(arrival.left, arrival.cost, limit, own)
+            else:
+                times, time = [], start
+                for _ in range(arrival.left):
+                    time = self._time_of(positions, queue, ahead[queue], arrival.cost, start)
+                    if own is not None:
+                        time = ready_at([own], time, arrival.cost)
+                    if time > limit:
+                        break
+                    if own is not None:
+                        own.charge(time, arrival.cost)
+                    times.append(time)
+                    ahead[queue] += arrival.cost
+            shed = arrival.left - len(times)
+            if shed:
+                self._scheduler.shrink(queue, shed, shed * arrival.cost)
+            planned.append((times, time))
+        return planned
+
+    def estimate(self, queue: Queue, cost: int, start: int) -> int:
+        """Return when one more request would be admitted behind what waits in its queue; books nothing."""
+        own = queue.tenant.limiter
+        if not self._parked.requests:
+            return ready_at([*self._limits.limiters(), *([] if own is None else [own])], start, cost)
+        time = self._time_of(Positions(self._scheduler.lanes.flows()), queue, queue.units, cost, start)
+        if own is not None:
+            time = ready_at([own if queue.tenant.plan is None else queue.tenant.plan], time, cost)
+        return time
+
+    def lane_end(self, lane: Lane, start: int) -> int:
+        """Return when the last of what waits in a lane is admitted if nothing else comes."""
+        if not lane.units:
+            return ready_at(self._limits.limiters(), start, 1)
+        if self.plan is not None:
+            return self.plan.at
+        queue = max(lane.fair.flows(), key=lambda queue: queue.start + queue.units, default=None)
+        if queue is None:
+            return max(start, self._scheduler.next_unblocked() or start)
+        return self._time_of(Positions(self._scheduler.lanes.flows()), queue, queue.units, 1, start)
+
+    def end(self, start: int) -> int:
+        """Return when the last of all that waits is admitted if nothing else comes."""
+        if self.plan is not None and self._parked.requests:
+            return self.plan.at
+        return max((self.lane_end(lane, start) for lane in self._scheduler.all if lane.units), default=start)
+
+    def _use_plan(self, arrivals: Sequence[Arrival], start: int) -> None:
+        """Have a plan if all that waits is in one queue, else none."""
+        new = {arrival.queue for arrival in arrivals}
+        queue = next(iter(new), None)
+        budget = self._limits.budget
+        if (
+            len(new) != 1
+            or queue is None
+            or self._scheduler.waiting > 1
+            or (budget is not None and budget.others(self._limits.service))
+        ):
+            self.plan = None
+            return
+        coming = sum(arrival.left for arrival in arrivals)
+        parked = self._parked.requests
+        if self.plan is not None and parked:
+            self.plan.at = max(self.plan.at, start)
+            return
+        if parked > _REPLAY:
+            self.plan = None
+            return
+        assert queue.requests == parked + coming
+        self.plan = Plan([limiter.copy() for limiter in self._limits.limiters()], start)
+        own = None if queue.tenant.limiter is None else queue.tenant.limiter.copy()
+        for count, cost, _ in self._parked.entries(queue):
+            self.plan.book(count, cost, NEVER, own)
+
+    def _ahead(self, arrivals: Sequence[Arrival]) -> dict[Queue, int]:
+        """Return how many units were parked in each queue before this step."""
+        ahead = {arrival.queue: arrival.queue.units for arrival in arrivals}
+        for arrival in arrivals:
+            ahead[arrival.queue] -= arrival.left * arrival.cost
+        return ahead
+
+    def _own(self, tenant: Tenant, start: int, ahead: dict[Queue, int]) -> Limiter | None:
+        """Return the plan of a tenant's own limit, made if it is missing."""
+        if tenant.limiter is None:
+            return None
+        if tenant.plan is None or not any(ahead.get(queue, queue.units) for queue in tenant.queues.values()):
+            plan = Plan([tenant.limiter.copy()], max(start, tenant.paused_until))
+            for queue in tenant.queues.values():
+                for count, cost, _ in self._parked.entries(queue):
+                    plan.book(count, cost, NEVER)
+            tenant.plan = plan.limiters[0]
+        return tenant.plan
+
+    def _time_of(self, positions: Positions, queue: Queue, ahead: int, cost: int, start: int) -> int:
+        units = positions.units_to(queue, ahead, cost)
+        if self._horizon is None:
+            self._horizon = Horizon([self._limits.limiter.copy()], start)
+        time = max(start, self._horizon.time_of(units))
+        budget = self._limits.budget
+        if budget is not None:
+            if self._budget is None:
+                self._budget = Horizon([budget.limiter.copy()], start)
+            rivals = sum(min(waiting, units) for waiting in budget.others(self._limits.service))
+            time = max(time, self._budget.time_of(units + rivals))
+        return max(time, queue.tenant.paused_until)

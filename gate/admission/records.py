@@ -1,0 +1,156 @@
+"""An engine as state records and back, and from one policy to another."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from gate.admission.breach import Breach, Meter
+from gate.admission.lanes import Lane, Queue, lanes_of
+from gate.admission.model import Reason, Verdict
+from gate.admission.overflow import FOREVER, Held
+from gate.admission.plan import Plan
+from gate.admission.state import LaneRecord, SegmentRecord, ServiceRecord, TotalRecord, decode, encode
+from gate.limits import Limiter
+from gate.policy import ServicePolicy
+
+if TYPE_CHECKING:
+    from gate.admission.engine import Engine
+
+
+def changes(engine: "Engine") -> dict[str, bytes | None]:
+    """Return the records that changed since the last call; None: delete."""
+    changed: dict[str, bytes | None] = {}
+    if engine.changed:
+        engine.changed = False
+        changed[f"service/{engine.service}"] = encode(_record(engine))
+    return changed | engine.places.changes() | engine.tenants.changes() | engine.budgets.changes()
+
+
+def restore(engine: "Engine", state: Mapping[str, bytes]) -> None:
+    """Bring a new engine to where the one was that wrote the records. StateError: damaged, or from a newer gate."""
+    key = f"service/{engine.service}"
+    tenants, parked = f"tenant/{engine.service}/", f"parked/{engine.service}/"
+    record = decode(key, state[key], ServiceRecord) if key in state else None
+    if record is not None:
+        _take(engine, record)
+    segments = []
+    for name, data in state.items():
+        if name.startswith(tenants):
+            engine.tenants.restore(name.removeprefix(tenants), data)
+        elif name.startswith(parked):
+            partition = int(name.removeprefix(parked).partition("/")[0])
+            segments.append((partition, decode(name, data, SegmentRecord)))
+    if record is not None and record.policy != engine.version:
+        engine.tenants.forget_plans()
+    engine.places.restore(segments, lambda lane, tenant: _queue(engine, lane, tenant))
+    engine.scheduler.rebuild()
+    for name, until in ({} if record is None else record.paused).items():
+        engine.tenants.pause(engine.tenants.find(name, engine.now), until)
+    if record is not None and record.policy != engine.version:
+        _follow(engine)
+    engine.changed = False
+
+
+def change_policy(engine: "Engine", now: int, policy: ServicePolicy, version: str) -> None:
+    """Take another policy: what was used stays counted, what waits stays in its order."""
+    engine.policy, engine.version, engine.changed = policy, version, True
+    engine.limits.limiter.reconfigure(policy.spec, now)
+    if engine.limits.budget is not None:
+        engine.limits.budget.wait(engine.service, 0, now)
+    engine.limits.budget = engine.budgets.get(policy.group)
+    engine.tenants.reconfigure(policy.tenant, now)
+    _follow(engine)
+
+
+def _follow(engine: "Engine") -> None:
+    """Bring lanes and what waits in them in line with the policy."""
+    engine.purge = True
+    policy = engine.policy
+    for order, lane in enumerate(lanes_of(policy.lanes).values()):
+        known = engine.lanes.setdefault(lane.name, lane)
+        known.weight, known.stride, known.order = lane.weight, lane.stride, order
+    heir = engine.lanes[policy.default_lane]
+    removed = [name for name in engine.lanes if name not in policy.lanes]
+    for tenant in engine.tenants:
+        for name in removed:
+            source = tenant.queues.pop(name, None)
+            if source is not None and source.requests:
+                target = engine.tenants.queue(tenant, heir)
+                engine.places.move(source, target)
+                target.requests += source.requests
+                target.units += source.units
+        for queue in tenant.queues.values():
+            queue.until = 0
+        engine.tenants.touch(tenant, engine.now)
+    for name in removed:
+        del engine.lanes[name]
+    engine.scheduler.lanes.virtual = 0
+    for lane in engine.lanes.values():
+        lane.start = 0  # turns begin anew
+    engine.scheduler.rebuild()
+    engine.planner.forget()
+
+
+def _queue(engine: "Engine", lane: str, tenant: str) -> Queue:
+    known = engine.lanes.get(lane)
+    if known is None:  # the policy lost it while no gate ran
+        known = engine.lanes[lane] = Lane(lane, Fraction(1), 1, len(engine.lanes))
+    return engine.tenants.queue(engine.tenants.find(tenant, engine.now), known)
+
+
+def _record(engine: "Engine") -> ServiceRecord:
+    scheduler, plan = engine.scheduler, engine.planner.plan
+    return ServiceRecord(
+        policy=engine.version,
+        now=engine.now,
+        sequence=engine.sequence,
+        limiter=engine.limits.limiter.dump(),
+        plan=None if plan is None else [limiter.dump() for limiter in plan.limiters],
+        plan_at=0 if plan is None else min(plan.at, FOREVER),
+        virtual=scheduler.lanes.virtual,
+        lanes=[
+            LaneRecord(lane.name, lane.start, lane.epoch, lane.fair.virtual, lane.orders)
+            for lane in engine.lanes.values()
+        ],
+        totals=[
+            TotalRecord(lane, verdict, reason or "", pulled, requests)
+            for (lane, verdict, reason, pulled), requests in sorted(engine.totals.items(), key=str)
+        ],
+        breach=engine.breach.record(),
+        meters=[(meter.rate, meter.last) for meter in (engine.offered, engine.admitted, engine.units)],
+        paused_until=engine.paused_until,
+        paused=engine.tenants.paused,
+        lag=engine.lag,
+        admitted_since=engine.admitted_since,
+        unknown_lanes=engine.unknown_lanes,
+        refusal=engine.refusal,
+        more=scheduler.more,
+        purge=engine.purge,
+        held=engine.held,
+    )
+
+
+def _take(engine: "Engine", record: ServiceRecord) -> None:
+    """Take everything of a service's record but what hangs on its queues."""
+    engine.now = max(engine.now, record.now)
+    engine.sequence = record.sequence
+    engine.limits.limiter = Limiter.load(engine.policy.spec, record.limiter)
+    limiters = engine.limits.limiters()
+    if record.plan is not None and record.policy == engine.version and len(record.plan) == len(limiters):
+        ahead = [Limiter.load(own.spec, data) for own, data in zip(limiters, record.plan, strict=True)]
+        engine.planner.plan = Plan(ahead, record.plan_at)
+    engine.scheduler.lanes.virtual = record.virtual
+    engine.scheduler.more = record.more
+    for kept in record.lanes:
+        lane = engine.lanes.setdefault(kept.name, Lane(kept.name, Fraction(1), 1, len(engine.lanes)))
+        lane.start, lane.epoch, lane.fair.virtual, lane.orders = kept.start, kept.epoch, kept.virtual, kept.orders
+    for total in record.totals:
+        reason = Reason(total.reason) if total.reason else None
+        engine.totals[total.lane, Verdict(total.verdict), reason, total.pulled] = total.requests
+    engine.breach = Breach(engine.breach.beat, record.breach)
+    engine.offered, engine.admitted, engine.units = (Meter(rate, last) for rate, last in record.meters)
+    engine.paused_until, engine.lag, engine.admitted_since = record.paused_until, record.lag, record.admitted_since
+    engine.unknown_lanes, engine.purge = record.unknown_lanes, record.purge
+    if record.refusal is not None:
+        engine.refusal = record.refusal[0], Reason(record.refusal[1]), record.refusal[2]
+    engine.held = None if record.held is None else Held(*record.held)

@@ -1,0 +1,94 @@
+"""What an engine says about itself."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from gate.admission.model import SECOND, LaneUsage, LimitUsage, Reason, Refusal, Total, Usage
+from gate.admission.scheduler import Limits
+from gate.limits import Limiter
+
+if TYPE_CHECKING:
+    from gate.admission.engine import Engine
+
+
+class Fill(NamedTuple):
+    """How full a limit is."""
+
+    usage: float
+    name: str
+    reason: Reason
+
+
+def fullest(limits: Limits, now: int) -> Fill | None:
+    """Return the limit of which most is used; None: there is no limit."""
+    fills = []
+    for limiter, name, reason in _named(limits):
+        spec = limiter.spec
+        if spec.rate is not None:
+            fills.append(Fill(1 - float(limiter.tokens(now)) / spec.burst, f"{name}.rate", reason or Reason.RATE))
+        if spec.windows:
+            fills.append(Fill(limiter.window_fill(now), f"{name}.window", reason or Reason.WINDOW))
+    return max(fills, key=lambda fill: fill.usage, default=None)
+
+
+def limit_usage(limits: Limits, now: int) -> tuple[LimitUsage, ...]:
+    """Return how full each limit is; of several windows, the fullest stands for all."""
+    told = []
+    for limiter, name, _ in _named(limits):
+        spec = limiter.spec
+        if spec.rate is not None:
+            used = 1 - float(limiter.tokens(now)) / spec.burst
+            told.append(LimitUsage(f"{name}.rate", spec.burst, float(spec.rate), used))
+        if spec.windows:
+            window = min(spec.windows, key=lambda window: window.limit / window.size)
+            per_second = window.limit * SECOND / window.size
+            told.append(LimitUsage(f"{name}.window", window.limit, per_second, limiter.window_fill(now)))
+    return tuple(told)
+
+
+def _named(limits: Limits) -> list[tuple[Limiter, str, Reason | None]]:
+    named: list[tuple[Limiter, str, Reason | None]] = [(limits.limiter, limits.service, None)]
+    if limits.budget is not None:
+        named.append((limits.budget.limiter, f"group.{limits.budget.name}", Reason.GROUP))
+    return named
+
+
+def service_usage(engine: "Engine", now: int) -> Usage:
+    """Return one engine's usage."""
+    limiter, policy = engine.limits.limiter, engine.policy
+    lanes = []
+    for lane in engine.lanes.values():
+        end = engine.planner.lane_end(lane, max(now, engine.paused_until))
+        lanes.append(
+            LaneUsage(
+                name=lane.name,
+                weight=float(lane.weight),
+                backlog=lane.requests,
+                backlog_units=lane.units,
+                tenants=lane.waiting,
+                eta_seconds=None if end is None else max(0, end - now) / SECOND,
+            )
+        )
+    refusal = engine.refusal
+    watched = policy.max_in_flight is not None and engine.lag is not None
+    return Usage(
+        service=engine.service,
+        at=now,
+        policy=engine.version,
+        limits=limit_usage(engine.limits, now),
+        requests_per_second=engine.admitted.at(now),
+        units_per_second=engine.units.at(now),
+        offered_per_second=engine.offered.at(now),
+        tokens=None if limiter.spec.rate is None else float(limiter.tokens(now)),
+        window_fill=limiter.window_fill(now) if limiter.spec.windows else 0.0,
+        lanes=tuple(lanes),
+        totals=tuple(
+            Total(lane, verdict, reason, pulled, requests)
+            for (lane, verdict, reason, pulled), requests in sorted(engine.totals.items(), key=str)
+        ),
+        breach_since=engine.breach.since,
+        last_refusal=None if refusal is None else Refusal(*refusal),
+        paused_until=engine.paused_until if engine.paused_until > now else None,
+        in_flight=(engine.lag or 0) + engine.admitted_since if watched else None,
+        tenants=len(engine.tenants),
+        unknown_lanes=engine.unknown_lanes,
+    )

@@ -1,0 +1,324 @@
+"""Serves queues as long as the limits allow: parked requests first, behind them those of the batch at hand."""
+
+from collections.abc import Iterable, Mapping
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from gate.admission.arrivals import Arrival
+from gate.admission.budgets import Budget
+from gate.admission.lanes import COST_CAP, Fair, Lane, Queue
+from gate.admission.model import Pull, Reason, Verdict
+from gate.admission.parked import Parked
+from gate.admission.plan import whole_ms
+from gate.admission.tenants import Tenant, Tenants
+from gate.limits import Limiter
+
+
+class Bound(NamedTuple):
+    """The limit that stopped the scheduler."""
+
+    reason: Reason
+    limit: str
+
+
+class Limits:
+    """The limits that all requests of a service share: its own and its group's."""
+
+    def __init__(self, service: str, limiter: Limiter, budget: Budget | None) -> None:
+        self.service = service
+        self.limiter = limiter
+        self.budget = budget
+
+    def ceiling(self) -> tuple[int, str] | None:
+        """Return the largest cost that can ever be admitted, and the limit that says so; None: no bound."""
+        ceilings = []
+        if self.limiter.spec.ceiling is not None:
+            ceilings.append((self.limiter.spec.ceiling, self.service))
+        if self.budget is not None and self.budget.limiter.spec.ceiling is not None:
+            ceilings.append((self.budget.limiter.spec.ceiling, f"group.{self.budget.name}"))
+        return min(ceilings, default=None)
+
+    def limiters(self) -> list[Limiter]:
+        """Return the limiters that a request is checked against."""
+        return [self.limiter] if self.budget is None else [self.limiter, self.budget.limiter]
+
+    def fit(self, now: int, count: int, cost: int) -> int:
+        """Tell how many of `count` equal requests may go now."""
+        fitting = self.limiter.fit(now, count, cost)
+        if fitting and self.budget is not None:
+            fitting = self.budget.fit(self.service, now, fitting, cost)
+        return fitting
+
+    def charge(self, now: int, count: int, cost: int) -> None:
+        """Take what `fit` allowed."""
+        self.limiter.charge(now, count * cost)
+        if self.budget is not None:
+            self.budget.charge(self.service, now, count, cost)
+
+    def bound(self, now: int, cost: int) -> Bound | None:
+        """Name the limit that makes a request of this cost wait longest; None: none does."""
+        own = self.limiter.ready_at(now, cost)
+        if self.budget is not None and (own <= now or self.budget.limiter.ready_at(now, cost) > own):
+            return Bound(Reason.GROUP, f"group.{self.budget.name}")
+        binding = self.limiter.binding(now, cost)
+        return None if binding is None else Bound(Reason(binding), f"{self.service}.{binding}")
+
+
+class Tally:
+    """What a step admitted."""
+
+    __slots__ = ("pulled", "pulled_units", "requests", "units")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.units = 0
+        self.pulled: dict[str, int] = {}  # requests, by lane
+        self.pulled_units = 0
+
+
+class Scheduler:
+    """The queues of one service that have work, and whose turn it is."""
+
+    def __init__(self, lanes: Mapping[str, Lane], parked: Parked, tenants: Tenants) -> None:
+        self.lanes: Fair[Lane] = Fair()
+        self.more = False  # could have been pulled in the last step, had there been room
+        self.waiting = 0  # queues with something parked
+        self.coming: dict[Queue, int] = {}  # cost of the first request of queues whose requests have no place yet
+        self.tally = Tally()
+        self._all = lanes
+        self._parked = parked
+        self._tenants = tenants
+        self._blocked: list[tuple[int, str, int, Queue]] = []  # heap of (until, lane, order, queue)
+        self._served: set[Queue] = set()  # whose tags or limits moved in this step
+
+    @property
+    def all(self) -> Iterable[Lane]:
+        """All lanes of the policy."""
+        return self._all.values()
+
+    def queue(self, arrivals: Iterable[Arrival]) -> None:
+        """Append fresh requests to their queues."""
+        for arrival in arrivals:
+            arrival.queue.fresh.append(arrival)
+            self.join(arrival.queue)
+
+    def unqueue(self, arrivals: Iterable[Arrival]) -> None:
+        """Take what is left of fresh requests out of their queues."""
+        for arrival in arrivals:
+            arrival.queue.fresh.clear()
+
+    def park(self, arrivals: Iterable[Arrival]) -> None:
+        """Count what is left of fresh requests as parked."""
+        for arrival in arrivals:
+            queue = arrival.queue
+            queue.fresh.clear()
+            self.grow(queue, arrival.left, arrival.left * arrival.cost)
+            self._served.add(queue)
+
+    def rebuild(self) -> None:
+        """Count and order anew what is parked in the queues of all tenants."""
+        self.lanes.clear()
+        self._blocked.clear()
+        self.waiting = 0
+        for lane in self._all.values():
+            lane.fair.clear()
+            lane.requests = lane.units = lane.ready_units = lane.waiting = 0
+        for tenant in self._tenants:
+            for queue in tenant.queues.values():
+                if queue.requests:
+                    requests, units, queue.requests, queue.units = queue.requests, queue.units, 0, 0
+                    self.grow(queue, requests, units)
+                    self._join_again(queue)
+
+    def _join_again(self, queue: Queue) -> None:
+        if queue.until:
+            heappush(self._blocked, (queue.until, queue.lane.name, queue.order, queue))
+            return
+        if queue.order:  # as before, even if its tag tells nothing any more
+            queue.lane.fair.join(queue)
+        else:
+            queue.lane.join(queue)
+        self.lanes.join(queue.lane)
+
+    def join(self, queue: Queue) -> None:
+        """Let a queue that has work take part, unless its tenant's limit blocks it."""
+        if not queue.until:
+            queue.lane.join(queue)
+            self.lanes.join(queue.lane)
+
+    def rest(self, now: int, limits: Limits) -> None:
+        """End a step: note what changed, forget tags that nobody is measured by, say what waits for the budget."""
+        for lane in self._all.values():
+            if not lane.requests:
+                lane.rest()
+        if not self.waiting:
+            self.lanes.clear()
+            self.lanes.virtual = 0
+            for lane in self._all.values():
+                lane.start = 0
+        for queue in self._served:
+            if queue.tenant.limiter is not None or queue.lane.requests:
+                self._tenants.touch(queue.tenant, now)
+        self._served.clear()
+        if limits.budget is not None:
+            head = self.head()
+            units = 0 if head is None else sum(lane.ready_units for lane in self._all.values())
+            ready = now if head is None else limits.limiter.ready_at(now, self.head_cost(head))
+            limits.budget.wait(limits.service, units, ready)
+
+    def pause(self, tenant: Tenant, until: int, now: int) -> None:
+        """Let nothing of a tenant go before `until`; 0: let it go on."""
+        self._tenants.pause(tenant, until)
+        for queue in tenant.queues.values():
+            if queue.until:  # looked at anew at the next step, which blocks it again where that is right
+                queue.until = now
+                heappush(self._blocked, (now, queue.lane.name, queue.order, queue))
+        self._tenants.touch(tenant, now)
+
+    def release(self, room: int, pulls: list[Pull]) -> None:
+        """Let go all that is parked, whatever the limits say."""
+        waiting = [queue for tenant in self._tenants for queue in tenant.queues.values() if queue.requests]
+        for queue in waiting:
+            while queue.requests and room:
+                count, cost = self._parked.head(queue)
+                count = min(count, room)
+                room -= count
+                self._pull(queue, count, cost, pulls)
+
+    def head_cost(self, queue: Queue) -> int:
+        """Return the cost of the oldest request that waits in a queue; there must be one."""
+        count, cost = self._parked.head(queue)
+        return cost if count else self.coming[queue]
+
+    def block(self, queue: Queue, until: int) -> None:
+        """Leave a queue, which takes no part now, out until its tenant's limit lets it go on."""
+        self._served.add(queue)
+        queue.until = until
+        queue.lane.ready_units -= queue.units
+        heappush(self._blocked, (until, queue.lane.name, queue.order, queue))
+
+    def unblock(self, now: int) -> None:
+        """Let queues whose time has come take part again."""
+        while (until := self.next_unblocked()) is not None and until <= now:
+            queue = heappop(self._blocked)[3]
+            queue.until = 0
+            queue.lane.ready_units += queue.units
+            self.join(queue)
+            self._served.add(queue)
+
+    def next_unblocked(self) -> int | None:
+        """Return when the next blocked queue may go on; None: none is blocked."""
+        blocked = self._blocked
+        while blocked and (blocked[0][3].until != blocked[0][0] or not blocked[0][3].requests):
+            queue = heappop(blocked)[3]
+            if queue.until and not queue.requests:
+                queue.until = 0
+        return blocked[0][0] if blocked else None
+
+    def head(self) -> Queue | None:
+        """Return the queue whose turn it is; None: no queue has work that its tenant's limit allows."""
+        lanes = self.lanes
+        while lanes:
+            lane = lanes.first()
+            while lane.fair:
+                queue = lane.fair.first()
+                if queue.requests or queue.fresh:
+                    return queue
+                lane.fair.leave()
+            lanes.leave()
+        return None
+
+    def serve(self, now: int, limits: Limits, room: int, allowed: int | None, pulls: list[Pull]) -> Bound | None:
+        """Admit while queues and limits allow, at most `room` parked requests and `allowed` in all.
+
+        Appends to `pulls`, decides on the arrivals in the queues. Returns the limit that stopped it; None: the queues
+        are empty, or what is left waits for room or for its tenant's limit.
+        """
+        stopped: Bound | None = None
+        stuck: list[Queue] = []
+        while (queue := self.head()) is not None:
+            if allowed == 0:
+                stopped = Bound(Reason.IN_FLIGHT, f"{limits.service}.in-flight")
+                break
+            lane, tenant = queue.lane, queue.tenant
+            count, cost = self._parked.head(queue) if queue.requests else (queue.fresh[0].left, queue.fresh[0].cost)
+            if queue.requests:
+                if not room:
+                    stuck.append(lane.fair.leave())
+                    continue
+                count = min(count, room)
+            if allowed is not None:
+                count = min(count, allowed)
+            tag = min(cost, COST_CAP)
+            count = min(count, lane.fair.turns(tag) or count, self.lanes.turns(tag * lane.stride) or count)
+            if tenant.paused_until > now:
+                lane.fair.leave()
+                self.block(queue, tenant.paused_until)
+                continue
+            if tenant.limiter is not None:
+                fitting = tenant.limiter.fit(now, count, cost)
+                if not fitting:
+                    lane.fair.leave()
+                    self.block(queue, whole_ms(tenant.limiter.ready_at(now, cost)))
+                    continue
+                count = fitting
+            count = limits.fit(now, count, cost)
+            if not count:
+                stopped = limits.bound(now, cost)
+                break
+            limits.charge(now, count, cost)
+            if tenant.limiter is not None:
+                tenant.limiter.charge(now, count * cost)
+            if allowed is not None:
+                allowed -= count
+            self._served.add(queue)
+            self.tally.requests += count
+            self.tally.units += count * cost
+            if queue.requests:
+                room -= count
+                self._pull(queue, count, cost, pulls)
+            else:
+                arrival = queue.fresh[0]
+                arrival.decide(count, Verdict.ADMITTED)
+                if not arrival.left:
+                    queue.fresh.popleft()
+            lane.fair.charge(tag, count)
+            self.lanes.charge(tag * lane.stride, count)
+        self.more = bool(stuck)
+        for queue in stuck:
+            queue.lane.fair.join(queue)
+            self.lanes.join(queue.lane)
+            self._served.add(queue)
+        return stopped
+
+    def _pull(self, queue: Queue, count: int, cost: int, pulls: list[Pull]) -> None:
+        partition, offset = self._parked.take(queue, count)
+        self.shrink(queue, count, count * cost)
+        self.tally.pulled[queue.lane.name] = self.tally.pulled.get(queue.lane.name, 0) + count
+        self.tally.pulled_units += count * cost
+        last = pulls[-1] if pulls else None
+        if (
+            last is not None
+            and last.verdict is Verdict.ADMITTED
+            and last.partition == partition
+            and last.offset + last.count == offset
+        ):
+            pulls[-1] = Pull(partition, last.offset, last.count + count, Verdict.ADMITTED)
+        else:
+            pulls.append(Pull(partition, offset, count, Verdict.ADMITTED))
+
+    def grow(self, queue: Queue, requests: int, units: int) -> None:
+        """Count requests that come to wait in a queue."""
+        began = bool(queue.requests + requests) - bool(queue.requests)
+        self.waiting += began
+        queue.lane.waiting += began
+        queue.requests += requests
+        queue.units += units
+        queue.lane.requests += requests
+        queue.lane.units += units
+        if not queue.until:
+            queue.lane.ready_units += units
+
+    def shrink(self, queue: Queue, requests: int, units: int) -> None:
+        """Count requests that leave a queue."""
+        self.grow(queue, -requests, -units)
