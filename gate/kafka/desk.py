@@ -12,7 +12,7 @@ import msgspec
 
 from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
-from gate.admission.model import Event, Pull, Step, Verdict
+from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
 from gate.errors import GateError
 from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
@@ -23,6 +23,7 @@ from gate.limits import Spec
 from gate.policy import Policy
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
+USAGE_EVERY: Final = 1_000 * MS
 META_KEY: Final = "meta"
 FORMAT: Final = 1
 
@@ -50,6 +51,8 @@ class Served:
     offsets: dict[int, int] = field(default_factory=dict)  # next request to decide, by partition
     delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
     admitted: int = 0  # requests, since this desk was made
+    usage_at: int = 0  # when usage was last published
+    wakes_at: int | None = None  # the earliest look that is planned
 
 
 @dataclass(slots=True)
@@ -110,7 +113,7 @@ class Desk:
                 self._stored.pop(service, {}),
             )
             served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
-            self._schedule(served)
+            self._touch(served)
         return served
 
     def start_offset(self, served: Served, partition: Partition) -> int | None:
@@ -164,26 +167,36 @@ class Desk:
         """Return the services that have something to do although nothing arrived."""
         due, self._touched = self._touched, set()
         while self._wakes and self._wakes[0][0] <= now:
-            moment, service = heapq.heappop(self._wakes)
-            if self.services[service].engine.wake_at() == moment:
-                due.add(service)
+            due.add(self._pop())
         return due
 
     def next_wake(self) -> int | None:
         """Return when `due` will next have something; None: not by itself."""
         if self._touched:
             return 0
-        while self._wakes:
-            moment, service = self._wakes[0]
-            if self.services[service].engine.wake_at() == moment:
-                return moment
-            heapq.heappop(self._wakes)
-        return None
+        return self._wakes[0][0] if self._wakes else None
+
+    def _pop(self) -> str:
+        moment, service = heapq.heappop(self._wakes)
+        served = self.services[service]
+        if served.wakes_at == moment:
+            served.wakes_at = None
+        return service
 
     def _schedule(self, served: Served) -> None:
         moment = served.engine.wake_at()
         if moment is not None:
-            heapq.heappush(self._wakes, (moment, served.name))
+            self._wake(moment, served)
+
+    def _wake(self, moment: int, served: Served) -> None:
+        """Look at a service at `moment`, or earlier; a look too many does no harm."""
+        if served.wakes_at is None or moment < served.wakes_at:
+            served.wakes_at = moment
+            if len(self._wakes) > 4 * len(self.services) + 64:  # mostly looks that earlier ones have replaced
+                self._wakes = [(s.wakes_at, name) for name, s in self.services.items() if s.wakes_at is not None]
+                heapq.heapify(self._wakes)
+            else:
+                heapq.heappush(self._wakes, (moment, served.name))
 
     def decide(self, served: Served, batch: Batch, taken: Sequence[tuple[int, Sequence[Record]]], inbox: Inbox) -> Turn:
         """Decide about requests `taken` of a service as (partition number, records), and about what is parked.
@@ -237,14 +250,32 @@ class Desk:
                 served.engine.parked(places)
                 self._schedule(served)
 
-    def changes(self, turns: Iterable[Turn], now: int) -> dict[str, bytes | None]:
+    def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
         """Return the state records that a batch has changed."""
         changed: dict[str, bytes | None] = {}
         for turn in turns:
             changed.update(turn.served.engine.changes())
-        self._meta = msgspec.structs.replace(self._meta, at=now)
-        changed[META_KEY] = msgspec.json.encode(self._meta)
         return changed
+
+    def meta(self, now: int) -> bytes:
+        """Return the record that goes with every batch."""
+        self._meta = msgspec.structs.replace(self._meta, at=now)
+        return encode_meta(self._meta)
+
+    def usage(self, served: Served, now: int) -> Usage | None:
+        """Return the usage of a service if it is to be published now.
+
+        A service that has become quiet is looked at again until its rates have sunk to nothing.
+        """
+        every = USAGE_EVERY * max(1, len(self.services) // 100)  # many services must not drown in their reports
+        if now < served.usage_at + every:
+            self._wake(served.usage_at + every, served)
+            return None
+        served.usage_at = now
+        usage = served.engine.usage(now)
+        if usage.offered_per_second or usage.requests_per_second:
+            self._wake(now + every, served)
+        return usage
 
     def offsets(self, turns: Iterable[Turn]) -> dict[Partition, int]:
         """Return the offsets to commit: behind the last decided request, and the oldest parked one."""
@@ -266,6 +297,11 @@ class Desk:
 
 def _specs(policy: Policy) -> dict[str, Spec]:
     return {name: group.spec for name, group in policy.groups.items()}
+
+
+def encode_meta(meta: Meta) -> bytes:
+    """Return the record that goes with every batch."""
+    return msgspec.json.encode(meta)
 
 
 def read_meta(raw: bytes | None, shards: int) -> Meta:

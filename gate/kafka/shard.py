@@ -9,12 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-import msgspec
 import structlog
 
 from gate.admission.model import Event, Usage
 from gate.kafka.clock import MS, BrokerClock
-from gate.kafka.desk import META_KEY, Desk, Turn, read_meta
+from gate.kafka.desk import META_KEY, Desk, Turn, encode_meta, read_meta
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Feedback, Watched
 from gate.kafka.headers import not_before
@@ -25,7 +24,6 @@ from gate.policy import Policy
 
 BATCH_RECORDS: Final = 4_000
 INBOX_BYTES: Final = 4 << 20
-USAGE_EVERY: Final = 1_000 * MS
 FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 30.0
 
@@ -92,7 +90,6 @@ class Shard:
         self._inbox = Inbox(INBOX_BYTES, self._woken.set)
         self._clock = BrokerClock()
         self._desk: Desk | None = None
-        self._usage_at: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -205,7 +202,7 @@ class Shard:
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         # the claim goes through a transaction of its own: its timestamp tells the broker's time before any decision
         session.begin()
-        await self._write_state(session, {}, {META_KEY: msgspec.json.encode(meta)}, [], {})
+        await self._write_state(session, {}, {META_KEY: encode_meta(meta)}, [], {})
         await session.commit()
         self._clock.advance_to(meta.at)
         self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
@@ -275,18 +272,17 @@ class Shard:
     # -- one batch -------------------------------------------------------------------------------------------------
 
     async def _batch(self, session: Session, desk: Desk) -> bool:
+        """Decide about what waits and commit it. Returns whether there was anything to commit."""
         started = self._env.local()
-        now = self._now()
-        batch = Batch(now)
+        batch = Batch(self._now())
         self._idle.clear()
         try:
             turns = await self._decide(desk, batch)
             reach("after-decide")
-            if not turns:
+            if not await self._write(session, desk, batch, turns):
                 return False
-            await self._write(session, desk, batch, turns)
             reach("after-commit")
-            self._tell(turns, now, started)
+            self._tell(turns, batch.now, started)
             return True
         finally:
             self._idle.set()
@@ -327,19 +323,27 @@ class Shard:
             taken.setdefault(service, []).append((partition.number, records))
         return taken
 
-    async def _write(self, session: Session, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> None:
-        session.begin()
+    async def _write(self, session: Session, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> bool:
         outputs: dict[Partition, Sequence[Outgoing]] = dict(batch.outputs)
-        if any(turn.parked for turn in turns):  # the state says where they are, so they must be there first
+        parks = any(turn.parked for turn in turns)
+        if parks:  # the state says where they are, so they must be there first
+            session.begin()
             written = await session.produce(outputs)
             desk.parked(turns, {partition: answer.offsets for partition, answer in written.items()})
             outputs = {}
             reach("after-produce")
-        changes = desk.changes(turns, batch.now)
+        changes = desk.changes(turns)
         reports = self._reports(desk, batch.now, turns)
-        await self._write_state(session, outputs, changes, reports, desk.offsets(turns))
+        offsets = desk.offsets(turns)
+        if not (parks or outputs or changes or reports or offsets):
+            return False
+        if not parks:
+            session.begin()
+        changes[META_KEY] = desk.meta(batch.now)
+        await self._write_state(session, outputs, changes, reports, offsets)
         reach("before-commit")
         await session.commit()
+        return True
 
     async def _write_state(
         self,
@@ -362,14 +366,13 @@ class Shard:
         self._env.observer.clock(skew / 1e9, self._clock.error / 1e9)
 
     def _reports(self, desk: Desk, now: int, turns: Sequence[Turn]) -> list[tuple[Partition, Outgoing]]:
+        """Return alerts, and the usage of services that had none published for a while."""
         alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)
         observer = self._env.observer
         reports = [(alerts, observer.encode_event(event)) for event in desk.events(turns)]
         for turn in turns:
-            name = turn.served.name
-            if now - self._usage_at.get(name, 0) >= USAGE_EVERY:
-                self._usage_at[name] = now
-                current = turn.served.engine.usage(now)
+            current = desk.usage(turn.served, now)
+            if current is not None:
                 observer.usage(current)
                 reports.append((usage, observer.encode_usage(current)))
         return reports
