@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 
-.PHONY: demo test check format bench chaos scenarios docs clean setup
+.PHONY: demo test check format bench chaos scenarios docs clean setup compose-tool
 
 setup: $(READY)
 
@@ -31,6 +31,12 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Lets a test check docker-compose.yml with a real Compose tool; without one the test is skipped
+compose-tool:
+	@docker compose version >/dev/null 2>&1 || docker-compose version >/dev/null 2>&1 || \
+	  { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends docker-compose >/dev/null; } || \
+	  echo "no Compose tool, and none could be installed: install docker-compose by hand" >&2
 
 clean:
 	rm -rf $(VENV) build dist
