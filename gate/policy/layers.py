@@ -34,7 +34,7 @@ class Layer:
 class Layers:
     """All layers of a document, ready to be stacked for any service."""
 
-    defaults: Layer
+    defaults: Layer | None  # None: nothing holds for a service that no entry matches
     templates: Mapping[str, Layer]
     globs: Sequence[tuple[Glob, Layer]]
     exact: Mapping[str, Layer]
@@ -48,7 +48,9 @@ class Layers:
             for name, said in document.services.items()
         }
         return cls(
-            defaults=Layer.of("defaults", ("defaults",), document.defaults),
+            defaults=Layer.of("defaults", ("defaults",), document.defaults)
+            if document.defaults.model_fields_set
+            else None,
             templates={
                 name: Layer.of(f"template {name}", ("templates", name), said)
                 for name, said in document.templates.items()
@@ -75,7 +77,7 @@ class Layers:
     def _upon_templates(self, own: list[Layer]) -> list[Layer]:
         # `extends` is a field like the others: the most specific entry that has it decides.
         extends = next((layer.fields["extends"] for layer in reversed(own) if "extends" in layer.fields), None)
-        base = [self.defaults] if self.defaults.fields else []
+        base = [] if self.defaults is None else [self.defaults]
         return [*base, *self._expand(extends or ()), *own]
 
     def _expand(self, extends: Iterable[str]) -> list[Layer]:

@@ -31,7 +31,7 @@ def notes_on(policy: Policy) -> tuple[Note, ...]:
 
 
 def _on_policy(policy: Policy) -> Iterator[tuple[Loc, str]]:
-    if not (policy.services or policy.globs or policy.layers.defaults.fields):
+    if not (policy.services or policy.globs or policy.layers.defaults):
         yield (), "no service and no defaults: nothing is limited"
 
 
@@ -64,8 +64,10 @@ def _on_limits(service: ServicePolicy, stack: list[Layer]) -> Iterator[str]:
 
 
 def _on_groups(policy: Policy) -> Iterator[tuple[Loc, str]]:
-    layers = [policy.layers.defaults, *policy.layers.templates.values(), *policy.layers.exact.values()]
-    used = {layer.fields.get("group") for layer in [*layers, *(layer for _, layer in policy.layers.globs)]}
+    layers = [*policy.layers.templates.values(), *policy.layers.exact.values()]
+    layers += [layer for _, layer in policy.layers.globs]
+    layers += [policy.layers.defaults] if policy.layers.defaults else []
+    used = {layer.fields.get("group") for layer in layers}
     for name, group in policy.groups.items():
         if name not in used:
             yield ("groups", name), "no service shares this budget"

@@ -58,7 +58,7 @@ class Policy:
 
     def others(self) -> ServicePolicy | None:
         """Return what holds for a service that no entry matches; None where there are no defaults."""
-        return _compile("", [self.layers.defaults]) if self.layers.defaults.fields else None
+        return None if self.layers.defaults is None else _compile("", [self.layers.defaults])
 
     def group(self, name: str) -> GroupPolicy | None:
         """Return a shared budget; None where there is none of that name."""
@@ -80,8 +80,8 @@ class Policy:
 
     def explain_others(self) -> Mapping[str, Origin]:
         """Return the same for a service that no entry matches; empty where there are no defaults."""
-        rest = self.others()
-        return {} if rest is None else origins_of(rest, merge([self.layers.defaults]), self.root)
+        rest, defaults = self.others(), self.layers.defaults
+        return {} if rest is None or defaults is None else origins_of(rest, merge([defaults]), self.root)
 
     def explain_group(self, name: str) -> Mapping[str, Origin]:
         """Return each effective field of a shared budget with its origin. KeyError: no such group."""
@@ -135,7 +135,7 @@ def _version(services: Mapping[str, ServicePolicy], groups: Mapping[str, GroupPo
             (glob.pattern, _spelt(layer.fields), _spelt(_said(layers.stack_glob(glob.pattern))))
             for glob, layer in layers.globs
         ],
-        "defaults": _spelt(layers.defaults.fields),
+        "defaults": None if layers.defaults is None else _spelt(layers.defaults.fields),
     }
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:6]
 

@@ -2,7 +2,7 @@ import fnmatch
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.policy import parse_policy
@@ -156,6 +156,7 @@ def test_each_field_is_explained_by_the_value_that_holds(document):
                 assert said.get(field) is None
 
 
+@settings(max_examples=50)
 @given(documents(), st.randoms(use_true_random=False))
 def test_the_version_ignores_the_order_of_keys(document, random):
     def shuffled(value):
@@ -202,6 +203,14 @@ templates:
 services: {services}
 """)
     assert policy.service("pay").spec.burst == burst
+
+
+def test_a_lattice_of_templates_is_walked_once():
+    # With each template reached anew by each way to it, there would be 2^60 ways.
+    rows = "\n".join(f"  {side}{i}: {{extends: [a{i - 1}, b{i - 1}]}}" for i in range(1, 60) for side in "ab")
+    base = "  a0: {burst_size: 3, requests_per_second: 9}\n  b0: {}"
+    policy = parse_policy(f"templates:\n{base}\n{rows}\nservices: {{pay: {{extends: a59}}}}")
+    assert policy.service("pay").spec.burst == 3
 
 
 def test_a_chain_of_ten_thousand_templates():
