@@ -120,6 +120,16 @@ class Desk:
         """Return where to read a request partition from; None: from its beginning."""
         return served.offsets.get(partition.number, self._offsets.get(partition))
 
+    def learn(self, offsets: Mapping[Partition, int]) -> None:
+        """Take in committed offsets of partitions that came later."""
+        self._offsets = {**self._offsets, **offsets}
+
+    def forget(self, partition: Partition, service: str) -> None:
+        """Forget how far a partition was decided: it is gone, and one of the same name would start anew."""
+        self._offsets = {known: offset for known, offset in self._offsets.items() if known != partition}
+        if service in self.services:
+            self.services[service].offsets.pop(partition.number, None)
+
     def governs(self, service: str) -> bool:
         """Tell whether a policy says what may pass, or the gate fails open where none does."""
         return self._policy.settings.fail_open or self._policy.service(service) is not None

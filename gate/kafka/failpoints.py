@@ -3,21 +3,35 @@
 Without the variable each is one comparison with None.
 """
 
+import asyncio
 import os
 import signal
 from typing import Final
 
-POINTS: Final = ("after-decide", "after-produce", "before-commit", "after-commit")
+# in the order in which an owner comes to them: the first two once per take-over, the others in each batch
+POINTS: Final = (
+    "after-claim",  # the predecessor is fenced off, nothing is written
+    "after-restore",
+    "after-decide",
+    "in-produce",
+    "after-produce",  # only where a batch parks something: its state waits for the offsets of the parked requests
+    "before-commit",  # outputs, state and offsets are with the broker
+    "in-commit",
+    "after-commit",
+)
+SOON: Final = 0.001  # seconds: what was begun is with the broker then, and most likely not answered
 
 _wanted, _, _times = os.environ.get("GATE_FAILPOINT", "").partition(":")
 _left = int(_times or 1) if _wanted else None
 
 
 def reach(point: str) -> None:
-    """Die by SIGKILL if this point was asked for and has been reached often enough."""
+    """Die by SIGKILL if this point was asked for and has been reached often enough; at `in-...` points a bit later."""
     global _left  # noqa: PLW0603 - a process dies once
     if _left is None or point != _wanted:
         return
     _left -= 1
-    if _left <= 0:
+    if _left == 0 and point.startswith("in-"):
+        asyncio.get_running_loop().call_later(SOON, os.kill, os.getpid(), signal.SIGKILL)
+    elif _left <= 0:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -204,6 +204,10 @@ class Gate:
     async def confirm(self, shard: int) -> None:
         """Prove ownership to the coordinator."""
         await self._membership.confirm(shard)
+
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Return the group's committed offsets."""
+        return await self._cluster.offsets(self.settings.group_id, partitions)
 
     async def prepare(self, services: Collection[str]) -> None:
         """Make sure that the services' output topics are there."""

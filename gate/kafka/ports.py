@@ -106,7 +106,7 @@ class Source(Protocol):
         """Look again: an inbox has room."""
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
-        """Return the records at `offsets` (ascending). Raises LookupError for one that is not there any more."""
+        """Return the records at `offsets` (ascending), without those that are not there any more."""
 
 
 @dataclass(slots=True)

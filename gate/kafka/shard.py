@@ -68,6 +68,9 @@ class Environment(Protocol):
     async def confirm(self, shard: int) -> None:
         """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
 
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Return the group's committed offsets."""
+
     async def prepare(self, services: Collection[str]) -> None:
         """Make sure that the services' output topics are there; raise GateError that says which is missing."""
 
@@ -199,6 +202,7 @@ class Shard:
         await self._env.confirm(self.number)
         partitions = [p for service in self._requests for p in self._partitions(service)]
         claim = await session.claim(partitions)
+        reach("after-claim")
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         # the claim goes through a transaction of its own: its timestamp tells the broker's time before any decision
         session.begin()
@@ -208,6 +212,7 @@ class Shard:
         self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
         self._changed = False
         await self._follow(self._desk)
+        reach("after-restore")
         self._desk.apply(self._env.feedback, self._now())
         seconds = (self._env.local() - started) / 1e9
         log.info("shard taken over", shard=self.number, keys=len(claim.state), seconds=round(seconds, 3))
@@ -228,6 +233,7 @@ class Shard:
         for partition in self._inbox.followed - wanted:
             self._env.source.drop(partition)
             self._inbox.drop(partition)
+            desk.forget(partition, self._env.names.service_of(partition.topic) or "")
         new = {
             service: partitions
             for service in self._requests
@@ -237,6 +243,8 @@ class Shard:
         }
         if new:
             await self._env.prepare(new.keys())
+            if self.ready:  # else the claim has just told
+                desk.learn(await self._env.committed([p for partitions in new.values() for p in partitions]))
         for service, partitions in new.items():
             served = desk.serve(service, self._now())
             for partition in partitions:
@@ -300,6 +308,12 @@ class Shard:
             for pull in turn.step.pulls:
                 partition = Partition(turn.served.topics.delayed, pull.partition)
                 records = await self._env.source.read(partition, range(pull.offset, pull.offset + pull.count))
+                if len(records) < pull.count:
+                    log.error(
+                        "parked requests are gone from the delayed topic (deleted, or expired); they can't be admitted",
+                        topic=partition.topic, partition=partition.number, offset=pull.offset,
+                        gone=pull.count - len(records),
+                    )  # fmt: skip
                 turn.pulled.append((pull, records))
             desk.release(turn, batch)
         if taken:
@@ -342,6 +356,7 @@ class Shard:
         changes[META_KEY] = desk.meta(batch.now)
         await self._write_state(session, outputs, changes, reports, offsets)
         reach("before-commit")
+        reach("in-commit")
         await session.commit()
         return True
 
@@ -359,6 +374,7 @@ class Shard:
         for partition, record in reports:
             together[partition] = [*together.get(partition, ()), record]
         sent = self._env.local()
+        reach("in-produce")
         written = await session.produce(together, offsets)
         received = self._env.local()
         self._clock.observe(sent, received, written[self._state].timestamp)
@@ -384,7 +400,9 @@ class Shard:
             name = turn.served.name
             # a sample per partition and pull: lags of neighbours differ little
             decision = [(at - piece.records[0].timestamp) / 1e3 for piece in turn.pieces if piece.records]
-            release = [(at - due) / 1e3 for _, records in turn.pulled if (due := not_before(records[0].headers))]
+            release = [
+                (at - due) / 1e3 for _, records in turn.pulled if records and (due := not_before(records[0].headers))
+            ]
             observer.lagged(name, decision, release)
             if turn.malformed:
                 observer.malformed(name, turn.malformed)

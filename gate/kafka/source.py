@@ -21,6 +21,7 @@ PARKED_BYTES: Final = 1 << 18
 CACHE_BYTES: Final = 32 << 20
 BACKOFF: Final = 0.2
 READ_DEADLINE: Final = 10.0
+READ_ATTEMPTS: Final = 4  # before a parked request is taken for gone
 
 log = structlog.get_logger("gate.source")
 
@@ -150,12 +151,14 @@ class KafkaSource:
         async with asyncio.timeout(READ_DEADLINE):
             for offset in offsets:
                 record = self._cached(partition, offset)
-                if record is None:
+                for attempt in range(READ_ATTEMPTS):
+                    if record is not None:
+                        found.append(record)
+                        break
+                    if attempt > 1:
+                        await asyncio.sleep(BACKOFF)
                     await self._load(partition, offset)
                     record = self._cached(partition, offset)
-                if record is None:
-                    raise LookupError(f"{partition.topic}-{partition.number} has no record at offset {offset}")
-                found.append(record)
         return found
 
     def _cached(self, partition: Partition, offset: int) -> Record | None:
@@ -163,24 +166,20 @@ class KafkaSource:
         return chunk.records.get(offset) if chunk else None
 
     async def _load(self, partition: Partition, offset: int) -> None:
-        while True:
-            node = await self._single.locate(partition)
-            answers = await self._single.fetch(
-                node, {partition: offset}, wait_ms=0, partition_bytes=PARKED_BYTES, committed=False
-            )
-            answer = answers.get(partition)
-            if answer is None:
-                return
-            if isinstance(answer, Fetched):
-                self._cache[partition] = _Chunk({r.offset: r for r in answer.records}, answer.size)
-                self._cache.move_to_end(partition)
-                while len(self._cache) > 1 and sum(c.size for c in self._cache.values()) > CACHE_BYTES:
-                    self._cache.popitem(last=False)
-                return
-            if not answer.retriable:
-                raise LookupError(f"{partition.topic}-{partition.number} at offset {offset}: {answer.__name__}")
+        """Read what is at `offset` and behind it into the cache, if it is there."""
+        node = await self._single.locate(partition)
+        answers = await self._single.fetch(
+            node, {partition: offset}, wait_ms=0, partition_bytes=PARKED_BYTES, committed=False
+        )
+        answer = answers.get(partition)
+        if isinstance(answer, Fetched):
+            self._cache[partition] = _Chunk({r.offset: r for r in answer.records}, answer.size)
+            self._cache.move_to_end(partition)
+            while len(self._cache) > 1 and sum(c.size for c in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+        elif answer is not None and answer is not errors.OffsetOutOfRangeError:
             self._single.refresh()
-            await asyncio.sleep(BACKOFF)
+            raise answer(f"{partition.topic}-{partition.number} at offset {offset}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,10 +99,12 @@ class Names:
         head, tail = map(re.escape, self._patterns["requests"])
         return rf"^{head}(?P<service>[a-zA-Z0-9._-]+){tail}\Z"
 
-    def service_of(self, topic: str) -> str | None:
-        """Return the service of a request topic; None for any other topic."""
-        found = re.match(self.requests_pattern, topic)
-        return found["service"] if found else None
+    def service_of(self, topic: str, kind: str = "requests") -> str | None:
+        """Return the service whose request topic (or other `kind`) this is; None for any other topic."""
+        head, tail = self._patterns[kind]
+        service = topic[len(head) : len(topic) - len(tail)]
+        is_one = service and _ALPHABET.issuperset(service) and topic == f"{head}{service}{tail}"
+        return service if is_one else None
 
     def check_service_name(self, service: str) -> None:
         """Raise TopicNameError unless all topics of `service` have names that Kafka takes."""

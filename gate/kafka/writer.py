@@ -81,6 +81,7 @@ class KafkaSession:
         self._state = state
         self._restore = restore
         self._deadline = deadline
+        self._topics: frozenset[str] = frozenset()
         self._producer = AIOKafkaProducer(
             transactional_id=transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
@@ -111,6 +112,12 @@ class KafkaSession:
         self, outputs: Mapping[Partition, Sequence[Outgoing]], offsets: Mapping[Partition, int] | None = None
     ) -> Mapping[Partition, Written]:
         """See `ports.Session`. All futures are awaited: a commit succeeds although a batch has failed."""
+        topics = self._topics.union((self._state.topic,), (partition.topic for partition in outputs))
+        if topics != self._topics:
+            # all that is written to, at once: a metadata answer replaces what the client knew of other topics
+            self._topics = topics
+            async with asyncio.timeout(self._deadline):
+                await self._producer.client.set_topics(topics)
         for partition in (*outputs, self._state):  # together they take one request; each batch writes state
             self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
         parts: list[Awaitable[Any]] = [self._send(partition, records) for partition, records in outputs.items()]
