@@ -27,13 +27,20 @@ class GateProcess:
     """`gate run` as a process of its own. Its log is kept, and shown when something goes wrong."""
 
     def __init__(
-        self, folder: Path, bootstrap: str, prefix: str, policy: str, *args: str, env: dict[str, str] | None = None
+        self,
+        folder: Path,
+        bootstrap: str,
+        prefix: str,
+        policy: str,
+        *args: str,
+        env: dict[str, str] | None = None,
+        program: Sequence[str] = ("-m", "gate"),
     ):
         self.config = folder / "policy.yaml"
         self.config.write_text(f"prefix: {prefix}\nsession_timeout: 2\ndiscovery_interval: 0.5\n{policy}")
         self.log = folder / f"gate-{time.monotonic_ns()}.log"
         self._out = self.log.open("wb")
-        command = [sys.executable, "-m", "gate", "run", "--config", str(self.config), "--bootstrap", bootstrap, *args]
+        command = [sys.executable, *program, "run", "--config", str(self.config), "--bootstrap", bootstrap, *args]
         self.process = subprocess.Popen(
             command, stdout=self._out, stderr=self._out, env={**os.environ, **(env or {})}, start_new_session=True
         )
