@@ -68,6 +68,10 @@ class Alert:
         assert time is not None  # its header is there
         return cls(event.get_id(), event.get_type(), service, time, data, event)
 
+    def to_json(self) -> str:
+        """Return the CloudEvent in JSON."""
+        return to_structured_event(self.event).body.decode()
+
     def __str__(self) -> str:
         reason, limit = self.data.get("reason"), self.data.get("limit")
         said = [f"{reason} ({limit})" if limit else str(reason)] if reason else []
@@ -95,7 +99,7 @@ class Console:
 
     async def take(self, alert: Alert) -> None:
         """Print one alert."""
-        line = to_structured_event(alert.event).body.decode() if self._as_json else str(alert)
+        line = alert.to_json() if self._as_json else str(alert)
         print(line, file=self._file, flush=True)
 
 

@@ -23,9 +23,10 @@ class Program(ABC):
 
     def main(self) -> None:
         """Run until SIGTERM or SIGINT. A second signal does not wait for what still runs."""
-        asyncio.run(self._main())
+        asyncio.run(self.run_until_signal())
 
-    async def _main(self) -> None:
+    async def run_until_signal(self) -> None:
+        """Do as `main`, in the caller's event loop."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
         await self.run()

@@ -41,6 +41,7 @@ def test_a_service_is_found_in_its_request_topic_and_in_no_other(service):
     assert re.compile(names.requests_pattern).match(names.requests(service))
     for kind in PER_SERVICE - {"requests"}:
         assert names.service_of(getattr(names, kind)(service)) is None
+        assert names.service_of(getattr(names, kind)(service), kind) == service
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,265 @@
+"""`gate submit`."""
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gate.cli.client import Client, Service, log_to_stderr, say
+from gate.errors import GateError
+from gate.kafka.cluster import TopicSpec
+from gate.kafka.connect import running
+from gate.kafka.headers import COST, DEADLINE, MAX_COST, PRIORITY, TENANT, Malformed, read_wishes
+
+_PATIENCE_SECONDS: Final = 30.0  # without any acknowledgement for so long, the broker counts as gone
+_BATCH_BYTES: Final = 256 << 10
+_INT32_MAX: Final = 2**31 - 1
+_CHUNK: Final = 1 << 16
+_CHUNKS_AHEAD: Final = 8
+
+
+def _is_readable_by_the_gate(header: str, _type: Any, value: str | None) -> None:
+    if value is not None and isinstance(wishes := read_wishes([(header, value.encode())]), Malformed):
+        raise ValueError(str(wishes))
+
+
+def submit(
+    service: Service,
+    file: Path | None = None,
+    *,
+    count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    rate: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    priority: Annotated[str | None, Parameter(validator=partial(_is_readable_by_the_gate, PRIORITY))] = None,
+    tenant: Annotated[str | None, Parameter(validator=partial(_is_readable_by_the_gate, TENANT))] = None,
+    cost: Annotated[int | None, Parameter(validator=Number(gte=1, lte=MAX_COST))] = None,
+    deadline: Annotated[float | None, Parameter(validator=Number(gt=0, lt=10**9))] = None,
+    partitions: Annotated[int, Parameter(validator=Number(gte=1, lte=10_000))] = 4,
+    client: Client | None = None,
+) -> None:
+    """Submit requests: one per line of FILE or stdin, or generated ones.
+
+    Creates the service's request topic if it is missing. Ends well only when the broker has acknowledged every request.
+    Empty lines are left out.
+
+    Example: `gate submit payments --count 1000 --rate 200 --priority batch`
+
+    Parameters
+    ----------
+    service
+        Whose requests these are.
+    file
+        One request per line; `-` is stdin, as is no FILE without --count.
+    count
+        Submit so many generated requests; with FILE, so many lines of it at most.
+    rate
+        Requests per second; by default as fast as the broker takes them.
+    priority
+        Lane.
+    tenant
+        On whose behalf.
+    cost
+        Units that each request takes of the limits.
+    deadline
+        Seconds from now after which an admission is of no use.
+    partitions
+        Of the request topic, if it has to be created.
+    """
+    log_to_stderr()
+    wishes = {PRIORITY: priority, TENANT: tenant, COST: None if cost is None else str(cost)}
+    headers = [(name, value.encode()) for name, value in wishes.items() if value is not None]
+    if count is not None and file is None:
+        requests = _generated(count)
+    else:
+        requests = _limited(_lines_of_stdin() if file is None or file == Path("-") else _lines_of(file), count)
+    asyncio.run(_submit(client or Client(), service, _paced(requests, rate), headers, deadline, partitions, count))
+
+
+async def _submit(
+    client: Client,
+    service: str,
+    requests: AsyncIterator[bytes],
+    headers: list[tuple[str, bytes]],
+    deadline: float | None,
+    partitions: int,
+    total: int | None,
+) -> None:
+    await client.reach()
+    topic = client.names.requests(service)
+    async with client.cluster() as cluster:
+        if topic not in await cluster.partitions():
+            await cluster.ensure(TopicSpec(topic, partitions, {}))
+            say(f"created topic {topic} with {partitions} partitions")
+    producer = AIOKafkaProducer(
+        bootstrap_servers=client.bootstrap,
+        enable_idempotence=True,  # with acks from all replicas; a repeated send is one request
+        linger_ms=5,
+        max_batch_size=_BATCH_BYTES,
+        max_request_size=_INT32_MAX,  # the broker's limit is the one that counts
+    )
+    started = time.monotonic()
+    async with running(producer):
+        sender = _Sender(producer, client.bootstrap, topic)
+        with _progress(total) as show:
+            async for request in requests:
+                stamped = headers if deadline is None else [*headers, (DEADLINE, _unix_ms(deadline))]
+                await sender.send(request, stamped)
+                show(sender.acknowledged)
+            await sender.finish(show)
+    seconds = time.monotonic() - started
+    sent = sender.acknowledged
+    print(f"submitted {sent} requests to {topic} in {seconds:.2f} s ({sent / max(seconds, 1e-3):.0f}/s)")
+
+
+class _Sender:
+    """Sends without waiting for each acknowledgement, and counts them."""
+
+    def __init__(self, producer: AIOKafkaProducer, bootstrap: str, topic: str) -> None:
+        self._producer = producer
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._sent = 0
+        self._settled = asyncio.Event()
+        self._failure: GateError | None = None
+        self.acknowledged = 0
+
+    async def send(self, request: bytes, headers: list[tuple[str, bytes]]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                future = await self._producer.send(self._topic, request, headers=headers)
+        except TimeoutError:
+            raise self._gone() from None
+        self._sent += 1
+        future.add_done_callback(partial(self._settle, self._sent, len(request)))
+
+    async def finish(self, show: Callable[[int], None]) -> None:
+        """Return when all is acknowledged."""
+        while self.acknowledged < self._sent:
+            if self._failure is not None:
+                raise self._failure
+            show(self.acknowledged)
+            self._settled.clear()
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await self._settled.wait()
+            except TimeoutError:
+                raise self._gone() from None
+
+    def _settle(self, number: int, size: int, future: "asyncio.Future[Any]") -> None:
+        self._settled.set()
+        error = None if future.cancelled() else future.exception()
+        if error is None and not future.cancelled():
+            self.acknowledged += 1
+        elif self._failure is None and isinstance(error, MessageSizeTooLargeError):
+            self._failure = GateError(
+                f"request {number} has {size} bytes, more than the broker takes; {self.acknowledged} were submitted",
+                hint=f"raise max.message.bytes of {self._topic}, or split it",
+            )
+        elif self._failure is None:
+            self._failure = GateError(
+                f"request {number} failed: {error}; {self.acknowledged} were submitted", hint=_AGAIN
+            )
+
+    def _gone(self) -> GateError:
+        return GateError(
+            f"the broker at {self._bootstrap} stopped answering: "
+            f"{self.acknowledged} of {self._sent} requests are submitted",
+            hint=_AGAIN,
+        )
+
+
+_AGAIN: Final = "submit the others again; those without an acknowledgement may have arrived nevertheless"
+
+
+async def _generated(count: int) -> AsyncIterator[bytes]:
+    for number in range(1, count + 1):
+        yield b'{"number": %d}' % number
+
+
+async def _lines_of(file: Path) -> AsyncIterator[bytes]:
+    try:
+        with file.open("rb") as lines:
+            for line in lines:
+                if request := line.rstrip(b"\r\n"):
+                    yield request
+    except OSError as error:
+        raise GateError(f"cannot read {file}: {error.strerror}") from error
+
+
+async def _lines_of_stdin() -> AsyncIterator[bytes]:
+    """Yield lines as they come. A thread of our own reads them: asyncio would wait at the end for one that blocks."""
+    loop = asyncio.get_running_loop()
+    chunks: asyncio.Queue[bytes] = asyncio.Queue()
+    room = threading.Semaphore(_CHUNKS_AHEAD)
+
+    def read() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            while chunk := os.read(sys.stdin.fileno(), _CHUNK):
+                room.acquire()
+                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+            loop.call_soon_threadsafe(chunks.put_nowait, b"")
+
+    if sys.stdin.isatty():
+        say("reading requests from the terminal, one per line; Ctrl-D ends")
+    threading.Thread(target=read, daemon=True).start()
+    rest = b""
+    while chunk := await chunks.get():
+        room.release()
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if request := line.rstrip(b"\r"):
+                yield request
+    if rest:
+        yield rest
+
+
+async def _limited(requests: AsyncIterator[bytes], count: int | None) -> AsyncIterator[bytes]:
+    left = count
+    async for request in requests:
+        yield request
+        if left is not None:
+            left -= 1
+            if not left:
+                return
+
+
+async def _paced(requests: AsyncIterator[bytes], rate: float | None) -> AsyncIterator[bytes]:
+    """Hold each request back until its time by the plan of `rate` per second; what came late is caught up."""
+    loop = asyncio.get_running_loop()
+    started, number = loop.time(), 0
+    async for request in requests:
+        if rate is not None:
+            await asyncio.sleep(max(0.0, started + number / rate - loop.time()))
+        yield request
+        number += 1
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yield a function that shows how many requests are acknowledged; on a terminal only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = TextColumn("submitted"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("submitted", total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _unix_ms(seconds_from_now: float) -> bytes:
+    return b"%d" % int((time.time() + seconds_from_now) * 1000)

@@ -1,0 +1,139 @@
+"""`gate usage`."""
+
+import asyncio
+import json as jsonlib
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from consumers.text import printable
+from gate.admission.model import SECOND, Usage
+from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
+from gate.errors import GateError
+from gate.kafka.connect import running
+from gate.limits import NEVER
+from gate.observe.usage import decode, to_json
+
+_READ_SECONDS: Final = 30.0
+_OLD_SECONDS: Final = 10.0
+_HINT: Final = "start one with `gate run --config FILE`, and check --bootstrap and --prefix"
+_WIDTH: Final = 160  # where nobody's terminal says
+
+
+def usage(service: OptionalService = None, *, json: Flag = False, client: Client | None = None) -> None:
+    """Show limits, rate, tokens, window fill, backlog and ETA of each service and lane.
+
+    With --json: one object for SERVICE, else a list of objects, sorted by service; times are unix ms.
+
+    Example: `gate usage payments`
+
+    Parameters
+    ----------
+    service
+        Show only this one.
+    json
+        Print JSON.
+    """
+    log_to_stderr()
+    client = client or Client()
+    known = asyncio.run(_read(client))
+    if service is not None and service not in known:
+        has = f"known are {', '.join(sorted(known))}" if known else "no gate has published any"
+        raise GateError(f"there is no usage of service {service!r}; {has}", hint="check the name, and that a gate runs")
+    shown = [known[service]] if service is not None else [known[name] for name in sorted(known)]
+    if json:
+        records = [to_json(one) for one in shown]
+        print(jsonlib.dumps(records if service is None else records[0]))
+    else:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = _WIDTH
+        console.print(table(shown, time.time_ns()) if shown else "no service has asked for anything yet")
+
+
+async def _read(client: Client) -> dict[str, Usage]:
+    """Return the newest usage of each service."""
+    await client.reach()
+    topic = client.names.usage
+    async with client.cluster() as cluster:
+        count = (await cluster.partitions()).get(topic, 0)
+    if not count:
+        raise GateError(f"no gate has published usage at {client.bootstrap}: there is no topic {topic}", hint=_HINT)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=client.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
+    )
+    newest: dict[str, Usage] = {}
+    async with running(consumer), asyncio.timeout(_READ_SECONDS):
+        partitions = [TopicPartition(topic, number) for number in range(count)]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                for record in records:
+                    _take(newest, record.key or b"", record.value)
+    return newest
+
+
+def _take(newest: dict[str, Usage], key: bytes, value: bytes | None) -> None:
+    service = key.decode(errors="replace")
+    if value is None:
+        newest.pop(service, None)
+        return
+    try:
+        newest[service] = decode(value)
+    except ValueError as error:
+        say(f"the usage of {printable(service)} can't be read ({error}); is the gate of another version?")
+
+
+def table(usages: Iterable[Usage], now: int) -> Table:
+    """Return the services with their lanes as a table; `now` in ns tells how old each line is."""
+    shown = Table(box=box.SIMPLE_HEAD)
+    shown.add_column("Service", no_wrap=True)
+    for name in ("Admitted", "Limit", "Tokens", "Window", "Waiting", "Last one in"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("State")
+    for usage in usages:
+        rates = [limit.per_second for limit in usage.limits]
+        shown.add_row(
+            Text(printable(usage.service), style="bold"),
+            f"{usage.requests_per_second:,.1f}/s",
+            f"{min(rates):,.6g}/s" if rates else "none",
+            "" if usage.tokens is None else f"{usage.tokens:,.6g}",
+            f"{usage.window_fill:.0%}" if any(".window" in limit.name for limit in usage.limits) else "",
+            f"{usage.backlog:,}",
+            _duration(usage.eta_seconds) if usage.backlog else "",
+            _state(usage, now),
+        )
+        for lane in usage.lanes if len(usage.lanes) > 1 else ():
+            label, weight = Text(f"  {printable(lane.name)}", style="dim"), Text(f"weight {lane.weight:g}", style="dim")
+            shown.add_row(label, "", "", "", "", f"{lane.backlog:,}", _duration(lane.eta_seconds), weight)
+    return shown
+
+
+def _state(usage: Usage, now: int) -> Text:
+    if usage.paused_until is not None and usage.paused_until > now:
+        seconds = None if usage.paused_until >= NEVER else (usage.paused_until - now) / SECOND
+        state = Text("paused until resumed" if seconds is None else f"paused for {_duration(seconds)}", style="yellow")
+    elif usage.breach_since is not None:
+        limit = f"{printable(usage.last_refusal.limit)}, " if usage.last_refusal else ""
+        state = Text(f"breach: {limit}{_duration((usage.at - usage.breach_since) / SECOND)}", style="red")
+    else:
+        state = Text("within limits", style="green")
+    if (age := (now - usage.at) / SECOND) > _OLD_SECONDS:
+        state.append(f" (as of {_duration(age)} ago)", style="dim")
+    return state
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,80 @@
+"""A broker's topics as tests want them: made, written to and read to their end."""
+
+import asyncio
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import GroupCoordinatorNotAvailableError
+
+from gate.kafka.topics import Names
+
+
+@dataclass
+class Log:
+    """The topics of one test."""
+
+    bootstrap: str
+    names: Names
+
+    async def create(self, *topics: str, partitions: int = 1) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            answer = await admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics])
+            assert not any(error[1] for error in answer.topic_errors), answer
+        finally:
+            await admin.close()
+
+    async def write(self, topic: str, *values: bytes | None, **record) -> None:
+        """Write values, one record each, to partition 0 unless told otherwise; other fields are alike."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", max_request_size=2 << 20)
+        await producer.start()
+        try:
+            record = {"partition": 0} | record
+            await asyncio.gather(*[await producer.send(topic, value, **record) for value in values])
+        finally:
+            await producer.stop()
+
+    async def write_null(self, topic: str) -> None:
+        """Write a record without key and value, as librdkafka can and aiokafka's send can't."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all")
+        await producer.start()
+        try:
+            batch = producer.create_batch()
+            batch.append(key=None, value=None, timestamp=1)
+            batch.close()
+            await (await producer.send_batch(batch, topic, partition=0))
+        finally:
+            await producer.stop()
+
+    async def read(self, topic: str) -> list[ConsumerRecord]:
+        """Return all committed records of a topic, partition by partition."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            partitions = [TopicPartition(topic, 0)]
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            records: list[ConsumerRecord] = []
+            while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+                for batch in (await consumer.getmany(timeout_ms=100)).values():
+                    records += batch
+            return records
+        finally:
+            await consumer.stop()
+
+    async def committed(self, group: str, topic: str) -> int | None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            partition = TopicPartition(topic, 0)
+            offsets = await admin.list_consumer_group_offsets(group, partitions=[partition])
+        except GroupCoordinatorNotAvailableError:  # a new broker makes its offsets topic at the first question
+            return None
+        else:
+            return offsets[partition].offset if offsets[partition].offset >= 0 else None
+        finally:
+            await admin.close()
