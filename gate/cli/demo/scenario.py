@@ -3,23 +3,18 @@
 from dataclasses import dataclass
 from typing import Final
 
-BURST_FIRST: Final = 2.0  # seconds
+BURST_FIRST: Final = 2.25  # seconds
 BURST_EVERY: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """How requests come for one service: a steady flow, and `burst` more at once every few seconds.
-
-    Every `deadline_every`-th request states a deadline `deadline_seconds` ahead; 0: none does.
-    """
+    """How requests come for one service: a steady flow, and `burst` more at once every few seconds."""
 
     service: str
     mood: str
     per_second: int
     burst: int = 0
-    deadline_every: int = 0
-    deadline_seconds: float = 3.0
 
     def arrivals(self, seconds: float) -> list[float]:
         """Return when each request comes, in seconds from the start, ascending."""
@@ -34,5 +29,5 @@ class Part:
 PARTS: Final = (
     Part("search", "calm", per_second=60),
     Part("payments", "bursting", per_second=15, burst=90),
-    Part("reports", "flooded", per_second=120, deadline_every=5),
+    Part("reports", "flooded", per_second=120),
 )

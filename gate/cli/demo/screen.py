@@ -47,8 +47,8 @@ class Screen:
         if self._live is not None:
             self._live.start()
         else:
-            self._console.print(f"console of the gate: {self._url}")
-            self._console.print(_CAVEAT)
+            self._say(f"console of the gate: {self._url}")
+            self._say(_CAVEAT)
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -61,7 +61,7 @@ class Screen:
         line = Text(f"{alert}", style=style)
         self._alerts.append(line)
         if self._live is None:
-            self._console.print(line)
+            self._say(line)
 
     def refresh(self) -> None:
         """Show how things are now."""
@@ -73,26 +73,28 @@ class Screen:
             self._live.update(self._picture(), refresh=True)
         elif now >= self._line_due:
             self._line_due = now + _PLAIN_EVERY
-            self._console.print(self._line())
+            self._say(self._line())
+
+    def _say(self, line: str | Text) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False)
 
     def _picture(self) -> RenderableType:
-        table = Table(box=box.SIMPLE_HEAD, title=f"admission gate, {self._seconds():.0f} s", title_justify="left")
-        table.add_column("service", no_wrap=True)
-        table.add_column("limit")
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=0, title=f"Admission gate, {self._seconds():.0f} s", title_justify="left"
+        )
+        table.add_column("service", min_width=28)
         for column in ("offered/s", "admitted", "waiting", "next, last in", "rejected"):
             table.add_column(column, justify="right")
-        table.add_column("breach")
         for name, ledger in self._tally.ledgers.items():
-            breach = ledger.breach is not None
+            state = ("  in breach", "bold red") if ledger.breach else ("  no breach", "green")
+            head = Text.assemble((name, "bold"), f" {_MOODS.get(name, '')}", state)
             table.add_row(
-                Text.assemble((name, "bold"), f" {_MOODS.get(name, '')}"),
-                spell_spec(self._specs[name]),
+                Group(head, Text(spell_spec(self._specs[name]), style="dim")),
                 f"{self._offered(name):.0f}",
                 f"{len(ledger.admitted)}",
                 f"{len(ledger.waiting)}",
                 _etas(ledger),
                 f"{len(ledger.rejected)}",
-                Text("open", style="bold red") if breach else Text("none", style="green"),
             )
         alerts = self._alerts or [Text("none yet", style="dim")]
         return Group(
@@ -103,7 +105,7 @@ class Screen:
         parts = [
             f"{name} {self._offered(name):.0f}/s offered, {len(ledger.admitted)} admitted, "
             f"{len(ledger.waiting)} waiting"
-            f"{f' ({_etas(ledger)})' if ledger.waiting else ''}, {len(ledger.rejected)} rejected"
+            f"{f' (next, last in {_etas(ledger)})' if ledger.waiting else ''}, {len(ledger.rejected)} rejected"
             for name, ledger in self._tally.ledgers.items()
         ]
         return f"{self._seconds():4.0f} s  " + " | ".join(parts)
@@ -121,28 +123,25 @@ def _etas(ledger: Ledger) -> str:
         return ""
     now = time.time() * 1000
     times = [place.not_before_ms for place in ledger.waiting.values()]
-    return ", ".join(f"{max(0.0, moment - now) / 1000:.1f} s" for moment in (min(times), max(times)))
+    return ", ".join(f"{max(0.0, moment - now) / 1000:.1f}" for moment in (min(times), max(times))) + " s"
 
 
 def summary(tally: Tally, worked: Mapping[str, Collection[str]]) -> Table:
     """Return the sums of all services, as the topics give them."""
-    table = Table(box=box.SIMPLE_HEAD, title="counted from the topics, read_committed", title_justify="left")
-    table.add_column("service", no_wrap=True)
-    columns = (
-        "submitted",
-        "admitted",
-        "of these delayed",
-        "rejected",
-        "still waiting",
-        "breaches",
-        "resolved",
-        "worked",
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,  # fits into 80 columns
+        title="Counted from the topics:",
+        title_justify="left",
+        caption="later: of the admitted, those that waited in the delayed topic first",
+        caption_justify="left",
     )
-    for column in columns:
-        table.add_column(column, justify="right")
+    table.add_column("service")
+    for column in ("submitted", "admitted", "later", "rejected", "waiting", "breaches", "resolved", "worked"):
+        table.add_column(column, justify="right", no_wrap=True)
     rows = {name: _sums(ledger, len(worked[name])) for name, ledger in tally.ledgers.items()}
     for name, sums in rows.items():
-        table.add_row(Text.assemble((name, "bold"), f" {_MOODS.get(name, '')}"), *map(str, sums))
+        table.add_row(Text(name, style="bold"), *map(str, sums))
     table.add_section()
     table.add_row("all", *(str(sum(column)) for column in zip(*rows.values(), strict=True)))
     return table

@@ -31,7 +31,9 @@ async def request_topics(bootstrap: str, names: Names, services: Iterable[str], 
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        answer = await admin.create_topics([NewTopic(names.requests(name), PARTITIONS, -1) for name in services])
+        # -1: as many copies as the broker makes by itself; without the {} aiokafka takes it for a mistake
+        wanted = [NewTopic(names.requests(service), PARTITIONS, -1, {}) for service in services]
+        answer = await admin.create_topics(wanted)
         for topic, code, why in answer.topic_errors:
             if code:
                 raise GateError(f"topic {topic} could not be created: {why or f'error {code}'}")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from asyncio import Future
 from typing import Any, Final
 
@@ -10,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 
 from gate.cli.demo.scenario import Part
 from gate.kafka.connect import running
-from gate.kafka.headers import DEADLINE, ID
+from gate.kafka.headers import ID
 
 CUSTOMERS: Final = 50  # different keys
 _FLUSH_SECONDS: Final = 15.0
@@ -38,7 +37,4 @@ async def offer(bootstrap: str, topic: str, part: Part, seconds: float) -> set[s
 def _request(part: Part, number: int) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
     customer = f"customer-{number * 7 % CUSTOMERS}"
     headers = [(ID, f"{part.service}-{number}".encode()), ("content-type", b"application/json")]
-    if part.deadline_every and number % part.deadline_every == 0:
-        deadline = time.time_ns() // 1_000_000 + int(part.deadline_seconds * 1000)
-        headers.append((DEADLINE, b"%d" % deadline))
     return customer.encode(), json.dumps({"number": number, "customer": customer}).encode(), headers
