@@ -180,6 +180,7 @@ def test_the_version_ignores_the_order_of_keys(document, random):
         ("{pay: {extends: [high, low]}}", 2),
         ("{pay: {extends: heir}}", 4),
         ("{pay: {extends: [heir, twin]}}", 4),  # both build on base: it does not override heir
+        ("{pay: {extends: both}}", 3),
         ("{pay: {extends: low, burst_size: 5}}", 5),
         ("{'p*': {burst_size: 6}, pay: {extends: low}}", 6),  # a glob is stronger than a template
         ("{'p*': {extends: high}, pay: {}}", 3),
@@ -197,12 +198,30 @@ defaults: {{burst_size: 1, requests_per_second: 100}}
 templates:
   low: {{burst_size: 2}}
   high: {{burst_size: 3}}
+  both: {{extends: [low, high]}}
   base: {{burst_size: 1}}
   heir: {{extends: base, burst_size: 4}}
   twin: {{extends: base}}
 services: {services}
 """)
     assert policy.service("pay").spec.burst == burst
+
+
+def test_null_takes_away_the_tenants_said_before():
+    policy = parse_policy("""
+defaults: {tenants: {default: {requests_per_second: 5}, acme: {burst_size: 9}}}
+services: {pay: {tenants: null}, 'r*': {tenants: null}, reports: {tenants: {acme: {requests_per_second: 1}}}}
+""")
+    assert policy.service("pay").tenants is None
+    assert policy.service("reports").tenant("corp") is None
+    assert policy.service("reports").tenant("acme").burst == 1
+    assert policy.service("search").tenant("acme").burst == 9
+
+
+def test_a_field_stands_in_the_line_of_its_key():
+    policy = parse_policy("services:\n  pay:\n    priorities:\n      fast: 1\n    group:\n      g\ngroups: {g: {}}")
+    explained = policy.explain("pay")
+    assert [explained[field].line for field in ("priorities", "group")] == [3, 5]
 
 
 def test_a_lattice_of_templates_is_walked_once():

@@ -141,6 +141,17 @@ def test_tenants_without_a_limit():
     assert service(TENANTS, "search").tenant("corp") is None
 
 
+def test_a_tenant_that_is_called_default_is_as_any_other():
+    tenants = "{default: {requests_per_second: 1}, 'd*': {requests_per_second: 2}}"
+    assert service(f"services: {{pay: {{tenants: {tenants}}}}}").tenant("default").rate == 2
+
+
+def test_without_workers_to_watch_nothing_is_in_flight():
+    policy = parse_policy("services: {'a*': {max_in_flight: 5, worker_group: w}, '*b': {worker_group: null}}")
+    assert policy.service("a").max_in_flight == 5
+    assert policy.service("ab").max_in_flight is None
+
+
 def test_a_hundred_thousand_tenants_leave_nothing_behind():
     tenants = service(TENANTS).tenants
     assert len({id(tenants.spec(f"tenant-{i}")) for i in range(100_000)}) == 1
