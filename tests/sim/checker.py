@@ -1,0 +1,345 @@
+"""Proves from the committed topics alone that the gate kept its promises. Pure; serves the simulation and real brokers.
+
+Feed the records of the request topics first, then those of the delayed ones, then all others; within a partition in
+order of offset. What is remembered per request is small, so that a million fit.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from gate.admission.state import SegmentRecord, decode
+from gate.kafka.desk import META_KEY, Desk, read_meta
+from gate.kafka.headers import Malformed, Wishes, read_wishes
+from gate.kafka.ports import Headers, Partition
+from gate.kafka.topics import Names
+from gate.limits import Spec
+from gate.policy import Policy
+from tests.sim import oracle
+
+MS: Final = 1_000_000
+SHOWN: Final = 20  # problems of one kind
+LATEST_MS: Final = 500  # after a request could have gone, when nothing is wrong
+STAMPED: Final = frozenset({"gate", "retry-after", "gate-not-before", "gate-error"})
+STAMP: Final = re.compile(
+    rb'(admitted|delayed|rejected);id="([^"]+)-(\d+)@(\d+)";at=(\d+);attempt=(\d+);policy="([0-9a-f]{6})"'
+    rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?'
+)
+
+
+class Committed(NamedTuple):
+    """A record as a reader with `read_committed` sees it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: int
+
+
+@dataclass(slots=True)
+class _Request:
+    wishes: Wishes | None  # None: malformed
+    arrived: int
+    print: int  # of all that must not be touched
+    admitted: int = 0
+    rejected: int = 0
+    delayed: int = 0
+    at: int = -1  # of the last decision
+    not_before: int = -1
+
+
+@dataclass(slots=True)
+class _Service:
+    name: str
+    requests: dict[tuple[int, int], _Request] = field(default_factory=dict)  # by partition and offset
+    parked: dict[tuple[int, int], _Request] = field(default_factory=dict)  # by place in the delayed topic
+    used: dict[tuple[int, str], int] = field(default_factory=dict)  # units by moment and policy
+    by_tenant: dict[str, dict[tuple[int, str], int]] = field(default_factory=dict)
+    last: dict[tuple[int, str, str], int] = field(default_factory=dict)  # admitted offset by partition, lane, tenant
+    dropped: bool = False  # a request that waited was refused, so that those behind it moved up
+    versions: dict[str, None] = field(default_factory=dict)
+
+
+class Checker:
+    """Takes records by `feed`; `finish` returns what is wrong, in words."""
+
+    def __init__(self, names: Names, policies: Mapping[str, Policy]) -> None:
+        self._names = names
+        self._policies = policies  # by version
+        self._services: dict[str, _Service] = {}
+        self._state: dict[int, dict[str, bytes]] = {}
+        self._alerts: dict[bytes | None, list[str]] = {}
+        self._newest_at = 0
+        self._counts: dict[str, int] = {}
+        self._problems: list[str] = []
+        self._topics: dict[str, tuple[str, _Service]] = {}  # kind and service
+
+    def feed(self, record: Committed) -> None:
+        """Take one record."""
+        if record.topic == self._names.state:
+            newest = self._state.setdefault(record.partition, {})
+            key = (record.key or b"").decode()
+            if record.value is None:
+                newest.pop(key, None)
+            else:
+                newest[key] = record.value
+        elif record.topic == self._names.alerts:
+            self._alerts.setdefault(record.key, []).append((record.value or b"").decode())
+        else:
+            self._feed_service(record)
+
+    def _feed_service(self, record: Committed) -> None:
+        name = self._names.service_of(record.topic)
+        if name is not None:
+            service = self._service(name)
+            wishes = read_wishes(record.headers)
+            service.requests[record.partition, record.offset] = _Request(
+                None if isinstance(wishes, Malformed) else wishes, record.timestamp, _print(record)
+            )
+        elif record.topic in self._topics:
+            kind, service = self._topics[record.topic]
+            self._feed_output(kind, service, record)
+
+    def _service(self, name: str) -> _Service:
+        service = self._services.get(name)
+        if service is None:
+            service = self._services[name] = _Service(name)
+            for kind in ("admitted", "delayed", "rejected"):
+                self._topics[getattr(self._names, kind)(name)] = kind, service
+        return service
+
+    def _feed_output(self, kind: str, service: _Service, record: Committed) -> None:
+        place = f"{record.topic}-{record.partition}@{record.offset}"
+        stamps = [value for name, value in record.headers if name == "gate"]
+        found = STAMP.fullmatch(stamps[0] or b"") if len(stamps) == 1 else None
+        if found is None:
+            self._add("stamp", f"{place} has no stamp of its own: {stamps}")
+            return
+        verdict, topic, partition, offset, at, attempt, version, reason = found.groups()
+        request = service.requests.get((int(partition), int(offset)))
+        if (
+            request is None
+            or topic.decode() != self._names.requests(service.name)
+            or verdict.decode() != kind
+            or int(partition) != record.partition
+        ):
+            self._add("stamp", f"{place} is stamped {stamps[0]!r}, which fits no request of this topic")
+            return
+        if _print(record) != request.print:
+            self._add("touched", f"{place}: key, value, headers or timestamp differ from the request's")
+        if int(attempt) != 1 + (kind != "delayed" and request.delayed > 0):
+            self._add("attempt", f"{place} is decision {int(attempt)} about a request delayed {request.delayed} times")
+        if int(at) < request.at:
+            self._add("order", f"{place} was decided at {int(at)}, before it was delayed")
+        request.at = int(at)
+        self._newest_at = max(self._newest_at, int(at))
+        service.versions[version.decode()] = None
+        if kind == "delayed":
+            request.delayed += 1
+            service.parked[record.partition, record.offset] = request
+            request.not_before = next((int(v) for n, v in record.headers if n == "gate-not-before" and v), -1)
+            if request.not_before < int(at):
+                self._add("not-before", f"{place} waits until {request.not_before}, before its decision")
+        elif kind == "rejected":
+            request.rejected += 1
+            service.dropped |= request.delayed > 0
+            if (reason == b"malformed") != (request.wishes is None):
+                self._add("malformed", f"{place} was rejected as {reason!r}")
+        else:
+            request.admitted += 1
+            self._feed_admitted(service, record, request, int(offset), version.decode())
+
+    def _feed_admitted(
+        self, service: _Service, record: Committed, request: _Request, offset: int, version: str
+    ) -> None:
+        if request.wishes is None:
+            self._add(
+                "malformed", f"{service.name}: request {record.partition}@{offset} can't be read and was admitted"
+            )
+            return
+        moment = request.at * MS, version
+        tenant, cost = request.wishes.tenant, request.wishes.cost
+        service.used[moment] = service.used.get(moment, 0) + cost
+        own = service.by_tenant.setdefault(tenant, {})
+        own[moment] = own.get(moment, 0) + cost
+        queue = record.partition, request.wishes.lane, tenant
+        if service.last.get(queue, -1) >= offset:
+            self._add("order", f"{service.name}: {offset} of {queue} was admitted behind {service.last[queue]}")
+        service.last[queue] = offset
+
+    def _add(self, kind: str, problem: str) -> None:
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        if self._counts[kind] <= SHOWN:
+            self._problems.append(f"{kind}: {problem}")
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def finish(
+        self,
+        *,
+        policy: Policy,
+        shards: int,
+        offsets: Mapping[Partition, int],
+        open_transactions: Sequence[str],
+        drained: bool = True,
+        last_fault_ms: int | None = None,
+        timely_from_ms: int | None = None,
+    ) -> list[str]:
+        """Return all problems.
+
+        `policy` is the one in force, `offsets` what the group has committed. `drained`: nothing may wait any more.
+        `last_fault_ms`: something must have been admitted after it. `timely_from_ms`: nothing went
+        wrong since then, so no request that came later may have waited for anything but its limits.
+        """
+        for name in open_transactions:
+            self._add("open", f"a transaction of {name} is still open")
+        if last_fault_ms is not None and self._newest_at <= last_fault_ms:
+            self._add("dead", f"nothing was decided after the last fault at {last_fault_ms}")
+        places = self._restore(policy, shards)
+        for service in self._services.values():
+            self._check_ends(service, offsets, places, drained=drained)
+            self._check_not_before(service)
+        self._check_limits()
+        self._check_alerts()
+        if timely_from_ms is not None:
+            for service in self._services.values():
+                self._check_timely(service, timely_from_ms)
+        return self._problems
+
+    def _restore(self, policy: Policy, shards: int) -> dict[Partition, set[int]]:
+        """Restore every shard as a new owner would. Returns the offsets that wait, by partition of a delayed topic."""
+        places: dict[Partition, set[int]] = {}
+        for number, state in self._state.items():
+            for key, value in state.items():
+                if key.startswith("parked/"):
+                    _, service, partition, _ = key.split("/")
+                    found = places.setdefault(Partition(self._names.delayed(service), int(partition)), set())
+                    for offset in _offsets(decode(key, value, SegmentRecord)):
+                        if offset in found:
+                            self._add("state", f"{key} holds {offset}, which another segment holds too")
+                        found.add(offset)
+            meta = read_meta(state.get(META_KEY), shards)
+            desk = Desk(self._names, policy, meta, state, {}, self._newest_at * MS)
+            for served in desk.services.values():
+                for partition in range(64):
+                    mark = served.engine.low_watermark(partition)
+                    wait = places.get(Partition(served.topics.delayed, partition))
+                    if mark != (min(wait) if wait else None):
+                        self._add("state", f"shard {number}: {served.name}-{partition} restores to {mark}, not {wait}")
+        return places
+
+    def _check_ends(
+        self,
+        service: _Service,
+        offsets: Mapping[Partition, int],
+        places: Mapping[Partition, set[int]],
+        *,
+        drained: bool,
+    ) -> None:
+        topic, delayed = self._names.requests(service.name), self._names.delayed(service.name)
+        for (partition, offset), request in service.requests.items():
+            what = f"{topic}-{partition}@{offset}"
+            ends = request.admitted + request.rejected
+            decided = offset < offsets.get(Partition(topic, partition), 0)
+            if ends > 1 or request.delayed > 1:
+                self._add("twice", f"{what}: {request.admitted} x admitted, {request.rejected} x rejected,"
+                          f" {request.delayed} x delayed")  # fmt: skip
+            if not ends and drained:
+                self._add("lost", f"{what} was never decided")
+            if decided != (ends + request.delayed > 0):
+                self._add("offsets", f"{what}: committed offset says decided={decided}, the topics say {not decided}")
+        waiting: dict[int, set[int]] = {}
+        for (partition, offset), request in service.parked.items():
+            wait = waiting.setdefault(partition, set())
+            if not request.admitted + request.rejected:
+                wait.add(offset)
+        for partition, wait in waiting.items():
+            place = Partition(delayed, partition)
+            kept = places.get(place, set())
+            if kept != wait:
+                lost, gone = sorted(wait - kept)[:5], sorted(kept - wait)[:5]
+                self._add("state", f"{place}: not in the state: {lost}; in the state, but decided or not there: {gone}")
+            newest = max(offset for number, offset in service.parked if number == partition)
+            expected = min(wait) if wait else newest + 1
+            if offsets.get(place) != expected:
+                self._add("offsets", f"{place}: committed {offsets.get(place)}, oldest waiting {expected}")
+
+    def _check_not_before(self, service: _Service) -> None:
+        """A time that was promised holds, unless the policy changed or others left the queue."""
+        if service.dropped or len(service.versions) > 1:
+            return
+        for (partition, offset), request in service.requests.items():
+            if request.admitted and request.at < request.not_before:
+                self._add("not-before", f"{service.name}: {partition}@{offset} was promised {request.not_before} and"
+                          f" admitted at {request.at}")  # fmt: skip
+
+    def _check_limits(self) -> None:
+        groups: dict[str, dict[tuple[int, str], int]] = {}
+        for service in self._services.values():
+            policies = {version: self._policies[version].effective(service.name) for version in service.versions}
+            if any(policy.shadow for policy in policies.values()):
+                continue
+            self._over(service.name, service.used, {version: p.spec for version, p in policies.items()})
+            for tenant, used in service.by_tenant.items():
+                self._over(
+                    f"{service.name}/{tenant}", used, {version: p.tenant(tenant) for version, p in policies.items()}
+                )
+            for (at, version), units in service.used.items():
+                group = policies[version].group
+                if group is not None:
+                    shared = groups.setdefault(group, {})
+                    shared[at, version] = shared.get((at, version), 0) + units
+        for group, used in groups.items():
+            specs = {version: found.spec for version, p in self._policies.items() if (found := p.group(group))}
+            self._over(f"group {group}", used, specs)
+
+    def _over(self, name: str, used: Mapping[tuple[int, str], int], specs: Mapping[str, Spec | None]) -> None:
+        counted: dict[tuple[int, Spec | None], int] = {}
+        for (at, version), units in used.items():
+            moment = at, specs[version]
+            counted[moment] = counted.get(moment, 0) + units
+        for problem in oracle.excesses(name, counted):
+            self._add("over", problem)
+
+    def _check_alerts(self) -> None:
+        """Opened and resolved once per breach, in turn."""
+        for key, told in self._alerts.items():
+            breach = [line.split() for line in told if not line.startswith("near_limit")]
+            open_: str | None = None
+            for kind, since in breach:
+                if (kind == "opened") == (open_ is not None) or (kind != "opened" and since != open_):
+                    self._add("alerts", f"{key!r}: {kind} {since} while {open_} was open")
+                open_ = None if kind == "resolved" else since
+
+    def _check_timely(self, service: _Service, start_ms: int) -> None:
+        """No request went later than it could have: its limits, as they stood, were what it waited for."""
+        (version,) = service.versions or {""}
+        if not version or self._policies[version].effective(service.name).group is not None:
+            return
+        policy = self._policies[version].effective(service.name)
+        if policy.tenants is not None:
+            return
+        admitted = [
+            (r.at * MS, r.arrived * MS, r.wishes.cost) for r in service.requests.values() if r.admitted and r.wishes
+        ]
+        if len({cost for _, _, cost in admitted}) > 1:
+            return  # a cheap request waits behind a dear one, as its queue is first in, first out
+        for at, ready in oracle.late(sorted(admitted), policy.spec, LATEST_MS * MS):
+            if ready >= start_ms * MS:
+                self._add("late", f"{service.name}: admitted at {at // MS}, could have gone at {ready // MS}")
+
+
+def _print(record: Committed) -> int:
+    kept = tuple(header for header in record.headers if header[0] not in STAMPED)
+    return hash((record.key, record.value, record.timestamp, kept))
+
+
+def _offsets(record: SegmentRecord) -> Iterator[int]:
+    from array import array
+
+    for offset, count in zip(array("I", record.offset), array("H", record.count), strict=True):
+        yield from range(record.base + offset, record.base + offset + count)

@@ -1,0 +1,315 @@
+"""An in-memory Kafka: partitions, transactions, group offsets, as the broker keeps them under the protocol of aiokafka.
+
+What matters is kept as it is, holes included: partition leaders and coordinator know a producer's epoch each by
+themselves, so a Produce or EndTxn that arrives late is refused only where a newer epoch has been seen, and otherwise
+falls into whatever transaction is open then. Markers are written after the answer to EndTxn and take an offset.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from gate.kafka.ports import Fetched, Headers, Outgoing, Partition
+
+TRANSACTION_TIMEOUT = 30.0
+REAP_EVERY = 10.0
+
+
+class KafkaError(Exception):
+    """What a simulated broker answers."""
+
+
+class FencedError(KafkaError):
+    """A newer epoch has been seen."""
+
+
+class ConcurrentTransactionsError(KafkaError):
+    """The last transaction is not complete yet; ask again."""
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """What one producer has open in one partition. `committed` None: open."""
+
+    first: int
+    committed: bool | None = None
+
+
+NONE = Transaction(-1, True)  # of records outside of any transaction
+MARKER = Transaction(-1, False)  # a control record is never read
+
+
+@dataclass(slots=True)
+class Stored:
+    """A record in a partition."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    transaction: Transaction = NONE
+
+
+class Trace:
+    """A hash over everything that happens, in order: equal for equal runs."""
+
+    def __init__(self, show: Callable[[str], None] | None = None) -> None:
+        self._hash = blake2b(digest_size=12)
+        self._show = show
+
+    def add(self, *parts: object) -> None:
+        line = repr(parts)
+        self._hash.update(line.encode())
+        if self._show is not None:
+            self._show(" ".join(map(str, parts)))
+
+    def __str__(self) -> str:
+        return self._hash.hexdigest()
+
+
+class PartitionLog:
+    """One partition at its leader."""
+
+    def __init__(self, partition: Partition, trace: Trace) -> None:
+        self.partition = partition
+        self.stored: list[Stored] = []
+        self.open: dict[str, Transaction] = {}
+        self.epochs: dict[str, int] = {}
+        self.watchers: dict[Callable[[], None], None] = {}
+        self._trace = trace
+        self._newest: dict[str, bytes] = {}  # what compaction would leave of what lies before `_folded`
+        self._folded = 0
+
+    @property
+    def end(self) -> int:
+        return len(self.stored)
+
+    @property
+    def stable(self) -> int:
+        """The last stable offset: the first one that is not decided yet."""
+        return min((t.first for t in self.open.values()), default=len(self.stored))
+
+    def append(
+        self, records: Iterable[Outgoing], now_ms: int, *, own_time: bool, producer: str = "", epoch: int = 0
+    ) -> list[int]:
+        """Append records; `own_time` False is LogAppendTime. Raises FencedError."""
+        transaction = NONE
+        if producer:
+            self._check(producer, epoch)
+            transaction = self.open.setdefault(producer, Transaction(len(self.stored)))
+        offsets = []
+        for key, value, timestamp, headers in records:
+            offset = len(self.stored)
+            stamp = timestamp if own_time and timestamp is not None else now_ms
+            self.stored.append(Stored(offset, stamp, key, value, headers, transaction))
+            self._trace.add("append", *self.partition, offset, producer, epoch, key, value, headers)
+            offsets.append(offset)
+        self._arrived()
+        return offsets
+
+    def mark(self, producer: str, epoch: int, *, commit: bool) -> None:
+        """Write the marker that ends what a producer has open here. Raises FencedError."""
+        self._check(producer, epoch)
+        self._trace.add("marker", *self.partition, len(self.stored), producer, epoch, commit)
+        transaction = self.open.pop(producer, None)
+        if transaction is not None:
+            transaction.committed = commit
+        self.stored.append(Stored(len(self.stored), 0, None, None, (), MARKER))
+        self._arrived()
+
+    def _check(self, producer: str, epoch: int) -> None:
+        if epoch < self.epochs.get(producer, epoch):
+            raise FencedError(f"{self.partition}: epoch {epoch} of {producer} is over")
+        self.epochs[producer] = epoch
+
+    def _arrived(self) -> None:
+        for watcher in list(self.watchers):
+            watcher()
+
+    def committed(self, start: int = 0, stop: int | None = None) -> Iterator[Stored]:
+        """Yield what a reader with `read_committed` sees."""
+        for offset in range(start, self.stable if stop is None else min(stop, self.stable)):
+            record = self.stored[offset]
+            if record.transaction.committed:
+                yield record
+
+    def fetch(self, start: int, limit: int) -> Fetched | None:
+        """Return up to `limit` offsets from `start` on, as a fetch does; None: nothing there yet."""
+        stop = min(start + limit, self.stable)
+        if stop <= start:
+            return None
+        records = list(self.committed(start, stop))
+        return Fetched(records, stop, sum(100 + len(r.value or b"") for r in records))
+
+    def newest(self) -> dict[str, bytes]:
+        """Return the newest committed value per key."""
+        stable = self.stable
+        for record in self.committed(self._folded, stable):
+            assert record.key is not None
+            if record.value is None:
+                self._newest.pop(record.key.decode(), None)
+            else:
+                self._newest[record.key.decode()] = record.value
+        self._folded = stable
+        return dict(self._newest)
+
+
+@dataclass(slots=True)
+class Producer:
+    """A transactional id at its coordinator."""
+
+    epoch: int = -1
+    since: float | None = None  # when the open transaction began
+    partitions: dict[Partition, None] = field(default_factory=dict)
+    offsets: bool = False  # whether the group's offsets take part
+    ending: bool = False  # decided; markers are being written
+
+
+class Broker:
+    """All partitions, the transaction coordinator and the group's offsets. `later(seconds, function)` is its timer."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        now: Callable[[], float],
+        clock_ms: Callable[[], int],
+        later: Callable[[float, Callable[[], None]], object],
+        marker_delay: Callable[[], float],
+        state_topic: str,
+    ) -> None:
+        self.logs: dict[Partition, PartitionLog] = {}
+        self.offsets: dict[Partition, int] = {}
+        self.producers: dict[str, Producer] = {}
+        self.commits = 0
+        self._pending: dict[str, dict[Partition, int]] = {}
+        self._offset_epochs: dict[str, int] = {}
+        self._trace = trace
+        self._now = now
+        self._clock_ms = clock_ms
+        self._later = later
+        self._marker_delay = marker_delay
+        self._state_topic = state_topic
+        self._reaping = False
+
+    def log(self, partition: Partition) -> PartitionLog:
+        found = self.logs.get(partition)
+        if found is None:
+            found = self.logs[partition] = PartitionLog(partition, self._trace)
+        return found
+
+    def send(self, partition: Partition, records: Iterable[Outgoing], *, transactional: bool = False) -> list[int]:
+        """Append as a plain producer; `transactional` leaves a marker behind, which takes an offset."""
+        log = self.log(partition)
+        offsets = log.append(records, self._clock_ms(), own_time=True)
+        if transactional:
+            log.mark("someone", 0, commit=True)
+        return offsets
+
+    # -- transactions ----------------------------------------------------------------------------------------------
+
+    def init(self, name: str) -> int:
+        """InitProducerId: fence all earlier epochs, end what they left open; return the new epoch."""
+        producer = self.producers.setdefault(name, Producer())
+        if producer.ending:
+            raise ConcurrentTransactionsError(name)
+        producer.epoch += 1
+        self._trace.add("init", name, producer.epoch)
+        if producer.since is not None:
+            self._end(name, producer, commit=False)
+            raise ConcurrentTransactionsError(name)
+        return producer.epoch
+
+    def add(self, name: str, epoch: int, partitions: Iterable[Partition], *, offsets: bool = False) -> None:
+        """AddPartitionsToTxn, AddOffsetsToTxn."""
+        producer = self._current(name, epoch)
+        if producer.since is None:
+            producer.since = self._now()
+            self._reap_later()
+        producer.partitions.update(dict.fromkeys(partitions))
+        producer.offsets |= offsets
+
+    def produce(
+        self, name: str, epoch: int, outputs: Mapping[Partition, Sequence[Outgoing]]
+    ) -> dict[Partition, list[int]]:
+        """Produce. The leaders don't ask the coordinator whether the partition was added."""
+        return {
+            partition: self.log(partition).append(
+                records, self._clock_ms(), own_time=partition.topic != self._state_topic, producer=name, epoch=epoch
+            )
+            for partition, records in outputs.items()
+        }
+
+    def stamp(self, partition: Partition) -> int:
+        """Return the log's timestamp for a produce to `partition` now; -1 with CreateTime."""
+        return self._clock_ms() if partition.topic == self._state_topic else -1
+
+    def add_offsets(self, name: str, epoch: int, offsets: Mapping[Partition, int]) -> None:
+        """TxnOffsetCommit."""
+        if epoch < self._offset_epochs.get(name, epoch):
+            raise FencedError(f"offsets: epoch {epoch} of {name} is over")
+        self._offset_epochs[name] = epoch
+        self._trace.add("offsets", name, epoch, sorted(offsets.items()))
+        self._pending.setdefault(name, {}).update(offsets)
+
+    def end(self, name: str, epoch: int, *, commit: bool) -> None:
+        """EndTxn. The answer comes when it is decided, before the markers are written."""
+        producer = self._current(name, epoch)
+        if producer.since is None:
+            raise KafkaError(f"{name} has no open transaction")
+        self._end(name, producer, commit=commit)
+        if commit:
+            self.commits += 1
+
+    def _current(self, name: str, epoch: int) -> Producer:
+        producer = self.producers[name]
+        if epoch != producer.epoch:
+            raise FencedError(f"coordinator: epoch {epoch} of {name} is over")
+        if producer.ending:
+            raise ConcurrentTransactionsError(name)
+        return producer
+
+    def _end(self, name: str, producer: Producer, *, commit: bool) -> None:
+        partitions, offsets, epoch = producer.partitions, producer.offsets, producer.epoch
+        producer.partitions, producer.offsets, producer.since, producer.ending = {}, False, None, True
+        self._trace.add("end", name, epoch, commit)
+
+        def write() -> None:
+            for partition in partitions:
+                self.log(partition).mark(name, epoch, commit=commit)
+            pending = self._pending.pop(name, {}) if offsets else {}
+            if offsets:
+                self._offset_epochs[name] = epoch
+            if commit:
+                self.offsets.update(pending)
+            producer.ending = False
+
+        delay = self._marker_delay()
+        if delay:
+            self._later(delay, write)
+        else:
+            write()
+
+    def _reap_later(self) -> None:
+        if not self._reaping:
+            self._reaping = True
+            self._later(REAP_EVERY, self._reap)
+
+    def _reap(self) -> None:
+        """Abort transactions that have been open for too long, and fence their producers."""
+        self._reaping = False
+        for name, producer in self.producers.items():
+            if producer.since is None:
+                continue
+            if self._now() - producer.since >= TRANSACTION_TIMEOUT:
+                producer.epoch += 1
+                self._end(name, producer, commit=False)
+            else:
+                self._reap_later()
+
+    def open_transactions(self) -> list[str]:
+        """Return what is not ended."""
+        open_ = [name for name, producer in self.producers.items() if producer.since is not None or producer.ending]
+        hanging = [f"{t}-{n} by {name}" for (t, n), log in self.logs.items() for name in log.open]
+        return open_ + hanging

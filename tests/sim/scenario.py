@@ -1,0 +1,184 @@
+"""What is drawn from a seed: policies, who sends what when, and what goes wrong."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+from gate.kafka.ports import Outgoing, Partition
+from gate.kafka.topics import Names
+from gate.policy import Policy, parse_policy
+from tests.sim.client import Fate, Faults
+
+NAMES = Names()
+PARTITIONS = 2
+START_MS = 1_764_000_000_000  # the broker's clock at simulated time 0
+LENGTHS = (0.25, 0.5, 1.0, 1.0, 2.25)  # of the hours asked for; their mean is 1
+LONG = 48.0  # hours, of every fiftieth run
+
+POLICIES = """
+defaults: {{requests_per_second: {rate}, burst_size: {burst}, window_size: 20, window_limit: {window}, max_delay: 7200}}
+groups:
+  pair: {{requests_per_second: {rate}, burst_size: {burst}, window_size: 30, window_limit: {window}}}
+services:
+  plain: {{}}
+  slow: {{requests_per_second: {window}/min, burst_size: {rate}}}
+  lanes: {{priorities: {{interactive: 6, default: 3, batch: 1}}}}
+  tenants:
+    tenants: {{default: {{requests_per_second: 1, burst_size: 2}}, acme: {{requests_per_second: 2, burst_size: 4}}}}
+  left: {{group: pair, requests_per_second: 20, burst_size: 20, window_limit: 400}}
+  right: {{group: pair, requests_per_second: 20, burst_size: 20, window_limit: 400}}
+  hold: {{overflow: hold}}
+  reject: {{overflow: reject}}
+  costly: {{}}
+  short: {{max_delay: {burst}}}
+  windows: {{window_limit: {burst}, window_size: 10, windows: [{{limit: {window}, size: 60}}]}}
+  hot: {{requests_per_second: 10, burst_size: 10, window_size: 20, window_limit: 1{window}}}
+"""
+VARIANTS = ((2, 5, 30), (3, 4, 40), (1, 8, 20))
+SERVICES = ("plain", "slow", "lanes", "tenants", "left", "hold", "reject", "costly", "short", "windows", "hot")
+MALFORMED = (
+    ("gate-cost", b"NaN"),
+    ("gate-cost", b"0"),
+    ("gate-cost", b"9223372036854775808"),
+    ("gate-priority", b"\xff"),
+    ("gate-tenant", None),
+    ("gate-deadline", b"soon"),
+)
+
+
+@cache
+def policy(variant: int) -> Policy:
+    """Return one of the policies between which runs switch."""
+    rate, burst, window = VARIANTS[variant]
+    return parse_policy(POLICIES.format(rate=rate, burst=burst, window=window))
+
+
+class Kind:
+    """Faults that come by the clock; those that come with a request are `Fate`s."""
+
+    KILL = "kill"
+    PAUSE = "pause"
+    EXPEL = "expel"  # the group drops a member that does not know it yet
+    LEAVE = "leave"
+    JOIN = "join"
+    REBALANCE = "rebalance"
+    DOWN = "broker down"
+    POLICY = "policy"
+    CLOCK = "broker clock"
+    HIDE = "topic not seen"  # by whoever assigns, for a while
+    COMMAND = "command"
+    ALL = (KILL, PAUSE, EXPEL, LEAVE, JOIN, REBALANCE, DOWN, POLICY, POLICY, CLOCK, HIDE, COMMAND)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Requests that arrive together."""
+
+    at: float
+    partition: Partition
+    records: tuple[Outgoing, ...]
+    transactional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One run."""
+
+    seed: int
+    seconds: float
+    members: int
+    shards: int
+    services: tuple[str, ...]
+    faults: Faults
+    events: tuple[tuple[float, str], ...]
+    offers: tuple[Offer, ...]
+    batch: int  # records
+    pulls: int
+    inbox: int  # bytes
+    fetch: int  # records
+
+    @property
+    def ill_until(self) -> float:
+        """Faults happen before; what comes after must succeed."""
+        return 0.8 * self.seconds
+
+    @property
+    def calm(self) -> bool:
+        """Tell whether nothing goes wrong."""
+        return not self.events and not self.faults.most
+
+
+def draw(seed: int, hours: float) -> Scenario:
+    """Draw a run."""
+    random = Random(seed)
+    seconds = 3600 * (LONG if seed % 50 == 49 else hours * LENGTHS[seed % len(LENGTHS)])
+    chosen = random.sample(SERVICES, random.choice((1, 1, 2, 3)))
+    services = tuple(dict.fromkeys([*chosen, *(["right"] if "left" in chosen else [])]))
+    episodes = sorted(random.uniform(0, 0.7 * seconds) for _ in range(random.choice((1, 2, 3))))
+    episodes.append(0.85 * seconds)  # after the last fault
+    offers = sorted(_offers(random, services, episodes), key=lambda offer: offer.at)
+    faults, events = Faults(0, 0), []
+    if seed % 4:
+        fates = tuple(Fate)[1:]
+        if random.random() < 0.5:
+            fates = tuple(random.sample(fates, 2))
+        faults = Faults(random.choice((0.02, 0.05, 0.2)), random.choice((2, 5, 10)), fates, random.choice((0.0, 0.1)))
+        for _ in range(random.choice((0, 1, 3, 6))):
+            at = random.choice(offers).at + random.uniform(-1, 10)
+            events.append((min(max(0.0, at), 0.8 * seconds), random.choice(Kind.ALL)))
+    small = random.random() < 0.3
+    return Scenario(
+        seed=seed,
+        seconds=seconds,
+        members=random.choice((2, 2, 3)),
+        shards=random.choice((1, 2, 2, 3)),
+        services=services,
+        faults=faults,
+        events=tuple(sorted(events)),
+        offers=tuple(offers),
+        batch=random.choice((3, 10)) if small else 4000,
+        pulls=random.choice((1, 3, 10)) if small else 1000,
+        inbox=random.choice((1, 1000)) if small else 1 << 20,
+        fetch=random.choice((1, 4)) if small else 500,
+    )
+
+
+def _offers(random: Random, services: tuple[str, ...], episodes: list[float]) -> Iterator[Offer]:
+    number = 0
+    for service in services:
+        for episode in episodes:
+            at = episode + random.uniform(0, 10)
+            pattern = random.choice(("burst", "flood", "trickle", "bursts"))
+            for _ in range({"burst": 1, "bursts": 4}.get(pattern, random.choice((5, 15)))):
+                count = {"burst": random.choice((3, 12, 40)), "bursts": random.choice((2, 8))}.get(pattern, 1)
+                records = []
+                for _ in range(count):
+                    number += 1
+                    records.append(_request(random, service, number, at))
+                place = Partition(NAMES.requests(service), random.randrange(PARTITIONS))
+                yield Offer(at, place, tuple(records), random.random() < 0.1)
+                at += {"flood": 0.1, "trickle": random.expovariate(0.3), "bursts": 3.0}.get(pattern, 0.0)
+
+
+def _request(random: Random, service: str, number: int, at: float) -> Outgoing:
+    key = random.choice((None, b"k1", b"k2"))
+    value = None if random.random() < 0.05 else f"{service} {number}".encode()
+    return Outgoing(key, value, START_MS + int(at * 1000), tuple(_headers(random, service, at)))
+
+
+def _headers(random: Random, service: str, at: float) -> Iterator[tuple[str, bytes | None]]:
+    dice = random.random()
+    if service == "lanes":
+        yield "gate-priority", random.choice((b"interactive", b"default", b"batch", b"unknown"))
+    if service == "tenants":
+        yield "gate-tenant", random.choice((b"acme", b"acme", b"beta", b"gamma"))
+    if service == "costly":
+        yield "gate-cost", random.choice((b"1", b"2", b"4", b"1000"))
+    if dice < 0.03:
+        yield random.choice(MALFORMED)
+    elif dice < 0.06:
+        yield "gate-deadline", b"%d" % (START_MS + int(at * 1000) + random.choice((500, 5_000, 30_000)))
+    elif dice < 0.15:
+        yield "traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        yield "gate", b"forged"

@@ -1,0 +1,482 @@
+"""A simulated world: gates, their group, producers and the broker, through a run drawn from a seed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from random import Random
+from typing import Any
+from unittest import mock
+
+from gate.admission.model import SECOND, Event, Usage
+from gate.kafka import desk as desk_module
+from gate.kafka import gate as gate_module
+from gate.kafka import shard as shard_module
+from gate.kafka.assignor import balance, shard_of
+from gate.kafka.control import PauseUntil, Resume
+from gate.kafka.feedback import Lag, Received
+from gate.kafka.gate import Gate
+from gate.kafka.ports import Outgoing, Partition, Session
+from gate.policy import Policy, Settings
+from tests.sim.checker import Checker, Committed
+from tests.sim.client import Network, SimSession, SimSource
+from tests.sim.log import Broker, KafkaError, Trace
+from tests.sim.loop import DeadlockError, Process, SimLoop, run
+from tests.sim.scenario import NAMES, PARTITIONS, START_MS, VARIANTS, Kind, Scenario, draw, policy
+
+SESSION_TIMEOUT = 6.0
+REVOKE_DEADLINE = 3.0
+PATIENCE = 4 * 3600.0  # until all that was offered must be decided
+HOUR_MS = 3_600_000
+
+
+class Observer:
+    """`shard.Observer`: writes events in the shortest form that the checker can read."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def encode_event(self, event: Event) -> Outgoing:
+        return Outgoing(event.service.encode(), f"{event.kind.value} {event.since}".encode(), None, ())
+
+    def encode_usage(self, usage: Usage) -> Outgoing:
+        return Outgoing(usage.service.encode(), str(usage.backlog).encode(), None, ())
+
+    def failed(self, shard: int, error: BaseException, failures: int) -> None:
+        self._world.note("failed", shard, failures, repr(error))
+        if not isinstance(error, (KafkaError, OSError, TimeoutError)) and len(self._world.problems) < 3:
+            self._world.problems.append(f"shard {shard} failed by itself: {error!r}")
+
+    def clock(self, *told: object) -> None:
+        """Not judged here."""
+
+    lagged = malformed = forget = committed = usage = clock
+
+
+class Member(Gate):
+    """A gate process. Its shards and the way in which it follows assignments are the real ones."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        super().__init__(world.policy, _settings(world.scenario.shards), Observer(world))  # type: ignore[arg-type]
+        self.name = name
+        self.world = world
+        self.process = Process(world.loop, name)
+        self.source = SimSource(world.network, world.broker, self.process, world.scenario.fetch)  # type: ignore[assignment]
+        self.feedback = world.commands  # type: ignore[assignment]
+        self.generation = -1
+        self._booted = world.random.uniform(0, 1e6)
+        self._drift = 1 + world.random.uniform(-5e-5, 5e-5)
+        self._wrong = world.random.choice((0, 0, -HOUR_MS, HOUR_MS))
+
+    def boot(self) -> None:
+        """Start the process."""
+        self._task = self.process.spawn(self._follow_assignments())
+
+    async def revoke(self) -> None:
+        """Do what the group calls for before a rebalance."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REVOKE_DEADLINE):
+                await self._pause_all()
+
+    def assign(self, generation: int, owned: Mapping[int, Mapping[str, int]]) -> None:
+        """Take what the group gives."""
+        self.generation = generation
+        self._assigned.put_nowait(owned)
+
+    async def stop(self) -> None:
+        await super().stop()
+        self.source.close()
+
+    def new_session(self, shard: int) -> Session:
+        world = self.world
+        return SimSession(world.network, world.broker, self.process, f"gate-{shard}", Partition(NAMES.state, shard))
+
+    def local(self) -> int:
+        return int((self._booted + self.world.loop.time() * self._drift) * 1e9)
+
+    def wall(self) -> int:
+        return (self.world.clock_ms() + self._wrong) * 1_000_000
+
+    async def confirm(self, shard: int) -> None:
+        async with asyncio.timeout(10):
+            await self.world.network.call(self.process, "confirm", lambda: self.world.group.confirm(self, shard))
+
+    async def committed(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        offsets = self.world.broker.offsets
+        async with asyncio.timeout(10):
+            return await self.world.network.call(
+                self.process, "offsets", lambda: {p: offsets[p] for p in partitions if p in offsets}
+            )
+
+    async def prepare(self, services: Collection[str]) -> None:
+        async with asyncio.timeout(10):
+            await self.world.network.call(self.process, "prepare", lambda: None)
+
+
+class Commands:
+    """`feedback.Feedback` without its reading: the commands on the control topic. Nobody watches workers here."""
+
+    def __init__(self) -> None:
+        self.lags: dict[str, Lag] = {}
+        self.given: list[Received] = []
+
+    def since(self, offset: int) -> list[Received]:
+        return self.given[offset:]
+
+
+class Group:
+    """The consumer group's coordinator: who is in it, and who owns which shard."""
+
+    def __init__(self, world: "World") -> None:
+        self.members: dict[str, Member] = {}
+        self.owners: dict[int, str] = {}
+        self._world = world
+        self._generation = 0
+        self._stable = False
+        self._changed = asyncio.Event()
+
+    def join(self, member: Member) -> None:
+        if member.process in self._world.gates:  # else it has ended meanwhile
+            self.members[member.name] = member
+            self.rebalance()
+
+    def leave(self, member: Member) -> None:
+        if self.members.pop(member.name, None) is not None:
+            self.rebalance()
+
+    def rebalance(self) -> None:
+        self._stable = False
+        self._changed.set()
+
+    def confirm(self, member: Member, shard: int) -> None:
+        """Answer to a commit. Raises KafkaError."""
+        if not self._stable:
+            raise KafkaError("a rebalance is in progress")
+        if member.generation != self._generation or self.owners.get(shard) != member.name:
+            raise KafkaError(f"{member.name} does not own shard {shard}")
+
+    async def run(self) -> None:
+        world = self._world
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(world.random.uniform(0, 1.2))  # heartbeats tell
+            self._changed.clear()
+            joining = list(self.members.values())
+            if not joining:
+                continue
+            revoking = {member.name: member.process.spawn(member.revoke()) for member in joining}
+            await asyncio.wait(revoking.values(), timeout=SESSION_TIMEOUT)
+            for name, task in revoking.items():
+                if not task.done() or task.cancelled():
+                    self.members.pop(name, None)
+            if self._changed.is_set() or not self.members:
+                continue
+            self._assign()
+
+    def _assign(self) -> None:
+        world = self._world
+        before: dict[str, list[int]] = {name: [] for name in self.members}
+        for shard, name in self.owners.items():
+            before.get(name, []).append(shard)
+        plan = balance(world.scenario.shards, before)
+        self.owners = {shard: name for name, shards in plan.items() for shard in shards}
+        self._generation += 1
+        self._stable = True
+        world.note("assigned", self._generation, sorted(self.owners.items()))
+        for name, shards in plan.items():
+            member = self.members[name]
+            owned = {shard: world.services_of(shard) for shard in shards}
+            world.loop.call_later(
+                world.network.latency(), member.assign, self._generation, owned, context=member.process.context
+            )
+
+
+@dataclass
+class World:
+    """Everything of one run."""
+
+    loop: SimLoop
+    scenario: Scenario
+    trace: Trace
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = Random(f"world {self.scenario.seed}")
+        self.clock_shift_ms = 0
+        self.variant = 0
+        self.last_fault = 0.0
+        self.network = Network(self.loop, Random(f"net {self.scenario.seed}"), self.scenario.faults, self.note)
+        self.network.kill, self.network.pause = self.kill, self.pause
+        self.broker = Broker(
+            self.trace,
+            now=self.loop.time,
+            clock_ms=self.clock_ms,
+            later=self.network.later,
+            marker_delay=lambda: self.random.choice((0.0, 0.0, 0.0, 0.01, 0.2)),
+            state_topic=NAMES.state,
+        )
+        self.group = Group(self)
+        self.gates: dict[Process, Member] = {}
+        self.commands = Commands()
+        self.hidden = ""  # a service
+        self.offered = 0
+        self._names = 0
+
+    @property
+    def policy(self) -> Policy:
+        return policy(self.variant)
+
+    def clock_ms(self) -> int:
+        """Return the broker's time."""
+        return START_MS + int(self.loop.time() * 1000) + self.clock_shift_ms
+
+    def note(self, *what: object) -> None:
+        """Put something into the trace."""
+        self.trace.add(round(self.loop.time(), 6), *what)
+
+    def services_of(self, shard: int) -> dict[str, int]:
+        """Return the services on a shard, with their numbers of partitions."""
+        shards = self.scenario.shards
+        return {
+            service: PARTITIONS
+            for service in self.scenario.services
+            if service != self.hidden and shard_of(self.policy.shard_key(service), shards) == shard
+        }
+
+    # -- members and what befalls them -----------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Start one more gate."""
+        self._names += 1
+        member = Member(self, f"gate{self._names}")
+        self.gates[member.process] = member
+        member.process.call(member.boot)
+        self.network.later(self.network.latency(), lambda: self.group.join(member))
+
+    def kill(self, process: Process) -> None:
+        """SIGKILL; a supervisor starts another."""
+        member = self.gates.pop(process, None)
+        if member is None:
+            return
+        self._fault("kill", process.name)
+        process.kill()
+        member.source.close()  # type: ignore[attr-defined]
+        self.network.later(SESSION_TIMEOUT, lambda: self.group.leave(member))
+        self.network.later(self.random.uniform(0.5, 10), self.boot)
+
+    def pause(self, process: Process) -> None:
+        """SIGSTOP and, some time later, SIGCONT: a zombie if it took longer than the session."""
+        member = self.gates.get(process)
+        if member is None or process.frozen:
+            return
+        seconds = self.random.choice((2.0, 8.0, 20.0, 45.0))
+        self._fault("pause", process.name, seconds)
+        process.freeze()
+        if seconds > SESSION_TIMEOUT:
+            self.network.later(SESSION_TIMEOUT, lambda: self.group.leave(member))
+            self.network.later(seconds + self.random.uniform(0.1, 3), lambda: self.group.join(member))
+        self.network.later(seconds, process.thaw)
+
+    def _fault(self, *what: object) -> None:
+        self.last_fault = max(self.last_fault, self.loop.time())
+        self.note(*what)
+
+    def _strike(self, kind: str) -> None:
+        members = [member for member in self.gates.values() if not member.process.frozen]
+        if not members:
+            return
+        member = self.random.choice(members)
+        if kind == Kind.KILL:
+            self.kill(member.process)
+        elif kind == Kind.PAUSE:
+            self.pause(member.process)
+        elif kind == Kind.EXPEL:
+            self._fault(kind, member.name)
+            self.group.leave(member)
+            self.network.later(self.random.uniform(1, 10), lambda: self.group.join(member))
+        elif kind == Kind.JOIN and len(self.gates) < 5:
+            self._fault(kind)
+            self.boot()
+        elif kind == Kind.LEAVE and len(self.gates) > 1:
+            self._fault(kind, member.name)
+            del self.gates[member.process]
+            member.process.spawn(self._retire(member))
+        elif kind == Kind.REBALANCE:
+            self._fault(kind)
+            self.group.rebalance()
+        elif kind == Kind.DOWN and not self.network.down:
+            seconds = self.random.choice((1.0, 5.0, 60.0))
+            self._fault(kind, seconds)
+            self.network.down = True
+            self.network.later(seconds, lambda: setattr(self.network, "down", False))
+        elif kind == Kind.POLICY:
+            self.variant = (self.variant + 1) % len(VARIANTS)
+            self._fault(kind, self.policy.version)
+            for each in self.gates.values():
+                delay = self.random.uniform(0, 2)
+                self.loop.call_later(delay, each.set_policy, self.policy, context=each.process.context)
+        elif kind == Kind.CLOCK:
+            self.clock_shift_ms += self.random.choice((-HOUR_MS, HOUR_MS))
+            self._fault(kind, self.clock_shift_ms)
+
+        elif kind == Kind.HIDE:
+            self.hidden = self.random.choice(self.scenario.services)
+            self._fault(kind, self.hidden)
+            self.group.rebalance()
+            self.network.later(self.random.uniform(5, 60), self._show)
+        elif kind == Kind.COMMAND:
+            self._command(self.random.choice(self.scenario.services))
+
+    def _show(self) -> None:
+        self.hidden = ""
+        self.group.rebalance()
+
+    def _command(self, service: str) -> None:
+        pause = self.random.random() < 0.7
+        until = self.clock_ms() + self.random.choice((1_000, 30_000, 600_000))
+        tenant = self.random.choice(("", "acme"))
+        self._fault(Kind.COMMAND, service, pause, tenant)
+        command = PauseUntil(until, tenant) if pause else Resume(tenant)
+        self.commands.given.append(Received(len(self.commands.given), service, command))
+        for each in self.gates.values():
+            self.loop.call_later(self.random.uniform(0, 1), each._heed, context=each.process.context)
+
+    async def _retire(self, member: Member) -> None:
+        await member.stop()
+        self.group.leave(member)
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def _offer(self, partition: Partition, records: tuple[Outgoing, ...], *, transactional: bool) -> None:
+        if self.network.down:  # producers try again
+            self.network.later(1.0, lambda: self._offer(partition, records, transactional=transactional))
+            return
+        self.broker.send(partition, records, transactional=transactional)
+        self.offered += len(records)
+
+    async def live(self) -> None:
+        """Go through the scenario to its end, and until all that was offered is decided."""
+        scenario, loop = self.scenario, self.loop
+        group = loop.create_task(self.group.run())
+        for _ in range(scenario.members):
+            self.boot()
+        self.network.ill = True
+        for offer in scenario.offers:
+            loop.call_later(
+                offer.at, lambda o=offer: self._offer(o.partition, o.records, transactional=o.transactional)
+            )
+        for at, kind in scenario.events:
+            loop.call_later(at, self._strike, kind)
+        await asyncio.sleep(scenario.ill_until)
+        self.network.ill = False
+        await asyncio.sleep(scenario.seconds - scenario.ill_until)
+        total = sum(len(offer.records) for offer in scenario.offers)
+        patience = loop.time() + PATIENCE
+        while self.offered < total or self._decided() < total:
+            if loop.time() > patience:
+                self.problems.append(f"stuck: {self._decided()} of {self.offered} decided")
+                break
+            await asyncio.sleep(10)
+        await asyncio.sleep(1)
+        for member in self.gates.values():
+            await member.process.spawn(member.stop())
+        group.cancel()
+        await asyncio.sleep(60)  # what is late arrives
+
+    def _decided(self) -> int:
+        ends = {topic(s) for s in self.scenario.services for topic in (NAMES.admitted, NAMES.rejected)}
+        return sum(
+            sum(1 for _ in log.committed()) for partition, log in self.broker.logs.items() if partition.topic in ends
+        )
+
+    def check(self) -> None:
+        """Put the run before the checker."""
+        checker = Checker(NAMES, {policy(v).version: policy(v) for v in range(len(VARIANTS))})
+        order = {"requests": 0, "delayed": 1}
+        logs = sorted(self.broker.logs, key=lambda p: (order.get(p.topic.split(".")[1], 2), p))
+        for partition in logs:
+            for r in self.broker.logs[partition].committed():
+                checker.feed(Committed(*partition, r.offset, r.key, r.value, r.headers, r.timestamp))
+        self.problems += checker.finish(
+            policy=self.policy,
+            shards=self.scenario.shards,
+            offsets=self.broker.offsets,
+            open_transactions=self.broker.open_transactions(),
+            last_fault_ms=None if self.clock_shift_ms else START_MS + int(self.last_fault * 1000),
+            timely_from_ms=START_MS + 20_000 if self.scenario.calm else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended."""
+
+    seed: int
+    hours: float
+    trace: str
+    problems: tuple[str, ...]
+    requests: int
+    commits: int
+
+
+@cache
+def _settings(shards: int) -> Settings:
+    return Settings(shards=shards)
+
+
+class _Silent:
+    """Stands for a logger."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+@contextmanager
+def _installed(scenario: Scenario) -> Iterator[None]:
+    """Scale the shard's constants to the run, and keep its log out of the way."""
+    with ExitStack() as stack:
+        patches: list[tuple[Any, str, Any]] = [
+            (shard_module, "BATCH_RECORDS", scenario.batch),
+            (shard_module, "INBOX_BYTES", scenario.inbox),
+            (shard_module, "log", _Silent()),
+            (gate_module, "log", _Silent()),
+            (desk_module, "PULLS", scenario.pulls),
+            (desk_module, "USAGE_EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
+        ]
+        for module, name, value in patches:
+            stack.enter_context(mock.patch.object(module, name, value))
+        yield
+
+
+def simulate(
+    seed: int,
+    hours: float = 1.0,
+    *,
+    mutant: AbstractContextManager[Any] | None = None,
+    show: Callable[[str], None] | None = None,
+) -> Result:
+    """Run one seed to its end and check it."""
+    scenario = draw(seed, hours)
+    trace = Trace(show)
+    world: World | None = None
+
+    async def main(loop: SimLoop) -> None:
+        nonlocal world
+        world = World(loop, scenario, trace)
+        await world.live()
+
+    with ExitStack() as stack:
+        stack.enter_context(_installed(scenario))
+        if mutant is not None:
+            stack.enter_context(mutant)
+        try:
+            run(main)
+        except DeadlockError as error:
+            return Result(seed, 0, str(trace), (f"deadlock: {error}",), 0, 0)
+        assert world is not None
+        world.check()
+    return Result(seed, scenario.seconds / 3600, str(trace), tuple(world.problems), world.offered, world.broker.commits)
+
+
+Work = Callable[[], Awaitable[None]]
