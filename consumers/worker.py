@@ -7,26 +7,22 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-from aiokafka.structs import TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaError
 
+from consumers.dead_letters import DeadLetters
 from consumers.handlers import Handler, Job, Retry, call
-from consumers.offsets import Commits
+from consumers.offsets import Commits, Offsets
 from consumers.program import Program
 from gate.kafka.connect import running
 from gate.kafka.topics import Names
 
-ERROR: Final = "gate-error"
-ERROR_ATTEMPTS: Final = "gate-error-attempts"
-
 _MAX_PENDING: Final = 10_000  # records behind one that is not done: what a crash may have done again
 _MAX_ERROR_CHARACTERS: Final = 300
 _POLL_MS: Final = 200
-_SEND_SECONDS: Final = 30.0
 _INT32_MAX: Final = 2**31 - 1
 
 H = TypeVar("H", bound=Handler)
@@ -96,19 +92,15 @@ class Worker(Program):
             heartbeat_interval_ms=int(self._session_seconds * 300),
             max_poll_interval_ms=_INT32_MAX,  # a long job is no reason to lose partitions; heartbeats show life
         )
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap,
-            enable_idempotence=True,
-            max_request_size=_INT32_MAX,  # the broker's limit is the one that counts
-        )
+        dead_letters = DeadLetters(self._bootstrap, self._names)
         threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="job")
         try:
-            async with running(producer), running(consumer):
-                await self._work(consumer, producer, threads)
+            async with running(dead_letters.producer), running(consumer):
+                await self._work(consumer, dead_letters, threads)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _work(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, threads: Executor) -> None:
+    async def _work(self, consumer: AIOKafkaConsumer, dead_letters: DeadLetters, threads: Executor) -> None:
         commits = Commits(consumer, drain=partial(self._drain, self._session_seconds / 3))
         # A pattern, because a subscription by name fails where a topic is not there yet.
         topics = "|".join(map(re.escape, self._handlers))
@@ -124,9 +116,10 @@ class Worker(Program):
                         await asyncio.wait({*self._jobs, stopped}, return_when=asyncio.FIRST_COMPLETED)
                         continue
                     for partition, records in (await consumer.getmany(timeout_ms=_POLL_MS, max_records=free)).items():
+                        offsets = commits.of(partition)  # after a rebalance this is another one: late jobs do not count
                         for record in records:
-                            commits.of(partition).start(record.offset)
-                            job = tasks.create_task(self._do(partition, record, commits, producer, threads))
+                            offsets.start(record.offset)
+                            job = tasks.create_task(self._do(self._job(record), offsets, dead_letters, threads))
                             self._jobs.add(job)
                             job.add_done_callback(self._jobs.discard)
                 log.info("worker stops: running jobs may finish", jobs=len(self._jobs), seconds=self._grace_seconds)
@@ -138,65 +131,38 @@ class Worker(Program):
         await commits.commit()
         log.info("worker stopped")
 
-    async def _do(
-        self,
-        partition: TopicPartition,
-        record: ConsumerRecord,
-        commits: Commits,
-        producer: AIOKafkaProducer,
-        threads: Executor,
-    ) -> None:
-        offsets = commits.of(partition)  # after a rebalance these are other ones, and this job counts for nothing
-        service, handler = self._handlers[record.topic]
-        job = Job(
-            service,
-            record.topic,
-            record.partition,
-            record.offset,
-            record.timestamp,
-            record.key,
-            record.value,
-            tuple(record.headers),
-        )
+    def _job(self, record: ConsumerRecord) -> Job:
+        service, _ = self._handlers[record.topic]
+        place = record.topic, record.partition, record.offset
+        return Job(service, *place, record.timestamp, record.key, record.value, tuple(record.headers))
+
+    async def _do(self, job: Job, offsets: Offsets, dead_letters: DeadLetters, threads: Executor) -> None:
+        _, handler = self._handlers[job.topic]
         for attempt in count(1):
             try:
                 await call(handler, replace(job, attempt=attempt), threads)
                 break
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its failure
                 why = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]
-            log.warning("job failed", service=service, id=job.id, attempt=attempt, error=why)
+            log.warning("job failed", service=job.service, id=job.id, attempt=attempt, error=why)
             if attempt >= self._retry.attempts:
-                if not await self._bury(job, why, attempt, producer):
-                    return
-                break
+                if await self._given_up(job, why, attempt, dead_letters):
+                    break
+                return
             if await self._stops_within(self._retry.pause(attempt)):
                 return
-        offsets.done(record.offset)
+        offsets.done(job.offset)
 
-    async def _bury(self, job: Job, why: str, attempts: int, producer: AIOKafkaProducer) -> bool:
-        """Write a job to the rejected topic, for as long as it takes. False if stopped before."""
-        topic = self._names.rejected(job.service)
-        headers = [(name, value) for name, value in job.headers if name not in {ERROR, ERROR_ATTEMPTS}]
-        headers += [(ERROR, why.encode("utf-8", "backslashreplace")), (ERROR_ATTEMPTS, b"%d" % attempts)]
-        record: dict[str, Any] = {"key": job.key, "value": job.value, "timestamp_ms": job.timestamp_ms}
-        if job.key is None and job.value is None:
-            record["value"] = b""  # aiokafka sends no record without both
+    async def _given_up(self, job: Job, why: str, attempts: int, dead_letters: DeadLetters) -> bool:
+        """Write a job to the rejected topic, however long that takes. False if stopped before."""
         for attempt in count(1):
             try:
-                async with asyncio.timeout(_SEND_SECONDS):
-                    there = await producer.partitions_for(topic)
-                    at = job.partition if job.partition in there else None
-                    await producer.send_and_wait(topic, partition=at, headers=headers, **record)
-            except MessageSizeTooLargeError:
-                # The admitted record just fitted, and the error made it too large: leave the value where it is.
-                record["value"] = f"too large: see {job.topic}-{job.partition}@{job.offset}".encode()
+                await dead_letters.write(job, why, attempts)
             except (KafkaError, TimeoutError) as error:
-                log.warning(
-                    "job can't be given up yet", topic=topic, id=job.id, error=str(error) or "no answer in time"
-                )
+                log.warning("job can't be given up yet", id=job.id, error=str(error) or "the broker does not answer")
                 if await self._stops_within(self._retry.pause(attempt)):
                     return False
             else:
-                log.error("job given up", service=job.service, id=job.id, attempts=attempts, topic=topic, error=why)
-                return True
-        raise AssertionError("unreachable")
+                break
+        log.error("job given up", service=job.service, id=job.id, attempts=attempts, error=why)
+        return True

@@ -73,7 +73,7 @@ class Client:
             yield cluster
         except (KafkaError, TimeoutError) as error:
             why = str(error) or type(error).__name__
-            raise GateError(f"the broker at {self.bootstrap} does not do what was asked: {why}") from error
+            raise GateError(f"asking the broker at {self.bootstrap} failed: {why}") from error
         finally:
             await cluster.close()
 

@@ -15,8 +15,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from consumers.alerts import Alert
+from consumers.dead_letters import ERROR
 from consumers.text import printable, timestamp
-from consumers.worker import ERROR
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.kafka.connect import running
 from gate.kafka.headers import NOT_BEFORE, RETRY_AFTER, STAMP, Stamp, parse_stamp

@@ -172,11 +172,18 @@ async def test_a_job_too_large_to_carry_its_error_is_still_given_up(admitted, lo
         raise ValueError("x" * 1000)
 
     largest = 1_048_588 - 75  # the broker's limit less what a batch of one record takes
-    await log.write(admitted, os.urandom(largest))
+    for value in (b"first", os.urandom(largest), b"last"):
+        await log.write(admitted, value)
     start(pay)
-    (dead,) = await until(partial(log.read, log.names.rejected("payments")))
-    assert dead.value == f"too large: see {admitted}-0@0".encode()
-    assert dict(dead.headers)["gate-error"].startswith(b"ValueError: xxx")
+
+    async def all_dead():
+        dead = await log.read(log.names.rejected("payments"))
+        return dead if len(dead) == 3 else None
+
+    dead = await until(all_dead)
+    where = f"too large with its error: the value is at {admitted}-0@1".encode()
+    assert {record.value for record in dead} == {b"first", where, b"last"}
+    assert dict(dead[0].headers)["gate-error"].startswith(b"ValueError: xxx")
 
 
 async def test_a_stop_lets_running_jobs_finish_and_does_not_wait_for_retries(
