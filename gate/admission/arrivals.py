@@ -14,7 +14,7 @@ Outcome = tuple[int, Verdict, Reason | None, str | None, list[int] | None]  # co
 class Arrival:
     """A run on its way through a step: first some of it is admitted, then the rest is settled."""
 
-    __slots__ = ("cost", "count", "deadline", "first", "left", "outcomes", "queue")
+    __slots__ = ("cost", "count", "deadline", "first", "late", "left", "outcomes", "queue")
 
     def __init__(self, run: Run, queue: "Queue") -> None:
         self.first = run.first
@@ -23,6 +23,7 @@ class Arrival:
         self.deadline = run.deadline
         self.queue = queue
         self.left = run.count
+        self.late = False  # its deadline has passed
         self.outcomes: list[Outcome] = []
 
     def decide(

@@ -15,7 +15,7 @@ from gate.admission.parked import NO_DEADLINE, Parked
 from gate.admission.plan import ready_at
 from gate.admission.planner import Planner
 from gate.admission.report import fullest, service_usage
-from gate.admission.scheduler import Bound, Limits, Scheduler, Tally
+from gate.admission.scheduler import Bound, Limits, Scheduler, Tally, add_pull
 from gate.admission.tenants import Tenant, Tenants, short
 from gate.limits import Limiter
 from gate.policy import Overflow, ServicePolicy
@@ -225,11 +225,11 @@ class Engine:
         self._drop(now, pulls)
         self.scheduler.unblock(now)
         start = max(now, self.paused_until)
-        arrivals = self._arrive(now, runs, start)
+        arrivals = self._arrive(now, runs)
         shadow = self.policy.shadow
         tally = self.scheduler.tally = Tally()
         if not shadow and self.policy.overflow is not Overflow.HOLD:
-            self.scheduler.queue(arrival for arrival in arrivals if arrival.left)
+            self.scheduler.queue(arrival for arrival in arrivals if arrival.left and not arrival.late)
         blocked = Bound(Reason.PAUSED, self.service) if self.paused_until > now else None
         if shadow:
             self.scheduler.release(room, pulls)
@@ -238,6 +238,9 @@ class Engine:
         self.planner.admitted(now, tally.units)
         for lane, count in tally.pulled.items():
             self.totals[lane, Verdict.ADMITTED, None, True] += count
+        for arrival in arrivals:
+            if arrival.late:
+                overflow.shed(self.service, arrival, self.planner.estimate(arrival.queue, arrival.cost, now, start))
         left = [arrival for arrival in arrivals if arrival.left]
         if left:
             self._settle(now, left, blocked, start, self._allowed(tally.requests))
@@ -246,8 +249,8 @@ class Engine:
         self.scheduler.rest(now, self.limits)
         return Step(decisions(arrivals), tuple(pulls))
 
-    def _arrive(self, now: int, runs: Sequence[Run], start: int) -> list[Arrival]:
-        """Bring the batch in; what can never be admitted, or not in time, is refused at once."""
+    def _arrive(self, now: int, runs: Sequence[Run]) -> list[Arrival]:
+        """Bring the batch in; what can never be admitted is refused at once."""
         shared = self.limits.ceiling()
         arrivals = []
         for run in runs:
@@ -259,8 +262,8 @@ class Engine:
                 arrival.decide(run.count, Verdict.REJECTED, Reason.NEVER, shared[1])
             elif own is not None and run.cost > own:
                 arrival.decide(run.count, Verdict.REJECTED, Reason.NEVER, f"{self.service}.tenant.{tenant.name}")
-            elif run.deadline is not None and run.deadline < now and not self.policy.shadow:
-                overflow.shed(self.service, arrival, self.planner.estimate(arrival.queue, run.cost, start))
+            else:
+                arrival.late = run.deadline is not None and run.deadline < now and not self.policy.shadow
         return arrivals
 
     def _settle(self, now: int, left: list[Arrival], blocked: Bound | None, start: int, allowed: int | None) -> None:
@@ -274,6 +277,9 @@ class Engine:
                 return Bound(reason, f"{self.service}.tenant.{tenant.name}")
             return blocked or Bound(Reason.LANE, f"{self.service}.lane.{arrival.queue.lane.name}")
 
+        if policy.shadow or policy.overflow is Overflow.HOLD:
+            for arrival in left:
+                self.tenants.touch(arrival.queue.tenant, now)
         if policy.shadow:
             overflow.watch_only(limits, left, now, allowed, blocked)
         elif policy.overflow is Overflow.HOLD:
@@ -282,7 +288,7 @@ class Engine:
             self.held = overflow.hold(limits, planner, left, now, policy.max_delay, allowed, blocked, start)
         elif policy.overflow is Overflow.REJECT:
             self.scheduler.unqueue(left)
-            overflow.reject(planner, left, why, start)
+            overflow.reject(planner, left, now, why, start)
         else:
             self.scheduler.park(left)
             self._unplaced = overflow.delay(limits, planner, left, now, policy.max_delay, why, start)
@@ -299,12 +305,13 @@ class Engine:
             shared = self.limits.ceiling()
             removed = self.places.remove(lambda queue, cost: _impossible(queue, cost, shared))
             dropped += [(Reason.NEVER, self.service, *entry) for entry in removed]
+        dropped.sort(key=lambda drop: drop[3:5])
         for reason, limit, queue, partition, offset, count, cost in dropped:
             self.scheduler.shrink(queue, count, count * cost)
             queue.tenant.plan = None
             self.tenants.touch(queue.tenant, now)
             self.totals[queue.lane.name, Verdict.REJECTED, reason, True] += count
-            pulls.append(Pull(partition, offset, count, Verdict.REJECTED, reason, limit))
+            add_pull(pulls, Pull(partition, offset, count, Verdict.REJECTED, reason, limit))
         if dropped:
             self.planner.expired()
 
@@ -352,7 +359,7 @@ class Engine:
                 policy=self.version,
                 backlog=self.waiting,
                 offered_per_second=self.offered.at(now),
-                eta_seconds=(self.planner.end(max(now, self.paused_until)) - now) / SECOND,
+                eta_seconds=(self.planner.end(now, max(now, self.paused_until)) - now) / SECOND,
                 usage=0.0 if fill is None else fill.usage,
             )
 
@@ -367,7 +374,7 @@ class Engine:
         head = self.scheduler.head()
         if head is not None and self._allowed() != 0:
             cost = self.scheduler.head_cost(head)
-            ready = ready_at(self.limits.limiters(), start, cost)
+            ready = max(start, ready_at(self.limits.limiters(), now, cost))
             if ready <= now and not self.limits.fit(now, 1, cost):
                 ready = now + _RIVAL_POLL
             times.append(ready)
@@ -384,7 +391,9 @@ class Engine:
             self.paused_until = until
         self.planner.forget()
         for known in self.tenants:
-            known.plan = None
+            if known.plan is not None:
+                known.plan = None
+                self.tenants.touch(known, now)
         self.changed = True
 
 

@@ -45,6 +45,13 @@ class Horizon:
             self._look_on()
         return self._times[bisect_left(self._ends, target)]
 
+    def follow(self, now: int) -> bool:
+        """Go on to `now`; False where units were to be admitted before it of which nothing is known."""
+        if self._done < len(self._times):
+            return self._times[self._done] >= now
+        self.at = max(self.at, now)
+        return True
+
     def passed(self, now: int, units: int) -> bool:
         """Note what was admitted at `now`; False where that was not as foreseen, and the horizon is of no more use."""
         due = self._done < len(self._times) and self._times[self._done] <= now

@@ -24,12 +24,12 @@ COST_CAP: Final = 2**36  # of one request in a tag
 class Flow:
     """Something that takes turns."""
 
-    __slots__ = ("listed", "order", "start")
+    __slots__ = ("entry", "order", "start")
 
     def __init__(self, order: int) -> None:
         self.order = order  # the lower goes first among equals
         self.start = 0
-        self.listed = False
+        self.entry: object = None  # in the heap of those that take part; None: it does not
 
 
 F = TypeVar("F", bound=Flow)
@@ -38,58 +38,73 @@ F = TypeVar("F", bound=Flow)
 class Fair(Generic[F]):
     """Flows that have work, by start tag."""
 
-    __slots__ = ("_heap", "virtual")
+    __slots__ = ("_heap", "_pushed", "_size", "virtual")
 
     def __init__(self) -> None:
         self.virtual = 0
-        self._heap: list[tuple[int, int, F]] = []
+        self._heap: list[tuple[int, int, int, F]] = []  # an entry that its flow does not know any more counts nothing
+        self._size = 0
+        self._pushed = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._size
 
     def join(self, flow: F) -> None:
         """Let a flow that has work take part, if it does not already."""
-        if not flow.listed:
-            flow.listed = True
+        if flow.entry is None:
             flow.start = max(flow.start, self.virtual)
-            heappush(self._heap, (flow.start, flow.order, flow))
+            self._size += 1
+            heappush(self._heap, self._enter(flow))
 
-    def first(self) -> F:
-        """Return whose turn it is; there must be one."""
-        return self._heap[0][2]
+    def leave(self, flow: F) -> None:
+        """Let a flow take part no longer; its tag stays."""
+        if flow.entry is not None:
+            flow.entry = None
+            self._size -= 1
+
+    def first(self) -> F | None:
+        """Return whose turn it is; None: nobody takes part."""
+        heap = self._heap
+        while heap:
+            entry = heap[0]
+            if entry[3].entry is entry:
+                return entry[3]
+            heappop(heap)
+        return None
 
     def turns(self, stride: int) -> int | None:
-        """Tell how many equal turns the first may take before it is another's; None: it is alone."""
+        """Tell how many equal turns the first may take for certain before it is another's; None: it is alone."""
         heap = self._heap
         if len(heap) == 1:
             return None
         second = heap[1] if len(heap) == 2 or heap[1] < heap[2] else heap[2]
-        start, order, _ = heap[0]
+        start, order, _, _ = heap[0]
         whole, rest = divmod(second[0] - start, stride)
-        return whole + (1 if rest or order < second[1] else 0)
+        return max(1, whole + (1 if rest or order < second[1] else 0))
 
     def charge(self, stride: int, turns: int) -> None:
         """Let the first pay for the turns that it took."""
-        _, order, flow = self._heap[0]
+        flow = self._heap[0][3]
         self.virtual = flow.start + stride * (turns - 1)
         flow.start += stride * turns
-        heapreplace(self._heap, (flow.start, order, flow))
-
-    def leave(self) -> F:
-        """Take the first out; its tag stays."""
-        flow = heappop(self._heap)[2]
-        flow.listed = False
-        return flow
+        heapreplace(self._heap, self._enter(flow))
 
     def flows(self) -> list[F]:
         """Return who takes part, in no particular order."""
-        return [flow for _, _, flow in self._heap]
+        return [entry[3] for entry in self._heap if entry[3].entry is entry]
 
     def clear(self) -> None:
         """Take all out."""
         for flow in self.flows():
-            flow.listed = False
+            flow.entry = None
         self._heap.clear()
+        self._size = 0
+
+    def _enter(self, flow: F) -> tuple[int, int, int, F]:
+        self._pushed += 1  # no two entries are equal, so flows are never compared
+        entry = (flow.start, flow.order, self._pushed, flow)
+        flow.entry = entry
+        return entry
 
 
 class Queue(Flow):
@@ -113,7 +128,7 @@ class Queue(Flow):
 class Lane(Flow):
     """A priority: a share of the service's limits."""
 
-    __slots__ = ("epoch", "fair", "name", "orders", "ready_units", "requests", "stride", "units", "waiting", "weight")
+    __slots__ = ("busy", "epoch", "fair", "name", "orders", "ready_units", "requests", "stride", "units", "waiting", "weight")
 
     def __init__(self, name: str, weight: Fraction, stride: int, order: int) -> None:
         super().__init__(order)
@@ -123,6 +138,7 @@ class Lane(Flow):
         self.fair: Fair[Queue] = Fair()
         self.epoch = 0  # tags of an older epoch count as 0
         self.orders = 0
+        self.busy = False  # queues have taken part since it was last at rest
         self.requests = 0  # parked
         self.units = 0
         self.waiting = 0  # queues with something parked
@@ -134,15 +150,21 @@ class Lane(Flow):
 
     def join(self, queue: Queue) -> None:
         """Let a queue that has work take part. One whose tag tells nothing any more is as good as new."""
-        if not queue.listed:
-            if queue.epoch != self.epoch or queue.start <= self.fair.virtual:
+        if queue.entry is None:
+            if not queue.order or queue.epoch != self.epoch or queue.start <= self.fair.virtual:
                 queue.epoch, queue.start, queue.order = self.epoch, 0, self._new_order()
-            self.fair.join(queue)
+            self.rejoin(queue)
+
+    def rejoin(self, queue: Queue) -> None:
+        """Let a queue take part again as what it was."""
+        self.busy = True
+        self.fair.join(queue)
 
     def rest(self) -> None:
         """Forget who had how much: nobody waits here. Keeps the tags small."""
-        self.fair.clear()
-        if self.fair.virtual:
+        if self.busy:
+            self.busy = False
+            self.fair.clear()
             self.fair.virtual = 0
             self.epoch += 1
 

@@ -47,11 +47,11 @@ def delay(
     return parked
 
 
-def reject(planner: Planner, arrivals: Sequence[Arrival], why: Why, start: int) -> None:
+def reject(planner: Planner, arrivals: Sequence[Arrival], now: int, why: Why, start: int) -> None:
     """Refuse what is left, and say when it would have been admitted."""
     for arrival in arrivals:
         bound = why(arrival)
-        time = planner.estimate(arrival.queue, arrival.cost, start)
+        time = planner.estimate(arrival.queue, arrival.cost, now, start)
         arrival.decide(arrival.left, Verdict.REJECTED, bound.reason, bound.limit, [time] * arrival.left)
 
 
@@ -98,7 +98,7 @@ def hold(
             continue
         if held is None:
             bound = blocked or bound_in_order(limits, arrival, now, allowed)
-            time = max(planner.estimate(arrival.queue, arrival.cost, start), arrival.queue.tenant.paused_until)
+            time = max(planner.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.paused_until)
             if time > latest(arrival, now, max_delay):
                 shed(limits.service, arrival, time)
                 continue

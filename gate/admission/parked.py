@@ -117,6 +117,8 @@ class Segment:
         """Return what is left, in the form in which it is kept."""
         left = [index for index, count in enumerate(self.counts) if count]
         whole = len(left) == len(self.counts)
+        used = sorted({self.owners[index] for index in left})  # a lane that is gone must not come back with a record
+        renumber = dict(zip(used, range(len(used)), strict=True))
 
         def column(values: "array[int]") -> bytes:
             return (values if whole else array(values.typecode, [values[index] for index in left])).tobytes()
@@ -124,8 +126,8 @@ class Segment:
         return SegmentRecord(
             base=self.base,
             sequence=self.sequence,
-            owners=[(queue.lane.name, queue.tenant.name) for queue in self.queues],
-            owner=column(self.owners),
+            owners=[(queue.lane.name, queue.tenant.name) for queue in map(self.queues.__getitem__, used)],
+            owner=array("B", [renumber[self.owners[index]] for index in left]).tobytes(),
             offset=column(self.offsets),
             seq=column(self.seqs),
             count=column(self.counts),

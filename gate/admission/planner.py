@@ -80,20 +80,22 @@ class Planner:
             planned.append((times, time))
         return planned
 
-    def estimate(self, queue: Queue, cost: int, start: int) -> int:
-        """Return when one more request would be admitted behind what waits in its queue; books nothing."""
-        own = queue.tenant.limiter
-        if not self._parked.requests:
-            return ready_at([*self._limits.limiters(), *([] if own is None else [own])], start, cost)
-        time = self._time_of(Positions(self._scheduler.lanes.flows()), queue, queue.units, cost, start)
-        if own is not None:
-            time = ready_at([own if queue.tenant.plan is None else queue.tenant.plan], time, cost)
-        return time
+    def estimate(self, queue: Queue, cost: int, now: int, start: int) -> int:
+        """Return when one more request would be admitted behind what waits in its queue, from `start` on; books nothing.
 
-    def lane_end(self, lane: Lane, start: int) -> int:
+        Limiters are never asked about the future: they take the newest time that they hear of for the present.
+        """
+        own = queue.tenant.plan or queue.tenant.limiter
+        if self._scheduler.waiting:
+            time = self._time_of(Positions(self._scheduler.lanes.flows()), queue, queue.units, cost, start)
+        else:
+            time = max(start, ready_at(self._limits.limiters(), now, cost))
+        return time if own is None else max(time, ready_at([own], now, cost))
+
+    def lane_end(self, lane: Lane, now: int, start: int) -> int:
         """Return when the last of what waits in a lane is admitted if nothing else comes."""
         if not lane.units:
-            return ready_at(self._limits.limiters(), start, 1)
+            return max(start, ready_at(self._limits.limiters(), now, 1))
         if self.plan is not None:
             return self.plan.at
         queue = max(lane.fair.flows(), key=lambda queue: queue.start + queue.units, default=None)
@@ -101,11 +103,11 @@ class Planner:
             return max(start, self._scheduler.next_unblocked() or start)
         return self._time_of(Positions(self._scheduler.lanes.flows()), queue, queue.units, 1, start)
 
-    def end(self, start: int) -> int:
+    def end(self, now: int, start: int) -> int:
         """Return when the last of all that waits is admitted if nothing else comes."""
         if self.plan is not None and self._parked.requests:
             return self.plan.at
-        return max((self.lane_end(lane, start) for lane in self._scheduler.all if lane.units), default=start)
+        return max((self.lane_end(lane, now, start) for lane in self._scheduler.all if lane.units), default=start)
 
     def _use_plan(self, arrivals: Sequence[Arrival], start: int) -> None:
         """Have a plan if all that waits is in one queue, else none."""
@@ -133,6 +135,7 @@ class Planner:
         own = None if queue.tenant.limiter is None else queue.tenant.limiter.copy()
         for count, cost, _ in self._parked.entries(queue):
             self.plan.book(count, cost, NEVER, own)
+        queue.tenant.plan = own
 
     def _ahead(self, arrivals: Sequence[Arrival]) -> dict[Queue, int]:
         """Return how many units were parked in each queue before this step."""
@@ -147,7 +150,7 @@ class Planner:
             return None
         if tenant.plan is None or not any(ahead.get(queue, queue.units) for queue in tenant.queues.values()):
             plan = Plan([tenant.limiter.copy()], max(start, tenant.paused_until))
-            for queue in tenant.queues.values():
+            for queue in sorted(tenant.queues.values(), key=lambda queue: queue.lane.order):
                 for count, cost, _ in self._parked.entries(queue):
                     plan.book(count, cost, NEVER)
             tenant.plan = plan.limiters[0]
@@ -155,12 +158,12 @@ class Planner:
 
     def _time_of(self, positions: Positions, queue: Queue, ahead: int, cost: int, start: int) -> int:
         units = positions.units_to(queue, ahead, cost)
-        if self._horizon is None:
+        if self._horizon is None or not self._horizon.follow(start):
             self._horizon = Horizon([self._limits.limiter.copy()], start)
         time = max(start, self._horizon.time_of(units))
         budget = self._limits.budget
         if budget is not None:
-            if self._budget is None:
+            if self._budget is None or not self._budget.follow(start):
                 self._budget = Horizon([budget.limiter.copy()], start)
             rivals = sum(min(waiting, units) for waiting in budget.others(self._limits.service))
             time = max(time, self._budget.time_of(units + rivals))

@@ -82,8 +82,9 @@ def _follow(engine: "Engine") -> None:
         for queue in tenant.queues.values():
             queue.until = 0
         engine.tenants.touch(tenant, engine.now)
-    for name in removed:
-        del engine.lanes[name]
+    kept = {name: engine.lanes[name] for name in policy.lanes}
+    engine.lanes.clear()
+    engine.lanes.update(kept)
     engine.scheduler.lanes.virtual = 0
     for lane in engine.lanes.values():
         lane.start = 0  # turns begin anew
@@ -109,7 +110,7 @@ def _record(engine: "Engine") -> ServiceRecord:
         plan_at=0 if plan is None else min(plan.at, FOREVER),
         virtual=scheduler.lanes.virtual,
         lanes=[
-            LaneRecord(lane.name, lane.start, lane.epoch, lane.fair.virtual, lane.orders)
+            LaneRecord(lane.name, lane.start, lane.epoch, lane.fair.virtual, lane.orders, lane.busy)
             for lane in engine.lanes.values()
         ],
         totals=[
@@ -143,7 +144,8 @@ def _take(engine: "Engine", record: ServiceRecord) -> None:
     engine.scheduler.more = record.more
     for kept in record.lanes:
         lane = engine.lanes.setdefault(kept.name, Lane(kept.name, Fraction(1), 1, len(engine.lanes)))
-        lane.start, lane.epoch, lane.fair.virtual, lane.orders = kept.start, kept.epoch, kept.virtual, kept.orders
+        lane.start, lane.epoch, lane.orders, lane.busy = kept.start, kept.epoch, kept.orders, kept.busy
+        lane.fair.virtual = kept.virtual
     for total in record.totals:
         reason = Reason(total.reason) if total.reason else None
         engine.totals[total.lane, Verdict(total.verdict), reason, total.pulled] = total.requests

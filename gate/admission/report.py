@@ -57,7 +57,7 @@ def service_usage(engine: "Engine", now: int) -> Usage:
     limiter, policy = engine.limits.limiter, engine.policy
     lanes = []
     for lane in engine.lanes.values():
-        end = engine.planner.lane_end(lane, max(now, engine.paused_until))
+        end = engine.planner.lane_end(lane, now, max(now, engine.paused_until))
         lanes.append(
             LaneUsage(
                 name=lane.name,

@@ -1,5 +1,6 @@
 """Serves queues as long as the limits allow: parked requests first, behind them those of the batch at hand."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -101,6 +102,7 @@ class Scheduler:
         for arrival in arrivals:
             arrival.queue.fresh.append(arrival)
             self.join(arrival.queue)
+            self._served.add(arrival.queue)
 
     def unqueue(self, arrivals: Iterable[Arrival]) -> None:
         """Take what is left of fresh requests out of their queues."""
@@ -134,8 +136,8 @@ class Scheduler:
         if queue.until:
             heappush(self._blocked, (queue.until, queue.lane.name, queue.order, queue))
             return
-        if queue.order:  # as before, even if its tag tells nothing any more
-            queue.lane.fair.join(queue)
+        if queue.order:
+            queue.lane.rejoin(queue)
         else:
             queue.lane.join(queue)
         self.lanes.join(queue.lane)
@@ -148,18 +150,23 @@ class Scheduler:
 
     def rest(self, now: int, limits: Limits) -> None:
         """End a step: note what changed, forget tags that nobody is measured by, say what waits for the budget."""
+        for queue in self._served:
+            if not queue.requests:
+                queue.until = 0
+                queue.lane.fair.leave(queue)
+            if queue.tenant.limiter is not None or queue.lane.requests:
+                self._tenants.touch(queue.tenant, now)
+        self._served.clear()
         for lane in self._all.values():
             if not lane.requests:
                 lane.rest()
+            if not lane.fair:
+                self.lanes.leave(lane)
         if not self.waiting:
             self.lanes.clear()
             self.lanes.virtual = 0
             for lane in self._all.values():
                 lane.start = 0
-        for queue in self._served:
-            if queue.tenant.limiter is not None or queue.lane.requests:
-                self._tenants.touch(queue.tenant, now)
-        self._served.clear()
         if limits.budget is not None:
             head = self.head()
             units = 0 if head is None else sum(lane.ready_units for lane in self._all.values())
@@ -178,7 +185,7 @@ class Scheduler:
     def release(self, room: int, pulls: list[Pull]) -> None:
         """Let go all that is parked, whatever the limits say."""
         waiting = [queue for tenant in self._tenants for queue in tenant.queues.values() if queue.requests]
-        for queue in waiting:
+        for queue in sorted(waiting, key=lambda queue: (queue.lane.order, queue.tenant.name)):
             while queue.requests and room:
                 count, cost = self._parked.head(queue)
                 count = min(count, room)
@@ -209,23 +216,18 @@ class Scheduler:
     def next_unblocked(self) -> int | None:
         """Return when the next blocked queue may go on; None: none is blocked."""
         blocked = self._blocked
-        while blocked and (blocked[0][3].until != blocked[0][0] or not blocked[0][3].requests):
-            queue = heappop(blocked)[3]
-            if queue.until and not queue.requests:
-                queue.until = 0
+        while blocked and blocked[0][3].until != blocked[0][0]:
+            heappop(blocked)
         return blocked[0][0] if blocked else None
 
     def head(self) -> Queue | None:
         """Return the queue whose turn it is; None: no queue has work that its tenant's limit allows."""
-        lanes = self.lanes
-        while lanes:
-            lane = lanes.first()
-            while lane.fair:
-                queue = lane.fair.first()
+        while (lane := self.lanes.first()) is not None:
+            while (queue := lane.fair.first()) is not None:
                 if queue.requests or queue.fresh:
                     return queue
-                lane.fair.leave()
-            lanes.leave()
+                lane.fair.leave(queue)
+            self.lanes.leave(lane)
         return None
 
     def serve(self, now: int, limits: Limits, room: int, allowed: int | None, pulls: list[Pull]) -> Bound | None:
@@ -244,7 +246,8 @@ class Scheduler:
             count, cost = self._parked.head(queue) if queue.requests else (queue.fresh[0].left, queue.fresh[0].cost)
             if queue.requests:
                 if not room:
-                    stuck.append(lane.fair.leave())
+                    lane.fair.leave(queue)
+                    stuck.append(queue)
                     continue
                 count = min(count, room)
             if allowed is not None:
@@ -252,13 +255,13 @@ class Scheduler:
             tag = min(cost, COST_CAP)
             count = min(count, lane.fair.turns(tag) or count, self.lanes.turns(tag * lane.stride) or count)
             if tenant.paused_until > now:
-                lane.fair.leave()
+                lane.fair.leave(queue)
                 self.block(queue, tenant.paused_until)
                 continue
             if tenant.limiter is not None:
                 fitting = tenant.limiter.fit(now, count, cost)
                 if not fitting:
-                    lane.fair.leave()
+                    lane.fair.leave(queue)
                     self.block(queue, whole_ms(tenant.limiter.ready_at(now, cost)))
                     continue
                 count = fitting
@@ -286,7 +289,7 @@ class Scheduler:
             self.lanes.charge(tag * lane.stride, count)
         self.more = bool(stuck)
         for queue in stuck:
-            queue.lane.fair.join(queue)
+            queue.lane.rejoin(queue)
             self.lanes.join(queue.lane)
             self._served.add(queue)
         return stopped
@@ -296,16 +299,7 @@ class Scheduler:
         self.shrink(queue, count, count * cost)
         self.tally.pulled[queue.lane.name] = self.tally.pulled.get(queue.lane.name, 0) + count
         self.tally.pulled_units += count * cost
-        last = pulls[-1] if pulls else None
-        if (
-            last is not None
-            and last.verdict is Verdict.ADMITTED
-            and last.partition == partition
-            and last.offset + last.count == offset
-        ):
-            pulls[-1] = Pull(partition, last.offset, last.count + count, Verdict.ADMITTED)
-        else:
-            pulls.append(Pull(partition, offset, count, Verdict.ADMITTED))
+        add_pull(pulls, Pull(partition, offset, count, Verdict.ADMITTED))
 
     def grow(self, queue: Queue, requests: int, units: int) -> None:
         """Count requests that come to wait in a queue."""
@@ -318,7 +312,24 @@ class Scheduler:
         queue.lane.units += units
         if not queue.until:
             queue.lane.ready_units += units
+        if began < 0:
+            queue.until = 0
+            self._served.add(queue)
 
     def shrink(self, queue: Queue, requests: int, units: int) -> None:
         """Count requests that leave a queue."""
         self.grow(queue, -requests, -units)
+
+
+def add_pull(pulls: list[Pull], pull: Pull) -> None:
+    """Append a pull, or lengthen the last one where it continues that."""
+    last = pulls[-1] if pulls else None
+    if (
+        last is not None
+        and last.partition == pull.partition
+        and last.offset + last.count == pull.offset
+        and (last.verdict, last.reason, last.limit) == (pull.verdict, pull.reason, pull.limit)
+    ):
+        pulls[-1] = dataclasses.replace(last, count=last.count + pull.count)
+    else:
+        pulls.append(pull)

@@ -40,6 +40,7 @@ class LaneRecord(msgspec.Struct, array_like=True, frozen=True):
     epoch: int
     virtual: int
     orders: int
+    busy: bool
 
 
 class TotalRecord(msgspec.Struct, array_like=True, frozen=True):

@@ -150,7 +150,7 @@ class Tenants:
             spec = spec_of(tenant.name)
             if spec is None:
                 tenant.limiter = None
-            elif tenant.limiter is None:
+            elif tenant.limiter is None or tenant.limiter.idle(now):  # as if it had been forgotten already
                 tenant.limiter = Limiter(spec, now)
             elif tenant.limiter.spec != spec:
                 tenant.limiter.reconfigure(spec, now)
