@@ -44,14 +44,18 @@ class Tenants:
         return self._specs[names]
 
     def steps(self, tenant: str) -> tuple[str, ...]:
-        """Return the rules that apply to a tenant, the weakest first; for a glob, those that it stands on."""
+        """Return the rules that apply to a tenant, whatever its name holds, the weakest first."""
         names = [DEFAULT] if DEFAULT in self.rules else []
-        if is_glob(tenant):
-            return (*names, tenant)
         names += [glob.pattern for glob in self._globs if glob.matches(tenant)]
-        if tenant in self.rules and tenant != DEFAULT:
+        if tenant in self.rules and tenant != DEFAULT and not is_glob(tenant):
             names.append(tenant)
         return tuple(names)
+
+    def steps_of(self, rule: str) -> tuple[str, ...]:
+        """Return the rules that a rule stands on, itself last; a glob as if no other one matched."""
+        if not is_glob(rule):
+            return self.steps(rule)
+        return (DEFAULT, rule) if DEFAULT in self.rules else (rule,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +107,10 @@ def compile_spec(said: Mapping[Any, Any]) -> Spec:
     if size is not None:
         limit = said.get("window_limit")
         if limit is None and rate is not None:
-            limit = min(max(1, math.floor(rate * size / SECOND)), MOST)
+            limit = min(max(1, rate.numerator * size // (rate.denominator * SECOND)), MOST)
         if limit is not None:
             limits[size] = min(limit, limits.get(size, limit))
-    burst = said.get("burst_size") or (1 if rate is None else max(1, math.ceil(rate)))
+    burst = said.get("burst_size") or (1 if rate is None else math.ceil(rate))
     return Spec(rate=rate, burst=burst, windows=tuple(Window(limits[size], size) for size in sorted(limits)))
 
 

@@ -42,20 +42,21 @@ class Origin:
 
 def origins_of(policy: ServicePolicy, decided: Mapping[Key, Layer], root: Node) -> dict[str, Origin]:
     """Return the origin of each field of a service, tenants' fields as `tenants.NAME.FIELD`."""
-    said = {key: _said(key, by, root) for key, by in decided.items()}
-    own = {key: origin for key, origin in said.items() if isinstance(key, str)}
+    own: dict[str, Origin] = {}
+    tenants: dict[str, dict[str, Origin]] = {}
+    for key, by in decided.items():
+        part, name = (own, key) if isinstance(key, str) else (tenants.setdefault(key[0], {}), key[1])
+        part[name] = _said(key, by, root)
     origins = dict(_limits(policy.spec, own))
     for name, fallback in _BUILT_IN.items():
         origins[name] = own.get(name) or Origin(fallback, fallback, BUILT_IN)
-    if policy.tenants is not None:
-        for tenant in policy.tenants.rules:
-            steps = policy.tenants.steps(tenant)
-            fields = {key[1]: origin for step in steps for key, origin in said.items() if key[0] == step}
-            spec = compile_spec({name: origin.meaning for name, origin in fields.items()})
-            limits = {
-                name: origin for name, origin in _limits(spec, fields) if name in fields or origin.value is not None
-            }
-            origins |= {dotted(("tenants", tenant, name)): origin for name, origin in limits.items()}
+    for tenant in tenants:
+        assert policy.tenants is not None
+        said = {name: origin for rule in policy.tenants.steps_of(tenant) for name, origin in tenants[rule].items()}
+        spec = compile_spec({name: origin.meaning for name, origin in said.items()})
+        for name, origin in _limits(spec, said):
+            if name in said or origin.value is not None:
+                origins[dotted(("tenants", tenant, name))] = origin
     return origins
 
 

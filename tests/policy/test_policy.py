@@ -129,6 +129,7 @@ services:
     [
         ("anyone", 5, 10, 300), ("", 5, 10, 300), ("default", 5, 10, 300), ("acme", 50, 10, 3000),
         ("acme-us", 5, 7, 300), ("acme-eu", 5, 7, 3), ("x" * 10_000, 5, 10, 300),
+        ("*", 5, 10, 300), ("x?", 5, 10, 300), ("acme-*", 5, 7, 300), ("\x00\n", 5, 10, 300),
     ],
 )  # fmt: skip
 def test_tenants(tenant, rate, burst, window):
