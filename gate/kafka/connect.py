@@ -99,12 +99,16 @@ async def running(client: C, *, start_seconds: float = START_SECONDS) -> AsyncIt
 
 
 async def _stop(client: Client) -> None:
+    # A task of its own: with the broker gone, stop() may hang, or raise CancelledError that nobody asked for.
     stopping = asyncio.ensure_future(client.stop())
-    with suppress(KafkaError):
-        # A task of its own: with the broker gone, stop() raises CancelledError that nobody asked for.
-        done, _ = await asyncio.wait([stopping], timeout=STOP_SECONDS)
-        if done and not stopping.cancelled():
-            stopping.result()
-        elif not done:
-            stopping.cancel()
-            log.warning("client does not stop in time", client=type(client).__name__, seconds=STOP_SECONDS)
+    await asyncio.wait([stopping], timeout=STOP_SECONDS)
+    if not stopping.done():
+        log.warning("client does not stop in time", client=type(client).__name__, seconds=STOP_SECONDS)
+        stopping.cancel()
+        # What it still runs ends with the event loop; its connections must not stay open until then.
+        inner: AIOKafkaClient = getattr(client, "client", None) or client._client  # type: ignore[attr-defined]  # noqa: SLF001
+        with suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await inner.close()
+    elif not stopping.cancelled() and (error := stopping.exception()) is not None:
+        log.warning("client stops with an error", client=type(client).__name__, error=str(error))

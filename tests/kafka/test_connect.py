@@ -1,0 +1,100 @@
+"""Reaching a broker and letting go of it: nothing here may wait for ever."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from gate.errors import GateError
+from gate.kafka import connect
+from gate.kafka.connect import BrokerUnreachableError, check_bootstrap, running, wait_for_broker
+from gate.kafka.topics import Names
+from tests.consumers.log import Log
+
+
+@pytest.fixture
+def mute():
+    """A server that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield "127.0.0.1:%d" % server.getsockname()[1]  # noqa: UP031
+
+
+@pytest.fixture
+def closed():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return "127.0.0.1:%d" % server.getsockname()[1]  # noqa: UP031
+
+
+@pytest.mark.parametrize("bootstrap", ["localhost:9092", "a:1,b:2", "[::1]:9092", "a:1, b:2"])
+def test_addresses_are_taken(bootstrap):
+    check_bootstrap(bootstrap)
+
+
+@pytest.mark.parametrize("bootstrap", ["", "localhost", ":9092", "a:0", "a:65536", "a:b", "a:1,", "a:-1", "a:²"])
+def test_what_is_no_address_is_told(bootstrap):
+    with pytest.raises(GateError, match="is not a broker's address") as caught:
+        check_bootstrap(bootstrap)
+    assert "HOST:PORT" in caught.value.hint
+
+
+async def test_a_broker_that_answers_is_reached_without_a_word(bootstrap):
+    said = []
+    await wait_for_broker(bootstrap, 10, said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize("kind", ["closed", "mute"])
+async def test_a_broker_that_does_not_answer_is_told_once_and_given_up_in_time(kind, request):
+    address = request.getfixturevalue(kind)
+    said = []
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(BrokerUnreachableError, match=rf"no Kafka broker answers at {address} \(tried for 0.5 s\)"):
+        await wait_for_broker(address, 0.5, said.append)
+    assert asyncio.get_running_loop().time() - started < 5
+    assert said == [] if kind == "mute" else [f"no Kafka broker answers at {address} yet; trying for 0.5 s"]
+
+
+async def test_a_broker_that_comes_late_is_reached(own_broker):
+    broker = own_broker()
+    broker.pause()
+    said = []
+    waiting = asyncio.create_task(wait_for_broker(broker.bootstrap, 30, said.append))
+    await asyncio.sleep(0)
+    broker.resume()
+    await waiting
+
+
+@pytest.mark.parametrize("client", [AIOKafkaConsumer, AIOKafkaProducer])
+@pytest.mark.parametrize("kind", ["closed", "mute"])
+async def test_a_client_that_cannot_start_is_let_go(client, kind, request):
+    address = request.getfixturevalue(kind)
+    with pytest.raises(BrokerUnreachableError, match="does not let a client start"):
+        async with running(client(bootstrap_servers=address), start_seconds=0.3):
+            raise AssertionError("it started")
+
+
+@pytest.mark.parametrize("client", [AIOKafkaConsumer, AIOKafkaProducer])
+async def test_a_client_is_stopped_whatever_happens(client, bootstrap):
+    made = client(bootstrap_servers=bootstrap)
+    with pytest.raises(ZeroDivisionError):
+        async with running(made):
+            raise ZeroDivisionError
+    assert made._closed
+
+
+async def test_a_stop_does_not_wait_for_a_broker_that_is_gone(own_broker, monkeypatch):
+    monkeypatch.setattr(connect, "STOP_SECONDS", 0.5)
+    broker = own_broker()
+    await Log(broker.bootstrap, Names()).create("topic")
+    loop = asyncio.get_running_loop()
+    async with running(AIOKafkaProducer(bootstrap_servers=broker.bootstrap, enable_idempotence=True)) as producer:
+        await producer.send_and_wait("topic", b"arrives")
+        broker.pause()
+        while "\nState:\tT" not in Path(f"/proc/{broker.pid}/status").read_text():
+            await asyncio.sleep(0)  # the signal has not reached all of its threads
+        await producer.send("topic", b"waits for an acknowledgement that does not come")
+        left = loop.time()
+    assert 0.4 < loop.time() - left < 5
+    broker.resume()
