@@ -1,1 +1,6 @@
-"""An admission gate for message queues on Apache Kafka."""
+"""An admission gate for message queues on Apache Kafka, and its limits as a library of their own."""
+
+from gate.limits.config import RateLimitConfig
+from gate.limits.rate_limiter import RateLimiter, TokenBucket
+
+__all__ = ["RateLimitConfig", "RateLimiter", "TokenBucket"]

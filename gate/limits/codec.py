@@ -58,15 +58,20 @@ class Reader:
     def raw(self) -> bytes:
         """Return the next bytes that were written with their length."""
         (length,) = self.numbers(1)
-        if not 0 <= length <= len(self.data) - self.position:
+        if not 0 <= length <= self.left:
             raise IndexError("a length beyond the end")
         self.position += length
         return self.data[self.position - length : self.position]
 
+    @property
+    def left(self) -> int:
+        """How many bytes are left."""
+        return len(self.data) - self.position
+
     def end(self) -> None:
-        """Raise StateError if anything is left."""
-        if self.position != len(self.data):
-            raise ValueError(f"{len(self.data) - self.position} bytes too many")
+        """Raise ValueError if anything is left."""
+        if self.left:
+            raise ValueError(f"{self.left} bytes too many")
 
     @contextmanager
     def checked(self) -> Iterator[None]:

@@ -5,10 +5,10 @@ from fractions import Fraction
 from typing import Final, Literal, Self
 
 from gate.limits.codec import Writer, seal, unseal
-from gate.limits.spec import NEVER, Spec, Window
-from gate.limits.window import SlidingWindow
+from gate.limits.spec import MOST, NEVER, Spec, Window
+from gate.limits.window import SlidingWindow, bad_time
 
-_UNBOUNDED: Final = Window(2**62, 1)
+_ANY: Final = Window(MOST, 1)
 
 
 class Limiter(SlidingWindow):
@@ -21,27 +21,26 @@ class Limiter(SlidingWindow):
     Every `now` is ns; one before the newest seen is taken as the newest seen.
     """
 
-    __slots__ = ("_full", "_last", "_more", "spec")
+    __slots__ = ("_full", "_more", "last", "spec")
 
     def __init__(self, spec: Spec, now: int) -> None:
-        super().__init__(spec.windows[0] if spec.windows else _UNBOUNDED)
+        super().__init__(spec.windows[0] if spec.windows else _ANY)
         self.spec = spec
-        self._last = now
+        self.last = now
         self._full = now * spec.scale  # ticks
         self._more = tuple(SlidingWindow(window) for window in spec.windows[1:])
-        if not spec.windows:
-            self._edge = NEVER  # no run is ever opened
+        if not spec.windows:  # one run that never ends and starts too low ever to be full
+            self._edge, self._tail, self._used = MOST, NEVER, -NEVER
 
     def fit(self, now: int, count: int, cost: int = 1) -> int:
         """Return how many of `count` requests of `cost` units each fit at `now`; charge none."""
         if type(cost) is not int or cost < 1:
-            raise _bad_cost(cost)
+            check_cost(cost)
         now = self._advance(now)
         spec = self.spec
         if spec.step:
-            start = now * spec.scale
-            debt = self._full - start
-            count = min(count, (spec.depth - max(debt, 0)) // (spec.step * cost))
+            missing = self._full - now * spec.scale
+            count = min(count, (spec.depth - missing if missing > 0 else spec.depth) // (spec.step * cost))
         for window in self._windows():
             window._expire(now)
             count = min(count, (window._window.limit - window._used) // cost)
@@ -49,31 +48,65 @@ class Limiter(SlidingWindow):
 
     def charge(self, now: int, units: int) -> None:
         """Charge `units` at `now` without asking; the caller asked `fit`."""
-        now = self._advance(now)
         if units <= 0:
+            if units:
+                raise ValueError(f"cannot charge {units} units: nothing that was charged is given back")
             return
-        spec = self.spec
-        start = now * spec.scale
-        self._full = max(self._full, start) + units * spec.step
+        now = self._advance(now)
         for window in self._windows():
             window._add(now, units)
+        spec = self.spec
+        self._full = max(self._full, now * spec.scale) + units * spec.step
 
     def take(self, now: int, count: int, cost: int = 1) -> int:
         """Charge as many of `count` requests of `cost` units each as fit at `now`; return how many."""
+        if count == 1:
+            return 0 if self.try_take(now, cost) else 1
         fitting = self.fit(now, count, cost)
         self.charge(now, fitting * cost)
         return fitting
 
+    def try_take(self, now: int, cost: int = 1) -> int | None:
+        """Charge `cost` at `now` if it fits: None. Else charge nothing and return what `ready_at` returns.
+
+        This is the path that must be fast: one pass, the common case without a call.
+        """
+        if type(cost) is not int or cost < 1:
+            check_cost(cost)
+        if now < self.last:  # noqa: PLR1730 - as in ready_at
+            now = self.last
+        spec = self.spec
+        start = now * spec.scale
+        full = self._full
+        if full < start:  # noqa: PLR1730
+            full = start
+        full += cost * spec.step
+        # Units that have expired may still be in _used: it can only be too high, and `ready_at` corrects it.
+        if full > start + spec.depth or self._used + cost > self._window.limit or self._more:
+            if (ready := self.ready_at(now, cost)) > now:
+                return ready
+            for window in self._more:
+                window._add(now, cost)
+        if now > self._edge:
+            self._open(now)
+        self.last = now
+        self._full = full
+        self._fresh += cost
+        self._used += cost
+        return None
+
     def ready_at(self, now: int, cost: int = 1) -> int:
         """Return the earliest time from `now` on that admits `cost` if nothing else comes; NEVER if none does."""
         now = self._advance(now)
-        return max(self._bucket_at(now, cost), *(window._opens_at(now, cost) for window in self._windows()), now)
+        bucket = self._bucket_at(now, cost)
+        window = self._windows_at(now, cost)
+        return bucket if bucket > window else window  # noqa: FURB136 - max() takes thrice the time
 
     def binding(self, now: int, cost: int = 1) -> Literal["rate", "window"] | None:
         """Return which limit makes `cost` wait longest; None if it need not wait."""
         now = self._advance(now)
         bucket = self._bucket_at(now, cost)
-        window = max((window._opens_at(now, cost) for window in self._windows()), default=now)
+        window = self._windows_at(now, cost)
         if bucket <= now and window <= now:
             return None
         return "window" if window > bucket else "rate"
@@ -88,19 +121,29 @@ class Limiter(SlidingWindow):
 
     def window_fill(self, now: int) -> float:
         """Return the share of the fullest window that is used at `now`; above 1 where the limit was lowered since."""
+        used, limit = self.fullest(now)
+        return used / limit
+
+    def fullest(self, now: int) -> tuple[int, int]:
+        """Return the units that count in the fullest window at `now`, and its limit; (0, 1) without any window."""
         now = self._advance(now)
-        fill = 0.0
+        fullest = (0, 1)
         for window in self._windows():
             window._expire(now)
-            fill = max(fill, window._used / window._window.limit)
-        return fill
+            share = (window._used, window._window.limit)
+            if share[0] * fullest[1] >= fullest[0] * share[1]:
+                fullest = share
+        return fullest
 
     def idle(self, now: int) -> bool:
-        """Tell whether this is equal to a new limiter, so that it may be forgotten."""
+        """Tell whether this is equal to a new limiter, so that it may be forgotten; unlike the others, leave `last`."""
+        now = max(now, self.last)
+        return self._full <= now * self.spec.scale and all(window._empty(now) for window in self._windows())
+
+    def spent(self, now: int, span: int) -> int:
+        """Return the units charged in the last `span` ns, as far as a window remembers; rounded up to its cells."""
         now = self._advance(now)
-        for window in self._windows():
-            window._expire(now)
-        return self._full <= now * self.spec.scale and not any(window._used for window in self._windows())
+        return max((window._since(now - span) for window in self._windows()), default=0)
 
     def reconfigure(self, spec: Spec, now: int) -> None:
         """Go over to other limits. What counts in a window stays counted; tokens are capped and never added.
@@ -124,24 +167,29 @@ class Limiter(SlidingWindow):
                 window._adopt(source, now)
         twin._copy_into(self)
 
-    def copy(self) -> Self:
+    def copy(self) -> "Limiter":
         """Return an independent copy; charged at the same times, it stays equal."""
-        return self._copy_into(object.__new__(type(self)))
+        twin = object.__new__(Limiter)
+        self._copy_into(twin)
+        return twin
 
     def dump(self) -> bytes:
         """Return the whole state, with the limits it was made for, versioned and checksummed."""
         spec, out = self.spec, Writer()
         rate = spec.rate or Fraction(0)
-        out.numbers(self._last, rate.numerator, rate.denominator, spec.burst)
-        out.numbers(self._full - self._last * spec.scale, len(spec.windows))
+        out.numbers(self.last, rate.numerator, rate.denominator, spec.burst)
+        out.numbers(self._full - self.last * spec.scale, len(spec.windows))
         for window in self._windows():
             out.numbers(window._window.limit, window._window.size)
-            window._write(out, self._last)
+            window._write(out, self.last)
         return seal(out)
 
     @classmethod
-    def load(cls, spec: Spec, data: bytes) -> Self:
-        """Return the limiter that `dump` wrote, carried over to `spec` if that differs. Raises StateError."""
+    def load(cls, spec: Spec | None, data: bytes) -> Self:
+        """Return the limiter that `dump` wrote, carried over to `spec` if that differs. Raises StateError.
+
+        Without `spec` it keeps the limits that it was written with.
+        """
         source = unseal(data)
         with source.checked():
             last, numerator, denominator, burst = source.numbers(4)
@@ -159,20 +207,27 @@ class Limiter(SlidingWindow):
                 source.numbers(2)
                 window._read(source, last)
             source.end()
-        limiter.spec = stored
-        if stored != spec:
+        if spec is not None and stored != spec:
             limiter.reconfigure(spec, last)
-        limiter.spec = spec  # the equal one of the caller, so that keys share it
+        limiter.spec = spec or stored  # the equal one of the caller, so that keys share it
         return limiter
 
     def _windows(self) -> tuple[SlidingWindow, ...]:
         return (self, *self._more) if self.spec.windows else ()
 
     def _advance(self, now: int) -> int:
-        if now < self._last:
-            return self._last
-        self._last = now
+        if now <= self.last:
+            return self.last
+        if now > MOST:
+            raise bad_time(now)
+        self.last = now
         return now
+
+    def _windows_at(self, now: int, cost: int) -> int:
+        ready = self._opens_at(now, cost)
+        for window in self._more:
+            ready = max(ready, window._opens_at(now, cost))
+        return ready
 
     def _bucket_at(self, now: int, cost: int) -> int:
         spec = self.spec
@@ -180,18 +235,20 @@ class Limiter(SlidingWindow):
             return now
         if cost > spec.burst:
             return NEVER
-        ticks = max(self._full, now * spec.scale) + cost * spec.step - spec.depth
-        return max(now, -(-ticks // spec.scale))
+        # An empty bucket at `now` would give a time before it, so the debt alone decides.
+        ready = -((spec.depth - cost * spec.step - self._full) // spec.scale)
+        return ready if ready > now else now  # noqa: FURB136
 
-    def _copy_into(self, twin: Self) -> Self:
-        super()._copy_into(twin)
+    def _copy_into(self, twin: "Limiter") -> None:
+        self._copy_window(twin)
         for name in Limiter.__slots__:
             setattr(twin, name, getattr(self, name))
-        twin._more = tuple(window._copy_into(object.__new__(SlidingWindow)) for window in self._more)
-        return twin
+        twin._more = tuple(window._copy_window(object.__new__(SlidingWindow)) for window in self._more)
 
 
-def _bad_cost(cost: object) -> Exception:
+def check_cost(cost: object) -> None:
+    """Raise TypeError or ValueError unless `cost` is a whole number of units above 0."""
     if type(cost) is not int:
-        return TypeError(f"cost must be a whole number of units, not {cost!r} ({type(cost).__name__})")
-    return ValueError(f"cost must be at least 1, not {cost}")
+        raise TypeError(f"cost must be a whole number of units, not {cost!r} ({type(cost).__name__})")
+    if cost < 1:
+        raise ValueError(f"cost must be at least 1 unit, not {cost}")

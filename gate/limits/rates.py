@@ -34,9 +34,10 @@ def parse_rate(value: str | float | Fraction | Decimal) -> Fraction:
     elif isinstance(value, (float, Decimal)):
         if not math.isfinite(value):
             raise ValueError(f"a rate must be finite, not {value!r}: {_HINT}")
-        if value and not -30 <= Decimal(repr(value) if isinstance(value, float) else value).adjusted() <= 30:
+        exact = Decimal(repr(float(value))) if isinstance(value, float) else value
+        if exact and not -30 <= exact.adjusted() <= 30:
             raise ValueError(f"a rate of {value!r} is beyond 1e-30 to 1e30 units per second: {_HINT}")
-        rate = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
+        rate = Fraction(exact)
     else:
         rate = Fraction(value)
     if rate <= 0:

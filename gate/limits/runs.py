@@ -14,6 +14,7 @@ from gate.limits.codec import Reader, Writer
 
 LOG_RUNS: Final = 120  # 16 B each: as large as the cells, so a limit up to 120 is always exact
 _CELL_MAX: Final = 0xFFFF
+_BLOCK: Final = 32
 
 
 class Log:
@@ -26,8 +27,10 @@ class Log:
     def __init__(self) -> None:
         self._runs = array("q")  # edge, count, edge, count, ...
 
-    def __len__(self) -> int:
-        return len(self._runs) // 2
+    @property
+    def full(self) -> bool:
+        """Whether a further run would be one too many."""
+        return len(self._runs) >= 2 * LOG_RUNS
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._runs[::2], self._runs[1::2], strict=True)
@@ -42,31 +45,38 @@ class Log:
         """The units of all runs."""
         return sum(self._runs[1::2])
 
+    @staticmethod
+    def point(now: int) -> int:
+        """Return the edge of a run that begins at `now`: the time itself."""
+        return now
+
     def push(self, edge: int, count: int) -> None:
         """Append a run; its edge is later than all others."""
         self._runs.append(edge)
         self._runs.append(count)
 
-    def expire(self, horizon: int) -> int:
-        """Drop the runs whose edge is not after `horizon`; return their units."""
+    def expire(self, horizon: int) -> tuple[int, int | None]:
+        """Drop the runs whose edge is not after `horizon`; return their units and the new tail (None: none left)."""
         runs, cut, freed = self._runs, 0, 0
-        while cut < len(runs) and runs[cut] <= horizon:
+        size = len(runs)
+        while cut < size and runs[cut] <= horizon:
             freed += runs[cut + 1]
             cut += 2
         del runs[:cut]
-        return freed
+        return freed, runs[0] if runs else None
 
     def reach(self, units: int) -> int | None:
         """Return the edge of the run with which the oldest ones make up `units`; None: all are too few."""
-        for edge, count in self:
-            units -= count
+        runs = self._runs
+        for place in range(0, len(runs), 2):
+            units -= runs[place + 1]
             if units <= 0:
-                return edge
+                return runs[place]
         return None
 
     def write(self, out: Writer, last: int) -> None:
         """Write the runs, newest first, each time relative to the next newer, the newest to `last`."""
-        out.numbers(len(self))
+        out.numbers(len(self._runs) // 2)
         for edge, count in reversed(list(self)):
             out.numbers(last - edge, count)
             last = edge
@@ -117,7 +127,7 @@ class Ring:
         self._last = -1  # before _first: no runs
 
     def point(self, now: int) -> int:
-        """Return the first grid time that is not before `now`."""
+        """Return the edge of a run that begins at `now`: the first grid time that is not before it."""
         return self._edge(self._index(now))
 
     def _index(self, time: int) -> int:
@@ -126,8 +136,7 @@ class Ring:
     def _edge(self, index: int) -> int:
         return -(-index * self._size // (len(self._cells) - 1))
 
-    def __len__(self) -> int:
-        return max(0, self._last - self._first + 1)
+    full: ClassVar = False
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         cells, around = self._cells, len(self._cells)
@@ -149,7 +158,7 @@ class Ring:
     def push(self, edge: int, count: int) -> None:
         """Append a run. What came a window before `edge` must have expired, or it would share its cell."""
         index = self._index(edge)
-        if not len(self):
+        if self._first > self._last:
             self._first = index
         self._last = index
         count += self._carry
@@ -157,8 +166,8 @@ class Ring:
         self._cells[index % len(self._cells)] += quanta
         self._carry = count - quanta * self._quantum
 
-    def expire(self, horizon: int) -> int:
-        """Drop the runs whose edge is not after `horizon`; return their units."""
+    def expire(self, horizon: int) -> tuple[int, int | None]:
+        """Drop the runs whose edge is not after `horizon`; return their units and the new tail (None: none left)."""
         cells, around, first, last = self._cells, len(self._cells), self._first, self._last
         dead = horizon * (around - 1) // self._size
         quanta = 0
@@ -168,18 +177,38 @@ class Ring:
             first += 1
         self._first = first
         freed = quanta * self._quantum
-        if first > last:
-            freed += self._carry
-            self._carry = 0
-        return freed
+        if first <= last:
+            return freed, self._edge(first)
+        freed += self._carry
+        self._carry = 0
+        return freed, None
 
     def reach(self, units: int) -> int | None:
         """Return the edge of the run with which the oldest ones make up `units`; None: all are too few."""
-        for edge, count in self:
-            units -= count
-            if units <= 0:
-                return edge
-        return None
+        cells, around, index = self._cells, len(self._cells), self._first
+        quanta = -(-units // self._quantum)
+        if cells[index % around] < quanta:
+            index, quanta = self._skip(quanta)
+        while index <= self._last:
+            quanta -= cells[index % around]
+            if quanta <= 0:
+                return self._edge(index)
+            index += 1
+        carried = units - sum(cells) * self._quantum <= self._carry
+        return self._edge(self._last) if carried else None
+
+    def _skip(self, quanta: int) -> tuple[int, int]:
+        """Pass over whole blocks of cells, summed in C, that make up less than `quanta`; return where, and the rest."""
+        cells, around, index = self._cells, len(self._cells), self._first
+        while index + _BLOCK <= self._last:
+            start = index % around
+            stop = min(start + _BLOCK, around)
+            block = sum(cells[start:stop])
+            if block >= quanta:
+                break
+            quanta -= block
+            index += stop - start
+        return index, quanta
 
     def write(self, out: Writer, last: int) -> None:
         """Write the cells from the oldest to the newest as they are, little-endian."""

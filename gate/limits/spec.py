@@ -18,8 +18,8 @@ class Window:
     size: int
 
     def __post_init__(self) -> None:
-        _check_count("a window's limit", self.limit, "units")
-        _check_count("a window's size", self.size, "ns")
+        check_count("a window's limit", self.limit, "units")
+        check_count("a window's size", self.size, "ns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Spec:
             raise TypeError(f"rate must be a Fraction of units per second or None, not {self.rate!r}: use parse_rate")
         if self.rate <= 0:
             raise ValueError(f"rate must be above 0 units per second, not {self.rate}")
-        _check_count("burst", self.burst, "units")
+        check_count("burst", self.burst, "units")
         ticks = self.rate.denominator * SECOND
         common = gcd(ticks, self.rate.numerator)
         object.__setattr__(self, "scale", self.rate.numerator // common)
@@ -64,8 +64,9 @@ class Spec:
         return min(bounds, default=None)
 
 
-def _check_count(name: str, value: object, unit: str) -> None:
+def check_count(name: str, value: object, unit: str) -> None:
+    """Raise TypeError or ValueError unless `value` is a whole number from 1 to 2^62."""
     if type(value) is not int:  # a bool is an int by inheritance only
         raise TypeError(f"{name} must be a whole number of {unit}, not {value!r} ({type(value).__name__})")
     if not 1 <= value <= MOST:
-        raise ValueError(f"{name} must be 1 to 2^62 {unit}, not {value}")
+        raise ValueError(f"{name} must be from 1 to 2^62 {unit}, not {value}")

@@ -2,10 +2,10 @@
 """The sliding window: never more than `limit` units in any interval of `size` ns."""
 
 from collections.abc import Iterator
-from typing import Final, Self
+from typing import Final
 
 from gate.limits.codec import Reader, Writer
-from gate.limits.runs import LOG_RUNS, Log, Ring
+from gate.limits.runs import Log, Ring
 from gate.limits.spec import MOST, NEVER, Window
 
 BEFORE: Final = -NEVER  # the edge of no run at all
@@ -39,40 +39,40 @@ class SlidingWindow:
         horizon = now - self._window.size
         if self._tail > horizon:
             return
-        log = self._log
         if self._edge <= horizon:
             self._used = self._fresh = 0
             self._edge = self._tail = BEFORE
             self._log = None
-        elif log is not None:
-            self._used -= log.expire(horizon)
-            if not log:
+        elif self._log is not None:
+            freed, tail = self._log.expire(horizon)
+            self._used -= freed
+            if tail is None:  # an emptied ring gives way to an exact log
                 self._log = None
-                self._tail = self._edge
-            else:
-                self._tail = log.tail
+                tail = self._edge
+            self._tail = tail
 
     def _open(self, now: int) -> None:
         """Begin a new run at `now`, after the edge of the newest."""
         if not -MOST <= now <= MOST:
-            raise ValueError(f"now must be a time in ns within 2^62 of 0, not {now}")
-        self._expire(now)
+            raise bad_time(now)
+        if self._tail <= now - self._window.size:
+            self._expire(now)
+        if not self._fresh:
+            self._edge = self._tail = now
+            return
+        if self._fresh > MOST:  # charged without asking; what stays is still far above any limit
+            self._used -= self._fresh - MOST
+            self._fresh = MOST
         log = self._log
-        if self._fresh:
-            if self._fresh > MOST:  # charged without asking; still far above any limit
-                self._used -= self._fresh - MOST
-                self._fresh = MOST
-            if log is None:
-                log = self._log = Log()
-            elif isinstance(log, Log) and len(log) == LOG_RUNS:
-                log = self._log = self._compress(log)
-            log.push(self._edge, self._fresh)
-            self._fresh = 0
-        self._edge = log.point(now) if isinstance(log, Ring) else now
         if log is None:
-            self._tail = self._edge
+            log = self._log = Log()
+        elif log.full:
+            log = self._log = self._compress(log)
+        log.push(self._edge, self._fresh)
+        self._fresh = 0
+        self._edge = log.point(now)
 
-    def _compress(self, log: Log) -> Ring:
+    def _compress(self, log: Log | Ring) -> Ring:
         ring = Ring(self._window.size, self._window.limit)
         for edge, count in log:
             ring.push(edge, count)
@@ -88,6 +88,14 @@ class SlidingWindow:
             return NEVER
         edge = self._log.reach(need) if self._log is not None else None
         return (self._edge if edge is None else edge) + self._window.size
+
+    def _empty(self, now: int) -> bool:
+        """Tell whether nothing counts at `now`."""
+        return self._edge <= now - self._window.size
+
+    def _since(self, horizon: int) -> int:
+        """Return the units of all runs whose edge is after `horizon`."""
+        return sum(count for edge, count in self._runs() if edge > horizon)
 
     def _runs(self) -> Iterator[tuple[int, int]]:
         """Yield edge and units of every run, oldest first."""
@@ -124,9 +132,14 @@ class SlidingWindow:
             self._tail = log.tail
             self._used += log.units
 
-    def _copy_into(self, twin: Self) -> Self:
+    def _copy_window(self, twin: "SlidingWindow") -> "SlidingWindow":
         for name in SlidingWindow.__slots__:
             setattr(twin, name, getattr(self, name))
         if self._log is not None:
             twin._log = self._log.copy()
         return twin
+
+
+def bad_time(now: int) -> ValueError:
+    """Return the error for a time that cannot be kept."""
+    return ValueError(f"now must be a time in ns within 2^62 of 0, not {now}")
