@@ -16,15 +16,17 @@ from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
 from gate.errors import GateError
 from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
-from gate.kafka.ports import Inbox, Partition, Record
-from gate.kafka.routing import Batch, Piece, Topics, read_runs
+from gate.kafka.ports import Inbox, Outgoing, Partition, Record
+from gate.kafka.routing import Batch, Piece, Topics, Wish, read_runs
 from gate.kafka.topics import Names
 from gate.limits import Spec
 from gate.policy import Policy
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
 USAGE_EVERY: Final = 1_000 * MS
+QUIET: Final = 0.05  # requests per second
 META_KEY: Final = "meta"
+LEAVING_KEY: Final = "leaving"  # without transactions: what was taken off the delayed topic and may not be out yet
 FORMAT: Final = 1
 
 
@@ -62,9 +64,9 @@ class Turn:
     served: Served
     pieces: list[Piece]
     step: Step
+    malformed: Sequence[Wish]
     pulled: list[tuple[Pull, Sequence[Record]]] = field(default_factory=list)
     parked: list[tuple[Partition, int]] = field(default_factory=list)
-    malformed: list[str] = field(default_factory=list)  # what was wrong with each
 
 
 class Desk:
@@ -88,7 +90,7 @@ class Desk:
         groups: dict[str, bytes] = {}
         for key, value in state.items():
             kind, _, rest = key.partition("/")
-            if key == META_KEY:
+            if key in {META_KEY, LEAVING_KEY}:
                 continue
             if kind == "group":
                 groups[key] = value
@@ -208,7 +210,7 @@ class Desk:
             else:
                 heapq.heappush(self._wakes, (moment, served.name))
 
-    def decide(self, served: Served, batch: Batch, taken: Sequence[tuple[int, Sequence[Record]]], inbox: Inbox) -> Turn:
+    def decide(self, served: Served, now: int, taken: Sequence[tuple[int, Sequence[Record]]], inbox: Inbox) -> Turn:
         """Decide about requests `taken` of a service as (partition number, records), and about what is parked.
 
         What the engine holds goes back into the inbox.
@@ -219,35 +221,29 @@ class Desk:
             pieces.append(Piece(number, count, records))
             count += len(records)
         runs, malformed = read_runs(pieces)
-        step = served.engine.step(batch.now, runs, PULLS)
-        version = self._policy.version
-        turn = Turn(served, pieces, step)
+        step = served.engine.step(now, runs, PULLS)
         served.admitted += sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
         served.admitted += sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED)
-        turn.parked = batch.route(served.topics, version, pieces, step.decisions)
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
-        # behind a held request they are read again
-        malformed = [wish for wish in malformed if held is None or wish.index < held]
-        batch.refuse(served.topics, version, pieces, malformed)
-        turn.malformed = [str(wish.malformed) for wish in malformed]
-        for piece in pieces:
-            end = piece.first + len(piece.records)
-            if held is not None and held < end:
-                keep = max(0, held - piece.first)
-                rest = piece.records[keep:]
-                after = piece.records[-1].offset + 1
-                inbox.give_back(Partition(served.topics.requests, piece.partition), rest, after)
-                served.offsets[piece.partition] = rest[0].offset
+        if held is not None:
+            malformed = [wish for wish in malformed if wish.index < held]  # behind it they are read again
+            for piece in pieces:
+                rest = piece.records[max(0, held - piece.first) :]
+                if rest:
+                    inbox.give_back(Partition(served.topics.requests, piece.partition), rest, rest[-1].offset + 1)
+                    served.offsets[piece.partition] = rest[0].offset
         self._schedule(served)
-        return turn
+        return Turn(served, pieces, step, malformed)
 
-    def release(self, turn: Turn, batch: Batch) -> None:
-        """Route the parked requests that were read for a turn."""
-        served = turn.served
+    def route(self, turn: Turn, batch: Batch) -> None:
+        """Route what was decided in a turn: what was parked first, as it is older."""
+        served, version = turn.served, self._policy.version
         for pull, records in turn.pulled:
-            batch.release(served.topics, self._policy.version, pull, records)
+            batch.release(served.topics, version, pull, records)
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
+        turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions)
+        batch.refuse(served.topics, version, turn.pieces, turn.malformed)
 
     def parked(self, turns: Iterable[Turn], offsets: Mapping[Partition, Sequence[int]]) -> None:
         """Tell the engines where the broker has put what was parked."""
@@ -259,6 +255,20 @@ class Desk:
                     served.delayed_end[number] = max(served.delayed_end.get(number, 0), offset + 1)
                 served.engine.parked(places)
                 self._schedule(served)
+
+    @staticmethod
+    def delayed(
+        turns: Iterable[Turn], outputs: Mapping[Partition, Sequence[Outgoing]]
+    ) -> dict[Partition, Sequence[Outgoing]]:
+        """Return those outputs that go to delayed topics."""
+        topics = {turn.served.topics.delayed for turn in turns}
+        return {partition: records for partition, records in outputs.items() if partition.topic in topics}
+
+    @staticmethod
+    def leaving(turns: Iterable[Turn]) -> bytes | None:
+        """Return a note of the parked requests that leave in a batch; None: none does."""
+        notes = [(turn.served.name, pull) for turn in turns for pull in turn.step.pulls]
+        return msgspec.msgpack.encode(notes) if notes else None
 
     def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
         """Return the state records that a batch has changed."""
@@ -283,7 +293,7 @@ class Desk:
             return None
         served.usage_at = now
         usage = served.engine.usage(now)
-        if usage.offered_per_second or usage.requests_per_second:
+        if usage.offered_per_second > QUIET or usage.requests_per_second > QUIET:
             self._wake(now + every, served)
         return usage
 
@@ -307,6 +317,11 @@ class Desk:
 
 def _specs(policy: Policy) -> dict[str, Spec]:
     return {name: group.spec for name, group in policy.groups.items()}
+
+
+def read_leaving(note: bytes) -> list[tuple[str, Pull]]:
+    """Read what `Desk.leaving` noted."""
+    return msgspec.msgpack.decode(note, type=list[tuple[str, Pull]])
 
 
 def encode_meta(meta: Meta) -> bytes:

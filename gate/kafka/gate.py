@@ -22,7 +22,7 @@ from gate.kafka.topics import Names, Templates
 from gate.kafka.wire import Reader, read_all
 from gate.kafka.writer import KafkaSession
 from gate.observe import alerts
-from gate.policy import Compression, Policy, Settings
+from gate.policy import Compression, Delivery, Policy, Settings
 
 CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
@@ -131,6 +131,7 @@ class Gate:
     async def _follow_assignments(self) -> None:
         while True:
             owned = await self._assigned.get()
+            self.observer.metrics.rebalanced()
             while not self._assigned.empty():
                 owned = self._assigned.get_nowait()
             lost = [self._owned.pop(number) for number in list(self._owned) if number not in owned]
@@ -180,7 +181,7 @@ class Gate:
     # -- `shard.Environment` ---------------------------------------------------------------------------------------
 
     def new_session(self, shard: int) -> Session:
-        """Return a fresh transactional session for a shard."""
+        """Return a fresh session for a shard."""
         state = Partition(self.names.state, shard)
 
         async def restore(partitions: Sequence[Partition]) -> Claim:
@@ -188,8 +189,10 @@ class Gate:
                 stored = await read_all(self._single, state)
             return Claim(stored, await self._cluster.offsets(self.settings.group_id, partitions))
 
+        exactly_once = self.settings.delivery is Delivery.EXACTLY_ONCE
         return KafkaSession(
-            f"{self.settings.group_id}-{shard}", self.settings.group_id, state, restore,
+            f"{self.settings.group_id}-{shard}" if exactly_once else None,
+            self.settings.group_id, state, restore, self._membership.commit,
             deadline=CALL_DEADLINE, compression=_codec(self.settings.compression), **self._options,
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.kafka.assignor import make_assignor, shard_of
+from gate.kafka.ports import Partition
 from gate.kafka.topics import Names
 
 CALL_DEADLINE: Final = 10.0
@@ -90,6 +91,20 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         """
         async with asyncio.timeout(CALL_DEADLINE):
             await self._consumer.commit({TopicPartition(self._names.state, shard): OffsetAndMetadata(0, "")})
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Commit offsets as this member; raises if it is not one any more.
+
+        Those of delayed topics, which only tell lag to others, are left out: a member commits what it is assigned.
+        """
+        mine = {
+            TopicPartition(*partition): OffsetAndMetadata(offset, "")
+            for partition, offset in offsets.items()
+            if self._names.service_of(partition.topic) is not None
+        }
+        if mine:
+            async with asyncio.timeout(CALL_DEADLINE):
+                await self._consumer.commit(mine)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002
         """Let batches under way end before others may take over; called by the group."""

@@ -72,6 +72,10 @@ class Session(Protocol):
     Every method raises on failure, within its deadline; the session must then be discarded.
     """
 
+    @property
+    def atomic(self) -> bool:
+        """Tell whether a batch is visible as a whole or not at all; else each write is visible at once."""
+
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """Fence every earlier owner, then read what it committed: its state, and the offsets of `partitions`."""
 

@@ -13,12 +13,12 @@ import structlog
 
 from gate.admission.model import Event, Usage
 from gate.kafka.clock import MS, BrokerClock
-from gate.kafka.desk import META_KEY, Desk, Turn, encode_meta, read_meta
+from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Turn, encode_meta, read_leaving, read_meta
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Feedback, Watched
 from gate.kafka.headers import not_before
 from gate.kafka.ports import Inbox, Outgoing, Partition, Record, Session, Source
-from gate.kafka.routing import Batch
+from gate.kafka.routing import Batch, Topics
 from gate.kafka.topics import Names
 from gate.policy import Policy
 
@@ -93,6 +93,7 @@ class Shard:
         self._inbox = Inbox(INBOX_BYTES, self._woken.set)
         self._clock = BrokerClock()
         self._desk: Desk | None = None
+        self._claimed: set[Partition] = set()  # whose committed offsets came with the claim
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -202,6 +203,7 @@ class Shard:
         await self._env.confirm(self.number)
         partitions = [p for service in self._requests for p in self._partitions(service)]
         claim = await session.claim(partitions)
+        self._claimed = set(partitions)
         reach("after-claim")
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         # the claim goes through a transaction of its own: its timestamp tells the broker's time before any decision
@@ -233,6 +235,7 @@ class Shard:
         for partition in self._inbox.followed - wanted:
             self._env.source.drop(partition)
             self._inbox.drop(partition)
+            self._claimed.discard(partition)
             desk.forget(partition, self._env.names.service_of(partition.topic) or "")
         new = {
             service: partitions
@@ -243,8 +246,9 @@ class Shard:
         }
         if new:
             await self._env.prepare(new.keys())
-            if self.ready:  # else the claim has just told
-                desk.learn(await self._env.committed([p for partitions in new.values() for p in partitions]))
+            late = {p for partitions in new.values() for p in partitions} - self._claimed
+            if late:  # the claim knows nothing of them
+                desk.learn(await self._env.committed(sorted(late)))
         for service, partitions in new.items():
             served = desk.serve(service, self._now())
             for partition in partitions:
@@ -303,7 +307,7 @@ class Shard:
         turns: list[Turn] = []
         for service in sorted(due | taken.keys()):
             served = desk.services[service]
-            turns.append(desk.decide(served, batch, taken.get(service, ()), self._inbox))
+            turns.append(desk.decide(served, batch.now, taken.get(service, ()), self._inbox))
         for turn in turns:
             for pull in turn.step.pulls:
                 partition = Partition(turn.served.topics.delayed, pull.partition)
@@ -315,7 +319,7 @@ class Shard:
                         gone=pull.count - len(records),
                     )  # fmt: skip
                 turn.pulled.append((pull, records))
-            desk.release(turn, batch)
+            desk.route(turn, batch)
         if taken:
             self._env.source.poke()
         return turns
@@ -342,9 +346,10 @@ class Shard:
         parks = any(turn.parked for turn in turns)
         if parks:  # the state says where they are, so they must be there first
             session.begin()
-            written = await session.produce(outputs)
+            first = outputs if session.atomic else desk.delayed(turns, outputs)
+            written = await session.produce(first)
             desk.parked(turns, {partition: answer.offsets for partition, answer in written.items()})
-            outputs = {}
+            outputs = {partition: records for partition, records in outputs.items() if partition not in first}
             reach("after-produce")
         changes = desk.changes(turns)
         reports = self._reports(desk, batch.now, turns)
@@ -354,11 +359,54 @@ class Shard:
         if not parks:
             session.begin()
         changes[META_KEY] = desk.meta(batch.now)
-        await self._write_state(session, outputs, changes, reports, offsets)
+        if session.atomic:
+            await self._write_state(session, outputs, changes, reports, offsets)
+        else:
+            await self._write_in_order(session, desk, turns, outputs, changes, reports)
+            await session.produce({}, offsets)
         reach("before-commit")
-        reach("in-commit")
         await session.commit()
         return True
+
+    async def _write_in_order(
+        self,
+        session: Session,
+        desk: Desk,
+        turns: Sequence[Turn],
+        outputs: Mapping[Partition, Sequence[Outgoing]],
+        changes: Mapping[str, bytes | None],
+        reports: Sequence[tuple[Partition, Outgoing]],
+    ) -> None:
+        """Write without a transaction: state before what it admits, so that nothing is admitted that is not counted.
+
+        What leaves the delayed topic is noted until it is out, for the next owner to finish.
+        """
+        leaving = desk.leaving(turns)
+        note = {LEAVING_KEY: leaving} if leaving else {}
+        await self._write_state(session, {}, {**changes, **note}, [], {})
+        reach("after-state")
+        together = dict(outputs)
+        for partition, record in reports:
+            together[partition] = [*together.get(partition, ()), record]
+        if together:
+            await session.produce(together)
+        if leaving:
+            await session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, ())]})
+
+    async def _finish_leaving(self, session: Session, desk: Desk, noted: bytes | None) -> None:
+        """Forward what an earlier owner had taken off the delayed topic; some of it may be out already."""
+        if noted is None:
+            return
+        batch = Batch(self._now())
+        for service, pull in read_leaving(noted):
+            topics = Topics.of(self._env.names, service)
+            partition = Partition(topics.delayed, pull.partition)
+            records = await self._env.source.read(partition, range(pull.offset, pull.offset + pull.count))
+            batch.release(topics, desk.policy.version, pull, records)
+        session.begin()
+        await session.produce(batch.outputs)
+        await session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, ())]})
+        await session.commit()
 
     async def _write_state(
         self,
@@ -405,5 +453,5 @@ class Shard:
             ]
             observer.lagged(name, decision, release)
             if turn.malformed:
-                observer.malformed(name, turn.malformed)
+                observer.malformed(name, [str(wish.malformed) for wish in turn.malformed])
         observer.committed((self._env.local() - started) / 1e9)

@@ -63,15 +63,18 @@ class _TrackedSender(Sender):  # type: ignore[misc]
 class KafkaSession:
     """`ports.Session`: good until its first error, then to be discarded.
 
-    A late request of a discarded session is refused by the broker, as the next session's epoch fences it.
+    With a transactional id a late request of a discarded session is refused by the broker, as the next session's epoch
+    fences it. Without one (`delivery: at_least_once`) nothing fences; offsets are then committed as a member of the
+    group, which the coordinator refuses to who is not one any more.
     """
 
     def __init__(
         self,
-        transactional_id: str,
+        transactional_id: str | None,
         group: str,
         state: Partition,
         restore: Callable[[Sequence[Partition]], Awaitable[Claim]],
+        commit_offsets: Callable[[Mapping[Partition, int]], Awaitable[None]],
         *,
         deadline: float,
         compression: str | None = None,
@@ -80,11 +83,14 @@ class KafkaSession:
         self._group = group
         self._state = state
         self._restore = restore
+        self._commit_offsets = commit_offsets
+        self.atomic = transactional_id is not None
         self._deadline = deadline
         self._topics: frozenset[str] = frozenset()
         self._producer = AIOKafkaProducer(
             transactional_id=transactional_id,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            enable_idempotence=True,
             acks="all",
             linger_ms=0,
             max_batch_size=BATCH_BYTES,
@@ -106,7 +112,8 @@ class KafkaSession:
 
     def begin(self) -> None:
         """See `ports.Session`."""
-        self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
+        if self.atomic:
+            self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
 
     async def produce(
         self, outputs: Mapping[Partition, Sequence[Outgoing]], offsets: Mapping[Partition, int] | None = None
@@ -121,7 +128,7 @@ class KafkaSession:
         for partition in (*outputs, self._state):  # together they take one request; each batch writes state
             self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
         parts: list[Awaitable[Any]] = [self._send(partition, records) for partition, records in outputs.items()]
-        if offsets:
+        if offsets and self.atomic:
             at = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
             parts.append(self._producer.send_offsets_to_transaction(at, self._group))
         async with asyncio.timeout(self._deadline):
@@ -129,6 +136,8 @@ class KafkaSession:
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
+        if offsets and not self.atomic:
+            await self._commit_offsets(offsets)
         written: list[Any] = list(answers)
         return dict(zip(outputs, written, strict=False))
 
@@ -165,8 +174,9 @@ class KafkaSession:
 
     async def commit(self) -> None:
         """See `ports.Session`."""
-        async with asyncio.timeout(self._deadline):
-            await self._producer.commit_transaction()
+        if self.atomic:
+            async with asyncio.timeout(self._deadline):
+                await self._producer.commit_transaction()
 
     async def discard(self) -> None:
         """See `ports.Session`: cancel every request, then close the connections."""
