@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final
 
-from gate.admission.lanes import COST_CAP, Lane, Queue
+from gate.admission.lanes import COST_CAP, Fair, Lane, Queue
 from gate.admission.model import SECOND
 from gate.admission.plan import ready_at, whole_ms
 from gate.limits import Limiter
@@ -107,30 +107,31 @@ class Standing:
         self._finish_sums = list(accumulate(self._finishes, initial=0))
         self._orders = sorted(queue.order for queue in waiting)
 
-    def before(self, queue: Queue, ahead: int) -> int:
+    def before(self, start: int, order: int, ahead: int) -> int:
         """Return how many units of the lane go before a request behind `ahead` units of its own queue."""
-        tag = queue.start + ahead
+        tag = start + ahead
         started = bisect_left(self._starts, tag)
         finished = bisect_left(self._finishes, tag)
         units = started * tag - self._start_sums[started] - (finished * tag - self._finish_sums[finished])
         level = bisect_right(self._starts, tag) - bisect_right(
             self._finishes, tag
         )  # tenants with a unit of this very tag
-        return units + min(level, bisect_left(self._orders, queue.order))
+        return units + min(level, bisect_left(self._orders, order))
 
 
 class Positions:
     """The place of a request in the order of all that waits now, counted in units."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self._lanes = lanes  # that take part
+    def __init__(self, lanes: Fair[Lane]) -> None:
+        self._virtual = lanes.virtual
+        self._lanes = lanes.flows()
         self._standings: dict[str, Standing] = {}
 
     def units_to(self, queue: Queue, ahead: int, cost: int) -> int:
         """Return how many units are admitted up to and with a request behind `ahead` units of its own queue."""
         lane = queue.lane
         before = self._before(queue, ahead, cost)
-        tag = lane.start + before * lane.stride
+        tag = max(lane.start, self._virtual) + before * lane.stride
         units = before + cost
         for other in self._lanes:
             gap = tag - other.start
@@ -149,4 +150,6 @@ class Positions:
         standing = self._standings.get(lane.name)
         if standing is None:
             standing = self._standings[lane.name] = Standing(lane.fair.flows())
-        return standing.before(queue, ahead)
+        if queue.entry is not None or lane.remembers(queue):
+            return standing.before(max(queue.start, lane.fair.virtual), queue.order, ahead)
+        return standing.before(lane.fair.virtual, lane.orders + 1, ahead)

@@ -128,7 +128,19 @@ class Queue(Flow):
 class Lane(Flow):
     """A priority: a share of the service's limits."""
 
-    __slots__ = ("busy", "epoch", "fair", "name", "orders", "ready_units", "requests", "stride", "units", "waiting", "weight")
+    __slots__ = (
+        "busy",
+        "epoch",
+        "fair",
+        "name",
+        "orders",
+        "ready_units",
+        "requests",
+        "stride",
+        "units",
+        "waiting",
+        "weight",
+    )
 
     def __init__(self, name: str, weight: Fraction, stride: int, order: int) -> None:
         super().__init__(order)
@@ -148,10 +160,14 @@ class Lane(Flow):
         self.orders += 1
         return self.orders
 
+    def remembers(self, queue: Queue) -> bool:
+        """Tell whether a queue's tag still says that it had more than others."""
+        return queue.epoch == self.epoch and queue.start > self.fair.virtual
+
     def join(self, queue: Queue) -> None:
         """Let a queue that has work take part. One whose tag tells nothing any more is as good as new."""
         if queue.entry is None:
-            if not queue.order or queue.epoch != self.epoch or queue.start <= self.fair.virtual:
+            if not queue.order or not self.remembers(queue):
                 queue.epoch, queue.start, queue.order = self.epoch, 0, self._new_order()
             self.rejoin(queue)
 

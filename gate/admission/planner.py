@@ -52,7 +52,7 @@ class Planner:
         """
         self._use_plan(arrivals, start)
         ahead = self._ahead(arrivals)
-        positions = Positions(self._scheduler.lanes.flows())
+        positions = Positions(self._scheduler.lanes)
         owns: dict[Tenant, Limiter | None] = {}
         planned = []
         for arrival, limit in zip(arrivals, latest, strict=True):
@@ -87,7 +87,7 @@ class Planner:
         """
         own = queue.tenant.plan or queue.tenant.limiter
         if self._scheduler.waiting:
-            time = self._time_of(Positions(self._scheduler.lanes.flows()), queue, queue.units, cost, start)
+            time = self._time_of(Positions(self._scheduler.lanes), queue, queue.units, cost, start)
         else:
             time = max(start, ready_at(self._limits.limiters(), now, cost))
         return time if own is None else max(time, ready_at([own], now, cost))
@@ -101,7 +101,7 @@ class Planner:
         queue = max(lane.fair.flows(), key=lambda queue: queue.start + queue.units, default=None)
         if queue is None:
             return max(start, self._scheduler.next_unblocked() or start)
-        return self._time_of(Positions(self._scheduler.lanes.flows()), queue, queue.units, 1, start)
+        return self._time_of(Positions(self._scheduler.lanes), queue, queue.units, 1, start)
 
     def end(self, now: int, start: int) -> int:
         """Return when the last of all that waits is admitted if nothing else comes."""

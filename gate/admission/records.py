@@ -76,6 +76,8 @@ def _follow(engine: "Engine") -> None:
             source = tenant.queues.pop(name, None)
             if source is not None and source.requests:
                 target = engine.tenants.queue(tenant, heir)
+                if not target.requests and not heir.remembers(target):
+                    target.order = 0  # takes its place anew
                 engine.places.move(source, target)
                 target.requests += source.requests
                 target.units += source.units

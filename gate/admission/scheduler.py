@@ -125,7 +125,7 @@ class Scheduler:
         for lane in self._all.values():
             lane.fair.clear()
             lane.requests = lane.units = lane.ready_units = lane.waiting = 0
-        for tenant in self._tenants:
+        for tenant in sorted(self._tenants, key=lambda tenant: tenant.name):
             for queue in tenant.queues.values():
                 if queue.requests:
                     requests, units, queue.requests, queue.units = queue.requests, queue.units, 0, 0
@@ -154,6 +154,8 @@ class Scheduler:
             if not queue.requests:
                 queue.until = 0
                 queue.lane.fair.leave(queue)
+                if not queue.tenant.requests:
+                    queue.tenant.plan = None
             if queue.tenant.limiter is not None or queue.lane.requests:
                 self._tenants.touch(queue.tenant, now)
         self._served.clear()
