@@ -212,6 +212,7 @@ class Shard:
         await session.commit()
         self._clock.advance_to(meta.at)
         self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
+        await self._finish_leaving(session, self._desk, claim.state.get(LEAVING_KEY))
         self._changed = False
         await self._follow(self._desk)
         reach("after-restore")
