@@ -13,6 +13,7 @@ from typing import ClassVar, Final, Self
 from gate.limits.codec import Reader, Writer
 
 LOG_RUNS: Final = 120  # 16 B each: as large as the cells, so a limit up to 120 is always exact
+_BYTE_MAX: Final = 0xFF
 _CELL_MAX: Final = 0xFFFF
 _BLOCK: Final = 32
 
@@ -102,7 +103,7 @@ class Log:
 
 
 class Ring:
-    """Runs rounded up to a grid of `size / cells`, two bytes a cell.
+    """Runs rounded up to a grid of `size / cells`, one byte a cell, or two from when one is full.
 
     Grid point i lies at ceil(i * size / cells), absolute: copies that are charged alike stay alike. A unit that comes
     in (point i - 1, point i] has point i as its edge. What leaves then leaves at point i + cells, itself a grid point,
@@ -121,7 +122,7 @@ class Ring:
         cells = 1000 if limit <= _CELL_MAX else 1024
         self._size = size
         self._quantum = -(-limit // _CELL_MAX)
-        self._cells = array("H", bytes(2 * (cells + 1)))  # one more: the oldest and the newest can be cut by `now`
+        self._cells = array("B", (0,)) * (cells + 1)  # one more: `now` may cut through the oldest and the newest
         self._carry = 0
         self._first = 0
         self._last = -1  # before _first: no runs
@@ -161,10 +162,15 @@ class Ring:
         if self._first > self._last:
             self._first = index
         self._last = index
-        count += self._carry
-        quanta = min(count // self._quantum, _CELL_MAX - self._cells[index % len(self._cells)])
-        self._cells[index % len(self._cells)] += quanta
-        self._carry = count - quanta * self._quantum
+        quanta, self._carry = divmod(count + self._carry, self._quantum)
+        place = index % len(self._cells)
+        quanta += self._cells[place]
+        if quanta > _BYTE_MAX and self._cells.itemsize == 1:
+            self._cells = array("H", self._cells)
+        if quanta > _CELL_MAX:  # charged without asking, far above the limit
+            self._carry += (quanta - _CELL_MAX) * self._quantum
+            quanta = _CELL_MAX
+        self._cells[place] = quanta
 
     def expire(self, horizon: int) -> tuple[int, int | None]:
         """Drop the runs whose edge is not after `horizon`; return their units and the new tail (None: none left)."""
@@ -212,25 +218,28 @@ class Ring:
 
     def write(self, out: Writer, last: int) -> None:
         """Write the cells from the oldest to the newest as they are, little-endian."""
-        around = len(self._cells)
-        cells = array("H", (self._cells[index % around] for index in range(self._first, self._last + 1)))
+        cells, around = self._cells, len(self._cells)
+        span = array(cells.typecode, (cells[index % around] for index in range(self._first, self._last + 1)))
         if sys.byteorder == "big":
-            cells.byteswap()
-        out.numbers(self._index(last) - self._last, self._carry)
-        out.raw(cells.tobytes())
+            span.byteswap()
+        out.numbers(self._index(last) - self._last, self._carry, span.itemsize)
+        out.raw(span.tobytes())
 
     def read(self, source: Reader, last: int) -> None:
         """Read what `write` wrote."""
-        behind, self._carry = source.numbers(2)
-        cells = array("H", source.raw())
+        behind, self._carry, width = source.numbers(3)
+        if width not in (1, 2):
+            raise ValueError(f"a ring with cells of {width} bytes")
+        span = array("B" if width == 1 else "H", source.raw())
         if sys.byteorder == "big":
-            cells.byteswap()
+            span.byteswap()
         around = len(self._cells)
-        if not 1 <= len(cells) <= around:
-            raise ValueError(f"a ring of {len(cells)} cells")
+        if not 1 <= len(span) <= around:
+            raise ValueError(f"a ring of {len(span)} cells")
+        self._cells = array(span.typecode, (0,)) * around
         self._last = self._index(last) - behind
-        self._first = self._last - len(cells) + 1
-        for index, count in enumerate(cells, self._first):
+        self._first = self._last - len(span) + 1
+        for index, count in enumerate(span, self._first):
             self._cells[index % around] = count
 
     def copy(self) -> Self:
