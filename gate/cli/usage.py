@@ -121,7 +121,8 @@ def _state(usage: Usage, now: int) -> Text:
         seconds = None if usage.paused_until >= NEVER else (usage.paused_until - now) / SECOND
         state = Text("paused until resumed" if seconds is None else f"paused for {_duration(seconds)}", style="yellow")
     elif usage.breach_since is not None:
-        limit = f"{printable(usage.last_refusal.limit)}, " if usage.last_refusal else ""
+        fullest = max(usage.limits, key=lambda limit: limit.usage, default=None)
+        limit = f"{printable(fullest.name)}, " if fullest else ""
         state = Text(f"breach: {limit}{_duration((usage.at - usage.breach_since) / SECOND)}", style="red")
     else:
         state = Text("within limits", style="green")
