@@ -67,6 +67,7 @@ class Turn:
     malformed: Sequence[Wish]
     pulled: list[tuple[Pull, Sequence[Record]]] = field(default_factory=list)
     parked: list[tuple[Partition, int]] = field(default_factory=list)
+    returned: list[Pull] = field(default_factory=list)  # what an earlier owner had pulled, decided anew
 
 
 class Desk:
@@ -235,6 +236,24 @@ class Desk:
         self._schedule(served)
         return Turn(served, pieces, step, malformed)
 
+    def reconsider(self, service: str, taken: Sequence[tuple[Pull, Sequence[Record]]], now: int) -> Turn:
+        """Decide anew about requests that an earlier owner took off the delayed topic, as if they had just come.
+
+        Some may be out already: they are charged again, so that nothing is admitted beyond the limits.
+        """
+        served = self.serve(service, now)
+        pieces: list[Piece] = []
+        count = 0
+        for pull, records in taken:
+            pieces.append(Piece(pull.partition, count, records, returned=True))
+            count += len(records)
+        runs, malformed = read_runs(pieces)
+        step = served.engine.step(now, runs, 0)
+        if any(decision.verdict is Verdict.HELD for decision in step.decisions):
+            raise GateError(f"{service} holds requests that were on their way out; trying again when its limits allow")
+        self._schedule(served)
+        return Turn(served, pieces, step, malformed, returned=[pull for pull, _ in taken])
+
     def route(self, turn: Turn, batch: Batch) -> None:
         """Route what was decided in a turn: what was parked first, as it is older."""
         served, version = turn.served, self._policy.version
@@ -267,7 +286,7 @@ class Desk:
     @staticmethod
     def leaving(turns: Iterable[Turn]) -> bytes | None:
         """Return a note of the parked requests that leave in a batch; None: none does."""
-        notes = [(turn.served.name, pull) for turn in turns for pull in turn.step.pulls]
+        notes = [(turn.served.name, pull) for turn in turns for pull in (*turn.returned, *turn.step.pulls)]
         return msgspec.msgpack.encode(notes) if notes else None
 
     def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
@@ -302,7 +321,7 @@ class Desk:
         result: dict[Partition, int] = {}
         for turn in turns:
             served = turn.served
-            for piece in turn.pieces:
+            for piece in (piece for piece in turn.pieces if not piece.returned):
                 result[Partition(served.topics.requests, piece.partition)] = served.offsets[piece.partition]
             for number in {p.number for p, _ in turn.parked} | {pull.partition for pull, _ in turn.pulled}:
                 mark = served.engine.low_watermark(number)

@@ -1,7 +1,8 @@
 """From an engine's decisions to records: what goes to which topic, stamped how."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from gate.admission.model import Decision, Pull, Reason, Run, Verdict
@@ -45,6 +46,7 @@ class Piece:
     partition: int
     first: int
     records: Sequence[Record]
+    returned: bool = False  # they were parked once and are decided anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +108,17 @@ class Batch:
         for decision in decisions:
             if decision.verdict is Verdict.HELD:
                 continue
-            template = StampTemplate(
-                decision.verdict.value, at, 1, policy, reason=decision.reason and decision.reason.value,
-                limit=decision.limit,
-            )  # fmt: skip
+            stamps = _Stamps(decision.verdict, at, policy, decision.reason, decision.limit)
             topic = _topic(topics, decision.verdict)
             for piece, start, stop in _overlaps(pieces, decision.first, decision.first + decision.count):
                 out = self.to(topic, piece.partition)
-                source = source_of(topics.requests, piece.partition)
                 records = piece.records[start - piece.first : stop - piece.first]
+                if piece.returned:
+                    stamp = stamps.returned(topics.delayed, piece.partition)
+                else:
+                    stamp = stamps.fresh(topics.requests, piece.partition)
                 if decision.not_before is None:
-                    out.extend(
-                        Outgoing(r.key, r.value, r.timestamp, restamp(r.headers, template.stamp_at(source, r.offset)))
-                        for r in records
-                    )
+                    out.extend(Outgoing(r.key, r.value, r.timestamp, restamp(r.headers, stamp(r))) for r in records)
                     continue
                 if decision.verdict is Verdict.DELAYED:
                     place = Partition(topic, piece.partition)
@@ -127,13 +126,8 @@ class Batch:
                 times = decision.not_before[start - decision.first : stop - decision.first]
                 for record, not_before in zip(records, times, strict=True):
                     due = -(-not_before // MS)
-                    stamp = template.stamp_at(source, record.offset)
-                    out.append(
-                        Outgoing(
-                            record.key, record.value, record.timestamp,
-                            restamp(record.headers, stamp, retry_after(at, due), due),
-                        )
-                    )  # fmt: skip
+                    headers = restamp(record.headers, stamp(record), retry_after(at, due), due)
+                    out.append(Outgoing(record.key, record.value, record.timestamp, headers))
         return parked
 
     def refuse(self, topics: Topics, policy: str, pieces: Sequence[Piece], malformed: Sequence[Wish]) -> None:
@@ -152,20 +146,38 @@ class Batch:
 
     def release(self, topics: Topics, policy: str, pull: Pull, records: Sequence[Record]) -> None:
         """Route parked requests that leave now."""
-        at = self.now // MS
+        stamps = _Stamps(pull.verdict, self.now // MS, policy, pull.reason, pull.limit)
+        stamp = stamps.returned(topics.delayed, pull.partition)
         out = self.to(_topic(topics, pull.verdict), pull.partition)
+        out.extend(Outgoing(r.key, r.value, r.timestamp, restamp(r.headers, stamp(r))) for r in records)
+
+
+class _Stamps:
+    """The stamps of one decision: all that is alike is encoded once."""
+
+    def __init__(self, verdict: Verdict, at: int, policy: str, reason: Reason | None, limit: str | None) -> None:
+        self._make = partial(
+            StampTemplate, verdict.value, at, policy=policy, reason=reason and reason.value, limit=limit
+        )
+
+    def fresh(self, topic: str, partition: int) -> Callable[[Record], bytes]:
+        """Return what stamps requests of a request partition."""
+        template, source = self._make(attempt=1), source_of(topic, partition)
+        return lambda record: template.stamp_at(source, record.offset)
+
+    def returned(self, topic: str, partition: int) -> Callable[[Record], bytes]:
+        """Return what stamps records of a delayed partition: they keep their id, and count one attempt more."""
         templates: dict[int, StampTemplate] = {}
-        for record in records:
-            came = origin(record.headers)
-            request_id, attempt = came or (b"%b%d" % (source_of(topics.delayed, pull.partition), record.offset), 1)
-            template = templates.get(attempt)
-            if template is None:
-                template = templates[attempt] = StampTemplate(
-                    pull.verdict.value, at, attempt + 1, policy, reason=pull.reason and pull.reason.value,
-                    limit=pull.limit,
-                )  # fmt: skip
-            headers = restamp(record.headers, template.stamp(request_id))
-            out.append(Outgoing(record.key, record.value, record.timestamp, headers))
+        source = source_of(topic, partition)
+
+        def stamp(record: Record) -> bytes:
+            # a record that the gate has not parked is named by its place
+            request_id, attempt = origin(record.headers) or (b"%b%d" % (source, record.offset), 1)
+            if attempt not in templates:
+                templates[attempt] = self._make(attempt=attempt + 1)
+            return templates[attempt].stamp(request_id)
+
+        return stamp
 
 
 def _topic(topics: Topics, verdict: Verdict) -> str:

@@ -11,14 +11,14 @@ from typing import Final, Protocol
 
 import structlog
 
-from gate.admission.model import Event, Usage
+from gate.admission.model import Event, Pull, Usage
 from gate.kafka.clock import MS, BrokerClock
 from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Turn, encode_meta, read_leaving, read_meta
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Feedback, Watched
 from gate.kafka.headers import not_before
 from gate.kafka.ports import Inbox, Outgoing, Partition, Record, Session, Source
-from gate.kafka.routing import Batch, Topics
+from gate.kafka.routing import Batch
 from gate.kafka.topics import Names
 from gate.policy import Policy
 
@@ -395,19 +395,19 @@ class Shard:
             await session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, ())]})
 
     async def _finish_leaving(self, session: Session, desk: Desk, noted: bytes | None) -> None:
-        """Forward what an earlier owner had taken off the delayed topic; some of it may be out already."""
+        """Decide anew about what an earlier owner had taken off the delayed topic; some of it may be out already."""
         if noted is None:
             return
         batch = Batch(self._now())
+        taken: dict[str, list[tuple[Pull, Sequence[Record]]]] = {}
         for service, pull in read_leaving(noted):
-            topics = Topics.of(self._env.names, service)
-            partition = Partition(topics.delayed, pull.partition)
+            partition = Partition(self._env.names.delayed(service), pull.partition)
             records = await self._env.source.read(partition, range(pull.offset, pull.offset + pull.count))
-            batch.release(topics, desk.policy.version, pull, records)
-        session.begin()
-        await session.produce(batch.outputs)
-        await session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, ())]})
-        await session.commit()
+            taken.setdefault(service, []).append((pull, records))
+        turns = [desk.reconsider(service, pulls, batch.now) for service, pulls in taken.items()]
+        for turn in turns:
+            desk.route(turn, batch)
+        await self._write(session, desk, batch, turns)
 
     async def _write_state(
         self,
