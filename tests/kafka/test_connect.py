@@ -56,16 +56,6 @@ async def test_a_broker_that_does_not_answer_is_told_once_and_given_up_in_time(k
     assert said == [] if kind == "mute" else [f"no Kafka broker answers at {address} yet; trying for 0.5 s"]
 
 
-async def test_a_broker_that_comes_late_is_reached(own_broker):
-    broker = own_broker()
-    broker.pause()
-    said = []
-    waiting = asyncio.create_task(wait_for_broker(broker.bootstrap, 30, said.append))
-    await asyncio.sleep(0)
-    broker.resume()
-    await waiting
-
-
 @pytest.mark.parametrize("client", [AIOKafkaConsumer, AIOKafkaProducer])
 @pytest.mark.parametrize("kind", ["closed", "mute"])
 async def test_a_client_that_cannot_start_is_let_go(client, kind, request):
@@ -84,17 +74,26 @@ async def test_a_client_is_stopped_whatever_happens(client, bootstrap):
     assert made._closed
 
 
-async def test_a_stop_does_not_wait_for_a_broker_that_is_gone(own_broker, monkeypatch):
+async def test_a_broker_may_come_late_and_go_early(own_broker, monkeypatch):
     monkeypatch.setattr(connect, "STOP_SECONDS", 0.5)
     broker = own_broker()
+    await _pause(broker)
+    waiting = asyncio.create_task(wait_for_broker(broker.bootstrap, 30))
+    await asyncio.sleep(0)
+    broker.resume()
+    await waiting
     await Log(broker.bootstrap, Names()).create("topic")
     loop = asyncio.get_running_loop()
     async with running(AIOKafkaProducer(bootstrap_servers=broker.bootstrap, enable_idempotence=True)) as producer:
         await producer.send_and_wait("topic", b"arrives")
-        broker.pause()
-        while "\nState:\tT" not in Path(f"/proc/{broker.pid}/status").read_text():
-            await asyncio.sleep(0)  # the signal has not reached all of its threads
+        await _pause(broker)
         await producer.send("topic", b"waits for an acknowledgement that does not come")
         left = loop.time()
     assert 0.4 < loop.time() - left < 5
     broker.resume()
+
+
+async def _pause(broker):
+    broker.pause()
+    while "\nState:\tT" not in Path(f"/proc/{broker.pid}/status").read_text():
+        await asyncio.sleep(0)  # the signal has not reached all of its threads
