@@ -79,7 +79,7 @@ class Engine:
         if runs:
             self.offered.add(now, offered)
             self.sequence += runs[-1].first + runs[-1].count
-        step = self._pass(now, runs, offered) or self._contend(now, runs, room)
+        step = self._pass(now, runs, offered, room) or self._contend(now, runs, room, set())
         self._watch_breach(now)
         self.tenants.sweep(now)
         return step
@@ -182,8 +182,8 @@ class Engine:
         records.restore(engine, state)
         return engine
 
-    def _pass(self, now: int, runs: Sequence[Run], offered: int) -> Step | None:
-        """Admit the whole batch if nothing stands in its way: the usual case, in a few operations per run."""
+    def _pass(self, now: int, runs: Sequence[Run], offered: int, room: int) -> Step | None:
+        """Admit the whole batch if only tenants' own limits stand in its way: the usual case, cheap per run."""
         if self.waiting or self.policy.shadow or self.paused_until > now or self.tenants.paused:
             return None
         allowed = self._allowed()
@@ -201,16 +201,9 @@ class Engine:
                 by_tenant[run.tenant] = by_tenant.get(run.tenant, 0) + run.count * run.cost
         if units and not self.limits.fit(now, 1, units):
             return None
-        tenants: list[tuple[Limiter, Tenant, int]] = []
-        for name, wanted in by_tenant.items():
-            tenant = self.tenants.find(short(name), now)
-            if tenant.limiter is not None:
-                if not tenant.limiter.fit(now, 1, wanted):
-                    return None
-                tenants.append((tenant.limiter, tenant, wanted))
-        for limiter, tenant, wanted in tenants:
-            limiter.charge(now, wanted)
-            self.tenants.touch(tenant, now)
+        granted = self._grant(now, by_tenant)
+        if len(granted) < len(by_tenant):
+            return self._contend(now, runs, room, granted)
         if units:
             self.limits.charge(now, 1, units)
         for name, count in by_lane.items():
@@ -219,13 +212,25 @@ class Engine:
         self._count_admitted(now, offered, units)
         return Step(_admitted(runs), ())
 
-    def _contend(self, now: int, runs: Sequence[Run], room: int) -> Step:
-        """Decide where requests compete for what the limits give."""
+    def _grant(self, now: int, by_tenant: Mapping[str, int]) -> set[str]:
+        """Charge the tenants whose own limits admit all that they want; the shared limits have room for everybody."""
+        granted = set()
+        for name, wanted in by_tenant.items():
+            tenant = self.tenants.find(short(name), now)
+            if tenant.limiter is not None:
+                if tenant.limiter.try_take(now, wanted) is not None:
+                    continue
+                self.tenants.touch(tenant, now)
+            granted.add(name)
+        return granted
+
+    def _contend(self, now: int, runs: Sequence[Run], room: int, granted: set[str]) -> Step:
+        """Decide where requests compete for what the limits give; tenants in `granted` have paid their own already."""
         pulls: list[Pull] = []
         self._drop(now, pulls)
         self.scheduler.unblock(now)
         start = max(now, self.paused_until)
-        arrivals = self._arrive(now, runs)
+        arrivals = self._arrive(now, runs, granted)
         shadow = self.policy.shadow
         tally = self.scheduler.tally = Tally()
         if not shadow and self.policy.overflow is not Overflow.HOLD:
@@ -249,7 +254,7 @@ class Engine:
         self.scheduler.rest(now, self.limits)
         return Step(decisions(arrivals), tuple(pulls))
 
-    def _arrive(self, now: int, runs: Sequence[Run]) -> list[Arrival]:
+    def _arrive(self, now: int, runs: Sequence[Run], granted: set[str]) -> list[Arrival]:
         """Bring the batch in; what can never be admitted is refused at once."""
         shared = self.limits.ceiling()
         arrivals = []
@@ -258,7 +263,10 @@ class Engine:
             arrival = Arrival(run, self.tenants.queue(tenant, self._lane(run.lane, run.count)))
             arrivals.append(arrival)
             own = None if tenant.limiter is None else tenant.limiter.spec.ceiling
-            if shared is not None and run.cost > shared[0]:
+            if run.tenant in granted:
+                self.limits.charge(now, run.count, run.cost)
+                arrival.decide(run.count, Verdict.ADMITTED)
+            elif shared is not None and run.cost > shared[0]:
                 arrival.decide(run.count, Verdict.REJECTED, Reason.NEVER, shared[1])
             elif own is not None and run.cost > own:
                 arrival.decide(run.count, Verdict.REJECTED, Reason.NEVER, f"{self.service}.tenant.{tenant.name}")

@@ -11,7 +11,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 from gate.admission.lanes import COST_CAP, Fair, Lane, Queue
 from gate.admission.model import SECOND
@@ -23,10 +23,30 @@ _MANY: Final = 2**40
 _TENANTS: Final = 1024
 
 
+class _Drip(NamedTuple):
+    """A bucket as it drips: when it has given `units` from a moment on. Whole numbers: it is asked for each request."""
+
+    tokens: int  # at that moment, in parts of a unit
+    parts: int
+    numerator: int  # ns in which a part drips
+    denominator: int
+
+    @classmethod
+    def of(cls, limiter: Limiter, now: int) -> Self:
+        """Take the bucket of a limiter that has one."""
+        tokens, rate = limiter.tokens(now), limiter.spec.rate
+        assert rate is not None
+        return cls(tokens.numerator, tokens.denominator, rate.denominator * SECOND, rate.numerator * tokens.denominator)
+
+    def wait(self, units: int) -> int:
+        """Return after how many ns that many units have dripped."""
+        return -(-max(0, units * self.parts - self.tokens) * self.numerator // self.denominator)
+
+
 class Horizon:
     """The moments at which limiters that are never idle admit units, found one by one as far as they are asked for."""
 
-    __slots__ = ("_base", "_done", "_ends", "_limiters", "_times", "at")
+    __slots__ = ("_base", "_done", "_drips", "_ends", "_limiters", "_times", "_windows", "at")
 
     def __init__(self, limiters: Sequence[Limiter], at: int) -> None:
         self._limiters = limiters  # copies: the horizon's own
@@ -35,6 +55,8 @@ class Horizon:
         self._ends = array("q")  # units admitted up to and with each moment
         self._done = 0  # moments that have passed
         self._base = 0  # units admitted by then
+        self._windows = [window for limiter in limiters for window in limiter.spec.windows]
+        self._drips: list[_Drip] | None = None  # of the buckets behind the last moment
 
     def time_of(self, units: int) -> int:
         """Return when the last of so many units, counted from now, is admitted."""
@@ -67,6 +89,7 @@ class Horizon:
         return True
 
     def _look_on(self) -> None:
+        self._drips = None
         self.at = ready_at(self._limiters, self.at, 1)
         units = min((limiter.fit(self.at, _MANY, 1) for limiter in self._limiters), default=_MANY)
         for limiter in self._limiters:
@@ -78,18 +101,19 @@ class Horizon:
         """Go on as each limit does in the long run: a bucket evenly, a window as one window size before."""
         last, end = self._times[-1], self._ends[-1]
         units = target - end
+        if self._drips is None:
+            self._drips = [_Drip.of(limiter, last) for limiter in self._limiters if limiter.spec.rate is not None]
         latest = last
-        for limiter in self._limiters:
-            if limiter.spec.rate is not None:
-                latest = max(latest, last + int((units - limiter.tokens(last)) * SECOND / limiter.spec.rate) + 1)
-            for window in limiter.spec.windows:
-                windows = -(-units // window.limit)
-                before = target - windows * window.limit
-                if before > self._base:
-                    time = self._times[bisect_left(self._ends, before)] + windows * window.size
-                else:
-                    time = last + units * window.size // window.limit
-                latest = max(latest, time)
+        for drip in self._drips:
+            latest = max(latest, last + drip.wait(units))
+        for window in self._windows:
+            windows = -(-units // window.limit)
+            before = target - windows * window.limit
+            if before > self._base:
+                time = self._times[bisect_left(self._ends, before)] + windows * window.size
+            else:
+                time = last + units * window.size // window.limit
+            latest = max(latest, time)
         return whole_ms(latest)
 
 
