@@ -153,9 +153,10 @@ class Cluster:
         """Return the topics that all services share."""
         names = self._names
         compact = {"cleanup.policy": "compact"}
+        own_time = {"message.timestamp.type": "LogAppendTime"}  # whatever the clock of the gate that writes
         return [
-            TopicSpec(names.alerts, 1, {}),
-            TopicSpec(names.usage, 1, compact),
+            TopicSpec(names.alerts, 1, own_time),
+            TopicSpec(names.usage, 1, compact | own_time),
             TopicSpec(names.control, 1, compact),
             TopicSpec(
                 names.state, shards,

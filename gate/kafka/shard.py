@@ -41,7 +41,7 @@ class Observer(Protocol):
     def usage(self, usage: Usage) -> None: ...  # noqa: D102
     def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
     def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
-    def encode_usage(self, usage: Usage) -> Outgoing: ...  # noqa: D102
+    def encode_usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102
 
 
 class Environment(Protocol):
@@ -366,6 +366,7 @@ class Shard:
             await self._write_in_order(session, desk, turns, outputs, changes, reports)
             await session.produce({}, offsets)
         reach("before-commit")
+        reach("in-commit")
         await session.commit()
         return True
 
@@ -439,8 +440,9 @@ class Shard:
             current = desk.usage(turn.served, now)
             if current is not None:
                 observer.usage(current)
-                reports.append((usage, observer.encode_usage(current)))
-        return reports
+                reports.append((usage, observer.encode_usage(current, self.number)))
+        # by the broker's time: it refuses records from a clock that is an hour ahead of its own
+        return [(partition, record._replace(timestamp=now // MS)) for partition, record in reports]
 
     def _tell(self, turns: Sequence[Turn], now: int, started: int) -> None:
         observer = self._env.observer
