@@ -114,12 +114,13 @@ async def _watch(config: Path, gate: Gate, stopped: asyncio.Event) -> None:
     async for _ in watchfiles.awatch(config.parent.resolve(), stop_event=stopped, debounce=RELOAD_QUIET_MS):
         try:
             policy = await asyncio.to_thread(load_policy, config)
+            before = gate.policy.version
+            if policy.version != before:
+                gate.check_policy(policy)
+                gate.set_policy(policy)
+                log.info("policy changed", before=before, now=policy.version)
         except GateError as error:
             gate.refuse_policy(str(config), str(error))
-            continue
-        if policy.version != gate.policy.version:
-            log.info("policy changed", before=gate.policy.version, now=policy.version)
-            gate.set_policy(policy)
 
 
 def _configure_log(form: str) -> None:

@@ -86,6 +86,7 @@ class Desk:
         self._policy = policy
         self._meta = meta
         self._offsets = offsets
+        self._measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
         groups: dict[str, bytes] = {}
@@ -116,6 +117,7 @@ class Desk:
                 self._stored.pop(service, {}),
             )
             served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
+            self._assume_busy(served, now)
             self._touch(served)
         return served
 
@@ -143,6 +145,7 @@ class Desk:
         self.budgets.set_groups(now, _specs(policy))
         for served in self.services.values():
             served.engine.set_policy(now, policy.effective(served.name), policy.version)
+            self._assume_busy(served, now)
             self._touch(served)
 
     def apply(self, feedback: Feedback, now: int) -> None:
@@ -161,9 +164,16 @@ class Desk:
         for service, lag in feedback.lags.items():
             served = self.services.get(service)
             if served is not None:
+                self._measured.add(service)
                 # what was admitted during the measurement may or may not be in it: count it
                 served.engine.set_in_flight(now, lag.requests + served.admitted - lag.admitted)
                 self._touch(served)
+
+    def _assume_busy(self, served: Served, now: int) -> None:
+        """Until the workers' lag has been measured, take it that they have all that they may have."""
+        limit = self._policy.effective(served.name).max_in_flight
+        if limit is not None and served.name not in self._measured:
+            served.engine.set_in_flight(now, limit)
 
     def _touch(self, served: Served) -> None:
         self._touched.add(served.name)

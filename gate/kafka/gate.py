@@ -10,12 +10,13 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 
 from gate.errors import GateError
+from gate.kafka.assignor import shard_of
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
 from gate.kafka.membership import Membership, Owned
 from gate.kafka.notices import Notices
 from gate.kafka.ports import Claim, Partition, Session
-from gate.kafka.reporting import Reporter
+from gate.kafka.reporting import Reporter, shard_in
 from gate.kafka.shard import Shard
 from gate.kafka.source import KafkaSource
 from gate.kafka.topics import Names, Templates
@@ -66,6 +67,7 @@ class Gate:
         await self._cluster.start()
         stack.push_async_callback(self._cluster.close)
         await self._check_topics()
+        self._check_shards(await self._where(), self._policy)
         self._notices = Notices(self.names.alerts, **self._options)
         stack.push_async_callback(self._notices.close)
         self.observer.notify = self._notices.send
@@ -120,6 +122,29 @@ class Gate:
                     f"topic {state} has message.timestamp.type={kind}; the gate takes its time from there",
                     hint=f"kafka-configs.sh --alter --topic {state} --add-config message.timestamp.type=LogAppendTime",
                 )
+
+    def check_policy(self, policy: Policy) -> None:
+        """Raise GateError if the gate can't go over to `policy` while it runs."""
+        before = {service: self._policy.shard_key(service) for service in self._membership.services()}
+        self._check_shards({service: shard_of(key, self.shards) for service, key in before.items()}, policy)
+
+    async def _where(self) -> dict[str, int]:
+        """Return the shard on which each service was seen last, from the newest usage records."""
+        usage = Partition(self.names.usage, 0)
+        async with asyncio.timeout(RESTORE_DEADLINE):
+            newest = await read_all(self._single, usage)
+        return {service: shard for service, record in newest.items() if (shard := shard_in(record)) is not None}
+
+    def _check_shards(self, where: Mapping[str, int], policy: Policy) -> None:
+        """Raise GateError if services would leave the shard that holds their limits and what they have parked."""
+        moved = [s for s, shard in sorted(where.items()) if shard_of(policy.shard_key(s), self.shards) != shard]
+        if moved:
+            more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+            raise GateError(
+                f"the policy puts {', '.join(moved[:3])}{more} into another group, hence on another shard than the one "
+                "that holds its limits and what it has parked",
+                hint="a group is fixed once a service has run: keep `group` as it was, or use a new service name",
+            )
 
     # -- ownership -------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             if task is not None and task.cancelling():
                 raise
 
+    def services(self) -> set[str]:
+        """Return all services that have a request topic, whoever owns them."""
+        topics = self._consumer.subscription()
+        return {service for topic in topics if (service := self._names.service_of(topic)) is not None}
+
     async def confirm(self, shard: int) -> None:
         """Return when the coordinator takes a commit for `shard` from this member; raise if it is not its owner.
 

@@ -1,5 +1,6 @@
 """Tells what shards do: to the metrics, the HTTP board, the log, and as records for the alerts and usage topics."""
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -13,7 +14,7 @@ from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
 from gate.observe.http import Board
 from gate.observe.metrics import Metrics
-from gate.observe.usage import encode, to_json
+from gate.observe.usage import to_json
 
 LOUD_AFTER: Final = 3  # failures in a row; one or two are a rebalance or a broker that restarts
 
@@ -76,6 +77,15 @@ class Reporter:
         record = alerts.of_event(event, self._prefix)
         return Outgoing(record.key, record.value, None, record.headers)
 
-    def encode_usage(self, usage: Usage) -> Outgoing:
-        """Return the usage record of a service."""
-        return Outgoing(usage.service.encode(), encode(usage), None, ())
+    def encode_usage(self, usage: Usage, shard: int) -> Outgoing:
+        """Return the usage record of a service, which also tells on which shard it is."""
+        return Outgoing(usage.service.encode(), json.dumps({**to_json(usage), "shard": shard}).encode(), None, ())
+
+
+def shard_in(record: bytes) -> int | None:
+    """Return the shard that a usage record tells; None where it tells none."""
+    try:
+        shard = json.loads(record)["shard"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return shard if isinstance(shard, int) else None
