@@ -94,7 +94,7 @@ class Engine:
             raise ValueError(f"{self.service}: {len(places)} places for {expected} delayed requests")
         at = 0
         for arrival, number, count in self._unplaced:
-            deadline = NO_DEADLINE if arrival.deadline is None else min(arrival.deadline, NO_DEADLINE)
+            deadline = NO_DEADLINE if arrival.deadline is None else min(arrival.deadline // MS, NO_DEADLINE)
             seq, end = self._base + number, at + count
             while at < end:
                 partition, offset = places[at]
@@ -116,7 +116,7 @@ class Engine:
             times += self._ready_times(now)
             deadline = self.places.next_deadline()
             if deadline is not None:
-                times.append(deadline // MS * MS + MS)
+                times.append((deadline + 1) * MS)
         if self.held is not None and (self.held.until is not None or self._allowed() != 0):
             times.append(self.held.until or now)
         due = self.breach.due(self.waiting)
@@ -307,7 +307,7 @@ class Engine:
         """Let go what is parked and can be of no use any more; it takes no capacity."""
         if not self.waiting:
             return
-        dropped = [(Reason.DEADLINE, f"{self.service}.deadline", *entry) for entry in self.places.expire(now)]
+        dropped = [(Reason.DEADLINE, f"{self.service}.deadline", *entry) for entry in self.places.expire(now // MS)]
         if self.purge:
             self.purge = False
             shared = self.limits.ceiling()

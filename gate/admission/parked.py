@@ -15,7 +15,8 @@ from gate.admission.lanes import Queue
 from gate.admission.state import SegmentRecord, encode
 
 ENTRIES: Final = 256  # of a segment: what is rewritten when one of its requests leaves
-NO_DEADLINE: Final = 2**63 - 1
+NO_DEADLINE: Final = 2**63 - 1  # in ms
+_NONE: Final = 2**31 - 1  # in a column of deadlines
 COST_MAX: Final = 2**62  # no limit is so high; keeps hostile costs inside the columns
 _COUNT_MAX: Final = 2**16 - 1  # of an entry
 _DELTA_MAX: Final = 2**32 - 1
@@ -35,6 +36,7 @@ class Segment:
         "live",
         "names",
         "offsets",
+        "origin",
         "owners",
         "partition",
         "queues",
@@ -53,7 +55,8 @@ class Segment:
         self.seqs = array("I")  # above sequence
         self.counts = array("H")
         self.costs: array[int] | None = None  # None: all 1
-        self.deadlines: array[int] | None = None  # None: none has one
+        self.deadlines: array[int] | None = None  # ms above `origin`; None: none has one
+        self.origin = 0  # ms
         self.live = 0  # requests
         self.first = 0  # entries before it have left
         self.due = NO_DEADLINE  # the deadline under which it stands in the heap
@@ -63,8 +66,10 @@ class Segment:
         return 1 if self.costs is None else self.costs[index]
 
     def deadline(self, index: int) -> int:
-        """Return the deadline of the requests of an entry."""
-        return NO_DEADLINE if self.deadlines is None else self.deadlines[index]
+        """Return the deadline of the requests of an entry, in ms."""
+        if self.deadlines is None or self.deadlines[index] == _NONE:
+            return NO_DEADLINE
+        return self.origin + self.deadlines[index]
 
     def seq(self, index: int) -> int:
         """Return the arrival number of the first request of an entry."""
@@ -81,7 +86,8 @@ class Segment:
         if self.deadlines is None:
             return NO_DEADLINE
         pairs = zip(self.counts, self.deadlines, strict=True)
-        return min((deadline for count, deadline in pairs if count), default=NO_DEADLINE)
+        earliest = min((deadline for count, deadline in pairs if count and deadline != _NONE), default=_NONE)
+        return NO_DEADLINE if earliest == _NONE else self.origin + earliest
 
     def continues(self, queue: Queue, offset: int, seq: int, count: int, cost: int, deadline: int) -> bool:
         """Tell whether places follow on the last entry and are like it."""
@@ -100,18 +106,28 @@ class Segment:
         """Add an entry and return its index."""
         index = len(self.counts)
         if cost != 1 and self.costs is None:
-            self.costs = array("q", [1]) * index
+            self.costs = array("B", [1]) * index
         if deadline != NO_DEADLINE and self.deadlines is None:
-            self.deadlines = array("q", [NO_DEADLINE]) * index
+            self.origin = deadline
+            self.deadlines = array("i", [_NONE]) * index
         self.owners.append(owner)
         self.offsets.append(offset - self.base)
         self.seqs.append(seq - self.sequence)
         self.counts.append(count)
         if self.costs is not None:
-            self.costs.append(cost)
+            self.costs = _append(self.costs, cost)
         if self.deadlines is not None:
-            self.deadlines.append(deadline)
+            above = deadline - self.origin
+            above -= above == _NONE  # 1 ms early rather than never
+            self.deadlines = _append(self.deadlines, _NONE if deadline == NO_DEADLINE else above)
         return index
+
+    def trim(self) -> None:
+        """Give back what the columns keep for growth: no more entries come."""
+        for name in ("owners", "offsets", "seqs", "counts", "costs", "deadlines"):
+            column = getattr(self, name)
+            if column is not None:
+                setattr(self, name, column[:])
 
     def record(self) -> SegmentRecord:
         """Return what is left, in the form in which it is kept."""
@@ -131,8 +147,9 @@ class Segment:
             offset=column(self.offsets),
             seq=column(self.seqs),
             count=column(self.counts),
-            cost=None if self.costs is None else column(self.costs),
-            deadline=None if self.deadlines is None else column(self.deadlines),
+            cost=None if self.costs is None else (self.costs.typecode, column(self.costs)),
+            deadline=None if self.deadlines is None else (self.deadlines.typecode, column(self.deadlines)),
+            origin=self.origin,
         )
 
     def fill(self, record: SegmentRecord) -> None:
@@ -142,10 +159,21 @@ class Segment:
         self.seqs.frombytes(record.seq)
         self.counts.frombytes(record.count)
         if record.cost is not None:
-            self.costs = array("q", record.cost)
+            self.costs = array(*record.cost)
         if record.deadline is not None:
-            self.deadlines = array("q", record.deadline)
+            self.deadlines = array(*record.deadline)
+        self.origin = record.origin
         self.live = sum(self.counts)
+
+
+def _append(column: "array[int]", value: int) -> "array[int]":
+    """Append to a column, which is made wider where the value needs it."""
+    try:
+        column.append(value)
+    except OverflowError:
+        column = array("q", column)
+        column.append(value)
+    return column
 
 
 class Parked:
@@ -163,7 +191,7 @@ class Parked:
         self._gone: list[str] = []
 
     def add(self, queue: Queue, partition: int, offset: int, seq: int, count: int, cost: int, deadline: int) -> None:
-        """Append `count` consecutive places to a queue. In a partition, offsets only grow."""
+        """Append `count` consecutive places to a queue; deadline in ms. In a partition, offsets only grow."""
         cost = min(cost, COST_MAX)
         self.requests += count
         while count:
@@ -222,14 +250,12 @@ class Parked:
                 yield segment.counts[index], segment.cost(index), segment.deadline(index)
 
     def expire(self, now: int) -> Iterator[tuple[Queue, int, int, int, int]]:
-        """Remove what has a deadline before `now`; yield queue, partition, offset, count and cost of each entry."""
+        """Remove what has a deadline before `now`, in ms; yield queue, partition, offset, count and cost of each entry."""
         while (due := self.next_deadline()) is not None and due < now:
             number = self._deadlines[0][1]
             segment = self._segments[number]
-            assert segment.deadlines is not None
-            for index, deadline in enumerate(segment.deadlines):
-                count = segment.counts[index]
-                if count and deadline < now:
+            for index, count in enumerate(segment.counts):
+                if count and segment.deadline(index) < now:
                     yield (
                         segment.queues[segment.owners[index]],
                         segment.partition,
@@ -249,7 +275,7 @@ class Parked:
                     self._leave(number, segment, index, count)
 
     def next_deadline(self) -> int | None:
-        """Return the earliest deadline of all that is parked."""
+        """Return the earliest deadline of all that is parked, in ms; None: none has one."""
         heap = self._deadlines
         while heap:
             due, number = heap[0]
@@ -349,6 +375,8 @@ class Parked:
                 and (queue in owners or segment.names < _NAMES_MAX)
             ):
                 return numbers[-1]
+            if segment is not None:
+                segment.trim()
         self._open[partition] = {}
         return self._enter(Segment(partition, offset, seq))
 

@@ -81,7 +81,7 @@ class Planner:
         return planned
 
     def estimate(self, queue: Queue, cost: int, now: int, start: int) -> int:
-        """Return when one more request would be admitted behind what waits in its queue, from `start` on; books nothing.
+        """Return when one more request, behind what waits in its queue, would be admitted from `start` on.
 
         Limiters are never asked about the future: they take the newest time that they hear of for the present.
         """

@@ -119,8 +119,9 @@ class SegmentRecord(msgspec.Struct, array_like=True, frozen=True):
     offset: bytes  # u32, above base
     seq: bytes  # u32, above sequence
     count: bytes  # u16
-    cost: bytes | None  # i64; None: all 1
-    deadline: bytes | None  # i64; None: none has one
+    cost: tuple[str, bytes] | None  # u8 or i64, by type code; None: all 1
+    deadline: tuple[str, bytes] | None  # i32 or i64 of ms above origin; None: none has one
+    origin: int
 
 
 def encode(record: msgspec.Struct) -> bytes:
