@@ -1,6 +1,7 @@
 """`gate run`."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -65,6 +66,7 @@ def run(
         How to write the log on stderr.
     """
     _configure_log(log_format)
+    _tune_collector()
     policy = load_policy(config)
     address: str | int | None = int(http) if http is not None and http.isdecimal() else http
     settings = policy.settings.with_environment(os.environ).override(
@@ -121,6 +123,12 @@ async def _watch(config: Path, gate: Gate, stopped: asyncio.Event) -> None:
                 log.info("policy changed", before=before, now=policy.version)
         except GateError as error:
             gate.refuse_policy(str(config), str(error))
+
+
+def _tune_collector() -> None:
+    """Look for garbage less often: records come and go by the ten thousand, and none of them is in a cycle."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 def _configure_log(form: str) -> None:

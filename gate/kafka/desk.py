@@ -16,7 +16,7 @@ from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
 from gate.errors import GateError
 from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
-from gate.kafka.ports import Inbox, Outgoing, Partition, Record
+from gate.kafka.ports import Inbox, Outgoing, Partition, Raw, Record
 from gate.kafka.routing import Batch, Piece, Topics, Wish, read_runs
 from gate.kafka.topics import Names
 from gate.limits import Spec
@@ -65,6 +65,7 @@ class Turn:
     pieces: list[Piece]
     step: Step
     malformed: Sequence[Wish]
+    clean: bool = False  # see `routing.Reading`
     pulled: list[tuple[Pull, Sequence[Record]]] = field(default_factory=list)
     parked: list[tuple[Partition, int]] = field(default_factory=list)
     returned: list[Pull] = field(default_factory=list)  # what an earlier owner had pulled, decided anew
@@ -231,8 +232,9 @@ class Desk:
         for number, records in taken:
             pieces.append(Piece(number, count, records))
             count += len(records)
-        runs, malformed = read_runs(pieces)
-        step = served.engine.step(now, runs, PULLS)
+        reading = read_runs(pieces)
+        malformed = reading.malformed
+        step = served.engine.step(now, reading.runs, PULLS)
         served.admitted += sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
         served.admitted += sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED)
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
@@ -244,7 +246,7 @@ class Desk:
                     inbox.give_back(Partition(served.topics.requests, piece.partition), rest, rest[-1].offset + 1)
                     served.offsets[piece.partition] = rest[0].offset
         self._schedule(served)
-        return Turn(served, pieces, step, malformed)
+        return Turn(served, pieces, step, malformed, reading.clean)
 
     def reconsider(self, service: str, taken: Sequence[tuple[Pull, Sequence[Record]]], now: int) -> Turn:
         """Decide anew about requests that an earlier owner took off the delayed topic, as if they had just come.
@@ -257,12 +259,12 @@ class Desk:
         for pull, records in taken:
             pieces.append(Piece(pull.partition, count, records, returned=True))
             count += len(records)
-        runs, malformed = read_runs(pieces)
-        step = served.engine.step(now, runs, 0)
+        reading = read_runs(pieces)
+        step = served.engine.step(now, reading.runs, 0)
         if any(decision.verdict is Verdict.HELD for decision in step.decisions):
             raise GateError(f"{service} holds requests that were on their way out; trying again when its limits allow")
         self._schedule(served)
-        return Turn(served, pieces, step, malformed, returned=[pull for pull, _ in taken])
+        return Turn(served, pieces, step, reading.malformed, returned=[pull for pull, _ in taken])
 
     def route(self, turn: Turn, batch: Batch) -> None:
         """Route what was decided in a turn: what was parked first, as it is older."""
@@ -271,7 +273,7 @@ class Desk:
             batch.release(served.topics, version, pull, records)
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
-        turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions)
+        turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
         batch.refuse(served.topics, version, turn.pieces, turn.malformed)
 
     def parked(self, turns: Iterable[Turn], offsets: Mapping[Partition, Sequence[int]]) -> None:
@@ -287,8 +289,8 @@ class Desk:
 
     @staticmethod
     def delayed(
-        turns: Iterable[Turn], outputs: Mapping[Partition, Sequence[Outgoing]]
-    ) -> dict[Partition, Sequence[Outgoing]]:
+        turns: Iterable[Turn], outputs: Mapping[Partition, Sequence[Outgoing | Raw]]
+    ) -> dict[Partition, Sequence[Outgoing | Raw]]:
         """Return those outputs that go to delayed topics."""
         topics = {turn.served.topics.delayed for turn in turns}
         return {partition: records for partition, records in outputs.items() if partition.topic in topics}

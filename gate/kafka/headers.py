@@ -31,6 +31,7 @@ DEADLINE_RANGE: Final = (10**11, 253_402_300_799_999)
 
 _WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE})
 _STAMPED: Final = frozenset({STAMP, RETRY_AFTER, NOT_BEFORE})
+OURS: Final = _WISHES | _STAMPED  # what the gate reads or replaces
 _VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
 _INTEGER: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -176,6 +177,10 @@ class StampTemplate:
         """Stamp the request of an id, as in `Origin.id`."""
         return self._head + request_id + self._tail
 
+    def around(self, source: bytes) -> tuple[bytes, bytes]:
+        """Return what stands before and behind the offset in the stamps of a `source`, as made by `source_of`."""
+        return self._head + source, self._tail
+
     def stamp_at(self, source: bytes, offset: int) -> bytes:
         """Stamp the request at an offset of `source`, as made by `source_of`."""
         return b"%b%b%d%b" % (self._head, source, offset, self._tail)
@@ -231,6 +236,11 @@ def not_before(headers: Headers) -> int | None:
         if name == NOT_BEFORE and value is not None and _INTEGER.fullmatch(value):
             return int(value)
     return None
+
+
+def is_stamped(headers: Headers) -> bool:
+    """Tell whether a request carries headers that the gate replaces: a forgery, or its own output sent again."""
+    return any(name in _STAMPED for name, _ in headers)
 
 
 def original_id(headers: Headers) -> str | None:

@@ -33,12 +33,16 @@ class Record(Protocol):
 
 
 class Outgoing(NamedTuple):
-    """A record to be written. `timestamp` in ms; None: now."""
+    """A record to be written. `timestamp` in ms; None: now. Who reads it unpacks it, see `Raw`."""
 
     key: bytes | None
     value: bytes | None
     timestamp: int | None
-    headers: Headers
+    headers: list[tuple[str, bytes | None]]
+
+
+# The same without a name for its parts: half the time to make.
+Raw = tuple[bytes | None, bytes | None, int | None, list[tuple[str, bytes | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Session(Protocol):
         """Start a batch."""
 
     async def produce(
-        self, outputs: Mapping[Partition, Sequence[Outgoing]], offsets: Mapping[Partition, int] | None = None
+        self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], offsets: Mapping[Partition, int] | None = None
     ) -> Mapping[Partition, Written]:
         """Write records, and the group's offsets with them; returns when the broker has it all."""
 

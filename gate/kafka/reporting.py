@@ -75,11 +75,11 @@ class Reporter:
                 backlog=event.backlog,
             )  # fmt: skip
         record = alerts.of_event(event, self._prefix)
-        return Outgoing(record.key, record.value, None, record.headers)
+        return Outgoing(record.key, record.value, None, list(record.headers))
 
     def encode_usage(self, usage: Usage, shard: int) -> Outgoing:
         """Return the usage record of a service, which also tells on which shard it is."""
-        return Outgoing(usage.service.encode(), json.dumps({**to_json(usage), "shard": shard}).encode(), None, ())
+        return Outgoing(usage.service.encode(), json.dumps({**to_json(usage), "shard": shard}).encode(), None, [])
 
 
 def shard_in(record: bytes) -> int | None:

@@ -7,17 +7,20 @@ from typing import Final
 
 from gate.admission.model import Decision, Pull, Reason, Run, Verdict
 from gate.kafka.headers import (
+    OURS,
     PLAIN,
+    STAMP,
     Malformed,
     StampTemplate,
     Wishes,
+    is_stamped,
     origin,
     read_wishes,
     restamp,
     retry_after,
     source_of,
 )
-from gate.kafka.ports import Outgoing, Partition, Record
+from gate.kafka.ports import Outgoing, Partition, Raw, Record
 from gate.kafka.topics import Names
 
 MS: Final = 1_000_000
@@ -57,10 +60,23 @@ class Wish:
     malformed: Malformed
 
 
-def read_runs(pieces: Sequence[Piece]) -> tuple[list[Run], list[Wish]]:
-    """Group a service's requests into runs of like ones; those that can't be read come apart."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A service's requests as runs of like ones; those that can't be read come apart.
+
+    `clean` says that none carries a stamp already, so that stamping needs no look at the other headers.
+    """
+
+    runs: list[Run]
+    malformed: list[Wish]
+    clean: bool
+
+
+def read_runs(pieces: Sequence[Piece]) -> Reading:
+    """Read what the requests wish for. One quick pass: most have no header that concerns the gate."""
     runs: list[Run] = []
     malformed: list[Wish] = []
+    clean = True
     wishes: Wishes = PLAIN
     first = count = 0
 
@@ -71,8 +87,12 @@ def read_runs(pieces: Sequence[Piece]) -> tuple[list[Run], list[Wish]]:
 
     for piece in pieces:
         for index, record in enumerate(piece.records, piece.first):
-            headers = record.headers
-            read = read_wishes(headers) if headers else PLAIN
+            read: Wishes | Malformed = PLAIN
+            for name, _ in record.headers:
+                if name in OURS:
+                    read = read_wishes(record.headers)
+                    clean = clean and not is_stamped(record.headers)
+                    break
             if read is wishes or read == wishes:
                 if not count:
                     first = index
@@ -85,7 +105,7 @@ def read_runs(pieces: Sequence[Piece]) -> tuple[list[Run], list[Wish]]:
             else:
                 wishes, first, count = read, index, 1
     close()
-    return runs, malformed
+    return Reading(runs, malformed, clean)
 
 
 @dataclass(slots=True)
@@ -93,14 +113,14 @@ class Batch:
     """What one transaction writes: outputs by partition, and the place in them of each request that is parked."""
 
     now: int  # ns, whole ms
-    outputs: dict[Partition, list[Outgoing]] = field(default_factory=dict)
+    outputs: dict[Partition, list[Outgoing | Raw]] = field(default_factory=dict)
 
-    def to(self, topic: str, partition: int) -> list[Outgoing]:
+    def to(self, topic: str, partition: int) -> list[Outgoing | Raw]:
         """Return the list of what goes to a partition."""
         return self.outputs.setdefault(Partition(topic, partition), [])
 
     def route(
-        self, topics: Topics, policy: str, pieces: Sequence[Piece], decisions: Sequence[Decision]
+        self, topics: Topics, policy: str, pieces: Sequence[Piece], decisions: Sequence[Decision], *, clean: bool
     ) -> list[tuple[Partition, int]]:
         """Stamp and route fresh requests. Returns (partition, index in its output) of each delayed one, in order."""
         at = self.now // MS
@@ -113,6 +133,13 @@ class Batch:
             for piece, start, stop in _overlaps(pieces, decision.first, decision.first + decision.count):
                 out = self.to(topic, piece.partition)
                 records = piece.records[start - piece.first : stop - piece.first]
+                if clean and decision.not_before is None and not piece.returned:
+                    head, tail = stamps.around(topics.requests, piece.partition)
+                    out += [
+                        (r.key, r.value, r.timestamp, [*r.headers, (STAMP, b"%b%d%b" % (head, r.offset, tail))])
+                        for r in records
+                    ]
+                    continue
                 if piece.returned:
                     stamp = stamps.returned(topics.delayed, piece.partition)
                 else:
@@ -159,6 +186,10 @@ class _Stamps:
         self._make = partial(
             StampTemplate, verdict.value, at, policy=policy, reason=reason and reason.value, limit=limit
         )
+
+    def around(self, topic: str, partition: int) -> tuple[bytes, bytes]:
+        """Return what stands before and behind the offset in the stamps of a request partition."""
+        return self._make(attempt=1).around(source_of(topic, partition))
 
     def fresh(self, topic: str, partition: int) -> Callable[[Record], bytes]:
         """Return what stamps requests of a request partition."""

@@ -17,7 +17,7 @@ from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Turn, encode_meta, read
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Feedback, Watched
 from gate.kafka.headers import not_before
-from gate.kafka.ports import Inbox, Outgoing, Partition, Record, Session, Source
+from gate.kafka.ports import Inbox, Outgoing, Partition, Raw, Record, Session, Source
 from gate.kafka.routing import Batch
 from gate.kafka.topics import Names
 from gate.policy import Policy
@@ -343,7 +343,7 @@ class Shard:
         return taken
 
     async def _write(self, session: Session, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> bool:
-        outputs: dict[Partition, Sequence[Outgoing]] = dict(batch.outputs)
+        outputs: dict[Partition, Sequence[Outgoing | Raw]] = dict(batch.outputs)
         parks = any(turn.parked for turn in turns)
         if parks:  # the state says where they are, so they must be there first
             session.begin()
@@ -375,7 +375,7 @@ class Shard:
         session: Session,
         desk: Desk,
         turns: Sequence[Turn],
-        outputs: Mapping[Partition, Sequence[Outgoing]],
+        outputs: Mapping[Partition, Sequence[Outgoing | Raw]],
         changes: Mapping[str, bytes | None],
         reports: Sequence[tuple[Partition, Outgoing]],
     ) -> None:
@@ -393,7 +393,7 @@ class Shard:
         if together:
             await session.produce(together)
         if leaving:
-            await session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, ())]})
+            await session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, [])]})
 
     async def _finish_leaving(self, session: Session, desk: Desk, noted: bytes | None) -> None:
         """Decide anew about what an earlier owner had taken off the delayed topic; some of it may be out already."""
@@ -413,13 +413,13 @@ class Shard:
     async def _write_state(
         self,
         session: Session,
-        outputs: Mapping[Partition, Sequence[Outgoing]],
+        outputs: Mapping[Partition, Sequence[Outgoing | Raw]],
         changes: Mapping[str, bytes | None],
         reports: Sequence[tuple[Partition, Outgoing]],
         offsets: Mapping[Partition, int],
     ) -> None:
         """Write state, and whatever else is left of a batch. The broker's timestamp of the state tells its time."""
-        state = [Outgoing(key.encode(), value, None, ()) for key, value in changes.items()]
+        state = [Outgoing(key.encode(), value, None, []) for key, value in changes.items()]
         together = {**outputs, self._state: state}
         for partition, record in reports:
             together[partition] = [*together.get(partition, ()), record]

@@ -10,7 +10,7 @@ from typing import Final
 from gate.errors import GateError
 
 MAX_TOPIC_LENGTH: Final = 249  # Kafka's limit: a partition is a directory named after its topic
-PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results"})
+PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results", "retries"})
 _ALPHABET: Final = frozenset(string.ascii_letters + string.digits + "._-")
 _MAX_TEMPLATE_LENGTH: Final = 200  # leaves a service 49 characters at the least
 
@@ -28,6 +28,7 @@ class Templates:
     delayed: str = "{prefix}.delayed.{service}"
     rejected: str = "{prefix}.rejected.{service}"
     results: str = "{prefix}.results.{service}"
+    retries: str = "{prefix}.retries.{service}"
     alerts: str = "{prefix}.alerts"
     usage: str = "{prefix}.usage"
     state: str = "{prefix}.state"
@@ -72,6 +73,10 @@ class Names:
     def results(self, service: str) -> str:
         """Name the topic of what workers answer."""
         return service.join(self._patterns["results"])
+
+    def retries(self, service: str) -> str:
+        """Name the topic of failed jobs that workers will submit again."""
+        return service.join(self._patterns["retries"])
 
     @property
     def alerts(self) -> str:

@@ -5,7 +5,7 @@ per record. The gate reads at any offset (parked requests are pulled out of orde
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -33,6 +33,38 @@ class CorruptBatchError(errors.KafkaError):  # type: ignore[misc]
     retriable = True
 
 
+class _Undecoded(Sequence[Record]):
+    """Records that are taken apart when they are looked at: until then they cost their bytes, not objects."""
+
+    __slots__ = ("_batches", "_records", "_start")
+
+    def __init__(self, batches: list[Any], start: int) -> None:
+        self._batches = batches
+        self._start = start
+        self._records: list[Record] | None = None
+
+    def _decoded(self) -> list[Record]:
+        if self._records is None:
+            records: list[Record] = []
+            for batch in self._batches:
+                if batch.base_offset >= self._start:
+                    records.extend(batch)
+                else:
+                    records.extend(record for record in batch if record.offset >= self._start)
+            self._records = records
+            self._batches = []
+        return self._records
+
+    def __len__(self) -> int:
+        return len(self._decoded())
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._decoded())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._decoded()[index]
+
+
 def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetched:
     """Return the committed records of a fetch response from offset `start` on.
 
@@ -40,7 +72,7 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
     """
     pending = sorted(aborted or (), key=lambda entry: entry[1])
     dead: set[int] = set()
-    records: list[Record] = []
+    kept: list[Any] = []
     position = start
     batches = MemoryRecords(raw)
     while batches.has_next():
@@ -53,12 +85,9 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
             if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
                 dead.discard(batch.producer_id)
         elif not (batch.is_transactional and batch.producer_id in dead):
-            if batch.base_offset >= position:
-                records.extend(batch)
-            else:
-                records.extend(record for record in batch if record.offset >= position)
+            kept.append(batch)
         position = max(position, batch.next_offset)
-    return Fetched(records, position, len(raw))
+    return Fetched(_Undecoded(kept, start), position, len(raw))
 
 
 class Reader:

@@ -41,5 +41,5 @@ def test_the_documented_form():
     ],
 )
 def test_what_is_no_command_says_why(value):
-    with pytest.raises(ValueError, match=".+"):
+    with pytest.raises(ValueError, match=r".+"):
         decode(value)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Verdict
 from gate.kafka.headers import parse_stamp
-from gate.kafka.ports import Partition
+from gate.kafka.ports import Outgoing, Partition
 from gate.kafka.routing import Batch, Piece, Topics, read_runs
 from gate.kafka.topics import Names
 
@@ -29,32 +29,40 @@ def stamps(records) -> list:
     return [parse_stamp(dict(r.headers)["gate"]) for r in records]
 
 
+def route(batch: Batch, policy: str, pieces: list[Piece], decisions: list[Decision]) -> list[tuple[Partition, int]]:
+    return batch.route(TOPICS, policy, pieces, decisions, clean=read_runs(pieces).clean)
+
+
+def sent(batch: Batch, topic: str, partition: int) -> list[Outgoing]:
+    return [Outgoing(*record) for record in batch.outputs[Partition(topic, partition)]]
+
+
 def test_like_requests_make_one_run_across_partitions():
     plain: list = []
-    runs, malformed = read_runs([piece(0, 0, plain, plain), piece(1, 2, plain, [("trace", b"x")])])
-    assert runs == [Run(0, 4)]
-    assert malformed == []
+    reading = read_runs([piece(0, 0, plain, plain), piece(1, 2, plain, [("trace", b"x")])])
+    assert reading.runs == [Run(0, 4)]
+    assert reading.malformed == []
 
 
 def test_a_run_ends_where_wishes_change_and_at_what_cannot_be_read():
     acme = [("gate-tenant", b"acme"), ("gate-cost", b"3"), ("gate-deadline", b"1764000001000")]
     bad = [("gate-cost", b"NaN")]
-    runs, malformed = read_runs([piece(0, 0, [], acme, acme, bad, [], bad), piece(1, 6, bad, [], [])])
-    assert runs == [
+    reading = read_runs([piece(0, 0, [], acme, acme, bad, [], bad), piece(1, 6, bad, [], [])])
+    assert reading.runs == [
         Run(0, 1),
         Run(1, 2, tenant="acme", cost=3, deadline=1_764_000_001_000 * MS),
         Run(4, 1),
         Run(7, 2),
     ]
-    assert [wish.index for wish in malformed] == [3, 5, 6]
+    assert [wish.index for wish in reading.malformed] == [3, 5, 6]
 
 
 def test_admitted_requests_keep_everything_and_get_one_stamp():
     batch = Batch(NOW)
     old = [("trace", b"x"), ("gate", b"forged"), ("retry-after", b"9"), ("none", None)]
     pieces = [piece(2, 0, old)]
-    assert batch.route(TOPICS, "abc123", pieces, [Decision(0, 1, Verdict.ADMITTED)]) == []
-    (record,) = batch.outputs[Partition("gate.admitted.pay", 2)]
+    assert route(batch, "abc123", pieces, [Decision(0, 1, Verdict.ADMITTED)]) == []
+    (record,) = sent(batch, "gate.admitted.pay", 2)
     assert (record.key, record.value, record.timestamp) == (b"k", b"v", 7)
     assert record.headers == [
         ("trace", b"x"),
@@ -67,13 +75,13 @@ def test_delayed_requests_carry_their_own_times_and_are_told_apart_by_place():
     batch = Batch(NOW)
     pieces = [piece(0, 0, [], []), piece(1, 2, [])]
     times = (NOW + 1, NOW + 1_500 * MS, NOW + 2_000 * MS)
-    parked = batch.route(TOPICS, "p", pieces, [Decision(0, 3, Verdict.DELAYED, Reason.RATE, "pay.rate", times)])
+    parked = route(batch, "p", pieces, [Decision(0, 3, Verdict.DELAYED, Reason.RATE, "pay.rate", times)])
     assert parked == [
         (Partition("gate.delayed.pay", 0), 0),
         (Partition("gate.delayed.pay", 0), 1),
         (Partition("gate.delayed.pay", 1), 0),
     ]
-    first, second = batch.outputs[Partition("gate.delayed.pay", 0)]
+    first, second = sent(batch, "gate.delayed.pay", 0)
     assert dict(first.headers)["gate-not-before"] == b"1764000000124"
     assert dict(first.headers)["retry-after"] == b"1"
     assert dict(second.headers)["retry-after"] == b"2"
@@ -83,24 +91,23 @@ def test_delayed_requests_carry_their_own_times_and_are_told_apart_by_place():
 
 def test_what_can_never_go_has_no_time():
     batch = Batch(NOW)
-    batch.route(TOPICS, "p", [piece(0, 0, [])], [Decision(0, 1, Verdict.REJECTED, Reason.NEVER, "pay.rate")])
-    (record,) = batch.outputs[Partition("gate.rejected.pay", 0)]
+    route(batch, "p", [piece(0, 0, [])], [Decision(0, 1, Verdict.REJECTED, Reason.NEVER, "pay.rate")])
+    (record,) = sent(batch, "gate.rejected.pay", 0)
     assert [name for name, _ in record.headers] == ["gate"]
 
 
 def test_held_requests_go_nowhere():
     batch = Batch(NOW)
     decisions = [Decision(0, 1, Verdict.ADMITTED), Decision(1, 1, Verdict.HELD, Reason.RATE, "pay.rate")]
-    batch.route(TOPICS, "p", [piece(0, 0, [], [])], decisions)
+    route(batch, "p", [piece(0, 0, [], [])], decisions)
     assert [len(out) for out in batch.outputs.values()] == [1]
 
 
 def test_malformed_requests_say_what_is_wrong():
     batch = Batch(NOW)
     pieces = [piece(0, 0, [("gate-cost", b"0")])]
-    _, malformed = read_runs(pieces)
-    batch.refuse(TOPICS, "p", pieces, malformed)
-    (record,) = batch.outputs[Partition("gate.rejected.pay", 0)]
+    batch.refuse(TOPICS, "p", pieces, read_runs(pieces).malformed)
+    (record,) = sent(batch, "gate.rejected.pay", 0)
     assert stamps([record])[0].reason == "malformed"
     assert b"gate-cost" in dict(record.headers)["gate-error"]
 
@@ -108,15 +115,15 @@ def test_malformed_requests_say_what_is_wrong():
 def test_a_released_request_keeps_its_id_and_counts_its_attempt():
     batch = Batch(NOW)
     parked = Batch(NOW - 5_000 * MS)
-    parked.route(
-        TOPICS,
+    route(
+        parked,
         "p",
         [piece(3, 0, [("trace", b"x")])],
         [Decision(0, 1, Verdict.DELAYED, Reason.RATE, "pay.rate", (NOW,))],
     )
-    (waiting,) = parked.outputs[Partition("gate.delayed.pay", 3)]
+    (waiting,) = sent(parked, "gate.delayed.pay", 3)
     batch.release(TOPICS, "q", Pull(3, 41, 1, Verdict.ADMITTED), [Rec(41, list(waiting.headers))])
-    (record,) = batch.outputs[Partition("gate.admitted.pay", 3)]
+    (record,) = sent(batch, "gate.admitted.pay", 3)
     assert record.headers == [
         ("trace", b"x"),
         ("gate", b'admitted;id="gate.requests.pay-3@300";at=1764000000123;attempt=2;policy="q"'),
@@ -126,5 +133,15 @@ def test_a_released_request_keeps_its_id_and_counts_its_attempt():
 def test_a_foreign_record_in_the_delayed_topic_is_named_by_its_place():
     batch = Batch(NOW)
     batch.release(TOPICS, "q", Pull(0, 5, 1, Verdict.REJECTED, Reason.DEADLINE, "x"), [Rec(5, [])])
-    (record,) = batch.outputs[Partition("gate.rejected.pay", 0)]
+    (record,) = sent(batch, "gate.rejected.pay", 0)
     assert stamps([record])[0].id == "gate.delayed.pay-0@5"
+
+
+def test_stamps_are_the_same_whether_headers_were_looked_at_or_not():
+    quick, careful = Batch(NOW), Batch(NOW)
+    pieces = [piece(1, 0, [("a", b"1")], [])]
+    decisions = [Decision(0, 2, Verdict.ADMITTED, Reason.RATE, "pay.rate")]
+    quick.route(TOPICS, "p", pieces, decisions, clean=True)
+    careful.route(TOPICS, "p", pieces, decisions, clean=False)
+    assert sent(quick, "gate.admitted.pay", 1) == sent(careful, "gate.admitted.pay", 1)
+    assert [record.headers for record in pieces[0].records] == [[("a", b"1")], []]  # the input is left alone
