@@ -34,7 +34,7 @@ class Limiter(SlidingWindow):
 
     def fit(self, now: int, count: int, cost: int = 1) -> int:
         """Return how many of `count` requests of `cost` units each fit at `now`; charge none."""
-        if type(cost) is not int or cost < 1:
+        if cost.__class__ is not int or cost < 1:
             check_cost(cost)
         now = self._advance(now)
         spec = self.spec
@@ -71,7 +71,7 @@ class Limiter(SlidingWindow):
 
         This is the path that must be fast: one pass, the common case without a call.
         """
-        if type(cost) is not int or cost < 1:
+        if cost.__class__ is not int or cost < 1:
             check_cost(cost)
         if now < self.last:  # noqa: PLR1730 - as in ready_at
             now = self.last
@@ -81,9 +81,11 @@ class Limiter(SlidingWindow):
         if full < start:  # noqa: PLR1730
             full = start
         full += cost * spec.step
-        # Units that have expired may still be in _used: it can only be too high, and `ready_at` corrects it.
+        # Units that have expired may still be in _used: it can only be too high, and _when corrects it.
         if full > start + spec.depth or self._used + cost > self._window.limit or self._more:
-            if (ready := self.ready_at(now, cost)) > now:
+            ready = self._when(now, full, cost)
+            if ready > now:
+                self.last = now
                 return ready
             for window in self._more:
                 window._add(now, cost)
@@ -91,7 +93,6 @@ class Limiter(SlidingWindow):
             self._open(now)
         self.last = now
         self._full = full
-        self._fresh += cost
         self._used += cost
         return None
 
@@ -222,6 +223,15 @@ class Limiter(SlidingWindow):
             raise bad_time(now)
         self.last = now
         return now
+
+    def _when(self, now: int, full: int, cost: int) -> int:
+        """Return the earliest time for `cost`, which would leave a bucket that is full again at the tick `full`."""
+        spec = self.spec
+        ready = now
+        if full > now * spec.scale + spec.depth:
+            ready = -((spec.depth - full) // spec.scale) if cost <= spec.burst else NEVER
+        window = self._windows_at(now, cost)
+        return window if window > ready else ready  # noqa: FURB136
 
     def _windows_at(self, now: int, cost: int) -> int:
         ready = self._opens_at(now, cost)

@@ -38,9 +38,3 @@ def delay(now: float, ready: int) -> float:
     while now + wait < target:
         wait = math.nextafter(wait, math.inf)
     return wait
-
-
-def span(duration: int) -> float:
-    """Return `duration` ns as seconds, rounded up."""
-    seconds = duration / SECOND
-    return seconds if seconds * SECOND >= duration else math.nextafter(seconds, math.inf)

@@ -17,12 +17,12 @@ class SlidingWindow:
     Times that are passed in must not step back; the limiter sees to that.
     """
 
-    __slots__ = ("_edge", "_fresh", "_log", "_tail", "_used", "_window")
+    __slots__ = ("_edge", "_log", "_logged", "_tail", "_used", "_window")
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self._used = 0  # units that count: those of the log and of the newest run
-        self._fresh = 0  # units of the newest run
+        self._logged = 0  # units of the log alone; the newest run has the rest
         self._edge = BEFORE  # of the newest run: units that come until then join it
         self._tail = BEFORE  # edge of the oldest run
         self._log: Log | Ring | None = None  # all runs but the newest
@@ -31,7 +31,6 @@ class SlidingWindow:
         """Count `units` at `now`, whether they fit or not."""
         if now > self._edge:
             self._open(now)
-        self._fresh += units
         self._used += units
 
     def _expire(self, now: int) -> None:
@@ -40,12 +39,13 @@ class SlidingWindow:
         if self._tail > horizon:
             return
         if self._edge <= horizon:
-            self._used = self._fresh = 0
+            self._used = self._logged = 0
             self._edge = self._tail = BEFORE
             self._log = None
         elif self._log is not None:
             freed, tail = self._log.expire(horizon)
             self._used -= freed
+            self._logged -= freed
             if tail is None:  # an emptied ring gives way to an exact log
                 self._log = None
                 tail = self._edge
@@ -57,19 +57,20 @@ class SlidingWindow:
             raise bad_time(now)
         if self._tail <= now - self._window.size:
             self._expire(now)
-        if not self._fresh:
+        count = self._used - self._logged
+        if not count:
             self._edge = self._tail = now
             return
-        if self._fresh > MOST:  # charged without asking; what stays is still far above any limit
-            self._used -= self._fresh - MOST
-            self._fresh = MOST
+        if count > MOST:  # charged without asking; what stays is still far above any limit
+            count = MOST
+            self._used = self._logged + count
         log = self._log
         if log is None:
             log = self._log = Log()
         elif log.full:
             log = self._log = self._compress(log)
-        log.push(self._edge, self._fresh)
-        self._fresh = 0
+        log.push(self._edge, count)
+        self._logged = self._used
         self._edge = log.point(now)
 
     def _compress(self, log: Log | Ring) -> Ring:
@@ -80,14 +81,16 @@ class SlidingWindow:
 
     def _opens_at(self, now: int, units: int) -> int:
         """Return the earliest time from `now` on at which `units` fit, if nothing else comes."""
-        self._expire(now)
-        need = self._used + units - self._window.limit
+        limit, size = self._window.limit, self._window.size
+        if self._tail <= now - size:
+            self._expire(now)
+        need = self._used + units - limit
         if need <= 0:
             return now
-        if units > self._window.limit:
+        if units > limit:
             return NEVER
         edge = self._log.reach(need) if self._log is not None else None
-        return (self._edge if edge is None else edge) + self._window.size
+        return (self._edge if edge is None else edge) + size
 
     def _empty(self, now: int) -> bool:
         """Tell whether nothing counts at `now`."""
@@ -101,8 +104,8 @@ class SlidingWindow:
         """Yield edge and units of every run, oldest first."""
         if self._log is not None:
             yield from self._log
-        if self._fresh:
-            yield self._edge, self._fresh
+        if self._used > self._logged:
+            yield self._edge, self._used - self._logged
 
     def _adopt(self, other: "SlidingWindow", now: int) -> None:
         """Take over what `other` counts at `now`, under the limit and size of this window."""
@@ -113,16 +116,16 @@ class SlidingWindow:
     def _write(self, out: Writer, last: int) -> None:
         """Write the runs, their times relative to `last` or to one another."""
         log = self._log
-        out.numbers(self._fresh, self._edge - last if self._fresh else 0, log.kind if log is not None else 0)
+        fresh = self._used - self._logged
+        out.numbers(fresh, self._edge - last if fresh else 0, log.kind if log is not None else 0)
         if log is not None:
             log.write(out, last)
 
     def _read(self, source: Reader, last: int) -> None:
         """Read what `_write` wrote into this new window."""
-        self._fresh, edge, kind = source.numbers(3)
-        if self._fresh:
+        self._used, edge, kind = source.numbers(3)
+        if self._used:
             self._edge = self._tail = last + edge
-        self._used = self._fresh
         if kind:
             log = Log() if kind == Log.kind else Ring(self._window.size, self._window.limit)
             if kind != log.kind:
@@ -130,7 +133,8 @@ class SlidingWindow:
             log.read(source, last)
             self._log = log
             self._tail = log.tail
-            self._used += log.units
+            self._logged = log.units
+            self._used += self._logged
 
     def _copy_window(self, twin: "SlidingWindow") -> "SlidingWindow":
         for name in SlidingWindow.__slots__:
