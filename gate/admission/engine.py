@@ -16,7 +16,7 @@ from gate.admission.plan import ready_at
 from gate.admission.planner import Planner
 from gate.admission.report import fullest, service_usage
 from gate.admission.scheduler import Bound, Limits, Scheduler, Tally, add_pull
-from gate.admission.tenants import Tenant, Tenants, short
+from gate.admission.tenants import Tenants, short
 from gate.limits import Limiter
 from gate.policy import Overflow, ServicePolicy
 

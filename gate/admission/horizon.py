@@ -2,9 +2,12 @@
 
 Limits that are never idle admit at times that do not depend on whose turn it is, if costs are equal. So the time of
 a request follows from two steps: how many units go before it, from the tags of the lanes and tenants, and when the
-last of them goes. Exact for costs of 1 and up to 1,024 waiting tenants per lane. Else: requests of mixed costs are
-off by at most the time of one request of the largest cost per other queue; beyond 1,024 tenants the answer is an upper
-bound, at most one turn of all tenants late.
+last of them goes. Exact for costs of 1 and up to 64 waiting tenants per lane that have no limits of their own. Else:
+- mixed costs: off by at most one request of the largest cost per other queue;
+- more tenants: an upper bound, late by at most one turn of all tenants, which beyond 1,024 tenants may be a turn of all
+  that they have parked up to the request's own depth;
+- tenants with limits: as if those that their limits block now stayed away, and the others used their share in full;
+- a shared budget: as if each service that waits for it now used its share in full.
 """
 
 from array import array
@@ -20,7 +23,8 @@ from gate.limits import Limiter
 
 _AHEAD: Final = 4096  # moments of admission that are looked at one by one; beyond them the pattern goes on
 _MANY: Final = 2**40
-_TENANTS: Final = 1024
+_FEW: Final = 64  # tenants that are looked at one by one
+_TENANTS: Final = 1024  # tenants that are looked at at all
 
 
 class _Drip(NamedTuple):
@@ -118,28 +122,30 @@ class Horizon:
 
 
 class Standing:
-    """How many units of a lane go before a unit with a given tag: of all tenants that wait in it."""
+    """The tenants that wait in a lane, with their tags: how many units of the lane go before a given one."""
 
-    __slots__ = ("_finish_sums", "_finishes", "_orders", "_start_sums", "_starts")
+    __slots__ = ("_finish_sums", "_finishes", "_orders", "_rows", "_start_sums", "_starts")
 
     def __init__(self, queues: Iterable[Queue]) -> None:
-        waiting = [queue for queue in queues if queue.units]
-        spans = [(queue.start, queue.start + queue.units) for queue in waiting]
-        self._starts = sorted(start for start, _ in spans)
-        self._finishes = sorted(finish for _, finish in spans)
+        self._rows = [(queue.start, queue.order, queue.units) for queue in queues if queue.units]
+        if len(self._rows) <= _FEW:
+            return
+        self._starts = sorted(start for start, _, _ in self._rows)
+        self._finishes = sorted(start + units for start, _, units in self._rows)
         self._start_sums = list(accumulate(self._starts, initial=0))
         self._finish_sums = list(accumulate(self._finishes, initial=0))
-        self._orders = sorted(queue.order for queue in waiting)
+        self._orders = sorted(order for _, order, _ in self._rows)
 
     def before(self, start: int, order: int, ahead: int) -> int:
         """Return how many units of the lane go before a request behind `ahead` units of its own queue."""
         tag = start + ahead
+        if len(self._rows) <= _FEW:
+            return sum(min(units, tag - other + (rank < order)) for other, rank, units in self._rows if other <= tag)
         started = bisect_left(self._starts, tag)
         finished = bisect_left(self._finishes, tag)
         units = started * tag - self._start_sums[started] - (finished * tag - self._finish_sums[finished])
-        level = bisect_right(self._starts, tag) - bisect_right(
-            self._finishes, tag
-        )  # tenants with a unit of this very tag
+        # of the tenants with a unit of this very tag, those of a lower order: all of them, as far as is known
+        level = bisect_right(self._starts, tag) - bisect_right(self._finishes, tag)
         return units + min(level, bisect_left(self._orders, order))
 
 

@@ -250,7 +250,7 @@ class Parked:
                 yield segment.counts[index], segment.cost(index), segment.deadline(index)
 
     def expire(self, now: int) -> Iterator[tuple[Queue, int, int, int, int]]:
-        """Remove what has a deadline before `now`, in ms; yield queue, partition, offset, count and cost of each entry."""
+        """Remove what has a deadline before `now`, in ms; yield queue, partition, offset, count, cost of each entry."""
         while (due := self.next_deadline()) is not None and due < now:
             number = self._deadlines[0][1]
             segment = self._segments[number]
