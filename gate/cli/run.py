@@ -38,6 +38,7 @@ def run(
     http: str | None = None,
     shards: int | None = None,
     connect_timeout: float | None = None,
+    state: Literal["keep", "reset"] = "keep",
     log_format: Annotated[Literal["text", "json"], Parameter(name="--log")] = "text",
 ) -> None:
     """Run one gate instance; several share the work.
@@ -62,6 +63,8 @@ def run(
         On how many shards services are spread; fixed for a cluster.
     connect_timeout
         Seconds to wait for a broker before giving up.
+    state
+        "reset" forgets all limits and all that is parked before it starts; for a state that can't be read.
     log_format
         How to write the log on stderr.
     """
@@ -72,23 +75,25 @@ def run(
     settings = policy.settings.with_environment(os.environ).override(
         bootstrap=bootstrap, prefix=prefix, http=address, shards=shards, connect_timeout=connect_timeout
     )
-    asyncio.run(_run(config, policy, settings))
+    asyncio.run(_run(config, policy, settings, reset_state=state == "reset"))
 
 
-async def _run(config: Path, policy: Policy, settings: Settings) -> None:
+async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state: bool) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     registry, board = CollectorRegistry(), Board()
-    reporter = Reporter(Metrics(registry, version("kafka-admission-gate")), board, settings.prefix)
+    reporter = Reporter(
+        Metrics(registry, version("kafka-admission-gate")), board, settings.prefix, settings.max_clock_skew
+    )
     async with AsyncExitStack() as stack:
         if settings.http_address is not None:
             server = HttpServer(*settings.http_address, board, registry)
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)
         await wait_for_broker(settings.bootstrap, settings.connect_timeout, log.warning)
-        gate = Gate(policy, settings, reporter)
+        gate = Gate(policy, settings, reporter, reset_state=reset_state)
         stack.push_async_callback(gate.stop)
         await gate.start()
         log.info("gate runs", bootstrap=settings.bootstrap, group=settings.group_id, policy=policy.version)

@@ -68,6 +68,12 @@ class Cluster:
             )
         return {Partition(tp.topic, tp.partition): at.offset for tp, at in found.items() if at.offset >= 0}
 
+    async def members(self, group: str) -> int:
+        """Return how many members a group has."""
+        async with asyncio.timeout(DEADLINE):
+            answers = await self._admin.describe_consumer_groups([group])
+        return sum(len(described[5]) for answer in answers for described in answer.groups)
+
     async def configs(self, *topics: str) -> dict[str, dict[str, str]]:
         """Return the configuration of topics."""
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]

@@ -4,7 +4,8 @@ No I/O: the shard task brings requests and takes away what is to be written.
 """
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,7 +20,7 @@ from gate.kafka.feedback import Feedback
 from gate.kafka.ports import Inbox, Outgoing, Partition, Raw, Record
 from gate.kafka.routing import Batch, Piece, Topics, Wish, read_runs
 from gate.kafka.topics import Names
-from gate.limits import Spec
+from gate.limits import Spec, StateError
 from gate.policy import Policy
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
@@ -99,7 +100,8 @@ class Desk:
                 groups[key] = value
             elif rest:
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
-        self.budgets = Budgets(now, _specs(policy), groups)
+        with _readable("the state of the groups"):
+            self.budgets = Budgets(now, _specs(policy), groups)
         self.services: dict[str, Served] = {}
         self._wakes: list[tuple[int, str]] = []
         for service in list(self._stored):
@@ -109,14 +111,9 @@ class Desk:
         """Return the service, with an engine made from what is stored of it."""
         served = self.services.get(service)
         if served is None:
-            engine = Engine.restore(
-                service,
-                self._policy.effective(service),
-                self.budgets,
-                now,
-                self._policy.version,
-                self._stored.pop(service, {}),
-            )
+            policy, stored = self._policy.effective(service), self._stored.pop(service, {})
+            with _readable(f"the state of {service}"):
+                engine = Engine.restore(service, policy, self.budgets, now, self._policy.version, stored)
             served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
             self._assume_busy(served, now)
             self._touch(served)
@@ -346,6 +343,20 @@ class Desk:
         return [event for turn in turns for event in turn.served.engine.events()]
 
 
+RESET_HINT: Final = (
+    "restore the state topic, or run a newer gate if one wrote it; "
+    "`gate run --state reset` forgets all limits and all that is parked"
+)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except StateError as error:
+        raise StateMismatchError(f"{what} can't be read: {error}", hint=RESET_HINT) from None
+
+
 def _specs(policy: Policy) -> dict[str, Spec]:
     return {name: group.spec for name, group in policy.groups.items()}
 
@@ -369,7 +380,7 @@ def read_meta(raw: bytes | None, shards: int) -> Meta:
     except msgspec.DecodeError as error:
         raise StateMismatchError(
             f"the description in the state topic can't be read: {error}",
-            hint="restore the topic, or start once with `--state reset`, which forgets limits and what is parked",
+            hint=RESET_HINT,
         ) from None
     if meta.format > FORMAT:
         raise StateMismatchError(

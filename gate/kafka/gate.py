@@ -17,6 +17,7 @@ from gate.kafka.membership import Membership, Owned
 from gate.kafka.notices import Notices
 from gate.kafka.ports import Claim, Partition, Session
 from gate.kafka.reporting import Reporter, shard_in
+from gate.kafka.reset import reset
 from gate.kafka.shard import Shard
 from gate.kafka.source import KafkaSource
 from gate.kafka.topics import Names, Templates
@@ -36,11 +37,20 @@ log = structlog.get_logger("gate")
 class Gate:
     """Runs one instance from `start` to `stop`; several share the work through the group."""
 
-    def __init__(self, policy: Policy, settings: Settings, observer: Reporter, **client_options: Any) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        settings: Settings,
+        observer: Reporter,
+        *,
+        reset_state: bool = False,
+        **client_options: Any,
+    ) -> None:
         self.names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
         self.settings = settings
         self.shards = settings.shards
         self.observer = observer
+        self._reset_state = reset_state
         self._policy = policy
         self._options: dict[str, Any] = {"bootstrap_servers": settings.bootstrap, **client_options}
         self._owned: dict[int, Shard] = {}
@@ -88,6 +98,10 @@ class Gate:
             on_revoked=self._pause_all, on_assigned=self._assigned.put_nowait, **self._options,
         )  # fmt: skip
         stack.push_async_callback(self._membership.stop)
+        if self._reset_state:
+            if others := await self._cluster.members(settings.group_id):
+                raise GateError(f"the state can't be reset while {others} gates run", hint="stop them first")
+            await reset(self.names.state, self.shards, self.new_session)
         await self._membership.start()
         self._task = asyncio.create_task(self._follow_assignments(), name="assignments")
 

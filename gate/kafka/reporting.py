@@ -1,6 +1,7 @@
 """Tells what shards do: to the metrics, the HTTP board, the log, and as records for the alerts and usage topics."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -24,10 +25,12 @@ log = structlog.get_logger("gate")
 class Reporter:
     """`shard.Observer` for a running gate."""
 
-    def __init__(self, metrics: Metrics, board: Board, prefix: str) -> None:
+    def __init__(self, metrics: Metrics, board: Board, prefix: str, max_skew: float) -> None:
         self.metrics = metrics
         self.board = board
         self._prefix = prefix
+        self._max_skew = max_skew
+        self._skewed = False
         self.notify: Callable[[AlertRecord], None] = lambda _: None
 
     def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None:
@@ -66,6 +69,13 @@ class Reporter:
     def clock(self, skew: float, error: float) -> None:
         """Take this host's clock minus the broker's, and how wrong the estimate may be; seconds."""
         self.metrics.clock(skew, error)
+        skewed = abs(skew) - error > self._max_skew
+        if skewed and not self._skewed:
+            log.error(
+                "this host's clock is far from the broker's; decisions go by the broker's", seconds=round(skew, 1)
+            )
+            self.notify(alerts.clock_skewed(socket.gethostname(), skew, time.time_ns(), self._prefix))
+        self._skewed = skewed
 
     def encode_event(self, event: Event) -> Outgoing:
         """Return the alert of a breach event, and log it."""

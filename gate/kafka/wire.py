@@ -202,7 +202,7 @@ async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:
         for record in answer.records:
             if record.key is None:
                 continue
-            key = record.key.decode()
+            key = record.key.decode(errors="replace")
             if record.value is None:
                 newest.pop(key, None)
             else:

@@ -185,8 +185,10 @@ class KafkaSession:
             start += count
         offsets: list[int] = []
         timestamp = -1
-        for count, future in pending:
-            metadata = await future
+        answers = await asyncio.gather(*(future for _, future in pending), return_exceptions=True)
+        for (count, _), metadata in zip(pending, answers, strict=True):
+            if isinstance(metadata, BaseException):
+                raise metadata
             if metadata.offset < 0:
                 raise UnknownOutcomeError(f"no offset for a batch to {partition.topic}-{partition.number}")
             offsets.extend(range(metadata.offset, metadata.offset + count))
