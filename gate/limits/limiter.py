@@ -61,7 +61,7 @@ class Limiter(SlidingWindow):
     def take(self, now: int, count: int, cost: int = 1) -> int:
         """Charge as many of `count` requests of `cost` units each as fit at `now`; return how many."""
         if count == 1:
-            return 0 if self.try_take(now, cost) else 1
+            return 1 if self.try_take(now, cost) is None else 0
         fitting = self.fit(now, count, cost)
         self.charge(now, fitting * cost)
         return fitting
@@ -161,6 +161,8 @@ class Limiter(SlidingWindow):
             ticks = (spec.burst - old.burst) * spec.step + -(-missing * spec.step // old.step)
             twin._full = now * spec.scale + max(0, ticks)
         sources = sorted(self._windows(), key=lambda window: window._window.size)
+        for source in sources:
+            source._expire(now)  # or it would count again in a longer window
         for window in twin._windows():
             larger = (source for source in sources if source._window.size >= window._window.size)
             source = next(larger, sources[-1] if sources else None)

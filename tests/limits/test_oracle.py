@@ -66,7 +66,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(gap=st.integers(1, 100 * SECOND), cost=costs)
     def step_back(self, gap: int, cost: int) -> None:
-        assert self.limiter.copy().fit(self.now - gap, 1, cost) == self.limiter.copy().fit(self.limiter.last, 1, cost)
+        last = self.limiter.last
+        assert self.limiter.copy().fit(last - gap, 1, cost) == self.limiter.copy().fit(last, 1, cost)
+        assert self.limiter.copy().ready_at(last - gap, cost) == self.limiter.copy().ready_at(last, cost)
 
     @rule(count=st.integers(1, 60), cost=costs)
     def batch(self, count: int, cost: int) -> None:
@@ -146,8 +148,8 @@ class LargeMachine(Machine):
 
 TestExact = Machine.TestCase
 TestCompressed = LargeMachine.TestCase
-TestExact.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
-TestCompressed.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestExact.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestCompressed.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 
 
 @given(st.integers(1, LOG_RUNS), st.lists(gaps, min_size=1, max_size=400))
