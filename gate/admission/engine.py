@@ -257,6 +257,7 @@ class Engine:
     def _arrive(self, now: int, runs: Sequence[Run], granted: set[str]) -> list[Arrival]:
         """Bring the batch in; what can never be admitted is refused at once."""
         shared = self.limits.ceiling()
+        never = Verdict.ADMITTED if self.policy.shadow else Verdict.REJECTED
         arrivals = []
         for run in runs:
             tenant = self.tenants.find(short(run.tenant), now)
@@ -267,9 +268,9 @@ class Engine:
                 self.limits.charge(now, run.count, run.cost)
                 arrival.decide(run.count, Verdict.ADMITTED)
             elif shared is not None and run.cost > shared[0]:
-                arrival.decide(run.count, Verdict.REJECTED, Reason.NEVER, shared[1])
+                arrival.decide(run.count, never, Reason.NEVER, shared[1])
             elif own is not None and run.cost > own:
-                arrival.decide(run.count, Verdict.REJECTED, Reason.NEVER, f"{self.service}.tenant.{tenant.name}")
+                arrival.decide(run.count, never, Reason.NEVER, f"{self.service}.tenant.{tenant.name}")
             else:
                 arrival.late = run.deadline is not None and run.deadline < now and not self.policy.shadow
         return arrivals

@@ -122,6 +122,7 @@ class Planner:
         ):
             self.plan = None
             return
+        start = max(start, queue.tenant.paused_until)
         coming = sum(arrival.left for arrival in arrivals)
         parked = self._parked.requests
         if self.plan is not None and parked:
