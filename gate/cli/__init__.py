@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "tail": "Print admitted, delayed or rejected requests, or alerts, as they come.",
     "worker": "Run a command for each admitted request of a service.",
     "alerts": "Print alerts as they come, and post them to a webhook.",
+    "doctor": "Check broker, topics, permissions and clocks; say what to do about each fault.",
     "policy": "Check, show and compare policy files.",
 }
 """Name and one line of each command, in the order of `gate --help`; its module is imported when it is called."""

@@ -202,6 +202,11 @@ class KafkaSession:
             async with asyncio.timeout(self._deadline):
                 await self._producer.commit_transaction()
 
+    async def abort(self) -> None:
+        """Take the batch back. A gate does not: it discards, and the next session's epoch aborts what is left."""
+        async with asyncio.timeout(self._deadline):
+            await self._producer.abort_transaction()
+
     async def discard(self) -> None:
         """See `ports.Session`: cancel every request, then close the connections."""
         tasks = [task for task in (self._sender.sender_task, *self._sender.requests) if task is not None]

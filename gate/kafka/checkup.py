@@ -1,0 +1,219 @@
+"""What `gate doctor` looks at: whether this broker, these topics and this host let a gate keep its promises."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import aiokafka
+from aiokafka import codec
+from aiokafka.errors import KafkaError
+
+from gate.errors import GateError
+from gate.kafka.cluster import STAMP_ROOM, Cluster, TopicSpec
+from gate.kafka.ports import Claim, Outgoing, Partition
+from gate.kafka.topics import Names
+from gate.kafka.writer import KNOWN, KafkaSession
+from gate.policy import Settings
+
+DEADLINE: Final = 10.0
+
+
+class Health(StrEnum):
+    """How a check ended. What could not be looked at is `skipped`, never `ok`."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at, and what to do about it."""
+
+    check: str
+    health: Health
+    text: str
+    fix: str | None = None
+
+
+class Checkup:
+    """Looks at one cluster. Writes nothing that anybody will see: its one transaction is never committed."""
+
+    def __init__(self, cluster: Cluster, names: Names, settings: Settings, bootstrap: str) -> None:
+        self._cluster = cluster
+        self._names = names
+        self._settings = settings
+        self._bootstrap = bootstrap
+
+    async def run(self) -> AsyncIterator[Finding]:
+        """Yield findings one by one."""
+        there = await self._cluster.partitions()
+        yield Finding("broker", Health.OK, f"{self._bootstrap} answers and has {len(there)} topics")
+        for finding in await _guarded("topics", lambda: self._common_topics(there)):
+            yield finding
+        for finding in await _guarded("services", lambda: self._services(there)):
+            yield finding
+        for finding in await _guarded("group", self._group):
+            yield finding
+        for finding in await _guarded("transactions", lambda: self._transactions(there)):
+            yield finding
+        for finding in _client():
+            yield finding
+
+    async def _common_topics(self, there: Mapping[str, int]) -> list[Finding]:
+        specs = self._cluster.common_specs(self._settings.shards)
+        missing = [spec for spec in specs if spec.name not in there]
+        configs = await self._cluster.configs(*(spec.name for spec in specs if spec.name in there))
+        findings = [_missing(spec, create=self._settings.create_topics) for spec in missing]
+        for spec in specs:
+            if spec.name not in there:
+                continue
+            wrong = {
+                key: value for key, value in spec.config.items() if _matters(key, configs[spec.name].get(key), value)
+            }
+            if spec.name == self._names.state and there[spec.name] != self._settings.shards:
+                findings.append(
+                    Finding(
+                        spec.name, Health.FAIL,
+                        f"has {there[spec.name]} partitions, the settings say {self._settings.shards} shards",
+                        f"run gates with `--shards {there[spec.name]}`",
+                    )
+                )  # fmt: skip
+            elif wrong:
+                config = ",".join(f"{key}={value}" for key, value in wrong.items())
+                health = Health.FAIL if spec.name == self._names.state else Health.WARN
+                fix = f"kafka-configs.sh --alter --topic {spec.name} --add-config {config}"
+                findings.append(Finding(spec.name, health, f"is not configured as it should be: {config}", fix))
+            else:
+                findings.append(Finding(spec.name, Health.OK, f"is there, with {there[spec.name]} partitions"))
+        return findings
+
+    async def _services(self, there: Mapping[str, int]) -> list[Finding]:
+        services = sorted(s for topic in there if (s := self._names.service_of(topic)) is not None)
+        if not services:
+            pattern = self._names.requests("SERVICE")
+            return [
+                Finding("services", Health.WARN, "there are none yet", f"create {pattern}, or `gate submit SERVICE`")
+            ]
+        findings = []
+        for service in services:
+            kinds = (self._names.admitted, self._names.delayed, self._names.rejected)
+            requests, outputs = self._names.requests(service), [kind(service) for kind in kinds]
+            present = [topic for topic in outputs if topic in there]
+            if narrow := [topic for topic in present if there[topic] < there[requests]]:
+                fix = f"kafka-topics.sh --alter --topic {narrow[0]} --partitions {there[requests]}"
+                text = f"{', '.join(narrow)} has fewer partitions than {requests}"
+                findings.append(Finding(service, Health.FAIL, text, fix))
+                continue
+            configs = await self._cluster.configs(requests, *present)
+            most = int(configs[requests].get("max.message.bytes") or 0)
+            tight = [t for t in present if int(configs[t].get("max.message.bytes") or most + STAMP_ROOM) <= most]
+            if tight:
+                config = f"max.message.bytes={most + STAMP_ROOM}"
+                fix = f"kafka-configs.sh --alter --topic {tight[0]} --add-config {config}"
+                text = f"the largest request and its stamp do not fit into {', '.join(tight)}"
+                findings.append(Finding(service, Health.WARN, text, fix))
+                continue
+            lacking = len(outputs) - len(present)
+            text = f"{there[requests]} partitions" + (f"; {lacking} output topics will be created" if lacking else "")
+            findings.append(Finding(service, Health.OK, text))
+        return findings
+
+    async def _group(self) -> list[Finding]:
+        members = await self._cluster.members(self._settings.group_id)
+        if members:
+            return [Finding("group", Health.OK, f"{self._settings.group_id} has {members} gates running")]
+        fix = "start one with `gate run --config FILE`"
+        return [Finding("group", Health.WARN, f"{self._settings.group_id} has no gate running", fix)]
+
+    async def _transactions(self, there: Mapping[str, int]) -> list[Finding]:
+        """Open a transaction, see what the broker's clock stamps on a record of it, and abandon it."""
+        if self._names.alerts not in there:
+            text = f"not tried: {self._names.alerts}, into which the trial writes, is missing"
+            return [Finding("transactions", Health.SKIPPED, text), Finding("clock", Health.SKIPPED, text)]
+        alerts = Partition(self._names.alerts, 0)
+
+        async def nothing(_: Sequence[Partition]) -> Claim:
+            return Claim({}, {})
+
+        async def no_offsets(_: Mapping[Partition, int]) -> None:
+            return None
+
+        name = f"{self._settings.group_id}-doctor"
+        session = KafkaSession(
+            name,
+            self._settings.group_id,
+            alerts,
+            nothing,
+            no_offsets,
+            deadline=DEADLINE,
+            bootstrap_servers=self._bootstrap,
+        )
+        try:
+            await session.claim([])
+            session.begin()
+            before = time.time()
+            written = await session.produce({alerts: [Outgoing(b"", b"{}", None, [])]})
+            after = time.time()
+            await session.abort()
+        except (KafkaError, TimeoutError) as error:
+            fix = (
+                f"allow Write and Describe on TransactionalId {self._settings.group_id}-*, or `delivery: at_least_once`"
+            )
+            return [Finding("transactions", Health.FAIL, f"do not work: {error or type(error).__name__}", fix)]
+        finally:
+            await session.discard()
+        findings = [Finding("transactions", Health.OK, f"work; the trial took {(after - before) * 1000:.0f} ms")]
+        stamp = written[alerts].timestamp / 1000
+        if stamp < 0:
+            findings.append(Finding("clock", Health.SKIPPED, f"{alerts.topic} does not carry the broker's time"))
+        else:
+            skew = max(before - stamp - 0.001, stamp - after, 0.0)
+            far = skew > self._settings.max_clock_skew
+            text = f"this host and the broker differ by at least {skew:.3f} s"
+            cure = "run chrony or ntpd on both; decisions go by the broker's clock in any case" if far else None
+            findings.append(Finding("clock", Health.WARN if far else Health.OK, text, cure))
+        return findings
+
+
+async def _guarded(check: str, look: Callable[[], Awaitable[list[Finding]]]) -> list[Finding]:
+    try:
+        return await look()
+    except GateError as error:
+        return [Finding(check, Health.FAIL, str(error), error.hint)]
+    except (KafkaError, TimeoutError) as error:
+        text = f"could not be looked at: {error or type(error).__name__}"
+        return [Finding(check, Health.FAIL, text, "allow Describe and DescribeConfigs to whoever runs the doctor")]
+
+
+def _missing(spec: TopicSpec, *, create: bool) -> Finding:
+    if create:
+        return Finding(spec.name, Health.WARN, "is missing; the next gate that starts will create it")
+    return Finding(spec.name, Health.FAIL, "is missing, and `create_topics` is false", spec.command())
+
+
+def _matters(key: str, has: str | None, wanted: str) -> bool:
+    return key in {"cleanup.policy", "message.timestamp.type"} and has != wanted
+
+
+def _client() -> list[Finding]:
+    known = aiokafka.__version__ == KNOWN
+    findings = [
+        Finding("aiokafka", Health.OK, f"{aiokafka.__version__}, as measured: records take the quick path")
+        if known
+        else Finding(
+            "aiokafka", Health.WARN, f"{aiokafka.__version__} is not {KNOWN}: records take the documented, slower path",
+            f"pip install aiokafka=={KNOWN}",
+        )
+    ]  # fmt: skip
+    codecs = {"gzip": codec.has_gzip, "snappy": codec.has_snappy, "lz4": codec.has_lz4, "zstd": codec.has_zstd}
+    lacking = [name for name, has in codecs.items() if not has()]
+    if lacking:
+        text = f"requests compressed with {', '.join(lacking)} can't be read"
+        findings.append(Finding("compression", Health.WARN, text, "pip install 'kafka-admission-gate[compression]'"))
+    else:
+        findings.append(Finding("compression", Health.OK, "gzip, snappy, lz4 and zstd can be read"))
+    return findings

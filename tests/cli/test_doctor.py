@@ -1,0 +1,79 @@
+"""`gate doctor` finds what is wrong with a cluster, and says what to do about it."""
+
+import asyncio
+import json
+
+import pytest
+
+from gate.cli import main
+from gate.kafka.cluster import Cluster
+from gate.kafka.topics import Names
+from tests.system.gates import create
+
+
+@pytest.fixture
+def examine(bootstrap, prefix, capsys):
+    def run(*args: str) -> tuple[int, dict[str, dict[str, str]]]:
+        code = main(["doctor", "--bootstrap", bootstrap, "--prefix", prefix, "--json", *args])
+        return code, {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
+
+    return run
+
+
+def settle(bootstrap: str, prefix: str, shards: int = 4) -> None:
+    async def make() -> None:
+        cluster = Cluster(Names(prefix), create=True, replication_factor=-1, bootstrap_servers=bootstrap)
+        await cluster.start()
+        try:
+            await cluster.ensure(*cluster.common_specs(shards))
+            while len([t for t in await cluster.partitions() if t.startswith(prefix)]) < 4:
+                await asyncio.sleep(0.05)
+        finally:
+            await cluster.close()
+
+    asyncio.run(make())
+
+
+@pytest.fixture
+def policy(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text("shards: 4\ndefaults: {requests_per_second: 1}\n")
+    return str(path)
+
+
+def test_a_sound_cluster(bootstrap, prefix, policy, examine):
+    settle(bootstrap, prefix)
+    asyncio.run(create(bootstrap, f"{prefix}.requests.pay"))
+    code, found = examine("--config", policy)
+    assert code == 0
+    for check in ("broker", f"{prefix}.state", f"{prefix}.alerts", "pay", "transactions", "clock", "aiokafka"):
+        assert found[check]["health"] == "ok", found[check]
+    assert found["group"]["health"] == "warn"
+
+
+def test_what_is_wrong_is_named_with_its_cure(bootstrap, prefix, policy, examine):
+    asyncio.run(create(bootstrap, f"{prefix}.state", partitions=3))
+    asyncio.run(create(bootstrap, f"{prefix}.requests.pay", partitions=4))
+    asyncio.run(create(bootstrap, f"{prefix}.delayed.pay", partitions=2))
+    code, found = examine("--config", policy)
+    assert code == 1
+    assert found[f"{prefix}.state"]["health"] == "fail"
+    assert "--shards 3" in found[f"{prefix}.state"]["fix"]
+    assert found["pay"]["health"] == "fail"
+    assert f"--topic {prefix}.delayed.pay --partitions 4" in found["pay"]["fix"]
+    assert found[f"{prefix}.alerts"]["health"] == "warn"
+    assert {found["transactions"]["health"], found["clock"]["health"]} == {"skipped"}
+
+
+def test_a_state_topic_that_lies_about_time_is_a_failure(bootstrap, prefix, policy, examine):
+    asyncio.run(create(bootstrap, f"{prefix}.state", partitions=4))
+    code, found = examine("--config", policy)
+    assert code == 1
+    assert "message.timestamp.type=LogAppendTime" in found[f"{prefix}.state"]["fix"]
+
+
+def test_without_json_it_is_lines_for_people(bootstrap, prefix, capsys):
+    main(["doctor", "--bootstrap", bootstrap, "--prefix", prefix])
+    out = capsys.readouterr().out
+    assert "ok      broker: " in out
+    assert "        -> " in out
