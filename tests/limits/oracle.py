@@ -8,7 +8,7 @@ SECOND = 10**9
 
 
 class Oracle:
-    """A bucket as a fraction of tokens, each window as a list of (time, units). `stretch` widens every window by 1/n."""
+    """A bucket as a fraction of tokens, each window as a list of (time, units)."""
 
     def __init__(self, spec: Spec, now: int) -> None:
         self.spec, self.last = spec, now
@@ -26,6 +26,7 @@ class Oracle:
         return sum(units for time, units in self.logs[size] if time + size + extra > now)
 
     def fits(self, now: int, units: int, cells: int = 0) -> bool:
+        """Tell whether `units` fit; with `cells`, even if each window lasted longer by one of so many parts of it."""
         now = self.at(now)
         enough = self.spec.rate is None or units <= self.level
         return enough and all(
