@@ -14,7 +14,7 @@ Outcome = tuple[int, Verdict, Reason | None, str | None, list[int] | None]  # co
 class Arrival:
     """A run on its way through a step: first some of it is admitted, then the rest is settled."""
 
-    __slots__ = ("cost", "count", "deadline", "first", "late", "left", "outcomes", "queue")
+    __slots__ = ("cost", "count", "deadline", "first", "late", "left", "never", "outcomes", "queue")
 
     def __init__(self, run: Run, queue: "Queue") -> None:
         self.first = run.first
@@ -24,6 +24,7 @@ class Arrival:
         self.queue = queue
         self.left = run.count
         self.late = False  # its deadline has passed
+        self.never: str | None = None  # the limit that can never give its cost
         self.outcomes: list[Outcome] = []
 
     def decide(

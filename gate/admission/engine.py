@@ -201,6 +201,9 @@ class Engine:
                 by_tenant[run.tenant] = by_tenant.get(run.tenant, 0) + run.count * run.cost
         if units and not self.limits.fit(now, 1, units):
             return None
+        # where requests are held the order of the batch is all: it passes as a whole, or is taken one by one
+        if self.policy.overflow is Overflow.HOLD and not self._all_fit(now, by_tenant):
+            return None
         granted = self._grant(now, by_tenant)
         if len(granted) < len(by_tenant):
             return self._contend(now, runs, room, granted)
@@ -211,6 +214,10 @@ class Engine:
         self.planner.admitted(now, units)
         self._count_admitted(now, offered, units)
         return Step(_admitted(runs), ())
+
+    def _all_fit(self, now: int, by_tenant: Mapping[str, int]) -> bool:
+        limiters = ((self.tenants.find(short(name), now).limiter, wanted) for name, wanted in by_tenant.items())
+        return all(limiter is None or limiter.fit(now, 1, wanted) for limiter, wanted in limiters)
 
     def _grant(self, now: int, by_tenant: Mapping[str, int]) -> set[str]:
         """Charge the tenants whose own limits admit all that they want; the shared limits have room for everybody."""
@@ -244,7 +251,7 @@ class Engine:
         for lane, count in tally.pulled.items():
             self.totals[lane, Verdict.ADMITTED, None, True] += count
         for arrival in arrivals:
-            if arrival.late:
+            if arrival.late and self.policy.overflow is not Overflow.HOLD:
                 overflow.shed(self.service, arrival, self.planner.estimate(arrival.queue, arrival.cost, now, start))
         left = [arrival for arrival in arrivals if arrival.left]
         if left:
@@ -255,8 +262,9 @@ class Engine:
         return Step(decisions(arrivals), tuple(pulls))
 
     def _arrive(self, now: int, runs: Sequence[Run], granted: set[str]) -> list[Arrival]:
-        """Bring the batch in; what can never be admitted is refused at once."""
+        """Bring the batch in; what can never be admitted is refused at once, but not past what may be held."""
         shared = self.limits.ceiling()
+        in_order = self.policy.overflow is Overflow.HOLD and not self.policy.shadow
         never = Verdict.ADMITTED if self.policy.shadow else Verdict.REJECTED
         arrivals = []
         for run in runs:
@@ -267,10 +275,13 @@ class Engine:
             if run.tenant in granted:
                 self.limits.charge(now, run.count, run.cost)
                 arrival.decide(run.count, Verdict.ADMITTED)
-            elif shared is not None and run.cost > shared[0]:
-                arrival.decide(run.count, never, Reason.NEVER, shared[1])
+                continue
+            if shared is not None and run.cost > shared[0]:
+                arrival.never = shared[1]
             elif own is not None and run.cost > own:
-                arrival.decide(run.count, never, Reason.NEVER, f"{self.service}.tenant.{tenant.name}")
+                arrival.never = f"{self.service}.tenant.{tenant.name}"
+            if arrival.never is not None and not in_order:
+                arrival.decide(run.count, never, Reason.NEVER, arrival.never)
             else:
                 arrival.late = run.deadline is not None and run.deadline < now and not self.policy.shadow
         return arrivals

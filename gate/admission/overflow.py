@@ -91,7 +91,11 @@ def hold(
     held: Held | None = None
     bound, time = Bound(Reason.LANE, limits.service), start
     for arrival in arrivals:
-        if held is None and blocked is None and arrival.queue.tenant.paused_until <= now:
+        if held is None and arrival.never is not None:
+            arrival.decide(arrival.left, Verdict.REJECTED, Reason.NEVER, arrival.never)
+        elif held is None and arrival.late:
+            shed(limits.service, arrival, planner.estimate(arrival.queue, arrival.cost, now, start))
+        elif held is None and blocked is None and arrival.queue.tenant.paused_until <= now:
             count = admit_in_order(limits, arrival, now, allowed)
             allowed = None if allowed is None else allowed - count
         if not arrival.left:
