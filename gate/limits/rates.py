@@ -54,8 +54,8 @@ def _parse_text(text: str) -> Fraction:
         return amount
     seconds = _UNITS.get(match["unit"].lower())
     if seconds is None:
-        raise ValueError(f"{text[:80]!r}: unknown unit of time {match['unit'][:20]!r}: use s, min, h or d")
+        raise ValueError(f"{text[:80]!r} is not a rate: {match['unit'][:20]!r} is no unit of time; use s, min, h or d")
     span = Fraction(match["count"] or 1) * seconds
     if not span:
-        raise ValueError(f"{text[:80]!r}: a rate needs a time above 0: {_HINT}")
+        raise ValueError(f"{text[:80]!r} is not a rate: its time must be above 0: {_HINT}")
     return amount / span

@@ -135,6 +135,8 @@ class SlidingWindow:
             self._tail = log.tail
             self._logged = log.units
             self._used += self._logged
+        if not 0 <= self._logged <= self._used:
+            raise ValueError(f"{self._used} units in a window")
 
     def _copy_window(self, twin: "SlidingWindow") -> "SlidingWindow":
         for name in SlidingWindow.__slots__:
