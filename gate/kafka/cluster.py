@@ -8,7 +8,7 @@ from typing import Any, Final
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
@@ -16,6 +16,7 @@ from gate.kafka.ports import Partition
 from gate.kafka.topics import Names
 
 DEADLINE: Final = 15.0
+BACKOFF: Final = 0.1
 STAMP_ROOM: Final = 64 << 10  # what stamps may add to a record of the largest size
 
 log = structlog.get_logger("gate.cluster")
@@ -62,10 +63,16 @@ class Cluster:
         """Return the committed offsets of a group; a partition without one is left out."""
         if not partitions:
             return {}
+        wanted = [TopicPartition(*partition) for partition in partitions]
         async with asyncio.timeout(DEADLINE):
-            found = await self._admin.list_consumer_group_offsets(
-                group, partitions=[TopicPartition(*partition) for partition in partitions]
-            )
+            while True:
+                try:
+                    found = await self._admin.list_consumer_group_offsets(group, partitions=wanted)
+                    break
+                except KafkaError as error:  # a new broker has no coordinator yet
+                    if not error.retriable:
+                        raise
+                await asyncio.sleep(BACKOFF)
         return {Partition(tp.topic, tp.partition): at.offset for tp, at in found.items() if at.offset >= 0}
 
     async def members(self, group: str) -> int:

@@ -128,6 +128,8 @@ class Gate:
                 f"topic {state} has {there[state]} partitions, but this gate was started with {self.shards} shards",
                 hint=f"start it with `--shards {there[state]}`: the number is fixed for a cluster",
             )
+        if state not in there and not self._reset_state:
+            await self._check_first_start(there)
         await self._cluster.ensure(*self._cluster.common_specs(self.shards))
         if state in there:
             kind = (await self._cluster.configs(state))[state].get("message.timestamp.type")
@@ -136,6 +138,19 @@ class Gate:
                     f"topic {state} has message.timestamp.type={kind}; the gate takes its time from there",
                     hint=f"kafka-configs.sh --alter --topic {state} --add-config message.timestamp.type=LogAppendTime",
                 )
+
+    async def _check_first_start(self, there: Mapping[str, int]) -> None:
+        """Raise GateError if the state topic is missing although the group has decided requests."""
+        requests = [Partition(t, n) for t, count in there.items() if self.names.service_of(t) for n in range(count)]
+        if await self._cluster.offsets(self.settings.group_id, requests):
+            raise self._lost_state()
+
+    def _lost_state(self) -> GateError:
+        return GateError(
+            f"topic {self.names.state} is gone, and with it how far limits are used and where parked requests wait",
+            hint="restore the topic, or start once with `--state reset`: limits then start full, and what is parked"
+            " stays in the delayed topics",
+        )
 
     def check_policy(self, policy: Policy) -> None:
         """Raise GateError if the gate can't go over to `policy` while it runs."""
@@ -244,8 +259,10 @@ class Gate:
         return time.time_ns()
 
     async def confirm(self, shard: int) -> None:
-        """Prove ownership to the coordinator."""
+        """Prove ownership to the coordinator, and that there is a state topic to take over."""
         await self._membership.confirm(shard)
+        if self.names.state not in await self._cluster.partitions():
+            raise self._lost_state()
 
     async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         """Return the group's committed offsets."""
