@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -10,7 +10,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-COMMIT_SECONDS: Final = 1.0
+from consumers import done_map
+
+COMMIT_SECONDS: Final = 0.2  # what was done since the last commit is done again after a crash
 _DEADLINE: Final = 10.0
 
 log = structlog.get_logger("consumers")
@@ -21,16 +23,21 @@ class Offsets:
 
     >>> offsets = Offsets()
     >>> offsets.start(7)
+    True
     >>> offsets.start(9)
+    True
     >>> offsets.done(9)
     >>> offsets.committable is None  # 7 is not done yet
     True
     >>> offsets.done(7)
     >>> offsets.committable
     10
+
+    `known` are offsets that an earlier reader had done, as its done-map told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Sequence[range] = ()) -> None:
+        self._known = deque(known)
         self._started: deque[int] = deque()
         self._done: set[int] = set()
         self.committable: int | None = None
@@ -41,11 +48,17 @@ class Offsets:
         """How many records are between the first unfinished one and the newest, finished or not."""
         return len(self._started)
 
-    def start(self, offset: int) -> None:
-        """Take a record into account. Offsets ascend; gaps are legal."""
+    def start(self, offset: int) -> bool:
+        """Take a record into account; False if it was done before. Offsets ascend; gaps are legal."""
         if self._started and offset <= self._started[-1]:
             raise ValueError(f"offset {offset} comes after {self._started[-1]}")
         self._started.append(offset)
+        while self._known and self._known[0].stop <= offset:
+            self._known.popleft()
+        if self._known and offset in self._known[0]:
+            self.done(offset)
+            return False
+        return True
 
     def done(self, offset: int) -> None:
         """Mark a started record as done."""
@@ -55,24 +68,83 @@ class Offsets:
             self._done.remove(first)
             self.committable = first + 1
 
+    def mark(self) -> tuple[int, str] | None:
+        """Return what to commit: an offset, and as its metadata what is done behind it. None: nothing is done yet."""
+        if not self._done:
+            return None if self.committable is None else (self.committable, "")
+        base = self._started[0]
+        return base, done_map.encode(base, self._runs())
+
+    def _runs(self) -> Iterator[range]:
+        """Yield what is done behind the first unfinished record; offsets that hold no record count with their run."""
+        first = last = None
+        for offset in self._started:
+            if offset in self._done:
+                first = offset if first is None else first
+                last = offset
+            elif first is not None and last is not None:
+                yield range(first, last + 1)
+                first = None
+        if first is not None and last is not None:
+            yield range(first, last + 1)
+
 
 class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
     """Commits the offsets of a consumer's partitions, regularly and before they go to another member.
 
     `drain` is awaited first when partitions are taken away: time to finish what is under way. It must be shorter than
-    the consumer's session timeout, as no heartbeat is sent meanwhile.
+    the consumer's session timeout, as no heartbeat is sent meanwhile. With `done_maps`, what is done behind an
+    unfinished record is committed too, in the metadata: whoever reads the partition next does not do it again.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer, drain: Callable[[], Awaitable[object]] | None = None) -> None:
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        drain: Callable[[], Awaitable[object]] | None = None,
+        *,
+        done_maps: bool = False,
+    ) -> None:
         self._consumer = consumer
         self._drain = drain
+        self._done_maps = done_maps
         self._offsets: dict[TopicPartition, Offsets] = {}
-        self._committed: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, tuple[int, str]] = {}
         self._lock = asyncio.Lock()
 
     def of(self, partition: TopicPartition) -> Offsets:
         """Return the offsets of a partition that is read now."""
         return self._offsets.setdefault(partition, Offsets())
+
+    def holds(self, partition: TopicPartition, offsets: Offsets) -> bool:
+        """Tell whether a partition is still read as it was when these were its offsets."""
+        return self._offsets.get(partition) is offsets
+
+    async def learn(self, partitions: Iterable[TopicPartition]) -> bool:
+        """Read what is known to be done of partitions that are new here. False: meanwhile a rebalance took them away.
+
+        Where that can't be read now, it is done again.
+        """
+        new = [partition for partition in partitions if partition not in self._offsets]
+        if not new:
+            return True
+        placed = {partition: Offsets() for partition in new}
+        self._offsets |= placed
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                # `committed` of the public API leaves the metadata out
+                committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001
+        except (KafkaError, TimeoutError) as error:
+            log.warning("done-maps can't be read", error=str(error) or type(error).__name__, partitions=len(new))
+            committed = {}
+        if not all(self.holds(partition, offsets) for partition, offsets in placed.items()):
+            return False
+        for partition, (offset, metadata) in committed.items():
+            self._offsets[partition] = Offsets(done_map.decode(offset, metadata))
+        return True
+
+    def pending(self, partition: TopicPartition) -> int:
+        """Return how many records of a partition are pending."""
+        return self._offsets[partition].pending if partition in self._offsets else 0
 
     @property
     def longest(self) -> int:
@@ -83,9 +155,9 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
         """Commit what is done. What can't be committed is tried again at the next call, or done again by others."""
         async with self._lock:
             wanted = {
-                partition: offsets.committable
+                partition: mark
                 for partition, offsets in self._offsets.items()
-                if offsets.committable is not None and offsets.committable != self._committed.get(partition)
+                if (mark := self._mark(offsets)) is not None and mark != self._committed.get(partition)
             }
             if not wanted:
                 return
@@ -97,8 +169,13 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
             else:
                 self._committed |= wanted
 
+    def _mark(self, offsets: Offsets) -> tuple[int, str] | None:
+        if self._done_maps:
+            return offsets.mark()
+        return None if offsets.committable is None else (offsets.committable, "")
+
     async def regularly(self) -> None:
-        """Commit every second until cancelled."""
+        """Commit every now and then until cancelled."""
         while True:
             await asyncio.sleep(COMMIT_SECONDS)
             await self.commit()

@@ -2,27 +2,34 @@
 
 import asyncio
 import re
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import replace
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
 
-from consumers.dead_letters import DeadLetters
-from consumers.handlers import Handler, Job, Retry, call
-from consumers.offsets import Commits, Offsets
+from consumers.handlers import Handler, HandlerTimeoutError, Job, Threads, call
+from consumers.line import Line, Taken
+from consumers.offsets import Commits
+from consumers.outbox import Outbox, encode
 from consumers.program import Program
+from consumers.retries import Retries
+from consumers.retry import Retry, asked_to_wait
+from consumers.sender import TooLargeError
+from gate.errors import GateError
 from gate.kafka.connect import running
 from gate.kafka.topics import Names
 
-_MAX_PENDING: Final = 10_000  # records behind one that is not done: what a crash may have done again
+_MAX_PENDING: Final = 10_000  # records behind one that is not done
+_AHEAD_BY_KEY: Final = 1_000  # jobs that are taken although they can't start yet: others may have keys that can
 _MAX_ERROR_CHARACTERS: Final = 300
 _POLL_MS: Final = 200
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, while the broker does not take what is to be written
 _INT32_MAX: Final = 2**31 - 1
 
 H = TypeVar("H", bound=Handler)
@@ -38,10 +45,19 @@ class Worker(Program):
     ... async def pay(job: Job) -> None: ...
     >>> worker.main()  # doctest: +SKIP
 
-    At most `concurrency` jobs run at a time, in no order; one that waits for its next attempt keeps its place. An
-    offset is committed when all jobs before it are done, so a worker that is killed loses nothing, and what it had done
-    since its last commit is done again. A job that failed `retry.attempts` times goes to the rejected topic, with the
-    stamp that it was admitted and the error in its headers. A worker that dies is missed after `session_seconds`.
+    At most `concurrency` jobs run at a time, in no order; with `ordered="key"`, jobs of the same key run one after
+    another, in the order in which they were admitted (a retry is a new request, and comes behind). A handler that takes
+    longer than `timeout` seconds has failed.
+
+    A job is done when its handler has returned, its result is written (if `results` and it is not None), or it was put
+    off or given up. What is done is committed several times a second, also behind jobs that are not; so a worker that
+    is killed loses nothing, and only what ran or had just ended is done again. A worker that dies is missed after
+    `session_seconds`.
+
+    A failed job waits in the service's retries topic and is then submitted to the gate again, as `retry` says. After
+    `retry.attempts` failures it goes to the rejected topic, with the stamp by which it was admitted and the error in
+    its headers. A `Backoff`, or an `httpx.HTTPStatusError` for a 429 or 503 with Retry-After, pauses the service at the
+    gate instead, and the attempt does not count.
     """
 
     def __init__(
@@ -51,7 +67,10 @@ class Worker(Program):
         group_id: str,
         names: Names | None = None,
         concurrency: int = 10,
+        ordered: Literal["key"] | None = None,
         retry: Retry | None = None,
+        timeout: float | None = None,
+        results: bool = False,
         grace_seconds: float = 25.0,
         session_seconds: float = 10.0,
         connect_seconds: float = 30.0,
@@ -60,10 +79,18 @@ class Worker(Program):
         self._group_id = group_id
         self._names = names or Names()
         self._concurrency = concurrency
+        self._ahead = max(concurrency, _AHEAD_BY_KEY) if ordered else concurrency
+        self._line = Line(by_key=ordered == "key")
         self._retry = retry or Retry()
+        self._timeout = timeout
+        self._results = results
         self._grace_seconds = grace_seconds
         self._session_seconds = session_seconds
         self._handlers: dict[str, tuple[str, Handler]] = {}  # by topic: service, handler
+        self._threads = Threads()
+        self._outbox = Outbox(bootstrap, self._names, self._retry)
+        self._under_way: dict[tuple[TopicPartition, int], Taken] = {}
+        self._moved = asyncio.Event()  # a job has ended, or the worker is to stop
 
     def handler(self, service: str) -> Callable[[H], H]:
         """Register a callable for the admitted requests of a service; a synchronous one runs in a thread."""
@@ -75,8 +102,17 @@ class Worker(Program):
 
         return register
 
+    def stop(self) -> None:
+        """Finish what runs, commit, and return from `run`. Called again: cancel what still runs."""
+        super().stop()
+        self._moved.set()
+
     async def run(self) -> None:
-        """Work until stopped. Raises BrokerUnreachableError if no broker answers at the start."""
+        """Work until stopped.
+
+        Raises BrokerUnreachableError if no broker answers at the start, and GateError when so many handlers hang in
+        their threads that no other could be trusted to end.
+        """
         if not self._handlers:
             raise ValueError("the worker has nothing to do: register a callable with @worker.handler(SERVICE)")
         if not await self._connected():
@@ -92,77 +128,169 @@ class Worker(Program):
             heartbeat_interval_ms=int(self._session_seconds * 300),
             max_poll_interval_ms=_INT32_MAX,  # a long job is no reason to lose partitions; heartbeats show life
         )
-        dead_letters = DeadLetters(self._bootstrap, self._names)
-        threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="job")
-        try:
-            async with running(dead_letters.producer), running(consumer):
-                await self._work(consumer, dead_letters, threads)
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+        services = [service for service, _ in self._handlers.values()]
+        retries = Retries(self._bootstrap, self._group_id, self._names, services, self._outbox, self._retry)
+        async with self._outbox.running(), running(consumer):
+            await self._work(consumer, retries)
 
-    async def _work(self, consumer: AIOKafkaConsumer, dead_letters: DeadLetters, threads: Executor) -> None:
-        commits = Commits(consumer, drain=partial(self._drain, self._session_seconds / 3))
+    async def _work(self, consumer: AIOKafkaConsumer, retries: Retries) -> None:
+        commits = Commits(consumer, drain=self._yield_all, done_maps=True)
         # A pattern, because a subscription by name fails where a topic is not there yet.
         topics = "|".join(map(re.escape, self._handlers))
         consumer.subscribe(pattern=rf"^(?:{topics})\Z", listener=commits)
         log.info("worker runs", group=self._group_id, services=[service for service, _ in self._handlers.values()])
         async with asyncio.TaskGroup() as tasks:
-            committing = tasks.create_task(commits.regularly())
-            stopped = tasks.create_task(self._stopping.wait())
+            start = partial(self._start, tasks, commits)
+            helpers = [tasks.create_task(commits.regularly()), tasks.create_task(retries.run())]
             try:
                 while not self._stopping.is_set():
-                    free = self._concurrency - len(self._jobs)
-                    if free <= 0 or commits.longest >= _MAX_PENDING:
-                        await asyncio.wait({*self._jobs, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                        continue
-                    for partition, records in (await consumer.getmany(timeout_ms=_POLL_MS, max_records=free)).items():
-                        offsets = commits.of(partition)  # after a rebalance this is another one: late jobs do not count
-                        for record in records:
-                            offsets.start(record.offset)
-                            job = tasks.create_task(self._do(self._job(record), offsets, dead_letters, threads))
-                            self._jobs.add(job)
-                            job.add_done_callback(self._jobs.discard)
+                    room = self._ahead - len(self._line)
+                    if room <= 0:
+                        await self._movement()
+                    else:
+                        self._hold_back(consumer, commits)
+                        batches = await consumer.getmany(timeout_ms=_POLL_MS, max_records=room)
+                        if await commits.learn(batches):
+                            self._take(batches, commits)
+                    start()
                 log.info("worker stops: running jobs may finish", jobs=len(self._jobs), seconds=self._grace_seconds)
                 await self._drain(self._grace_seconds)
             finally:
-                committing.cancel()
-                stopped.cancel()
+                for helper in helpers:
+                    helper.cancel()
                 self._abandon()
         await commits.commit()
         log.info("worker stopped")
+
+    async def _movement(self) -> None:
+        """Wait until a job ends, or a little."""
+        self._moved.clear()
+        try:
+            async with asyncio.timeout(_POLL_MS / 1000):
+                await self._moved.wait()
+        except TimeoutError:
+            return
+
+    async def _yield_all(self) -> None:
+        """Give away what does not run, and time to what does, before the partitions are given away."""
+        for taken in self._line.clear():
+            del self._under_way[taken.partition, taken.job.offset]
+        await self._drain(self._session_seconds / 3)
+
+    def _hold_back(self, consumer: AIOKafkaConsumer, commits: Commits) -> None:
+        """Take nothing more from partitions whose jobs could not start, or whose oldest job holds up too many."""
+        now = asyncio.get_running_loop().time()
+        waiting = {
+            partition
+            for partition in consumer.assignment()
+            if self._line.is_paused(self._handlers[partition.topic][0], now)
+            or commits.pending(partition) >= _MAX_PENDING
+        }
+        held = consumer.paused()
+        consumer.pause(*(waiting - held))
+        consumer.resume(*(held - waiting))
+
+    def _take(self, batches: Mapping[TopicPartition, Iterable[ConsumerRecord]], commits: Commits) -> None:
+        for partition, records in batches.items():
+            offsets = commits.of(partition)
+            for record in records:
+                is_new = offsets.start(record.offset)
+                if (running_on := self._under_way.get((partition, record.offset))) is not None:
+                    running_on.offsets = offsets  # the partition went away and came back
+                elif is_new:
+                    taken = Taken(self._job(record), partition, offsets)
+                    self._under_way[partition, record.offset] = taken
+                    self._line.add(taken)
 
     def _job(self, record: ConsumerRecord) -> Job:
         service, _ = self._handlers[record.topic]
         place = record.topic, record.partition, record.offset
         return Job(service, *place, record.timestamp, record.key, record.value, tuple(record.headers))
 
-    async def _do(self, job: Job, offsets: Offsets, dead_letters: DeadLetters, threads: Executor) -> None:
-        _, handler = self._handlers[job.topic]
-        for attempt in count(1):
-            try:
-                await call(handler, replace(job, attempt=attempt), threads)
-                break
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its failure
-                why = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]
-            log.warning("job failed", service=job.service, id=job.id, attempt=attempt, error=why)
-            if attempt >= self._retry.attempts:
-                if await self._given_up(job, why, attempt, dead_letters):
-                    break
-                return
-            if await self._stops_within(self._retry.pause(attempt)):
-                return
-        offsets.done(job.offset)
+    def _start(self, tasks: asyncio.TaskGroup, commits: Commits) -> None:
+        """Start what may start now."""
+        now = asyncio.get_running_loop().time()
+        while (
+            len(self._jobs) < self._concurrency
+            and not self._stopping.is_set()
+            and (taken := self._line.next(now)) is not None
+        ):
+            job = tasks.create_task(self._do(taken, commits))
+            self._jobs.add(job)
+            job.add_done_callback(partial(self._ended, taken, tasks, commits))
 
-    async def _given_up(self, job: Job, why: str, attempts: int, dead_letters: DeadLetters) -> bool:
-        """Write a job to the rejected topic, however long that takes. False if stopped before."""
-        for attempt in count(1):
+    def _ended(self, taken: Taken, tasks: asyncio.TaskGroup, commits: Commits, job: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        del self._under_way[taken.partition, taken.job.offset]
+        self._line.ended(taken)
+        self._moved.set()
+        if not job.cancelled() and job.exception() is None:
+            self._start(tasks, commits)
+
+    async def _do(self, taken: Taken, commits: Commits) -> None:
+        job = taken.job
+        _, handler = self._handlers[job.topic]
+        try:
+            answer = await call(handler, job, self._threads, self._timeout)
+            result = encode(answer) if self._results and answer is not None else None
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its failure
+            if commits.holds(taken.partition, taken.offsets):  # else another worker does it again anyway
+                await self._failed(taken, error)
+            if isinstance(error, HandlerTimeoutError) and self._threads.hung >= self._concurrency:
+                raise _too_many_hang(self._threads.hung) from None
+            return
+        if result is None:
+            taken.offsets.done(job.offset)
+        else:
+            await self._settle(taken, lambda: self._outbox.answer(job, result))
+
+    async def _failed(self, taken: Taken, error: BaseException) -> None:
+        job = taken.job
+        why = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]
+        log.warning("job failed", service=job.service, id=job.id, attempt=job.attempt, error=why)
+        if (seconds := asked_to_wait(error, time.time())) is not None:
+            self._line.pause(job.service, asyncio.get_running_loop().time() + seconds)
+            await self._ask_for_pause(job.service, seconds)
+            await self._settle(taken, lambda: self._outbox.submit_again(job))
+        elif job.attempt < self._retry.attempts:
+            await self._settle(taken, lambda: self._outbox.put_off(job))
+        else:
+            await self._settle(taken, lambda: self._give_up(job, why))
+
+    async def _ask_for_pause(self, service: str, seconds: float) -> None:
+        try:
+            await self._outbox.pause(service, seconds)
+        except (KafkaError, TimeoutError, GateError) as error:  # this worker waits anyway
+            log.warning("the gate can't be told to pause", service=service, error=_words(error))
+        else:
+            log.warning("service paused at the gate", service=service, seconds=round(seconds, 3))
+
+    async def _give_up(self, job: Job, why: str) -> None:
+        await self._outbox.give_up(job, why, job.attempt)
+        log.error("job given up", service=job.service, id=job.id, attempts=job.attempt, error=why)
+
+    async def _settle(self, taken: Taken, write: Callable[[], Awaitable[None]]) -> None:
+        """Write what became of a job, however long that takes; then it is done. Stopped before, it is done again."""
+        for attempt in count():
             try:
-                await dead_letters.write(job, why, attempts)
-            except (KafkaError, TimeoutError) as error:
-                log.warning("job can't be given up yet", id=job.id, error=str(error) or "the broker does not answer")
-                if await self._stops_within(self._retry.pause(attempt)):
-                    return False
+                await write()
+            except TooLargeError as error:
+                write = partial(self._give_up, taken.job, str(error)[:_MAX_ERROR_CHARACTERS])
+            except (KafkaError, TimeoutError, GateError) as error:
+                log.warning("what became of a job can't be written yet", id=taken.job.id, error=_words(error))
+                if await self._stops_within(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))):
+                    return
             else:
-                break
-        log.error("job given up", service=job.service, id=job.id, attempts=attempts, error=why)
-        return True
+                taken.offsets.done(taken.job.offset)
+                return
+
+
+def _words(error: Exception) -> str:
+    return str(error) or "the broker does not answer"
+
+
+def _too_many_hang(hung: int) -> GateError:
+    return GateError(
+        f"{hung} handlers took too long and still run in their threads; no thread can be stopped from outside",
+        hint="start the worker again; what was not done is done then. Give the handlers timeouts of their own",
+    )

@@ -24,6 +24,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "usage": "Show limits, rate, backlog and ETA of each service and lane.",
     "tail": "Print admitted, delayed or rejected requests, or alerts, as they come.",
     "worker": "Run a command for each admitted request of a service.",
+    "pause": "Admit nothing of a service, or of one of its tenants, for a time.",
+    "resume": "End a pause now.",
     "alerts": "Print alerts as they come, and post them to a webhook.",
     "doctor": "Check broker, topics, permissions and clocks; say what to do about each fault.",
     "policy": "Check, show and compare policy files.",

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from consumers.alerts import Alert
-from consumers.dead_letters import ERROR
+from consumers.headers import ERROR
 from consumers.text import printable, timestamp
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.kafka.connect import running

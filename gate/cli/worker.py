@@ -7,10 +7,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from consumers.handlers import Retry
 from consumers.handlers import command as run_command
+from consumers.retry import LONGEST_BACKOFF, Retry
 from consumers.worker import Worker
-from gate.cli.client import Client, Service, log_to_stderr
+from gate.cli.client import Client, Flag, Service, log_to_stderr
 from gate.errors import GateError
 
 
@@ -20,14 +20,20 @@ def worker(
     *,
     group: str | None = None,
     concurrency: Annotated[int, Parameter(validator=Number(gte=1, lte=1000))] = 10,
+    by_key: Flag = False,
     max_attempts: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
+    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    results: Flag = False,
+    backoff: Annotated[float, Parameter(validator=Number(gte=1, lte=LONGEST_BACKOFF))] = 30.0,
     client: Client | None = None,
 ) -> None:
     """Run a command for each admitted request of a service.
 
     The command gets the payload on its stdin; GATE_ID, GATE_KEY, GATE_ATTEMPT and a GATE_HEADER_NAME per header are
-    in its environment. Exit code 0 means done; anything else is tried again, and after --max-attempts the request goes
-    to the rejected topic with the error. Nothing is lost when the worker dies; the jobs that ran are run again.
+    in its environment. Exit code 0 means done. Exit code 75 asks to leave the service alone: the gate is told to admit
+    nothing for --backoff seconds. After anything else the request is submitted to the gate again, a little later each
+    time; after --max-attempts it goes to the rejected topic with the error. Nothing is lost when the worker dies; the
+    jobs that ran are run again.
     SIGTERM and Ctrl-C let running commands finish, a second one kills them.
 
     Example: `gate worker payments --concurrency 4 -- ./pay.sh --quick`
@@ -42,8 +48,16 @@ def worker(
         Consumer group; workers of one group share the work. By default SERVICE-workers.
     concurrency
         How many commands run at a time.
+    by_key
+        Run requests with the same key one after another, in the order of their admission.
     max_attempts
         How often a request is tried.
+    timeout
+        Seconds after which a command is killed, and has failed.
+    results
+        Write what the command prints to the results topic, under the request's id.
+    backoff
+        Seconds to leave the service alone when the command exits with 75.
     """
     log_to_stderr(logging.INFO)
     client = client or Client()
@@ -56,8 +70,11 @@ def worker(
         group_id=group or f"{service}-workers",
         names=client.names,
         concurrency=concurrency,
+        ordered="key" if by_key else None,
         retry=Retry(attempts=max_attempts),
+        timeout=timeout,
+        results=results,
         connect_seconds=client.connect_timeout,
     )
-    program.handler(service)(run_command(command))
+    program.handler(service)(run_command(command, answers=results, backoff=backoff))
     program.main()

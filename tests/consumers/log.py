@@ -26,6 +26,14 @@ class Log:
         finally:
             await admin.close()
 
+    async def topics(self) -> list[str]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            return await admin.list_topics()
+        finally:
+            await admin.close()
+
     async def write(self, topic: str, *values: bytes | None, **record) -> None:
         """Write values, one record each, to partition 0 unless told otherwise; other fields are alike."""
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", max_request_size=2 << 20)

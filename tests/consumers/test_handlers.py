@@ -1,13 +1,14 @@
 import asyncio
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from consumers.handlers import CommandError, Job, Retry, call, command
+from consumers.handlers import CommandError, HandlerTimeoutError, Job, Threads, call, command
+from consumers.retry import Backoff
 from gate.kafka.headers import Stamp
 
 JOB = Job("payments", "gate.admitted.payments", 3, 17, 1_764_025_123_456, b"k", b"payload", (("x", b"1"), ("x", b"2")))
@@ -19,8 +20,7 @@ def python(code):
 
 @pytest.fixture
 def threads():
-    with ThreadPoolExecutor(1) as threads:
-        yield threads
+    return Threads()
 
 
 def test_a_job_knows_the_id_of_its_stamp():
@@ -31,11 +31,16 @@ def test_a_job_knows_the_id_of_its_stamp():
     assert (JOB.header("x"), JOB.header("y")) == (b"2", None)
 
 
-def test_pauses_double_up_to_the_longest():
-    retry = Retry(first=1, longest=10)
-    for attempt, whole in ((1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (10_000, 10)):
-        pauses = [retry.pause(attempt) for _ in range(50)]
-        assert whole / 2 <= min(pauses) < max(pauses) <= whole
+def test_a_retry_keeps_the_id_of_the_first_request():
+    stamp = Stamp("admitted", "gate.requests.payments-3@91999", 1, 1, "9f2c01").encode()
+    headers = (("gate-job-id", b"gate.requests.payments-3@7"), ("gate-job-attempt", b"3"), ("gate", stamp))
+    job = Job("payments", "t", 0, 0, 0, None, None, headers)
+    assert (job.id, job.attempt) == ("gate.requests.payments-3@7", 3)
+
+
+@pytest.mark.parametrize("value", [None, b"", b"0", b"-1", b"x", b"1" * 19, "٣".encode()])
+def test_an_attempt_that_is_no_number_is_the_first(value):
+    assert Job("payments", "t", 0, 0, 0, None, None, (("gate-job-attempt", value),)).attempt == 1
 
 
 async def test_handlers_of_all_kinds_are_called(threads):
@@ -66,20 +71,58 @@ async def test_a_synchronous_handler_does_not_hold_up_the_loop(threads):
     assert asked.is_set()
 
 
+async def test_what_a_handler_returns_or_raises_arrives(threads):
+    assert await call(lambda job: job.value, JOB, threads) == b"payload"
+
+    def stops(job):
+        raise StopIteration
+
+    with pytest.raises(SystemExit, match="no"):
+        await call(lambda job: sys.exit("no"), JOB, threads)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await call(stops, JOB, threads)
+    with pytest.raises(TimeoutError, match="its own"):
+        await call(lambda job: raising(TimeoutError("its own")), JOB, threads, timeout=60)
+
+
+async def raising(error):
+    raise error
+
+
+async def test_a_handler_that_hangs_is_left(threads):
+    forever, cancelled = threading.Event(), []
+
+    async def waits(job):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(job)
+            raise
+
+    for handler in (waits, lambda job: forever.wait()):
+        with pytest.raises(HandlerTimeoutError, match="took longer than"):
+            await call(handler, JOB, threads, timeout=0.01)
+    assert cancelled == [JOB]
+    assert threads.hung == 1
+    forever.set()
+    while threads.hung:
+        await asyncio.sleep(0.001)
+
+
 async def test_a_command_gets_the_payload_and_all_else_in_its_environment(tmp_path):
     out = tmp_path / "out"
     code = (
         "import sys, os, json; open(sys.argv[1], 'w').write(json.dumps({'in': sys.stdin.read()} | "
         "{n: os.fsencode(v).hex() for n, v in os.environ.items() if n.startswith('GATE_')}))"
     )
-    job = Job("s", "t", 0, 5, 0, b"k\0ey", b"payload", (("trace-parent", b"\xff"), ("null", None)), attempt=2)
+    job = Job("s", "t", 0, 5, 0, b"k\0ey", b"payload", (("trace-parent", b"\xff"), ("null", None)))
     await command([*python(code), str(out)])(job)
     told = json.loads(out.read_text())
     assert told.pop("in") == "payload"
     assert {name: bytes.fromhex(value) for name, value in told.items() if name != "GATE_BOOTSTRAP"} == {
         "GATE_SERVICE": b"s",
         "GATE_ID": b"t-0@5",
-        "GATE_ATTEMPT": b"2",
+        "GATE_ATTEMPT": b"1",
         "GATE_KEY": b"key",
         "GATE_HEADER_TRACE_PARENT": b"\xff",
         "GATE_HEADER_NULL": b"",
@@ -93,6 +136,12 @@ async def test_a_command_gets_the_payload_and_all_else_in_its_environment(tmp_pa
 async def test_a_command_that_fails_is_a_failure(code, why):
     with pytest.raises(CommandError, match=why):
         await command(python(code))(JOB)
+
+
+async def test_a_command_can_answer_and_ask_to_wait():
+    assert await command(python("print(input()[::-1], end='')"), answers=True)(JOB) == b"daolyap"
+    with pytest.raises(Backoff, match=r"asked to wait for 7 s: .* exited with 75"):
+        await command(python("raise SystemExit(75)"), backoff=7)(JOB)
 
 
 async def test_a_command_that_does_not_read_is_no_failure():
