@@ -61,7 +61,8 @@ def make_assignor(
         def assign(
             cls, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
         ) -> dict[str, ConsumerProtocolMemberAssignment]:
-            plan = balance(shards, {member: _owned(meta.user_data) for member, meta in members.items()})
+            there = shards if cluster.partitions_for_topic(state_topic) else 0  # deleted: nobody owns anything
+            plan = balance(there, {member: _owned(meta.user_data) for member, meta in members.items()})
             topics: dict[int, list[tuple[str, list[int]]]] = {}
             for topic in sorted({topic for meta in members.values() for topic in meta.subscription}):
                 shard = shard_of_topic(topic)

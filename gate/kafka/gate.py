@@ -13,7 +13,7 @@ from gate.errors import GateError
 from gate.kafka.assignor import shard_of
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
-from gate.kafka.membership import Membership, Owned
+from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.notices import Notices
 from gate.kafka.ports import Claim, Partition, Session
 from gate.kafka.reporting import Reporter, shard_in
@@ -143,14 +143,7 @@ class Gate:
         """Raise GateError if the state topic is missing although the group has decided requests."""
         requests = [Partition(t, n) for t, count in there.items() if self.names.service_of(t) for n in range(count)]
         if await self._cluster.offsets(self.settings.group_id, requests):
-            raise self._lost_state()
-
-    def _lost_state(self) -> GateError:
-        return GateError(
-            f"topic {self.names.state} is gone, and with it how far limits are used and where parked requests wait",
-            hint="restore the topic, or start once with `--state reset`: limits then start full, and what is parked"
-            " stays in the delayed topics",
-        )
+            raise state_lost(self.names.state)
 
     def check_policy(self, policy: Policy) -> None:
         """Raise GateError if the gate can't go over to `policy` while it runs."""
@@ -223,6 +216,8 @@ class Gate:
         """Return what keeps the gate from being ready, by subject."""
         if self._membership.rebalances == 0:
             return {"group": "has not been joined yet"}
+        if self._membership.state_lost:
+            return {"state": str(state_lost(self.names.state))}
         faults = {
             f"shard {number}": f"failed {shard.failures} times" if shard.failures else "is being taken over"
             for number, shard in self._owned.items()
@@ -259,10 +254,8 @@ class Gate:
         return time.time_ns()
 
     async def confirm(self, shard: int) -> None:
-        """Prove ownership to the coordinator, and that there is a state topic to take over."""
+        """Prove ownership to the coordinator."""
         await self._membership.confirm(shard)
-        if self.names.state not in await self._cluster.partitions():
-            raise self._lost_state()
 
     async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         """Return the group's committed offsets."""

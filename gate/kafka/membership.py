@@ -11,6 +11,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from gate.errors import GateError
 from gate.kafka.assignor import make_assignor, shard_of
 from gate.kafka.ports import Partition
 from gate.kafka.topics import Names
@@ -20,6 +21,16 @@ REVOKE_DEADLINE: Final = 3.0  # no heartbeat is sent meanwhile
 NEVER_EXPELLED_MS: Final = 2**31 - 1  # polls are not what shows that a shard lives: its supervisor is
 
 log = structlog.get_logger("gate.membership")
+
+
+def state_lost(topic: str) -> GateError:
+    """Return the error that the state topic is gone."""
+    return GateError(
+        f"topic {topic} is gone, and with it how far limits are used and where parked requests wait",
+        hint="restore it, or start once with `--state reset`: limits then start full, and what is parked stays in the"
+        " delayed topics",
+    )
+
 
 Owned = Mapping[int, Mapping[str, int]]  # shard -> service -> partitions of its request topic
 
@@ -47,6 +58,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self._on_assigned = on_assigned
         self.owned: Owned = {}
         self.rebalances = 0
+        self.state_lost = False
         assignor = make_assignor(shards, names.state, self._shard_of_topic, lambda: self.owned)
         self._consumer = AIOKafkaConsumer(
             group_id=group,
@@ -131,6 +143,10 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
                 counts = owned[shard]
                 counts[service] = max(counts.get(service, 0), partition.partition + 1)
         self.owned = owned
+        self.state_lost = self._consumer.partitions_for_topic(self._names.state) is None
+        if self.state_lost:
+            error = state_lost(self._names.state)
+            log.error(str(error), hint=error.hint)
         self.rebalances += 1
         log.info("assigned", shards=sorted(owned), services=sum(map(len, owned.values())))
         self._on_assigned(owned)
