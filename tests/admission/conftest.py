@@ -42,7 +42,7 @@ def policy(spec: Callable[..., Spec]) -> Callable[..., ServicePolicy]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def never_over() -> Callable[[Spec, Iterable[tuple[int, int]]], None]:
     def judge(limits: Spec, admissions: Iterable[tuple[int, int]]) -> None:
         """Recompute bucket and true windows from (time, units) of what was admitted, by the definition."""
