@@ -161,8 +161,8 @@ class Limiter(SlidingWindow):
             ticks = (spec.burst - old.burst) * spec.step + -(-missing * spec.step // old.step)
             twin._full = now * spec.scale + max(0, ticks)
         sources = sorted(self._windows(), key=lambda window: window._window.size)
-        for source in sources:
-            source._expire(now)  # or it would count again in a longer window
+        for old_window in sources:
+            old_window._expire(now)  # or it would count again in a longer window
         for window in twin._windows():
             larger = (source for source in sources if source._window.size >= window._window.size)
             source = next(larger, sources[-1] if sources else None)
@@ -202,7 +202,9 @@ class Limiter(SlidingWindow):
             for _ in range(count):
                 windows.append(Window(*source.numbers(2)))
                 SlidingWindow(windows[-1])._read(source, last)
-            stored = Spec(Fraction(numerator, denominator) if numerator else None, burst, tuple(windows))
+            stored = Spec(Fraction(numerator, denominator) or None, burst, tuple(windows))
+            if full and not stored.rate:
+                raise ValueError("tokens without a bucket")
             limiter = cls(stored, last)
             limiter._full = full + last * stored.scale
             source.position = start
