@@ -50,7 +50,7 @@ def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "
 def clock_skewed(host: str, seconds: float, at: int, prefix: str = "gate") -> AlertRecord:
     """Return the alert that a host's clock is off by `seconds` from the broker's. `at` is in ns."""
     data = {"service": "", "host": host, "reason": f"clock is off by {seconds:.1f} s", "since": _text(at)}
-    return _alert(prefix, "gate.clock.skewed", "", f"clock/{host}/{at}", at, data)
+    return _alert(prefix, "gate.clock.skewed", "", name=f"clock/{host}/{at}", at=at, data=data)
 
 
 def _alert(prefix: str, kind: str, service: str, *, name: str, at: int, data: Mapping[str, Any]) -> AlertRecord:
