@@ -32,8 +32,8 @@ class Outcome:
     """What became of the requests, by their numbers."""
 
     policy: str  # version
-    offered: array[int]  # ms, when each came
-    decided: array[int]  # ms, when each was admitted or rejected; WAITING
+    offered: "array[int]"  # ms, when each came
+    decided: "array[int]"  # ms, when each was admitted or rejected; WAITING
     verdicts: list[Verdict | None]
     rejected: Counter[Reason] = field(default_factory=Counter)
     delayed: Counter[Reason] = field(default_factory=Counter)
