@@ -60,6 +60,7 @@ class _Service:
     used: dict[tuple[int, str], int] = field(default_factory=dict)  # units by moment and policy
     by_tenant: dict[str, dict[tuple[int, str], int]] = field(default_factory=dict)
     last: dict[tuple[int, str, str], int] = field(default_factory=dict)  # admitted offset by partition, lane, tenant
+    newest: dict[tuple[str, int], int] = field(default_factory=dict)  # decision, by kind of output and partition
     dropped: bool = False  # a request that waited was refused, so that those behind it moved up
     versions: dict[str, None] = field(default_factory=dict)
 
@@ -67,9 +68,10 @@ class _Service:
 class Checker:
     """Takes records by `feed`; `finish` returns what is wrong, in words."""
 
-    def __init__(self, names: Names, policies: Mapping[str, Policy]) -> None:
+    def __init__(self, names: Names, policies: Mapping[str, Policy], shards: int) -> None:
         self._names = names
         self._policies = policies  # by version
+        self._shards = shards
         self._services: dict[str, _Service] = {}
         self._state: dict[int, dict[str, bytes]] = {}
         self._alerts: dict[bytes | None, list[str]] = {}
@@ -135,7 +137,10 @@ class Checker:
             self._add("attempt", f"{place} is decision {int(attempt)} about a request delayed {request.delayed} times")
         if int(at) < request.at:
             self._add("order", f"{place} was decided at {int(at)}, before it was delayed")
-        request.at = int(at)
+        newest = service.newest.get((kind, record.partition), 0)
+        if int(at) < newest:
+            self._add("order", f"{place} was decided at {int(at)}, behind one decided at {newest}")
+        service.newest[kind, record.partition] = request.at = int(at)
         self._newest_at = max(self._newest_at, int(at))
         service.versions[version.decode()] = None
         if kind == "delayed":
@@ -182,10 +187,9 @@ class Checker:
         self,
         *,
         policy: Policy,
-        shards: int,
         offsets: Mapping[Partition, int],
-        open_transactions: Sequence[str],
-        drained: bool = True,
+        drained: bool = False,
+        open_transactions: Sequence[str] = (),
         last_fault_ms: int | None = None,
         timely_from_ms: int | None = None,
     ) -> list[str]:
@@ -199,7 +203,7 @@ class Checker:
             self._add("open", f"a transaction of {name} is still open")
         if last_fault_ms is not None and self._newest_at <= last_fault_ms:
             self._add("dead", f"nothing was decided after the last fault at {last_fault_ms}")
-        places = self._restore(policy, shards)
+        places = self._restore(policy)
         for service in self._services.values():
             self._check_ends(service, offsets, places, drained=drained)
             self._check_not_before(service)
@@ -210,7 +214,7 @@ class Checker:
                 self._check_timely(service, timely_from_ms)
         return self._problems
 
-    def _restore(self, policy: Policy, shards: int) -> dict[Partition, set[int]]:
+    def _restore(self, policy: Policy) -> dict[Partition, set[int]]:
         """Restore every shard as a new owner would. Returns the offsets that wait, by partition of a delayed topic."""
         places: dict[Partition, set[int]] = {}
         for number, state in self._state.items():
@@ -222,7 +226,7 @@ class Checker:
                         if offset in found:
                             self._add("state", f"{key} holds {offset}, which another segment holds too")
                         found.add(offset)
-            meta = read_meta(state.get(META_KEY), shards)
+            meta = read_meta(state.get(META_KEY), self._shards)
             desk = Desk(self._names, policy, meta, state, {}, self._newest_at * MS)
             for served in desk.services.values():
                 for partition in range(64):
@@ -269,8 +273,14 @@ class Checker:
                 self._add("offsets", f"{place}: committed {offsets.get(place)}, oldest waiting {expected}")
 
     def _check_not_before(self, service: _Service) -> None:
-        """A time that was promised holds, unless the policy changed or others left the queue."""
-        if service.dropped or len(service.versions) > 1:
+        """A time that was promised holds, unless the policy changed or others left the queue.
+
+        Under a shared budget or limits of tenants it is an estimate, which may be late by a turn of another.
+        """
+        if service.dropped or len(service.versions) != 1:
+            return
+        policy = self._policies[next(iter(service.versions))].effective(service.name)
+        if policy.group is not None or policy.tenants is not None:
             return
         for (partition, offset), request in service.requests.items():
             if request.admitted and request.at < request.not_before:
@@ -323,6 +333,10 @@ class Checker:
         policy = self._policies[version].effective(service.name)
         if policy.tenants is not None:
             return
+        if len(policy.lanes) == 1:
+            for request in service.requests.values():
+                if request.admitted and start_ms < request.not_before < request.at - LATEST_MS:
+                    self._add("late", f"{service.name}: admitted at {request.at}, promised {request.not_before}")
         admitted = [
             (r.at * MS, r.arrived * MS, r.wishes.cost) for r in service.requests.values() if r.admitted and r.wishes
         ]

@@ -142,17 +142,20 @@ class SimSession:
                 await asyncio.sleep(0.005)
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
-        broker = self._broker
         async with asyncio.timeout(DEADLINE):
             await self._fence()
-            state = await self._call("read state", broker.log(self._state).newest)
-            offsets = await self._call(
-                "read offsets", lambda: {p: broker.offsets[p] for p in partitions if p in broker.offsets}
-            )
-        return Claim(state, offsets)
+            return await self._read(partitions)
 
     async def _fence(self) -> None:
         self._epoch = await self._call("init", lambda: self._broker.init(self._name))
+
+    async def _read(self, partitions: Sequence[Partition]) -> Claim:
+        broker = self._broker
+        state = await self._call("read state", broker.log(self._state).newest)
+        offsets = await self._call(
+            "read offsets", lambda: {p: broker.offsets[p] for p in partitions if p in broker.offsets}
+        )
+        return Claim(state, offsets)
 
     def begin(self) -> None:
         """Nothing is sent before the first produce."""

@@ -12,11 +12,17 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
+ROUNDS = 200_000  # a run takes some thousand
+
 OWNER: ContextVar["Process | None"] = ContextVar("owner", default=None)
 
 
 class DeadlockError(Exception):
     """Everything waits, and nothing will ever come."""
+
+
+class LivelockError(Exception):
+    """Far more happens than there is a reason for."""
 
 
 class _Jump:
@@ -27,6 +33,9 @@ class _Jump:
 
     def select(self, timeout: float | None) -> list[Any]:
         loop = self._loop
+        loop.left -= 1
+        if loop.left < 0:
+            raise LivelockError(f"it never comes to rest; now at {loop.now:.3f}")
         if loop.freezing:  # here, as nowhere else, the loop is not going through its handles
             for process in loop.freezing:
                 process.held = loop.take(process)
@@ -84,11 +93,12 @@ class Process:
 
 
 class SimLoop(BaseEventLoop):
-    """Starts at time 0."""
+    """Starts at time 0, and goes around at most `ROUNDS` times."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.left = ROUNDS
         self.frozen = 0  # number of frozen processes
         self.freezing: list[Process] = []
         self._selector = _Jump(self)
@@ -164,6 +174,7 @@ def run(main: Callable[[SimLoop], Coroutine[Any, Any, Any]]) -> Any:
         asyncio.set_event_loop(loop)
         return loop.run_until_complete(main(loop))
     finally:
+        loop.left = ROUNDS
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()

@@ -1,1 +1,219 @@
-MUTANTS = {}
+"""Bugs planted by patching, to show that the simulation finds them. Each entry makes a context in which one is there."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from unittest import mock
+
+from gate.admission.parked import Parked
+from gate.admission.plan import Plan
+from gate.kafka.clock import MS, BrokerClock
+from gate.kafka.desk import Desk
+from gate.kafka.ports import Claim, Inbox, Outgoing, Partition, Written
+from gate.kafka.shard import Shard
+from gate.limits import Limiter
+from gate.limits.runs import Ring
+from tests.sim.client import SimSession
+from tests.sim.log import PartitionLog
+from tests.sim.scenario import START_MS
+
+MUTANTS: dict[str, Callable[[], Any]] = {}
+
+
+def _plant(owner: type, name: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    """Register a bug: the decorated function takes the method and returns what stands in its place."""
+
+    def register(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @contextmanager
+        def planted() -> Iterator[None]:
+            with mock.patch.object(owner, name, make(getattr(owner, name))):
+                yield
+
+        MUTANTS[make.__name__] = planted
+        return make
+
+    return register
+
+
+@_plant(SimSession, "_produce")
+def commit_before_flush(produce: Any) -> Any:
+    """Nobody waits for the records to be written before the commit, or looks whether they were."""
+
+    async def send(self: SimSession, outputs: Mapping[Partition, Sequence[Outgoing]]) -> Mapping[Partition, Written]:
+        async def work() -> None:
+            with suppress(Exception):
+                await produce(self, outputs)
+
+        self.unwatched = asyncio.create_task(work())
+        ends = {partition: self._broker.log(partition).end for partition in outputs}
+        return {
+            partition: Written(range(ends[partition], ends[partition] + len(records)), self._broker.stamp(partition))
+            for partition, records in outputs.items()
+        }
+
+    return send
+
+
+@_plant(Desk, "changes")
+def limiters_not_written(changes: Any) -> Any:
+    """The limiters' state stays in memory."""
+    return lambda self, turns: {
+        k: v for k, v in changes(self, turns).items() if not k.startswith(("service/", "group/"))
+    }
+
+
+@_plant(Desk, "changes")
+def parked_not_written(changes: Any) -> Any:
+    """What is parked is known in memory only."""
+    return lambda self, turns: {k: v for k, v in changes(self, turns).items() if not k.startswith("parked/")}
+
+
+@_plant(Parked, "changes")
+def deletions_forgotten(changes: Any) -> Any:
+    """What has left the delayed topic comes back after a restore, and is released a second time."""
+    return lambda self: {key: value for key, value in changes(self).items() if value is not None}
+
+
+@_plant(Shard, "_batch")
+def kept_after_failed_commit(batch: Any) -> Any:
+    """After an error the shard goes on with session and state as they are in memory."""
+
+    async def go_on(self: Shard, session: Any, desk: Desk) -> bool:
+        try:
+            return bool(await batch(self, session, desk))
+        except Exception:  # noqa: BLE001 - the bug
+            return True
+
+    return go_on
+
+
+@_plant(SimSession, "_fence")
+def no_fencing(fence: Any) -> Any:
+    """Each session has a transactional id of its own, so nobody is fenced."""
+
+    async def own(self: SimSession) -> None:
+        self._name = f"{self._name}-{id(self)}"
+        await fence(self)
+
+    return own
+
+
+@_plant(SimSession, "claim")
+def read_before_fencing(claim: Any) -> Any:
+    """State and offsets are read while the last owner can still commit."""
+
+    async def early(self: SimSession, partitions: Sequence[Partition]) -> Claim:
+        found = await self._read(partitions)
+        await self._fence()
+        return found
+
+    return early
+
+
+@_plant(Desk, "offsets")
+def offset_too_high(offsets: Any) -> Any:
+    """The committed offset skips a request."""
+    return lambda self, turns: {p: o + ("requests" in p.topic) for p, o in offsets(self, turns).items()}
+
+
+@_plant(Desk, "offsets")
+def offset_too_low(offsets: Any) -> Any:
+    """The committed offset is that of the last request instead of the next one."""
+    return lambda self, turns: {p: o - ("requests" in p.topic) for p, o in offsets(self, turns).items()}
+
+
+@_plant(Desk, "offsets")
+def watermark_too_high(offsets: Any) -> Any:
+    """The oldest parked request is already given up."""
+    return lambda self, turns: {p: o + ("delayed" in p.topic) for p, o in offsets(self, turns).items()}
+
+
+@_plant(Desk, "start_offset")
+def seek_forgotten(start_offset: Any) -> Any:
+    """A new owner reads on where it stood when it last owned the shard."""
+    stood: dict[tuple[int, Partition], int] = {}
+
+    def remembered(self: Desk, served: Any, partition: Partition) -> int | None:
+        start = start_offset(self, served, partition)
+        return stood.setdefault((id(self._policy), partition), start or 0)
+
+    return remembered
+
+
+@_plant(Plan, "book")
+def plan_not_charged(book: Any) -> Any:
+    """Everybody who waits is promised the time of the first."""
+
+    def promise(self: Plan, count: int, *args: Any) -> Any:
+        before = [limiter.copy() for limiter in self.limiters], self.at
+        booked = book(self, count, *args)
+        self.limiters, self.at = before
+        return booked
+
+    return promise
+
+
+@_plant(Limiter, "charge")
+def cost_ignored(charge: Any) -> Any:
+    """A dear request takes as much as a cheap one."""
+    return lambda self, now, units: charge(self, now, min(units, 1))
+
+
+@_plant(Ring, "point")
+def compressed_downwards(point: Any) -> Any:
+    """A window that is compressed takes requests for older than they are, by up to a cell."""
+    return lambda self, now: self._edge(self._index(now) - 1)
+
+
+@_plant(Shard, "_now")
+def clock_of_the_member(now: Any) -> Any:
+    """Decisions are made by the host's clock."""
+    return lambda self: self._env.wall() // MS * MS
+
+
+@_plant(BrokerClock, "advance_to")
+def earlier_than_the_last_owner(advance_to: Any) -> Any:
+    """A new owner decides by a time before that of the last decision."""
+    return lambda self, moment: None
+
+
+@_plant(Inbox, "give_back")
+def held_skipped(give_back: Any) -> Any:
+    """What is held is dropped."""
+    return lambda self, partition, records, next_offset: None
+
+
+@_plant(Shard, "_reports")
+def alerts_outside(reports: Any) -> Any:
+    """Alerts are sent at once, whatever becomes of the batch."""
+
+    def send(self: Shard, *args: Any) -> Any:
+        made = reports(self, *args)
+        for partition, record in made:
+            self._env.world.broker.send(partition, [record])  # type: ignore[attr-defined]
+        return []
+
+    return send
+
+
+@_plant(PartitionLog, "newest")
+def aborted_state_read(newest: Any) -> Any:
+    """A restore takes what was never committed."""
+
+    def all_of(self: PartitionLog) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for record in self.stored:
+            if record.key is not None and record.value is not None:
+                found[record.key.decode()] = record.value
+            elif record.key is not None:
+                found.pop(record.key.decode(), None)
+        return found
+
+    return all_of
+
+
+@_plant(Limiter, "load")
+def restored_full(load: Any) -> Any:
+    """A restored limiter starts full."""
+    return lambda spec, data: Limiter(spec, START_MS * MS)

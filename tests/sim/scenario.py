@@ -29,6 +29,7 @@ services:
   left: {{group: pair, requests_per_second: 20, burst_size: 20, window_limit: 400}}
   right: {{group: pair, requests_per_second: 20, burst_size: 20, window_limit: 400}}
   hold: {{overflow: hold}}
+  holdtenants: {{overflow: hold, tenants: {{default: {{requests_per_second: 1, burst_size: 2}}}}}}
   reject: {{overflow: reject}}
   costly: {{}}
   short: {{max_delay: {burst}}}
@@ -36,7 +37,20 @@ services:
   hot: {{requests_per_second: 10, burst_size: 10, window_size: 20, window_limit: 1{window}}}
 """
 VARIANTS = ((2, 5, 30), (3, 4, 40), (1, 8, 20))
-SERVICES = ("plain", "slow", "lanes", "tenants", "left", "hold", "reject", "costly", "short", "windows", "hot")
+SERVICES = (
+    "plain",
+    "slow",
+    "lanes",
+    "tenants",
+    "left",
+    "hold",
+    "holdtenants",
+    "reject",
+    "costly",
+    "short",
+    "windows",
+    "hot",
+)
 MALFORMED = (
     ("gate-cost", b"NaN"),
     ("gate-cost", b"0"),
@@ -68,7 +82,7 @@ class Kind:
     CLOCK = "broker clock"
     HIDE = "topic not seen"  # by whoever assigns, for a while
     COMMAND = "command"
-    ALL = (KILL, PAUSE, EXPEL, LEAVE, JOIN, REBALANCE, DOWN, POLICY, POLICY, CLOCK, HIDE, COMMAND)
+    ALL = (KILL, PAUSE, EXPEL, LEAVE, JOIN, REBALANCE, DOWN, POLICY, POLICY, CLOCK, CLOCK, HIDE, COMMAND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,8 @@ class Scenario:
     pulls: int
     inbox: int  # bytes
     fetch: int  # records
+    runs: int  # that a window counts exactly
+    look: float  # when to check in mid-run
 
     @property
     def ill_until(self) -> float:
@@ -141,6 +157,8 @@ def draw(seed: int, hours: float) -> Scenario:
         pulls=random.choice((1, 3, 10)) if small else 1000,
         inbox=random.choice((1, 1000)) if small else 1 << 20,
         fetch=random.choice((1, 4)) if small else 500,
+        runs=random.choice((4, 120)),
+        look=random.choice(offers).at + random.uniform(0.1, 20),
     )
 
 
@@ -171,9 +189,9 @@ def _headers(random: Random, service: str, at: float) -> Iterator[tuple[str, byt
     dice = random.random()
     if service == "lanes":
         yield "gate-priority", random.choice((b"interactive", b"default", b"batch", b"unknown"))
-    if service == "tenants":
+    if service.endswith("tenants"):
         yield "gate-tenant", random.choice((b"acme", b"acme", b"beta", b"gamma"))
-    if service == "costly":
+    if service in {"costly", "hold"}:
         yield "gate-cost", random.choice((b"1", b"2", b"4", b"1000"))
     if dice < 0.03:
         yield random.choice(MALFORMED)

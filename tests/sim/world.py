@@ -18,17 +18,28 @@ from gate.kafka.control import PauseUntil, Resume
 from gate.kafka.feedback import Lag, Received
 from gate.kafka.gate import Gate
 from gate.kafka.ports import Outgoing, Partition, Session
+from gate.limits import runs as runs_module
 from gate.policy import Policy, Settings
 from tests.sim.checker import Checker, Committed
 from tests.sim.client import Network, SimSession, SimSource
 from tests.sim.log import Broker, KafkaError, Trace
-from tests.sim.loop import DeadlockError, Process, SimLoop, run
+from tests.sim.loop import DeadlockError, LivelockError, Process, SimLoop, run
 from tests.sim.scenario import NAMES, PARTITIONS, START_MS, VARIANTS, Kind, Scenario, draw, policy
 
 SESSION_TIMEOUT = 6.0
 REVOKE_DEADLINE = 3.0
 PATIENCE = 4 * 3600.0  # until all that was offered must be decided
 HOUR_MS = 3_600_000
+
+
+class _Silent:
+    """Stands for a logger, or for metrics."""
+
+    def __getattr__(self, name: str) -> "_Silent":
+        return self
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        """Say nothing."""
 
 
 class Observer:
@@ -40,7 +51,7 @@ class Observer:
     def encode_event(self, event: Event) -> Outgoing:
         return Outgoing(event.service.encode(), f"{event.kind.value} {event.since}".encode(), None, ())
 
-    def encode_usage(self, usage: Usage) -> Outgoing:
+    def encode_usage(self, usage: Usage, shard: int) -> Outgoing:
         return Outgoing(usage.service.encode(), str(usage.backlog).encode(), None, ())
 
     def failed(self, shard: int, error: BaseException, failures: int) -> None:
@@ -48,10 +59,8 @@ class Observer:
         if not isinstance(error, (KafkaError, OSError, TimeoutError)) and len(self._world.problems) < 3:
             self._world.problems.append(f"shard {shard} failed by itself: {error!r}")
 
-    def clock(self, *told: object) -> None:
-        """Not judged here."""
-
-    lagged = malformed = forget = committed = usage = clock
+    def __getattr__(self, name: str) -> "_Silent":
+        return _Silent()  # all else is not judged here
 
 
 class Member(Gate):
@@ -319,6 +328,8 @@ class World:
         elif kind == Kind.CLOCK:
             self.clock_shift_ms += self.random.choice((-HOUR_MS, HOUR_MS))
             self._fault(kind, self.clock_shift_ms)
+            if self.random.random() < 0.5:
+                self.kill(member.process)
 
         elif kind == Kind.HIDE:
             self.hidden = self.random.choice(self.scenario.services)
@@ -366,6 +377,7 @@ class World:
             loop.call_later(
                 offer.at, lambda o=offer: self._offer(o.partition, o.records, transactional=o.transactional)
             )
+        loop.call_later(scenario.look, self.look)
         for at, kind in scenario.events:
             loop.call_later(at, self._strike, kind)
         await asyncio.sleep(scenario.ill_until)
@@ -390,22 +402,29 @@ class World:
             sum(1 for _ in log.committed()) for partition, log in self.broker.logs.items() if partition.topic in ends
         )
 
+    def look(self) -> None:
+        """Check in mid-run: what is committed must be in order at any moment."""
+        self.problems += self._read().finish(policy=self.policy, offsets=self.broker.offsets)
+
     def check(self) -> None:
-        """Put the run before the checker."""
-        checker = Checker(NAMES, {policy(v).version: policy(v) for v in range(len(VARIANTS))})
-        order = {"requests": 0, "delayed": 1}
-        logs = sorted(self.broker.logs, key=lambda p: (order.get(p.topic.split(".")[1], 2), p))
-        for partition in logs:
-            for r in self.broker.logs[partition].committed():
-                checker.feed(Committed(*partition, r.offset, r.key, r.value, r.headers, r.timestamp))
-        self.problems += checker.finish(
+        """Check the whole run."""
+        self.problems += self._read().finish(
             policy=self.policy,
-            shards=self.scenario.shards,
             offsets=self.broker.offsets,
+            drained=True,
             open_transactions=self.broker.open_transactions(),
             last_fault_ms=None if self.clock_shift_ms else START_MS + int(self.last_fault * 1000),
             timely_from_ms=START_MS + 20_000 if self.scenario.calm else None,
         )
+
+    def _read(self) -> Checker:
+        policies = map(policy, range(len(VARIANTS)))
+        checker = Checker(NAMES, {p.version: p for p in policies}, self.scenario.shards)
+        order = {"requests": 0, "delayed": 1}
+        for partition in sorted(self.broker.logs, key=lambda p: (order.get(p.topic.split(".")[1], 2), p)):
+            for r in self.broker.logs[partition].committed():
+                checker.feed(Committed(*partition, r.offset, r.key, r.value, r.headers, r.timestamp))
+        return checker
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,13 +444,6 @@ def _settings(shards: int) -> Settings:
     return Settings(shards=shards)
 
 
-class _Silent:
-    """Stands for a logger."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
-
-
 @contextmanager
 def _installed(scenario: Scenario) -> Iterator[None]:
     """Scale the shard's constants to the run, and keep its log out of the way."""
@@ -442,6 +454,7 @@ def _installed(scenario: Scenario) -> Iterator[None]:
             (shard_module, "log", _Silent()),
             (gate_module, "log", _Silent()),
             (desk_module, "PULLS", scenario.pulls),
+            (runs_module, "LOG_RUNS", scenario.runs),
             (desk_module, "USAGE_EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
         ]
         for module, name, value in patches:
@@ -472,8 +485,8 @@ def simulate(
             stack.enter_context(mutant)
         try:
             run(main)
-        except DeadlockError as error:
-            return Result(seed, 0, str(trace), (f"deadlock: {error}",), 0, 0)
+        except (DeadlockError, LivelockError) as error:
+            return Result(seed, 0, str(trace), (f"{type(error).__name__}: {error}",), 0, 0)
         assert world is not None
         world.check()
     return Result(seed, scenario.seconds / 3600, str(trace), tuple(world.problems), world.offered, world.broker.commits)
