@@ -1,0 +1,103 @@
+"""What a gate can't work with is said clearly, and nothing is lost: it goes on as soon as it is put right."""
+
+import json
+import urllib.error
+import urllib.request
+from collections import Counter
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+
+from tests.system.gates import GateProcess, create, gate, read_count, send, until
+
+POLICY = "shards: 2\nservices: {pay: {requests_per_second: 1000, burst_size: 1000}}\n"
+TRANSACTIONAL_ID, LITERAL, ALL, DENY = 5, 3, 2, 2
+NO_TRANSACTIONS = (TRANSACTIONAL_ID, "*", LITERAL, "User:ANONYMOUS", "*", ALL, DENY)
+
+
+def numbered(first: int, stop: int) -> list[tuple[bytes | None, bytes | None, list]]:
+    return [(None, b"%d" % i, []) for i in range(first, stop)]
+
+
+async def admitted(bootstrap: str, prefix: str, count: int, running: GateProcess) -> None:
+    """Check that requests 0 to `count` have been admitted, once each."""
+    out = await read_count(bootstrap, [f"{prefix}.admitted.pay"], count)
+    assert Counter(r.value for r in out) == Counter(b"%d" % i for i in range(count)), running.text()
+
+
+async def test_a_gate_with_another_number_of_shards_does_not_start(bootstrap, prefix, tmp_path):
+    await create(bootstrap, f"{prefix}.requests.pay")
+    other = tmp_path / "other"
+    other.mkdir()
+    with gate(tmp_path, bootstrap, prefix, POLICY) as running:
+        running.wait_for("shard taken over")
+        await send(bootstrap, f"{prefix}.requests.pay", numbered(0, 10))
+        with gate(other, bootstrap, prefix, POLICY, "--shards", "3") as refused:
+            assert refused.process.wait(30) == 1, refused.text()
+        assert f"gate: topic {prefix}.state has 2 partitions, but this gate was started with 3 shards" in refused.text()
+        assert "--shards 2" in refused.text()
+        await admitted(bootstrap, prefix, 10, running)
+        assert running.stop() == 0, running.text()
+
+
+async def test_a_state_topic_deleted_under_a_running_gate(bootstrap, prefix, tmp_path):
+    await create(bootstrap, f"{prefix}.requests.pay")
+    with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as running:
+        until(running.is_ready, explain=running.text)
+        await send(bootstrap, f"{prefix}.requests.pay", numbered(0, 10))
+        await admitted(bootstrap, prefix, 10, running)
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        await admin.start()
+        await admin.delete_topics([f"{prefix}.state"])
+        await admin.close()
+        await send(bootstrap, f"{prefix}.requests.pay", numbered(10, 20))
+        running.wait_for(f"topic {prefix}.state is gone")
+        until(lambda: f"topic {prefix}.state is gone" in faults(running), explain=running.text)
+        running.kill()
+    with gate(tmp_path, bootstrap, prefix, POLICY) as refused:
+        assert refused.process.wait(30) == 1, refused.text()
+        assert f"gate: topic {prefix}.state is gone" in refused.text()
+        assert "--state reset" in refused.text()
+    with gate(tmp_path, bootstrap, prefix, POLICY, "--state", "reset") as again:
+        await admitted(bootstrap, prefix, 20, again)
+        assert again.stop() == 0, again.text()
+
+
+async def test_a_transactional_id_that_is_not_authorised(own_broker, prefix, tmp_path):
+    broker = own_broker(
+        properties={
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "true",
+        }
+    )
+    await create(broker.bootstrap, f"{prefix}.requests.pay")
+    await change_acl(broker.bootstrap, CreateAclsRequest(*NO_TRANSACTIONS))
+    with gate(tmp_path, broker.bootstrap, prefix, POLICY, "--http", "0") as running:
+        await send(broker.bootstrap, f"{prefix}.requests.pay", numbered(0, 10))
+        running.wait_for("TransactionalIdAuthorizationFailed")
+        assert "shard" in faults(running)
+        await change_acl(broker.bootstrap, DeleteAclsRequest(*NO_TRANSACTIONS))
+        await admitted(broker.bootstrap, prefix, 10, running)
+        assert running.stop() == 0, running.text()
+
+
+def faults(running: GateProcess) -> str:
+    """Return why a gate says that it is not ready."""
+    request = urllib.request.Request(running.url() + "/readyz")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.dumps(json.load(answer))
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read().decode()
+
+
+async def change_acl(bootstrap: str, request: CreateAclsRequest | DeleteAclsRequest) -> None:
+    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    await client.bootstrap()
+    try:
+        answer = await client.send(client.get_random_node(), request)
+        assert not answer.to_object()[next(k for k in answer.to_object() if k != "throttle_time_ms")][0]["error_code"]
+    finally:
+        await client.close()

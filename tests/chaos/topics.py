@@ -1,0 +1,106 @@
+"""Reading what a run has left on the broker, as anybody with `read_committed` sees it."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from gate.kafka.ports import Partition
+from tests.sim.checker import Committed
+
+
+def _consumer(bootstrap: str, isolation: str) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        isolation_level=isolation,
+        auto_offset_reset="none",
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=4 << 20,
+    )
+
+
+async def topics(bootstrap: str) -> list[str]:
+    """Return the names of all topics, the broker's own included."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        return sorted(await admin.list_topics())
+    finally:
+        await admin.close()
+
+
+async def read(bootstrap: str, names: Sequence[str]) -> AsyncIterator[Committed]:
+    """Yield every committed record of topics, in order of offset within a partition."""
+    consumer = _consumer(bootstrap, "read_committed")
+    await consumer.start()
+    try:
+        left = set(await _partitions(consumer, names))
+        consumer.assign(list(left))
+        await consumer.seek_to_beginning()
+        ends = await consumer.end_offsets(list(left))
+        while left:
+            for tp, records in (await consumer.getmany(timeout_ms=100, max_records=20_000)).items():
+                for r in records:
+                    yield Committed(tp.topic, tp.partition, r.offset, r.key, r.value, r.headers, r.timestamp)
+            left = {tp for tp in left if await consumer.position(tp) < ends[tp]}
+    finally:
+        await consumer.stop()
+
+
+async def _partitions(consumer: AIOKafkaConsumer, names: Iterable[str]) -> list[TopicPartition]:
+    cluster = await consumer._client.fetch_all_metadata()
+    return [TopicPartition(name, p) for name in names for p in sorted(cluster.partitions_for_topic(name) or ())]
+
+
+async def open_transactions(bootstrap: str, names: Sequence[str]) -> list[str]:
+    """Return the partitions in which a transaction is open: readers of committed records can't get to the end."""
+    ends: list[dict[TopicPartition, int]] = []
+    for isolation in ("read_committed", "read_uncommitted"):
+        consumer = _consumer(bootstrap, isolation)
+        await consumer.start()
+        try:
+            partitions = await _partitions(consumer, names)
+            consumer.assign(partitions)
+            ends.append(await consumer.end_offsets(partitions))
+        finally:
+            await consumer.stop()
+    stable, high = ends
+    return [f"{tp.topic}-{tp.partition} (stable {stable[tp]}, end {high[tp]})" for tp in high if stable[tp] != high[tp]]
+
+
+async def size(bootstrap: str, names: Sequence[str]) -> int:
+    """Return how many records topics hold that nobody writes to in transactions and nothing is deleted from."""
+    consumer = _consumer(bootstrap, "read_committed")
+    await consumer.start()
+    try:
+        partitions = await _partitions(consumer, names)
+        consumer.assign(partitions)
+        return sum((await consumer.end_offsets(partitions)).values())
+    finally:
+        await consumer.stop()
+
+
+async def group_offsets(bootstrap: str, group: str) -> dict[Partition, int]:
+    """Return the committed offsets of a group."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets(group)
+    finally:
+        await admin.close()
+    return {Partition(tp.topic, tp.partition): at.offset for tp, at in found.items() if at.offset >= 0}
+
+
+async def follow(bootstrap: str, names: Sequence[str]) -> AsyncIterator[Committed]:
+    """Yield committed records of topics as they come, for ever."""
+    consumer = _consumer(bootstrap, "read_committed")
+    await consumer.start()
+    try:
+        consumer.assign(await _partitions(consumer, names))
+        await consumer.seek_to_beginning()
+        while True:
+            for tp, records in (await consumer.getmany(timeout_ms=100)).items():
+                for r in records:
+                    yield Committed(tp.topic, tp.partition, r.offset, r.key, r.value, r.headers, r.timestamp)
+    finally:
+        await consumer.stop()
