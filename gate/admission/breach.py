@@ -19,7 +19,7 @@ BREACHES: Final = frozenset(
 class Beat:
     """When breach events are told. Times in ns."""
 
-    calm: int = 5 * SECOND  # nothing refused and nothing parked for so long: resolved
+    calm: int = 5 * SECOND  # nothing is parked, and nothing was refused for so long: resolved
     first: int = 10 * SECOND  # between opened and the first ongoing; each further one takes twice as long
     slowest: int = 300 * SECOND
     quiet: int = 60 * SECOND  # between two tellings of near_limit: a small bucket crosses its threshold all the time
@@ -66,7 +66,7 @@ class Breach:
         self._limit = record.limit
         self._reason = Reason(record.reason) if record.reason else Reason.RATE
         self._refused = record.refused
-        self._last = record.last  # refusal, or moment at which something was parked
+        self._last = record.last  # refusal
         self._beats = record.beats
         self._next_beat = record.next_beat
         self._near = record.near
@@ -99,9 +99,7 @@ class Breach:
         if self._opened:
             self._opened = False
             told.append(self._tell(EventKind.OPENED, now, situation()))
-        if backlog:
-            self._last = now
-        if now >= self._last + self.beat.calm:
+        if not backlog and now >= self._last + self.beat.calm:
             told.append(self._tell(EventKind.RESOLVED, now, situation()))
             self.since = None
         elif now >= self._next_beat:

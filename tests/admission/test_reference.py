@@ -203,9 +203,9 @@ class Comparison(RuleBasedStateMachine):
     def both(self, runs: list[tuple[str, str, int, int]]) -> None:
         first = len(self.sim.history.submitted_at)
         at, made, arrivals = 0, [], []
-        for lane, tenant, count, cost in runs:
-            made.append(Run(at, count, lane, tenant, cost))
-            lane = lane if lane in self.sim.policy.lanes else "default"
+        for named, tenant, count, cost in runs:
+            made.append(Run(at, count, named, tenant, cost))
+            lane = named if named in self.sim.policy.lanes else "default"
             arrivals += [(first + at + i, lane, tenant, cost) for i in range(count)]
             at += count
         before = len(self.sim.history.admissions)

@@ -80,7 +80,7 @@ def command(rng: random.Random, sims: list[Simulation], now: int) -> None:
             sim.engine.set_in_flight(now, lag)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32))
 def test_the_same_with_and_without_a_restart_after_every_step(seed):
     rng = random.Random(seed)
@@ -156,7 +156,13 @@ def test_damaged_and_newer_records_are_refused(policy, spec):
     sim.offer(3)
     sim.save()
     for key, data in sim.state.items():
-        for broken in (b"", data[:3], data[:-1], bytes([data[0] + 1]) + data[1:], data[:6] + bytes([data[6] ^ 1]) + data[7:]):
+        for broken in (
+            b"",
+            data[:3],
+            data[:-1],
+            bytes([data[0] + 1]) + data[1:],
+            data[:6] + bytes([data[6] ^ 1]) + data[7:],
+        ):
             with pytest.raises(StateError):
                 Engine.restore(
                     "svc", sim.policy, Budgets(START, {}), START, "1", {**sim.state, key: broken}
