@@ -99,22 +99,25 @@ def batch(rounds: int, count: int) -> Result:
 
 
 def memory() -> None:
-    print("\nMemory by tracemalloc, all of RateLimiter's, per key (its name and limits not counted)")
-    config, now = RateLimitConfig(1000, 1500), 1_764_025_123.0
-    for keys in (1, 10_000):
-        names = [f"service-{number}" for number in range(keys)]
-        limiter = RateLimiter()
-        for name in names:
-            limiter.configure(name, config)
-        tracemalloc.start()
-        for name in names:
-            limiter.check(name, now)
-        cold = tracemalloc.get_traced_memory()[0] / keys
-        for step in range(200_000):
-            limiter.check(names[0], now + step / 2000)
-        hot = tracemalloc.get_traced_memory()[0] - cold * keys + cold
-        tracemalloc.stop()
-        print(f"  {keys:6,} keys: cold {cold:5,.0f} B, hottest {hot:5,.0f} B")
+    print("\nMemory of RateLimiter by tracemalloc, per key (its name and limits not counted)")
+    for per_second, cells in ((100, "one byte a cell"), (10_000, "two bytes a cell")):
+        config, now = RateLimitConfig(per_second, per_second * 2), 1_764_025_123.0
+        for keys in (1, 10_000):
+            names = [f"service-{number}" for number in range(keys)]
+            limiter = RateLimiter()
+            for name in names:
+                limiter.configure(name, config)
+            tracemalloc.start()
+            for name in names:
+                limiter.check(name, now)
+            cold = tracemalloc.get_traced_memory()[0] / keys
+            for step in range(40_000):
+                limiter.check(names[0], now + step / 500, per_second // 100)
+            full = tracemalloc.get_traced_memory()[0]
+            del limiter._keys[names[0]]
+            hottest = full - tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+            print(f"  {keys:6,} keys at {per_second:6,}/s: cold {cold:5,.0f} B, hottest {hottest:5,} B ({cells})")
 
 
 def oracle(decisions: int) -> int:

@@ -28,7 +28,7 @@ class Limiter(SlidingWindow):
         self.spec = spec
         self.last = now
         self._full = now * spec.scale  # ticks
-        self._more = tuple(SlidingWindow(window) for window in spec.windows[1:])
+        self._more = tuple([SlidingWindow(window) for window in spec.windows[1:]])
         if not spec.windows:  # one run that never ends and starts too low ever to be full
             self._edge, self._tail, self._used = MOST, NEVER, -NEVER
 

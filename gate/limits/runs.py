@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Final, Self
 
 from gate.limits.codec import Reader, Writer
+from gate.limits.spec import Window
 
 LOG_RUNS: Final = 120  # 16 B each: as large as the cells, so a limit up to 120 is always exact
 _BYTE_MAX: Final = 0xFF
@@ -113,15 +114,14 @@ class Ring:
     cell: they count longer, never shorter.
     """
 
-    __slots__ = ("_carry", "_cells", "_first", "_last", "_quantum", "_size")
+    __slots__ = ("_carry", "_cells", "_first", "_last", "_window")
 
     kind: ClassVar = 2
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, window: Window) -> None:
         # 1,000 makes cells of whole ms where windows are whole seconds; 1,024 leaves room for what quanta lose.
-        cells = 1000 if limit <= _CELL_MAX else 1024
-        self._size = size
-        self._quantum = -(-limit // _CELL_MAX)
+        cells = 1000 if window.limit <= _CELL_MAX else 1024
+        self._window = window
         self._cells = array("B", (0,)) * (cells + 1)  # one more: `now` may cut through the oldest and the newest
         self._carry = 0
         self._first = 0
@@ -131,11 +131,15 @@ class Ring:
         """Return the edge of a run that begins at `now`: the first grid time that is not before it."""
         return self._edge(self._index(now))
 
+    @property
+    def _quantum(self) -> int:
+        return -(-self._window.limit // _CELL_MAX)
+
     def _index(self, time: int) -> int:
-        return (time - 1) * (len(self._cells) - 1) // self._size + 1
+        return (time - 1) * (len(self._cells) - 1) // self._window.size + 1
 
     def _edge(self, index: int) -> int:
-        return -(-index * self._size // (len(self._cells) - 1))
+        return -(-index * self._window.size // (len(self._cells) - 1))
 
     full: ClassVar = False
 
@@ -162,20 +166,21 @@ class Ring:
         if self._first > self._last:
             self._first = index
         self._last = index
-        quanta, self._carry = divmod(count + self._carry, self._quantum)
+        quantum = self._quantum
+        quanta, self._carry = divmod(count + self._carry, quantum)
         place = index % len(self._cells)
         quanta += self._cells[place]
         if quanta > _BYTE_MAX and self._cells.itemsize == 1:
-            self._cells = array("H", self._cells)
+            self._cells = array("H", self._cells)[:]  # a slice has no room to spare
         if quanta > _CELL_MAX:  # charged without asking, far above the limit
-            self._carry += (quanta - _CELL_MAX) * self._quantum
+            self._carry += (quanta - _CELL_MAX) * quantum
             quanta = _CELL_MAX
         self._cells[place] = quanta
 
     def expire(self, horizon: int) -> tuple[int, int | None]:
         """Drop the runs whose edge is not after `horizon`; return their units and the new tail (None: none left)."""
         cells, around, first, last = self._cells, len(self._cells), self._first, self._last
-        dead = horizon * (around - 1) // self._size
+        dead = horizon * (around - 1) // self._window.size
         quanta = 0
         while first <= last and (first <= dead or (first < last and not cells[first % around])):
             quanta += cells[first % around]

@@ -74,7 +74,7 @@ class SlidingWindow:
         self._edge = log.point(now)
 
     def _compress(self, log: Log | Ring) -> Ring:
-        ring = Ring(self._window.size, self._window.limit)
+        ring = Ring(self._window)
         for edge, count in log:
             ring.push(edge, count)
         return ring
@@ -127,7 +127,7 @@ class SlidingWindow:
         if self._used:
             self._edge = self._tail = last + edge
         if kind:
-            log = Log() if kind == Log.kind else Ring(self._window.size, self._window.limit)
+            log = Log() if kind == Log.kind else Ring(self._window)
             if kind != log.kind:
                 raise ValueError(f"unknown kind of runs {kind}")
             log.read(source, last)
