@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 
 import structlog
 import watchfiles
+from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +26,7 @@ from gate.observe.metrics import Metrics
 from gate.policy import Policy, Settings, load_policy
 
 FAULTS_EVERY: Final = 0.5
+RESTART_PAUSE: Final = 0.5
 RELOAD_QUIET_MS: Final = 200
 
 log = structlog.get_logger("gate")
@@ -92,10 +94,8 @@ async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state:
             server = HttpServer(*settings.http_address, board, registry)
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)
-        await wait_for_broker(settings.bootstrap, settings.connect_timeout, log.warning)
-        gate = Gate(policy, settings, reporter, reset_state=reset_state)
+        gate = await _start(policy, settings, reporter, reset_state=reset_state)
         stack.push_async_callback(gate.stop)
-        await gate.start()
         log.info("gate runs", bootstrap=settings.bootstrap, group=settings.group_id, policy=policy.version)
         tasks = [
             asyncio.create_task(_watch(config, gate, stopped), name="policy"),
@@ -107,6 +107,23 @@ async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     log.info("stopped")
+
+
+async def _start(policy: Policy, settings: Settings, reporter: Reporter, *, reset_state: bool) -> Gate:
+    """Start a gate; begin again if the broker goes away in the middle."""
+    while True:
+        await wait_for_broker(settings.bootstrap, settings.connect_timeout, log.warning)
+        gate = Gate(policy, settings, reporter, reset_state=reset_state)
+        try:
+            await gate.start()
+        except BaseException as error:
+            await gate.stop()
+            if not isinstance(error, KafkaError | OSError | TimeoutError) or not getattr(error, "retriable", True):
+                raise
+            log.warning("the broker went away during the start; trying again", why=str(error) or type(error).__name__)
+            await asyncio.sleep(RESTART_PAUSE)
+        else:
+            return gate
 
 
 async def _report(gate: Gate, board: Board) -> None:
