@@ -1,4 +1,4 @@
-"""Bugs planted by patching, to show that the simulation finds them. Each entry makes a context in which one is there."""
+"""Bugs planted by patching, to show that the simulation finds them: each entry makes a context that has one."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,9 +8,11 @@ from unittest import mock
 
 from gate.admission.parked import Parked
 from gate.admission.plan import Plan
+from gate.kafka import routing
 from gate.kafka.clock import MS, BrokerClock
-from gate.kafka.desk import Desk
+from gate.kafka.desk import Desk, Turn
 from gate.kafka.ports import Claim, Inbox, Outgoing, Partition, Written
+from gate.kafka.routing import Batch
 from gate.kafka.shard import Shard
 from gate.limits import Limiter
 from gate.limits.runs import Ring
@@ -21,13 +23,13 @@ from tests.sim.scenario import START_MS
 MUTANTS: dict[str, Callable[[], Any]] = {}
 
 
-def _plant(owner: type, name: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+def _plant(owner: Any, name: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """Register a bug: the decorated function takes the method and returns what stands in its place."""
 
     def register(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @contextmanager
         def planted() -> Iterator[None]:
-            with mock.patch.object(owner, name, make(getattr(owner, name))):
+            with mock.patch.object(owner, name, make(getattr(owner, name))):  # made anew: some remember
                 yield
 
         MUTANTS[make.__name__] = planted
@@ -217,3 +219,53 @@ def aborted_state_read(newest: Any) -> Any:
 def restored_full(load: Any) -> Any:
     """A restored limiter starts full."""
     return lambda spec, data: Limiter(spec, START_MS * MS)
+
+
+@_plant(routing, "restamp")
+def header_lost(restamp: Any) -> Any:
+    """A header that the gate does not know is not passed on."""
+    return lambda headers, *args: [h for h in restamp(headers, *args) if h[0] != "traceparent"]
+
+
+@_plant(SimSession, "commit")
+def commit_not_sent(commit: Any) -> Any:
+    """Batches run into one another; whatever comes next ends them."""
+
+    async def sometimes(self: SimSession) -> None:
+        self.commits = getattr(self, "commits", 0) + 1
+        if self.commits % 3:
+            await commit(self)
+
+    return sometimes
+
+
+@_plant(Shard, "_sleep")
+def never_again(sleep: Any) -> Any:
+    """A shard that has failed does not come back."""
+
+    async def for_ever(self: Shard, seconds: float) -> None:
+        await sleep(self, 1e6)
+
+    return for_ever
+
+
+@_plant(Desk, "learn")
+def new_topic_from_its_beginning(learn: Any) -> Any:
+    """A topic that the shard did not have when it was taken over is read from its beginning."""
+    return lambda self, offsets: None
+
+
+@_plant(Desk, "route")
+def parked_behind_fresh(route: Any) -> Any:
+    """What was parked is written behind what arrived with its release."""
+
+    def behind(self: Desk, turn: Turn, batch: Batch) -> None:
+        pulled, turn.pulled = turn.pulled, []
+        route(self, turn, batch)
+        for pull, records in pulled:
+            batch.release(turn.served.topics, self._policy.version, pull, records)
+            ends = turn.served.delayed_end
+            ends[pull.partition] = max(ends.get(pull.partition, 0), pull.offset + pull.count)
+        turn.pulled = pulled
+
+    return behind

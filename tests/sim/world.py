@@ -1,8 +1,8 @@
 """A simulated world: gates, their group, producers and the broker, through a run drawn from a seed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -469,8 +469,13 @@ def simulate(
     mutant: AbstractContextManager[Any] | None = None,
     show: Callable[[str], None] | None = None,
 ) -> Result:
-    """Run one seed to its end and check it."""
-    scenario = draw(seed, hours)
+    """Run what is drawn from a seed, with `hours` as its mean length, and check it."""
+    with mutant or nullcontext():
+        return play(draw(seed, hours), show)
+
+
+def play(scenario: Scenario, show: Callable[[str], None] | None = None) -> Result:
+    """Run a scenario to its end and check it. `show` is given a line for everything that happens."""
     trace = Trace(show)
     world: World | None = None
 
@@ -479,17 +484,18 @@ def simulate(
         world = World(loop, scenario, trace)
         await world.live()
 
-    with ExitStack() as stack:
-        stack.enter_context(_installed(scenario))
-        if mutant is not None:
-            stack.enter_context(mutant)
+    with _installed(scenario):
         try:
             run(main)
         except (DeadlockError, LivelockError) as error:
-            return Result(seed, 0, str(trace), (f"{type(error).__name__}: {error}",), 0, 0)
+            return Result(scenario.seed, 0, str(trace), (f"{type(error).__name__}: {error}",), 0, 0)
         assert world is not None
         world.check()
-    return Result(seed, scenario.seconds / 3600, str(trace), tuple(world.problems), world.offered, world.broker.commits)
-
-
-Work = Callable[[], Awaitable[None]]
+    return Result(
+        seed=scenario.seed,
+        hours=scenario.seconds / 3600,
+        trace=str(trace),
+        problems=tuple(dict.fromkeys(world.problems)),
+        requests=world.offered,
+        commits=world.broker.commits,
+    )
