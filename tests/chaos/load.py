@@ -1,7 +1,7 @@
 """What a chaos run offers: services of every kind, and producers that write numbered requests at a steady rate."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
@@ -103,9 +103,20 @@ def _headers(service: str, number: int) -> tuple[tuple[str, bytes], ...]:
 
 
 class Offering:
-    """Producers that offer `total` requests within `seconds`, spread over all services."""
+    """Producers that offer `total` requests within `seconds`, spread over all services.
 
-    def __init__(self, bootstrap: str, total: int, seconds: float, **client_options: object) -> None:
+    They wait where `progress` (0 to 1) falls behind, so that there is traffic for as long as something is to be broken.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        total: int,
+        seconds: float,
+        progress: Callable[[], float] = lambda: 1.0,
+        **client_options: object,
+    ) -> None:
+        self._progress = progress
         self._options = {"bootstrap_servers": bootstrap, **client_options}
         self._seconds = seconds
         self._counts = {name: round(total * share) for name, (share, _) in SHARES.items()}
@@ -138,14 +149,15 @@ class Offering:
         topic, begun, given = NAMES.requests(service), monotonic(), 0
         waiting: list[tuple[asyncio.Future[RecordMetadata], int]] = []
         while given < total:
-            due = min(total, int((monotonic() - begun + TICK) * rate)) - given
+            share = min(1.0, (monotonic() - begun + TICK) / self._seconds, self._progress())
+            due = min(int(total * share) - given, 1 + int(2 * rate * TICK))  # what was held up comes bit by bit
             by_partition: dict[int, list[Request]] = {}
-            for request in islice(source, due):
+            for request in islice(source, max(0, due)):
                 by_partition.setdefault(request.partition, []).append(request)
             for partition, part in by_partition.items():
                 for first in range(0, len(part), BATCH_RECORDS):
                     waiting.append(await _send(producer, topic, partition, part[first : first + BATCH_RECORDS]))
-            given += due
+            given += max(0, due)
             waiting = [entry for entry in waiting if not self._is_done(service, *entry)]
             await asyncio.sleep(TICK)
         for future, count in waiting:

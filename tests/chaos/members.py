@@ -13,6 +13,7 @@ from tests.chaos.faults import End, Fate, Plan
 from tests.system.gates import GateProcess
 
 POLL = 0.01
+LAST = 0.97  # of the plan when the last fates have begun
 START_DEADLINE = 40.0
 POINT_PATIENCE = 6.0  # beyond its time, for a gate to come to its point; then it is killed where it stands
 FAKETIME = next((str(p) for p in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
@@ -59,7 +60,7 @@ class Members:
         self._fates = deque(self.plan.fates)
         self._begun = monotonic()
         self._names = 0
-        self._late = False
+        self._late = self._done = False
         self.broker.set()
 
     def note(self, kind: str, member: str = "", shards: frozenset[int] = frozenset(), until: float = 0.0) -> Incident:
@@ -74,6 +75,11 @@ class Members:
         async with asyncio.TaskGroup() as group:
             for place in range(places):
                 group.create_task(self._dwell(place))
+        self._done = True
+
+    def progress(self) -> float:
+        """Return how much of the plan has been carried out, 0 to 1."""
+        return 1.0 if self._done else LAST * (1 - len(self._fates) / (1 + len(self.plan.fates)))
 
     async def _dwell(self, place: int) -> None:
         while True:

@@ -99,8 +99,8 @@ async def run(
     try:
         await create(broker.bootstrap, *(NAMES.requests(s) for s in SHARES), partitions=PARTITIONS)
         clock.lap("start")
-        offering = load.Offering(broker.bootstrap, requests, seconds)
-        await _live(members, offering, broker, plan, gates, 1.3 * seconds)
+        offering = load.Offering(broker.bootstrap, requests, seconds, members.progress)
+        await _live(members, offering, broker, plan, gates, 1.4 * seconds)
         report.offered = sum(offering.sent.values())
         clock.lap("faults")
         await drain(broker.bootstrap, report)
