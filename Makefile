@@ -32,6 +32,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# 200 kills of gates under a million requests, then a network that delivers late: 20 minutes; replay with SEED=N
+chaos: SEED ?= 1
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --kills 200 --requests 1000000 --gates 3 --seed $(SEED) --minutes 15
+	$(BIN)/python -m tests.chaos --late 100 --requests 100000 --seed $(SEED) --minutes 4
+
 # Lets a test check docker-compose.yml with a real Compose tool; without one the test is skipped
 compose-tool:
 	@docker compose version >/dev/null 2>&1 || docker-compose version >/dev/null 2>&1 || \
