@@ -10,10 +10,11 @@ import aiokafka
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import CoordinationType
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from gate.errors import GateError
 from gate.kafka.ports import Claim, Outgoing, Partition, Raw, Written
 
 BATCH_BYTES: Final = 1_000_000
@@ -112,6 +113,7 @@ class KafkaSession:
         compression: str | None = None,
         **client_options: Any,
     ) -> None:
+        self._id = transactional_id
         self._group = group
         self._state = state
         self._restore = restore
@@ -138,8 +140,14 @@ class KafkaSession:
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """See `ports.Session`. Starting the producer fences; only after that may anything be read."""
-        async with asyncio.timeout(self._deadline):
-            await self._producer.start()
+        try:
+            async with asyncio.timeout(self._deadline):
+                await self._producer.start()
+        except TransactionalIdAuthorizationFailed as error:
+            raise GateError(
+                f"the broker does not let this gate use the transactional id {self._id}",
+                hint=f"allow Write and Describe on TransactionalId {self._group}-* ; the shard then goes on by itself",
+            ) from error
         return await self._restore(partitions)
 
     def begin(self) -> None:

@@ -75,7 +75,8 @@ async def test_a_transactional_id_that_is_not_authorised(own_broker, prefix, tmp
     await change_acl(broker.bootstrap, CreateAclsRequest(*NO_TRANSACTIONS))
     with gate(tmp_path, broker.bootstrap, prefix, POLICY, "--http", "0") as running:
         await send(broker.bootstrap, f"{prefix}.requests.pay", numbered(0, 10))
-        running.wait_for("TransactionalIdAuthorizationFailed")
+        running.wait_for(f"does not let this gate use the transactional id {prefix}-")
+        assert f"allow Write and Describe on TransactionalId {prefix}-*" in running.text()
         assert "shard" in faults(running)
         await change_acl(broker.bootstrap, DeleteAclsRequest(*NO_TRANSACTIONS))
         await admitted(broker.bootstrap, prefix, 10, running)
