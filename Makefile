@@ -20,7 +20,7 @@ demo: $(READY)
 	@$(BIN)/gate demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -37,6 +37,15 @@ chaos: SEED ?= 1
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 200 --requests 1000000 --gates 3 --seed $(SEED) --minutes 15
 	$(BIN)/python -m tests.chaos --late 100 --requests 100000 --seed $(SEED) --minutes 4
+
+# The pages as HTML, in build/docs. Warnings are errors: a link that leads nowhere, a page that nothing links
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
+	@echo "build/docs/index.html"
+
+$(VENV)/.docs: $(READY) requirements-docs.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
 
 # Lets a test check docker-compose.yml with a real Compose tool; without one the test is skipped
 compose-tool:

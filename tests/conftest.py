@@ -22,9 +22,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("broker")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where several processes share the tests, start the one broker for all of them."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        stack = contextlib.ExitStack()
+        os.environ["GATE_BOOTSTRAP"] = stack.enter_context(_any_broker())
+        config.add_cleanup(stack.close)
+
+
 @pytest.fixture(scope="session")
 def bootstrap() -> Iterator[str]:
     """`HOST:PORT` of a broker that all tests share: `GATE_BOOTSTRAP`, else a container, else a local broker."""
+    with _any_broker() as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _any_broker() -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         yield os.environ.get("GATE_BOOTSTRAP") or stack.enter_context(
             _container() if _docker_answers() else _local_broker()

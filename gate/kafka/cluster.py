@@ -1,10 +1,11 @@
 """The broker's side of the gate's topics: which are there, and making those that are missing."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import stamina
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -77,8 +78,7 @@ class Cluster:
 
     async def members(self, group: str) -> int:
         """Return how many members a group has."""
-        async with asyncio.timeout(DEADLINE):
-            answers = await self._admin.describe_consumer_groups([group])
+        answers = await _settled(lambda: self._admin.describe_consumer_groups([group]))
         return sum(len(described[5]) for answer in answers for described in answer.groups)
 
     async def configs(self, *topics: str) -> dict[str, dict[str, str]]:
@@ -182,6 +182,18 @@ class Cluster:
                 },
             ),
         ]  # fmt: skip
+
+
+async def _settled(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Return what a call answers, trying again while the group's coordinator is being found or moves."""
+    async with asyncio.timeout(DEADLINE):
+        async for attempt in stamina.retry_context(
+            on=lambda error: isinstance(error, KafkaError) and error.retriable, attempts=None, timeout=DEADLINE,
+            wait_initial=0.1, wait_max=1.0,
+        ):  # fmt: skip
+            with attempt:
+                return await call()
+    raise AssertionError  # the loop returns or raises
 
 
 def _hint(topic: str, specs: list[TopicSpec]) -> str:
