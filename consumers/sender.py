@@ -25,7 +25,6 @@ Header = tuple[str, bytes | None]
 _SEND_SECONDS: Final = 30.0
 _INT32_MAX: Final = 2**31 - 1
 _BROKER_DEFAULT: Final = -1  # replication factor
-_SMALL: Final = 1 << 14  # bytes: what any topic takes, so that nobody needs to ask
 _BROKEN_SEQUENCE: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch)
 _BATCH_BYTES, _RECORD_BYTES, _HEADER_BYTES = 61, 36, 10  # the most that the format adds to what is in a record
 
@@ -38,13 +37,15 @@ class Sender:
     """Writes records that every replica has when the call returns; a repeated send of the client is one record.
 
     A record too large for its topic is refused before it is sent: refused by the broker, it would leave a gap in the
-    producer's sequence, and nothing could be sent after it. Should it come to that, the producer is replaced.
+    producer's sequence, and nothing could be sent after it. Should it come to that, the producer is replaced, and what
+    else it had under way is sent again.
     """
 
     def __init__(self, bootstrap: str, names: Names) -> None:
         self._bootstrap = bootstrap
         self._names = names
         self._limits: dict[str, int] = {}
+        self._batch_bytes = 1 << 14
         self._producer: AIOKafkaProducer | None = None
         self._stop: Callable[[], Awaitable[None]] = AsyncExitStack().aclose
         self._stopping: set[asyncio.Future[None]] = set()
@@ -87,21 +88,21 @@ class Sender:
             value = b""  # aiokafka sends no record without both
         async with asyncio.timeout(seconds):
             await self._check_size(topic, value, key, headers)
-            producer = self._producer
-            assert producer is not None, "used outside of `running`"
-            if partition is not None and partition not in await producer.partitions_for(topic):
-                partition = None
-            try:
-                return await producer.send_and_wait(
-                    topic, value, key, partition=partition, timestamp_ms=timestamp_ms, headers=list(headers)
-                )
-            except MessageSizeTooLargeError as error:  # the limit was lowered since it was read
-                self._limits.pop(topic, None)
-                await self._replace(producer)
-                raise _too_large(topic, f"a record of {_size(value, key, headers)} bytes") from error
-            except _BROKEN_SEQUENCE:
-                await self._replace(producer)
-                raise
+            while True:
+                producer = self._producer
+                assert producer is not None, "used outside of `running`"
+                if partition is not None and partition not in await producer.partitions_for(topic):
+                    partition = None
+                try:
+                    return await producer.send_and_wait(
+                        topic, value, key, partition=partition, timestamp_ms=timestamp_ms, headers=list(headers)
+                    )
+                except MessageSizeTooLargeError:  # it, or another of its batch: the limit was lowered meanwhile
+                    self._limits.pop(topic, None)
+                    await self._replace(producer)
+                    await self._check_size(topic, value, key, headers)
+                except _BROKEN_SEQUENCE:  # the broker has not taken it: another record was refused before
+                    await self._replace(producer)
 
     async def ensure(self, topic: str, partitions: int, like: str, **config: str) -> None:
         """Create a topic if it is missing, and add partitions if it has too few. It takes what `like` takes."""
@@ -115,7 +116,7 @@ class Sender:
 
     async def _check_size(self, topic: str, value: bytes | None, key: bytes | None, headers: Sequence[Header]) -> None:
         size = _size(value, key, headers)
-        if size > _SMALL and (limit := await self._limit(topic)) is not None and size > limit:
+        if (limit := await self._limit(topic)) is not None and size > limit:
             raise _too_large(topic, f"a record of {size} bytes is more than the {limit} that it takes")
 
     async def _limit(self, topic: str) -> int | None:
@@ -124,7 +125,10 @@ class Sender:
             config = (await self.cluster.configs(topic)).get(topic, {})
             if "max.message.bytes" not in config:
                 return None
-            self._limits[topic] = int(config["max.message.bytes"])
+            self._limits[topic] = limit = int(config["max.message.bytes"])
+            if limit < self._batch_bytes:  # which holds for a batch
+                self._batch_bytes = max(limit, 1)
+                await self._replace(self._producer)
         return self._limits[topic]
 
     async def _replace(self, broken: AIOKafkaProducer | None) -> None:
@@ -135,6 +139,7 @@ class Sender:
                 bootstrap_servers=self._bootstrap,
                 enable_idempotence=True,
                 request_timeout_ms=int(_SEND_SECONDS * 500),  # it gives a record up before we do
+                max_batch_size=self._batch_bytes,
                 max_request_size=_INT32_MAX,  # the topic's limit is the one that counts
             )
             stack = AsyncExitStack()

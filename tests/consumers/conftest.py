@@ -1,12 +1,16 @@
 """What tests of consumer programs share."""
 
 import asyncio
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from gate.kafka.topics import Names
+from tests.consumers.gated import POLICY, Gated
 from tests.consumers.log import Log
+from tests.system.gates import gate
+from tests.system.gates import until as wait_until
 
 
 @pytest.fixture
@@ -50,3 +54,12 @@ def until() -> Callable:
                 await asyncio.sleep(0.02)
 
     return until
+
+
+@pytest.fixture(scope="module")
+def gated(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
+    """A running gate that the tests of a module share; each uses services of its own."""
+    prefix = f"t{uuid.uuid4().hex[:8]}"
+    with gate(tmp_path_factory.mktemp("gate"), bootstrap, prefix, POLICY, "--http", "0") as process:
+        wait_until(process.is_ready, explain=process.text)
+        yield Gated(bootstrap, Names(prefix), process)

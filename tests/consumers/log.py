@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from gate.kafka.topics import Names
@@ -56,14 +57,22 @@ class Log:
         finally:
             await producer.stop()
 
-    async def read(self, topic: str) -> list[ConsumerRecord]:
-        """Return all committed records of a topic, partition by partition."""
+    async def configure(self, topic: str, **config: str) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, config)])
+        finally:
+            await admin.close()
+
+    async def read(self, topic: str, partition: int = 0) -> list[ConsumerRecord]:
+        """Return all committed records of a partition."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
         )
         await consumer.start()
         try:
-            partitions = [TopicPartition(topic, 0)]
+            partitions = [TopicPartition(topic, partition)]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
             records: list[ConsumerRecord] = []
