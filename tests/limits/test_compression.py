@@ -110,3 +110,31 @@ def test_a_quiet_key_is_exact_again() -> None:
     assert limiter.take(4 * SECOND + 2, 3) == 3
     assert not isinstance(limiter._log, Ring)
     assert limiter.ready_at(0, 1000) == 5 * SECOND + 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_change_of_limits_at_any_time_forgets_nothing(seed: int) -> None:
+    draw = random.Random(seed)
+    limiter = Limiter(Spec(None, 1, (Window(5000, SECOND),)), 0)
+    now = 0
+    for _ in range(3000):
+        now += draw.randint(0, MS)  # within cells, so that the newest edge lies ahead
+        limiter.take(now, 4)
+        if draw.random() < 0.1:
+            changed = limiter.copy()
+            changed.reconfigure(Spec(None, 1, (Window(draw.choice((5000, 4000, 70_000)), SECOND),)), now)
+            free = changed.spec.windows[0].limit - limiter.fullest(now)[0]
+            assert changed.fit(now, 10**6) <= max(0, free)
+    assert isinstance(limiter._log, Ring)
+
+
+def test_what_fills_no_quantum_leaves_with_the_newest_cell() -> None:
+    limiter = Limiter(Spec(None, 1, (Window(10**6, SECOND),)), 0)  # quanta of 16
+    for step in range(1001):
+        limiter.charge(step * MS, 1)
+    assert isinstance(limiter._log, Ring)
+    used, _ = limiter.fullest(1990 * MS)
+    assert 11 <= used <= 11 + 16
+    limiter.charge(1991 * MS, 1)
+    assert limiter.fullest(2005 * MS) == (1, 10**6)
+    assert limiter.idle(2992 * MS)
