@@ -62,6 +62,7 @@ class _Service:
     last: dict[tuple[int, str, str], int] = field(default_factory=dict)  # admitted offset by partition, lane, tenant
     newest: dict[tuple[str, int], int] = field(default_factory=dict)  # decision, by kind of output and partition
     dropped: bool = False  # a request that waited was refused, so that those behind it moved up
+    shed: bool = False  # a request was refused on arrival, after others were planned behind it
     versions: dict[str, None] = field(default_factory=dict)
 
 
@@ -152,6 +153,7 @@ class Checker:
         elif kind == "rejected":
             request.rejected += 1
             service.dropped |= request.delayed > 0
+            service.shed |= reason in {b"deadline", b"max-delay"}
             if (reason == b"malformed") != (request.wishes is None):
                 self._add("malformed", f"{place} was rejected as {reason!r}")
         else:
@@ -281,7 +283,7 @@ class Checker:
         if service.dropped or len(service.versions) != 1:
             return
         policy = self._policies[next(iter(service.versions))].effective(service.name)
-        if policy.group is not None or policy.tenants is not None:
+        if policy.group is not None or policy.tenants is not None or (service.shed and len(policy.lanes) > 1):
             return
         for (partition, offset), request in service.requests.items():
             if request.admitted and request.at < request.not_before:

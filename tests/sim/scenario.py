@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
+from gate.kafka.desk import PULLS
 from gate.kafka.ports import Outgoing, Partition
 from gate.kafka.topics import Names
 from gate.policy import Policy, parse_policy
@@ -121,8 +122,8 @@ class Scenario:
 
     @property
     def calm(self) -> bool:
-        """Tell whether nothing goes wrong."""
-        return not self.events and not self.faults.most
+        """Tell whether nothing goes wrong, and nothing is scaled down so far that it takes its time."""
+        return not self.events and not self.faults.most and self.faults.slow < 0.5 and self.pulls == PULLS
 
 
 def draw(seed: int, hours: float) -> Scenario:
@@ -154,7 +155,7 @@ def draw(seed: int, hours: float) -> Scenario:
         events=tuple(sorted(events)),
         offers=tuple(offers),
         batch=random.choice((3, 10)) if small else 4000,
-        pulls=random.choice((1, 3, 10)) if small else 1000,
+        pulls=random.choice((1, 3, 10)) if small else PULLS,
         inbox=random.choice((1, 1000)) if small else 1 << 20,
         fetch=random.choice((1, 4)) if small else 500,
         runs=random.choice((4, 120)),

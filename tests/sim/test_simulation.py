@@ -86,34 +86,35 @@ def test_a_topic_that_is_seen_late_is_read_from_its_offset():
 
 def test_what_is_parked_goes_in_front_of_what_comes_with_its_release():
     """Seed 9: in a batch that admitted both, the newer requests were written first."""
-    later = [(20.0 + i / 10, 1, []) for i in range(80)]
-    assert play(scenario("plain", (20.0, 8, []), *later)).problems == ()
+    singles = [(20.0 + i / 2, 1, []) for i in range(60)]
+    slow = Faults(slow=1.0)  # so that capacity for what is parked and for what comes is there at once
+    assert play(scenario("plain", (20.0, 6, []), *singles, faults=slow)).problems == ()
 
 
 def test_nothing_behind_a_held_request_is_refused_and_read_again():
     """Seed 49: a request whose deadline had passed was rejected at each look at those in front of it."""
     late = [("gate-deadline", b"%d" % (START_MS + 20_500))]
     never = [("gate-cost", b"1000")]
-    assert play(scenario("hold", (20.0, 9, []), (20.1, 2, late), (20.2, 2, never), (20.3, 3, []))).problems == ()
+    assert play(scenario("hold", (20.0, 9, []), (20.0, 2, late), (20.0, 2, never), (20.0, 3, []))).problems == ()
 
 
 def test_no_tenant_overtakes_a_held_request():
     """Seeds 0 and 21: another tenant behind it was admitted, and read and admitted again."""
-    offers = [(20.0 + i / 100, 1, [("gate-tenant", b"beta" if i % 3 else b"gamma")]) for i in range(12)]
-    assert play(scenario("holdtenants", *offers)).problems == ()
+    beta, gamma = [("gate-tenant", b"beta")], [("gate-tenant", b"gamma")]
+    assert play(scenario("holdtenants", (20.0, 4, beta), (20.0, 1, gamma))).problems == ()
 
 
 def test_a_quiet_service_comes_to_rest():
     """Seed 9: a service cost a transaction a second for two hours after its last request."""
-    assert play(scenario("plain", (20.0, 5, []), seconds=4 * 3600.0)).commits < 60
+    assert play(scenario("plain", (20.0, 5, []), seconds=4 * 3600.0)).commits < 20
 
 
 def test_late_requests_of_the_protocol_do_no_harm():
     """Produces, offsets and commits take effect after the gate has given up on them."""
-    faults = Faults(chance=0.5, most=12, fates=(Fate.LATE,))
+    faults = Faults(chance=0.2, most=12, fates=(Fate.LATE,))
     offers = [(20.0 + 5 * i, 6, []) for i in range(20)]
-    result = play(scenario("plain", *offers, faults=faults))
-    assert result.problems == ()
+    for seed in range(10):
+        assert play(scenario("plain", *offers, faults=faults, seed=seed)).problems == ()
 
 
 # -- the checker -------------------------------------------------------------------------------------------------------
