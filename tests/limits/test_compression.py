@@ -58,7 +58,7 @@ def test_a_unit_counts_for_its_size_and_at_most_a_thousandth_longer(seed: int) -
     limiter = Limiter(Spec(None, 1, (Window(limit, size),)), 0)
     admitted: list[tuple[int, int]] = []
     now = 0
-    for _ in range(4000):
+    for _ in range(2500):
         now += draw.choice((1, size // 1500, size // 300))
         cost = draw.randint(1, limit // 250)
         exact = sum(count for time, count in admitted if time + size > now)
@@ -95,9 +95,9 @@ def test_a_copy_that_is_charged_alike_stays_alike() -> None:
     limiter = Limiter(Spec(None, 1, (Window(900, SECOND),)), 0)
     twins = [limiter]
     now = 0
-    for step in range(4000):
+    for step in range(2000):
         now += draw.randint(0, 2 * MS)
-        if step % 500 == 499:
+        if step % 400 == 399:
             twins += [limiter.copy(), Limiter.load(limiter.spec, limiter.dump())]
         assert len({(twin.take(now, 3), twin.ready_at(now, 5)) for twin in twins}) == 1
         assert len({twin.dump() for twin in twins}) == 1

@@ -148,8 +148,8 @@ class LargeMachine(Machine):
 
 TestExact = Machine.TestCase
 TestCompressed = LargeMachine.TestCase
-TestExact.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
-TestCompressed.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestExact.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestCompressed.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
 @given(st.integers(1, LOG_RUNS), st.lists(gaps, min_size=1, max_size=400))
