@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 
-.PHONY: demo test check format bench chaos scenarios docs clean setup compose-tool
+.PHONY: demo test check format bench soak chaos scenarios docs clean setup compose-tool
 
 setup: $(READY)
 
@@ -53,5 +53,24 @@ compose-tool:
 	  { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends docker-compose >/dev/null; } || \
 	  echo "no Compose tool, and none could be installed: install docker-compose by hand" >&2
 
+# Ratios against each peer, into build/bench.json: half an hour; under four minutes with BENCH=--quick. The peers live in
+# an environment of their own, for they hold some libraries back. Kafka Streams is built by Maven if there is one.
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
+
+$(BENCH_READY): pyproject.toml requirements-bench.txt
+	@echo "setting up $(BENCH_VENV) (once)"
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+bench: $(BENCH_READY)
+	$(BENCH_VENV)/bin/python -m bench $(BENCH)
+
+# Whether memory stays flat over ten minutes of full load
+soak: $(BENCH_READY)
+	$(BENCH_VENV)/bin/python -m bench.soak $(SOAK)
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(BENCH_VENV) build dist
