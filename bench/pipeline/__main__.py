@@ -17,7 +17,7 @@ from bench.pipeline import latency, page, plan
 from bench.pipeline.contenders import EXACTLY_ONCE, KAFKA_STREAMS, build_kafka_streams
 from bench.pipeline.process import FailedError
 from bench.pipeline.run import Case, Outcome, run
-from bench.results import Result, write
+from bench.results import FILE, Result, write
 from gate.kafka.local import LocalBroker
 
 RAW = Path("build/bench-pipeline.json")
@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="7 if not said; 2 when quick")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these peers alone, beside the gate")
     arguments = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it warns of topics that are being made
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # of topics that come and go; what fails raises
     rounds = arguments.rounds or (2 if arguments.quick else 7)
     failures: list[str] = []
     try:
@@ -102,7 +102,7 @@ def main() -> int:
     for result in results:
         print(f"{result.name:32} {result.ratio:10.4f} ({result.min:.4f} to {result.max:.4f})  {result.unit}")
     if not arguments.quick and not arguments.only and not failures:
-        page.write(RAW)
+        page.write(RAW, FILE)
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +42,17 @@ class Contender:
     load: int  # records of a full run: about a second of work at the least
 
 
+def gate_command(setting: Setting, delivery: str, limits: Mapping[str, object]) -> list[str]:
+    """Return the gate's command line, metrics over HTTP on, after writing its policy."""
+    policy = {"prefix": setting.prefix, "delivery": delivery, "session_timeout": 30, "defaults": dict(limits)}
+    config = setting.folder / "policy.yaml"
+    config.write_text(yaml.safe_dump(policy))
+    command = [sys.executable, "-m", "gate", "run", "--config", str(config.resolve()), "--http", "0"]
+    return [*command, "--bootstrap", setting.bootstrap]
+
+
 def gate(delivery: str) -> Contender:
-    """Return the gate, all features on: bucket and window, metrics over HTTP, usage."""
+    """Return the gate with both kinds of limit: bucket and window."""
 
     def command(setting: Setting) -> list[str]:
         limits: dict[str, object] = {
@@ -53,12 +62,8 @@ def gate(delivery: str) -> Contender:
             "window_limit": setting.limit,
         }
         if setting.tenants:
-            limits["tenants"] = {"default": {"requests_per_second": 1000, "burst_size": 1000}}
-        policy = {"prefix": setting.prefix, "delivery": delivery, "session_timeout": 30, "defaults": limits}
-        config = setting.folder / "policy.yaml"
-        config.write_text(yaml.safe_dump(policy))
-        python = [sys.executable, "-m", "gate", "run", "--config", str(config.resolve())]
-        return [*python, "--bootstrap", setting.bootstrap, "--http", "0"]
+            limits["tenants"] = {"default": {"requests_per_second": 1000, "burst_size": UNREACHED}}
+        return gate_command(setting, delivery, limits)
 
     return Contender(f"gate {delivery}", command, commits=True, warm_up=8_000, load=200_000)
 
@@ -76,7 +81,12 @@ def kafka_streams() -> Contender:
     """Return the Java peer. Its code is compiled while it runs, so it works off half a million first."""
 
     def command(setting: Setting) -> list[str]:
-        java = [str(jvm.find().executable), f"-Dstate.dir={setting.folder.resolve()}", "-jar", str(STREAMS_JAR.resolve())]
+        java = [
+            str(jvm.find().executable),
+            f"-Dstate.dir={setting.folder.resolve()}",
+            "-jar",
+            str(STREAMS_JAR.resolve()),
+        ]
         topics = [setting.topics(kind)[0] for kind in ("requests", "admitted", "delayed")]
         return [*java, setting.bootstrap, setting.prefix, *topics, str(setting.limit // PARTITIONS)]
 

@@ -67,7 +67,9 @@ def scale_ratios(rounds: Rounds) -> list[Result]:
     for name, many, few in (("services/1000", services, one), ("tenants/100000", tenants, tenant)):
         pairs = [(a.cpu, b.cpu) for a, b in zip(rounds[many], rounds[few], strict=True) if a and b]
         if pairs:
-            results.append(from_rounds(f"cpu/{name}", *map(list, zip(*pairs, strict=True)), f"CPU per record, {name} / one"))
+            results.append(
+                from_rounds(f"cpu/{name}", *map(list, zip(*pairs, strict=True)), f"CPU per record, {name} / one")
+            )
     if memory := [outcome.memory for outcome in rounds[shards] if outcome]:
         results.append(figure("memory/16-shards", memory, "MB resident at the most, 16 shards at full load"))
     return results

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,9 @@ class Case:
     @property
     def name(self) -> str:
         parts = [self.contender.name, f"{self.shape.value_size} B", self.form]
-        parts += [f"{self.services} services"] * (self.services > 1) + [f"{self.shape.tenants} tenants"] * bool(self.shape.tenants)
+        parts += [f"{self.services} services"] * (self.services > 1) + [f"{self.shape.tenants} tenants"] * bool(
+            self.shape.tenants
+        )
         return ", ".join(parts)
 
 

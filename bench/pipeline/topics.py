@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 Partition = TopicPartition
 
@@ -39,7 +39,7 @@ class Topics:
         answer = await self._admin.create_topics(wanted, timeout_ms=120_000)
         if failed := [(topic, why) for topic, code, why in answer.topic_errors if code]:
             raise RuntimeError(f"topics could not be created: {failed[:3]}")
-        while topics.keys() - set(await self._admin.list_topics()):
+        while topics.keys() - set(await self._admin.list_topics()):  # noqa: ASYNC110 - the broker tells nobody
             await asyncio.sleep(0.02)
         await self.ends([p for topic, number in topics.items() for p in partitions_of([topic], number)])
 

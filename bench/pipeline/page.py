@@ -1,0 +1,75 @@
+"""docs/performance.md: the figures in it and its picture, from a full run. Its prose is written by hand."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gate.kafka.local import jvm
+from gate.kafka.local.jars import KAFKA_VERSION
+
+PAGE = Path("docs/performance.md")
+PICTURE = Path("docs/figures/performance.png")
+DRAWING = Path("docs/figures/performance.py")
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def write(raw: Path, results: Path, page: Path = PAGE) -> None:
+    """Put the newest figures between the marks of the page, and draw the picture."""
+    text = page.read_text("utf-8")
+    figures = "\n\n".join([machine(), costs(json.loads(raw.read_text())), ratios(json.loads(results.read_text()))])
+    page.write_text(with_figures(text, figures), "utf-8")
+    subprocess.run([sys.executable, str(DRAWING), str(raw), str(PICTURE)], check=True)
+
+
+def with_figures(text: str, figures: str) -> str:
+    """Return the page with `figures` between its marks. Raises ValueError if they are not there, once and in order."""
+    head, begin, rest = text.partition(BEGIN)
+    _old, end, tail = rest.partition(END)
+    if not (begin and end) or BEGIN in tail or END in tail:
+        raise ValueError(f"the page needs {BEGIN} and {END}, each once, in this order")
+    return f"{head}{BEGIN}\n{figures}\n{END}{tail}"
+
+
+def machine() -> str:
+    return (
+        f"{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}, "
+        f"Java {jvm.find().version}, Apache Kafka {KAFKA_VERSION} on the same machine."
+    )
+
+
+def costs(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of CPU and speed by contender, the cheapest first in each group."""
+    lines = [
+        "| value, form | contender | CPU, us per record | records/s | MB |",
+        "|---|---|---|---|---|",
+    ]
+    good = [case for case in cases if case["cpu"]]
+    for case in sorted(good, key=lambda case: (_group(case), statistics.median(case["cpu"]))):
+        lines.append(
+            f"| {_group(case)[-1]} | {case['contender']} | {_spread(case['cpu'], 2)} "
+            f"| {statistics.median(case['rate']):,.0f} | {max(case['memory']):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def ratios(results: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| name | median | least to greatest | what |", "|---|---|---|---|"]
+    lines += [f"| `{r['name']}` | {r['ratio']:g} | {r['min']:g} to {r['max']:g} | {r['unit']} |" for r in results]
+    return "\n".join(lines)
+
+
+def _group(case: Mapping[str, Any]) -> tuple[int, int, int, str, str]:
+    services, tenants, size = case["services"], case["tenants"], case["value_size"]
+    text = f"{size} B, {case['form']}"
+    text += f", {services:,} services" * (services > 1) + f", {tenants:,} tenants" * bool(tenants)
+    return services, tenants, size, case["form"], text
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    return f"**{statistics.median(values):.{digits}f}** ({min(values):.{digits}f} to {max(values):.{digits}f})"
