@@ -1,5 +1,6 @@
 """What workers write about jobs: results, jobs to be tried again, jobs given up, and pauses for the gate."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -32,27 +33,34 @@ class Outbox:
         self._retry = retry
         self._sender = Sender(bootstrap, names)
         self._made: set[str] = set()  # topics known to be there
+        self._making = asyncio.Lock()
         self._paused: dict[str, int] = {}  # the latest pause asked for, by service
 
     def running(self) -> AbstractAsyncContextManager[Sender]:
         """Connect, and disconnect at the end. Raises BrokerUnreachableError."""
         return self._sender.running()
 
+    async def make_results(self, job: Job) -> None:
+        """Make sure that there is a topic for the result of a job."""
+        async with self._making:
+            topic = self._names.results(job.service)
+            if topic not in self._made:
+                await self._sender.ensure(topic, await self._sender.partitions(job.topic), like=job.topic)
+                self._made.add(topic)
+
     async def answer(self, job: Job, result: bytes) -> None:
         """Write a job's result, keyed by its id. Raises TooLargeError."""
         topic = self._names.results(job.service)
-        if topic not in self._made:
-            await self._sender.ensure(topic, await self._sender.partitions(job.topic), like=job.topic)
-            self._made.add(topic)
         headers = [header for header in job.headers if header[0] in _PASSED_ON]
         await self._sender.send(topic, result, job.id.encode(), headers, partition=job.partition)
 
     async def put_off(self, job: Job) -> None:
         """Write a failed job where it waits for its next attempt. Raises TooLargeError."""
         topic = self._names.retries(job.service)
-        if topic not in self._made:
-            await self._sender.ensure(topic, self._retry.stages, like=job.topic, **{"retention.ms": "-1"})
-            self._made.add(topic)
+        async with self._making:
+            if topic not in self._made:
+                await self._sender.ensure(topic, self._retry.stages, like=job.topic, **{"retention.ms": "-1"})
+                self._made.add(topic)
         due = int((time.time() + self._retry.pause(job.attempt)) * 1000)
         headers = [*self._headers(job, job.attempt + 1), (NOT_BEFORE, b"%d" % due)]
         await self._sender.send(topic, job.value, job.key, headers, partition=self._retry.stage(job.attempt))

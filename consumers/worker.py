@@ -230,6 +230,9 @@ class Worker(Program):
     async def _do(self, taken: Taken, commits: Commits) -> None:
         job = taken.job
         _, handler = self._handlers[job.topic]
+        # before the work, so that little can go wrong between its end and its result
+        if self._results and not await self._written(job, lambda: self._outbox.make_results(job)):
+            return
         try:
             answer = await call(handler, job, self._threads, self._timeout)
             result = encode(answer) if self._results and answer is not None else None
@@ -270,19 +273,24 @@ class Worker(Program):
         log.error("job given up", service=job.service, id=job.id, attempts=job.attempt, error=why)
 
     async def _settle(self, taken: Taken, write: Callable[[], Awaitable[None]]) -> None:
-        """Write what became of a job, however long that takes; then it is done. Stopped before, it is done again."""
+        """Write what became of a job; then it is done. Stopped before, it is done again."""
+        if await self._written(taken.job, write):
+            taken.offsets.done(taken.job.offset)
+
+    async def _written(self, job: Job, write: Callable[[], Awaitable[None]]) -> bool:
+        """Try until the broker takes it. False: stopped before."""
         for attempt in count():
             try:
                 await write()
             except TooLargeError as error:
-                write = partial(self._give_up, taken.job, str(error)[:_MAX_ERROR_CHARACTERS])
+                write = partial(self._give_up, job, str(error)[:_MAX_ERROR_CHARACTERS])
             except (KafkaError, TimeoutError, GateError) as error:
-                log.warning("what became of a job can't be written yet", id=taken.job.id, error=_words(error))
+                log.warning("what became of a job can't be written yet", id=job.id, error=_words(error))
                 if await self._stops_within(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))):
-                    return
+                    break
             else:
-                taken.offsets.done(taken.job.offset)
-                return
+                return True
+        return False
 
 
 def _words(error: Exception) -> str:
