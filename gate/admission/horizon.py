@@ -62,6 +62,11 @@ class Horizon:
         self._windows = [window for limiter in limiters for window in limiter.spec.windows]
         self._drips: list[_Drip] | None = None  # of the buckets behind the last moment
 
+    @property
+    def limiter(self) -> Limiter:
+        """The first of the limiters, charged ahead."""
+        return self._limiters[0]
+
     def time_of(self, units: int) -> int:
         """Return when the last of so many units, counted from now, is admitted."""
         target = self._base + units

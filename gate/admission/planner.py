@@ -4,7 +4,7 @@ All that waits in one queue is planned exactly (`plan`). Where several queues wa
 the moments of admission give its time (`horizon`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gate.admission.arrivals import Arrival
@@ -78,7 +78,21 @@ class Planner:
             if shed:
                 self._scheduler.shrink(queue, shed, shed * arrival.cost)
             planned.append((times, time))
+        self._keep_promises(owns)
         return planned
+
+    def _keep_promises(self, owns: Mapping[Tenant, Limiter | None]) -> None:
+        """Let the limiters compress what their plans have compressed, or they would admit before the time promised."""
+        for tenant, own in owns.items():
+            if own is not None and tenant.limiter is not None:
+                tenant.limiter.follow(own)
+        if self.plan is not None:
+            for limiter, ahead in zip(self._limits.limiters(), self.plan.limiters, strict=True):
+                limiter.follow(ahead)
+        if self._horizon is not None:
+            self._limits.limiter.follow(self._horizon.limiter)
+        if self._budget is not None and self._limits.budget is not None:
+            self._limits.budget.limiter.follow(self._budget.limiter)
 
     def estimate(self, queue: Queue, cost: int, now: int, start: int) -> int:
         """Return when one more request, behind what waits in its queue, would be admitted from `start` on.

@@ -239,8 +239,10 @@ class Ring:
         if sys.byteorder == "big":
             span.byteswap()
         around = len(self._cells)
-        if not 1 <= len(span) <= around:
+        if len(span) > around:
             raise ValueError(f"a ring of {len(span)} cells")
+        if not span:
+            return
         self._cells = array(span.typecode, (0,)) * around
         self._last = self._index(last) - behind
         self._first = self._last - len(span) + 1

@@ -46,8 +46,9 @@ class SlidingWindow:
             freed, tail = self._log.expire(horizon)
             self._used -= freed
             self._logged -= freed
-            if tail is None:  # an emptied ring gives way to an exact log
-                self._log = None
+            if tail is None:
+                if self._log.kind == Log.kind:  # cells stay until the window is empty, see `_follow`
+                    self._log = None
                 tail = self._edge
             self._tail = tail
 
@@ -72,6 +73,17 @@ class SlidingWindow:
         log.push(self._edge, count)
         self._logged = self._used
         self._edge = log.point(now)
+
+    def _follow(self, ahead: "SlidingWindow") -> None:
+        """Go over to cells if `ahead`, a copy that was charged ahead, has: or units would leave before its promises."""
+        if ahead._log is None or ahead._log.kind == Log.kind or (self._log is not None and self._log.kind != Log.kind):
+            return
+        ring = self._compress(self._log or Log())
+        if self._used > self._logged:
+            self._edge = ring.point(self._edge)
+        if self._used:
+            self._tail = ring.tail if self._logged else self._edge
+            self._log = ring
 
     def _compress(self, log: Log | Ring) -> Ring:
         ring = Ring(self._window)
@@ -132,9 +144,10 @@ class SlidingWindow:
                 raise ValueError(f"unknown kind of runs {kind}")
             log.read(source, last)
             self._log = log
-            self._tail = log.tail
             self._logged = log.units
             self._used += self._logged
+            if self._logged:
+                self._tail = log.tail
         if not 0 <= self._logged <= self._used:
             raise ValueError(f"{self._used} units in a window")
 

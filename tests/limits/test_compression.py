@@ -138,3 +138,17 @@ def test_what_fills_no_quantum_leaves_with_the_newest_cell() -> None:
     limiter.charge(1991 * MS, 1)
     assert limiter.fullest(2005 * MS) == (1, 10**6)
     assert limiter.idle(2992 * MS)
+
+
+def test_cells_without_a_run_survive_a_restart():
+    spec = Spec(None, 0, (Window(500, 1_000),))
+    ahead, limiter = Limiter(spec, 0), Limiter(spec, 0)
+    for time in range(200):
+        ahead.charge(time, 1)
+    limiter.charge(7, 1)
+    limiter.follow(ahead)
+    again = Limiter.load(spec, limiter.dump())
+    assert again.dump() == limiter.dump()
+    for one in (limiter, again):
+        assert one.take(8, 600) == 499
+        assert one.ready_at(8, 1) == 7 + 1_000
