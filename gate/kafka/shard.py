@@ -5,21 +5,21 @@ starts anew from what is committed.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
-from gate.admission.model import Event, Pull, Usage
 from gate.kafka.clock import MS, BrokerClock
-from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Turn, encode_meta, read_leaving, read_meta
+from gate.kafka.commit import BatchWriter
+from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Turn, read_meta
+from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
-from gate.kafka.feedback import Feedback, Watched
+from gate.kafka.feedback import Watched
 from gate.kafka.headers import not_before
-from gate.kafka.ports import Inbox, Outgoing, Partition, Raw, Record, Session, Source
+from gate.kafka.ports import Inbox, Partition, Record, Session
 from gate.kafka.routing import Batch
-from gate.kafka.topics import Names
 from gate.policy import Policy
 
 BATCH_RECORDS: Final = 4_000
@@ -28,51 +28,6 @@ FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 30.0
 
 log = structlog.get_logger("gate.shard")
-
-
-class Observer(Protocol):
-    """Who is told what a shard does. Of a batch it hears only after the commit."""
-
-    def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
-    def malformed(self, service: str, requests: Iterable[str]) -> None: ...  # noqa: D102
-    def forget(self, service: str) -> None: ...  # noqa: D102
-    def committed(self, seconds: float) -> None: ...  # noqa: D102
-    def failed(self, shard: int, error: BaseException, failures: int) -> None: ...  # noqa: D102
-    def usage(self, usage: Usage) -> None: ...  # noqa: D102
-    def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
-    def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
-    def encode_usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102
-
-
-class Environment(Protocol):
-    """What a shard gets from the gate around it: ways to Kafka, time, and the word that it still is the owner."""
-
-    @property
-    def names(self) -> Names: ...  # noqa: D102
-    @property
-    def source(self) -> Source: ...  # noqa: D102
-    @property
-    def observer(self) -> Observer: ...  # noqa: D102
-    @property
-    def feedback(self) -> Feedback: ...  # noqa: D102
-    @property
-    def shards(self) -> int: ...  # noqa: D102
-
-    def new_session(self, shard: int) -> Session: ...  # noqa: D102
-    def local(self) -> int:
-        """Return a monotonic time, ns."""
-
-    def wall(self) -> int:
-        """Return this host's idea of unix time, ns. For telling how wrong it is, nothing else."""
-
-    async def confirm(self, shard: int) -> None:
-        """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
-
-    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        """Return the group's committed offsets."""
-
-    async def prepare(self, services: Collection[str]) -> None:
-        """Make sure that the services' output topics are there; raise GateError that says which is missing."""
 
 
 class Shard:
@@ -95,10 +50,6 @@ class Shard:
         self._desk: Desk | None = None
         self._claimed: set[Partition] = set()  # whose committed offsets came with the claim
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def _state(self) -> Partition:
-        return Partition(self._env.names.state, self.number)
 
     # -- what the gate calls ---------------------------------------------------------------------------------------
 
@@ -164,10 +115,11 @@ class Shard:
         while not self._stopping:
             session = self._env.new_session(self.number)
             try:
-                await self._take_over(session)
+                writer = BatchWriter(self.number, session, self._clock, self._env)
+                desk = await self._take_over(session, writer)
                 self.ready = True
                 while not self._stopping:
-                    if await self._turn(session):
+                    if await self._turn(desk, writer):
                         self.failures, backoff = 0, FIRST_BACKOFF
             except Exception as error:  # noqa: BLE001 - whatever it is: throw away, restore, go on
                 self.failures += 1
@@ -197,28 +149,30 @@ class Shard:
                     self._woken.clear()
                     await self._woken.wait()
 
-    async def _take_over(self, session: Session) -> None:
+    async def _take_over(self, session: Session, writer: BatchWriter) -> Desk:
         await self._not_paused()
         started = self._env.local()
         await self._env.confirm(self.number)
         partitions = [p for service in self._requests for p in self._partitions(service)]
         claim = await session.claim(partitions)
         self._claimed = set(partitions)
-        reach("after-claim")
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
-        # the claim goes through a transaction of its own: its timestamp tells the broker's time before any decision
-        session.begin()
-        await self._write_state(session, {}, {META_KEY: encode_meta(meta)}, [], {})
-        await session.commit()
+        await writer.claim(meta)
         self._clock.advance_to(meta.at)
-        self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
-        await self._finish_leaving(session, self._desk, claim.state.get(LEAVING_KEY))
-        self._changed = False
-        await self._follow(self._desk)
-        reach("after-restore")
-        self._desk.apply(self._env.feedback, self._now())
+        desk = self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
+        await writer.finish_leaving(desk, claim.state.get(LEAVING_KEY), self._now())
+        await self._refresh(desk)
         seconds = (self._env.local() - started) / 1e9
         log.info("shard taken over", shard=self.number, keys=len(claim.state), seconds=round(seconds, 3))
+        return desk
+
+    async def _refresh(self, desk: Desk) -> None:
+        """Take in what has changed around the shard: services, policy, commands, the lag of workers."""
+        self._changed = False
+        if desk.policy is not self._policy:
+            desk.set_policy(self._policy, self._now())
+        await self._follow(desk)
+        desk.apply(self._env.feedback, self._now())
 
     async def _not_paused(self) -> None:
         while self._paused and not self._stopping:
@@ -260,23 +214,18 @@ class Shard:
         """Return broker time in whole milliseconds, so that stamps say exactly what decisions were made by."""
         return self._clock.now(self._env.local()) // MS * MS
 
-    async def _turn(self, session: Session) -> bool:
+    async def _turn(self, desk: Desk, writer: BatchWriter) -> bool:
         """Wait for something to do and do it. Returns whether a batch was committed."""
-        assert self._desk is not None
         await self._not_paused()
         if self._changed:
-            self._changed = False
-            if self._desk.policy is not self._policy:
-                self._desk.set_policy(self._policy, self._now())
-            await self._follow(self._desk)
-            self._desk.apply(self._env.feedback, self._now())
+            await self._refresh(desk)
         self._woken.clear()
-        wake = self._desk.next_wake()
+        wake = desk.next_wake()
         delay = None if wake is None else (wake - self._now()) / 1e9
         if self._paused or self._stopping:
             return False
         if self._inbox.has_work() or (delay is not None and delay <= 0):
-            return await self._batch(session, self._desk)
+            return await self._batch(desk, writer)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._woken.wait()
@@ -284,7 +233,7 @@ class Shard:
 
     # -- one batch -------------------------------------------------------------------------------------------------
 
-    async def _batch(self, session: Session, desk: Desk) -> bool:
+    async def _batch(self, desk: Desk, writer: BatchWriter) -> bool:
         """Decide about what waits and commit it. Returns whether there was anything to commit."""
         started = self._env.local()
         batch = Batch(self._now())
@@ -292,7 +241,7 @@ class Shard:
         try:
             turns = await self._decide(desk, batch)
             reach("after-decide")
-            if not await self._write(session, desk, batch, turns):
+            if not await writer.write(desk, batch, turns):
                 return False
             reach("after-commit")
             self._tell(turns, batch.now, started)
@@ -341,108 +290,6 @@ class Shard:
             desk.services[service].offsets[partition.number] = end
             taken.setdefault(service, []).append((partition.number, records))
         return taken
-
-    async def _write(self, session: Session, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> bool:
-        outputs: dict[Partition, Sequence[Outgoing | Raw]] = dict(batch.outputs)
-        parks = any(turn.parked for turn in turns)
-        if parks:  # the state says where they are, so they must be there first
-            session.begin()
-            first = outputs if session.atomic else desk.delayed(turns, outputs)
-            written = await session.produce(first)
-            desk.parked(turns, {partition: answer.offsets for partition, answer in written.items()})
-            outputs = {partition: records for partition, records in outputs.items() if partition not in first}
-            reach("after-produce")
-        changes = desk.changes(turns)
-        reports = self._reports(desk, batch.now, turns)
-        offsets = desk.offsets(turns)
-        if not (parks or outputs or changes or reports or offsets):
-            return False
-        if not parks:
-            session.begin()
-        changes[META_KEY] = desk.meta(batch.now)
-        if session.atomic:
-            await self._write_state(session, outputs, changes, reports, offsets)
-        else:
-            await self._write_in_order(session, desk, turns, outputs, changes, reports)
-            await session.produce({}, offsets)
-        reach("before-commit")
-        reach("in-commit")
-        await session.commit()
-        return True
-
-    async def _write_in_order(
-        self,
-        session: Session,
-        desk: Desk,
-        turns: Sequence[Turn],
-        outputs: Mapping[Partition, Sequence[Outgoing | Raw]],
-        changes: Mapping[str, bytes | None],
-        reports: Sequence[tuple[Partition, Outgoing]],
-    ) -> None:
-        """Write without a transaction: state before what it admits, so that nothing is admitted that is not counted.
-
-        What leaves the delayed topic is noted until it is out, for the next owner to finish.
-        """
-        leaving = desk.leaving(turns)
-        note = {LEAVING_KEY: leaving} if leaving else {}
-        await self._write_state(session, {}, {**changes, **note}, [], {})
-        reach("after-state")
-        together = dict(outputs)
-        for partition, record in reports:
-            together[partition] = [*together.get(partition, ()), record]
-        if together:
-            await session.produce(together)
-        if leaving:
-            await session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, [])]})
-
-    async def _finish_leaving(self, session: Session, desk: Desk, noted: bytes | None) -> None:
-        """Decide anew about what an earlier owner had taken off the delayed topic; some of it may be out already."""
-        if noted is None:
-            return
-        batch = Batch(self._now())
-        taken: dict[str, list[tuple[Pull, Sequence[Record]]]] = {}
-        for service, pull in read_leaving(noted):
-            partition = Partition(self._env.names.delayed(service), pull.partition)
-            records = await self._env.source.read(partition, range(pull.offset, pull.offset + pull.count))
-            taken.setdefault(service, []).append((pull, records))
-        turns = [desk.reconsider(service, pulls, batch.now) for service, pulls in taken.items()]
-        for turn in turns:
-            desk.route(turn, batch)
-        await self._write(session, desk, batch, turns)
-
-    async def _write_state(
-        self,
-        session: Session,
-        outputs: Mapping[Partition, Sequence[Outgoing | Raw]],
-        changes: Mapping[str, bytes | None],
-        reports: Sequence[tuple[Partition, Outgoing]],
-        offsets: Mapping[Partition, int],
-    ) -> None:
-        """Write state, and whatever else is left of a batch. The broker's timestamp of the state tells its time."""
-        state = [Outgoing(key.encode(), value, None, []) for key, value in changes.items()]
-        together = {**outputs, self._state: state}
-        for partition, record in reports:
-            together[partition] = [*together.get(partition, ()), record]
-        sent = self._env.local()
-        reach("in-produce")
-        written = await session.produce(together, offsets)
-        received = self._env.local()
-        self._clock.observe(sent, received, written[self._state].timestamp)
-        skew = self._env.wall() - self._clock.now(received)
-        self._env.observer.clock(skew / 1e9, self._clock.error / 1e9)
-
-    def _reports(self, desk: Desk, now: int, turns: Sequence[Turn]) -> list[tuple[Partition, Outgoing]]:
-        """Return alerts, and the usage of services that had none published for a while."""
-        alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)
-        observer = self._env.observer
-        reports = [(alerts, observer.encode_event(event)) for event in desk.events(turns)]
-        for turn in turns:
-            current = desk.usage(turn.served, now)
-            if current is not None:
-                observer.usage(current)
-                reports.append((usage, observer.encode_usage(current, self.number)))
-        # by the broker's time: it refuses records from a clock that is an hour ahead of its own
-        return [(partition, record._replace(timestamp=now // MS)) for partition, record in reports]
 
     def _tell(self, turns: Sequence[Turn], now: int, started: int) -> None:
         observer = self._env.observer

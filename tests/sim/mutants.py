@@ -10,6 +10,7 @@ from gate.admission.parked import Parked
 from gate.admission.plan import Plan
 from gate.kafka import routing
 from gate.kafka.clock import MS, BrokerClock
+from gate.kafka.commit import BatchWriter
 from gate.kafka.desk import Desk, Turn
 from gate.kafka.ports import Claim, Inbox, Outgoing, Partition, Written
 from gate.kafka.routing import Batch
@@ -81,9 +82,9 @@ def deletions_forgotten(changes: Any) -> Any:
 def kept_after_failed_commit(batch: Any) -> Any:
     """After an error the shard goes on with session and state as they are in memory."""
 
-    async def go_on(self: Shard, session: Any, desk: Desk) -> bool:
+    async def go_on(self: Shard, desk: Desk, writer: Any) -> bool:
         try:
-            return bool(await batch(self, session, desk))
+            return bool(await batch(self, desk, writer))
         except Exception:  # noqa: BLE001 - the bug
             return True
 
@@ -186,11 +187,11 @@ def held_skipped(give_back: Any) -> Any:
     return lambda self, partition, records, next_offset: None
 
 
-@_plant(Shard, "_reports")
+@_plant(BatchWriter, "_reports")
 def alerts_outside(reports: Any) -> Any:
     """Alerts are sent at once, whatever becomes of the batch."""
 
-    def send(self: Shard, *args: Any) -> Any:
+    def send(self: BatchWriter, *args: Any) -> Any:
         made = reports(self, *args)
         for partition, record in made:
             self._env.world.broker.send(partition, [record])  # type: ignore[attr-defined]

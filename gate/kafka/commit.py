@@ -1,0 +1,133 @@
+"""Writes what a batch has decided: outputs, state, reports and offsets, all of it or nothing where that can be had."""
+
+from collections.abc import Mapping, Sequence
+
+from gate.admission.model import Pull
+from gate.kafka.clock import MS, BrokerClock
+from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Meta, Turn, encode_meta, read_leaving
+from gate.kafka.environment import Environment
+from gate.kafka.failpoints import reach
+from gate.kafka.ports import Outgoing, Partition, Raw, Record, Session
+from gate.kafka.routing import Batch
+
+Outputs = Mapping[Partition, Sequence[Outgoing | Raw]]
+Reports = Sequence[tuple[Partition, Outgoing]]
+
+
+class BatchWriter:
+    """Writes the batches of one owner, for as long as its session is good. Tells the clock what the broker stamps."""
+
+    def __init__(self, shard: int, session: Session, clock: BrokerClock, environment: Environment) -> None:
+        self._shard = shard
+        self._session = session
+        self._clock = clock
+        self._env = environment
+        self._state = Partition(environment.names.state, shard)
+
+    async def claim(self, meta: Meta) -> None:
+        """Write how the changelog is to be read, in a transaction of its own.
+
+        Its timestamp tells the broker's time before any decision.
+        """
+        self._session.begin()
+        await self._write_state({}, {META_KEY: encode_meta(meta)}, [], {})
+        await self._session.commit()
+
+    async def write(self, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> bool:
+        """Commit a batch. Returns False where nothing came of it, and nothing was written."""
+        session = self._session
+        outputs: dict[Partition, Sequence[Outgoing | Raw]] = dict(batch.outputs)
+        parks = any(turn.parked for turn in turns)
+        if parks:  # the state says where they are, so they must be there first
+            session.begin()
+            first = outputs if session.atomic else desk.delayed(turns, outputs)
+            written = await session.produce(first)
+            desk.parked(turns, {partition: answer.offsets for partition, answer in written.items()})
+            outputs = {partition: records for partition, records in outputs.items() if partition not in first}
+            reach("after-produce")
+        changes = desk.changes(turns)
+        reports = self._reports(desk, batch.now, turns)
+        offsets = desk.offsets(turns)
+        if not (parks or outputs or changes or reports or offsets):
+            return False
+        if not parks:
+            session.begin()
+        changes[META_KEY] = desk.meta(batch.now)
+        if session.atomic:
+            await self._write_state(outputs, changes, reports, offsets)
+        else:
+            await self._write_in_order(desk.leaving(turns), outputs, changes, reports)
+            await session.produce({}, offsets)
+        reach("before-commit")
+        reach("in-commit")
+        await session.commit()
+        return True
+
+    async def finish_leaving(self, desk: Desk, noted: bytes | None, now: int) -> None:
+        """Decide anew about what an earlier owner had taken off the delayed topic; some of it may be out already."""
+        if noted is None:
+            return
+        batch = Batch(now)
+        taken: dict[str, list[tuple[Pull, Sequence[Record]]]] = {}
+        for service, pull in read_leaving(noted):
+            partition = Partition(self._env.names.delayed(service), pull.partition)
+            records = await self._env.source.read(partition, range(pull.offset, pull.offset + pull.count))
+            taken.setdefault(service, []).append((pull, records))
+        turns = [desk.reconsider(service, pulls, batch.now) for service, pulls in taken.items()]
+        for turn in turns:
+            desk.route(turn, batch)
+        await self.write(desk, batch, turns)
+
+    async def _write_in_order(
+        self, leaving: bytes | None, outputs: Outputs, changes: Mapping[str, bytes | None], reports: Reports
+    ) -> None:
+        """Write without a transaction: state before what it admits, so that nothing is admitted that is not counted.
+
+        What leaves the delayed topic is noted until it is out, for the next owner to finish.
+        """
+        note = {LEAVING_KEY: leaving} if leaving else {}
+        await self._write_state({}, {**changes, **note}, [], {})
+        reach("after-state")
+        together = _together(outputs, reports)
+        if together:
+            await self._session.produce(together)
+        if leaving:
+            await self._session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, [])]})
+
+    async def _write_state(
+        self,
+        outputs: Outputs,
+        changes: Mapping[str, bytes | None],
+        reports: Reports,
+        offsets: Mapping[Partition, int],
+    ) -> None:
+        """Write state, and whatever else is left of a batch. The broker's timestamp of the state tells its time."""
+        state = [Outgoing(key.encode(), value, None, []) for key, value in changes.items()]
+        together = _together({**outputs, self._state: state}, reports)
+        sent = self._env.local()
+        reach("in-produce")
+        written = await self._session.produce(together, offsets)
+        received = self._env.local()
+        self._clock.observe(sent, received, written[self._state].timestamp)
+        skew = self._env.wall() - self._clock.now(received)
+        self._env.observer.clock(skew / 1e9, self._clock.error / 1e9)
+
+    def _reports(self, desk: Desk, now: int, turns: Sequence[Turn]) -> Reports:
+        """Return alerts, and the usage of services that had none published for a while."""
+        alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)
+        observer = self._env.observer
+        reports = [(alerts, observer.encode_event(event)) for event in desk.events(turns)]
+        for turn in turns:
+            current = desk.usage(turn.served, now)
+            if current is not None:
+                observer.usage(current)
+                reports.append((usage, observer.encode_usage(current, self._shard)))
+        # by the broker's time: it refuses records from a clock that is an hour ahead of its own
+        return [(partition, record._replace(timestamp=now // MS)) for partition, record in reports]
+
+
+def _together(outputs: Outputs, reports: Reports) -> dict[Partition, Sequence[Outgoing | Raw]]:
+    together = dict(outputs)
+    for partition, record in reports:
+        together[partition] = [*together.get(partition, ()), record]
+    return together

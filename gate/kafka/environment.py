@@ -1,0 +1,54 @@
+"""What a shard gets from the gate around it, as protocols; tests/sim stands in for it as well."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from gate.admission.model import Event, Usage
+from gate.kafka.feedback import Feedback
+from gate.kafka.ports import Outgoing, Partition, Session, Source
+from gate.kafka.topics import Names
+
+
+class Observer(Protocol):
+    """Who is told what a shard does. Of a batch it hears only after the commit."""
+
+    def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
+    def malformed(self, service: str, requests: Iterable[str]) -> None: ...  # noqa: D102
+    def forget(self, service: str) -> None: ...  # noqa: D102
+    def committed(self, seconds: float) -> None: ...  # noqa: D102
+    def failed(self, shard: int, error: BaseException, failures: int) -> None: ...  # noqa: D102
+    def usage(self, usage: Usage) -> None: ...  # noqa: D102
+    def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
+    def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
+    def encode_usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102
+
+
+class Environment(Protocol):
+    """What a shard gets from the gate around it: ways to Kafka, time, and the word that it still is the owner."""
+
+    @property
+    def names(self) -> Names: ...  # noqa: D102
+    @property
+    def source(self) -> Source: ...  # noqa: D102
+    @property
+    def observer(self) -> Observer: ...  # noqa: D102
+    @property
+    def feedback(self) -> Feedback: ...  # noqa: D102
+    @property
+    def shards(self) -> int: ...  # noqa: D102
+
+    def new_session(self, shard: int) -> Session: ...  # noqa: D102
+    def local(self) -> int:
+        """Return a monotonic time, ns."""
+
+    def wall(self) -> int:
+        """Return this host's idea of unix time, ns. For telling how wrong it is, nothing else."""
+
+    async def confirm(self, shard: int) -> None:
+        """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
+
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Return the group's committed offsets."""
+
+    async def prepare(self, services: Collection[str]) -> None:
+        """Make sure that the services' output topics are there; raise GateError that says which is missing."""
