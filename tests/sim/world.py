@@ -80,6 +80,8 @@ class Member(Gate):
 
     def boot(self) -> None:
         """Start the process."""
+        if self.process.dead:  # killed before its first breath
+            return
         self._task = self.process.spawn(self._follow_assignments())
 
     async def revoke(self) -> None:
