@@ -1,7 +1,7 @@
 """One transactional producer with a deadline on every call: `ports.Session` over Kafka."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
@@ -222,10 +222,19 @@ class KafkaSession:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=DISCARD_DEADLINE)
-        waiter = self._producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001
-        if waiter is not None and waiter.done() and not waiter.cancelled():
-            waiter.exception()  # it has been raised elsewhere; asyncio must not complain that nobody looked
+        for future in self._left_behind():
+            if future.done() and not future.cancelled():
+                future.exception()  # it has been raised elsewhere; asyncio must not complain that nobody looked
         self._producer._closed = True  # noqa: SLF001 - stop() would wait for what was just cancelled
         with suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(DISCARD_DEADLINE):
                 await self._producer.client.close()
+
+    def _left_behind(self) -> Iterator[asyncio.Future[Any]]:
+        """Yield the futures of aiokafka that nobody awaits any more."""
+        waiter = self._producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001
+        if waiter is not None:
+            yield waiter
+        for batches in self._producer._message_accumulator._batches.values():  # noqa: SLF001
+            for batch in batches:
+                yield batch._drain_waiter  # noqa: SLF001
