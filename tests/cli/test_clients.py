@@ -16,6 +16,7 @@ import structlog
 
 from gate.admission.model import LaneUsage, LimitUsage, Reason, Refusal, Usage
 from gate.cli import main
+from gate.kafka import control
 from gate.kafka.headers import Stamp, restamp
 from gate.kafka.topics import Names
 from gate.limits import NEVER
@@ -192,7 +193,14 @@ def test_bad_usage_is_told(gate, options, told):
 
 @pytest.mark.parametrize(
     "command",
-    [["submit", "p", "--count", "1"], ["tail", "admitted"], ["usage"], ["alerts"], ["worker", "p", "--", "true"]],
+    [
+        ["submit", "p", "--count", "1"],
+        ["tail", "admitted"],
+        ["usage"],
+        ["alerts"],
+        ["worker", "p", "--", "true"],
+        ["pause", "p"],
+    ],
 )
 def test_a_broker_that_does_not_answer_is_one_clear_line(capsys, command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -437,6 +445,54 @@ def test_a_program_that_is_not_there_is_told_before_any_request_is_taken(gate):
     code, out, err = gate("worker", "payments", "--", "no-such-program")
     assert (code, out, err[0]) == (1, [], "gate: there is no program 'no-such-program'")
     assert gate("worker", "payments")[0] == 2
+
+
+def test_a_service_and_a_tenant_are_paused_and_resumed(gate, log, names):
+    before = time.time()
+    assert gate("pause", "payments")[1:] == (
+        [],
+        [f"gate: there is no topic {names.control}: no gate has run with this prefix", "  start one: gate run"],
+    )
+    asyncio.run(log.create(names.control))
+    code, out, err = gate("pause", "payments", "--for", "1.5h")
+    assert (code, err) == (0, [])
+    assert out[0].startswith("payments is paused until 2")
+    assert gate("pause", "payments", "--until", "2126-01-31T18:30:00Z", "--tenant", "Müller")[:2] == (
+        0,
+        ["tenant Müller of payments is paused until 2126-01-31T18:30:00.000Z"],
+    )
+    assert gate("pause", "other")[1] == ["other is paused until resumed"]
+    assert gate("resume", "payments", "--tenant", "Müller")[1] == ["tenant Müller of payments goes on"]
+    assert gate("resume", "payments")[1] == ["payments goes on"]
+    records = read(log, names.control)
+    assert [record.key for record in records] == [b"payments", b"payments", b"other", b"payments", b"payments"]
+    pause, *others = [control.decode(record.value) for record in records]
+    assert before + 5400 <= pause.until / 1000 <= time.time() + 5400
+    assert others == [
+        control.PauseUntil(4_925_557_800_000, "Müller"),
+        control.PauseUntil(control.FOREVER_MS),
+        control.Resume("Müller"),
+        control.Resume(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["--for", "soon"], 2, "is no duration"),
+        (["--for", "5 parsecs"], 2, "is no duration"),
+        (["--until", "25:00"], 2, "is no time"),
+        (["--until", "tomorrow"], 2, "is no time"),
+        (["--for", "5s", "--until", "18:30"], 2, "mutually exclusive"),
+        (["--tenant", "a\nb"], 2, "control characters"),
+        (["--for", "0s"], 1, "is over already"),
+        (["--until", "2020-01-01"], 1, "is over already"),
+    ],
+)
+def test_a_pause_that_makes_no_sense_is_refused(gate, options, code, told):
+    found, out, err = gate("pause", "payments", *options)
+    assert (found, out) == (code, [])
+    assert told in err[0].casefold()
 
 
 def test_alerts_are_carried_until_sigterm(process, log, names, prefix):

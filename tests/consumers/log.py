@@ -7,6 +7,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.structs import OffsetAndMetadata
 
 from gate.kafka.topics import Names
 
@@ -84,6 +85,14 @@ class Log:
             await consumer.stop()
 
     async def committed(self, group: str, topic: str) -> int | None:
+        found = await self._committed(group, topic)
+        return found.offset if found is not None and found.offset >= 0 else None
+
+    async def metadata(self, group: str, topic: str) -> str | None:
+        found = await self._committed(group, topic)
+        return None if found is None else found.metadata
+
+    async def _committed(self, group: str, topic: str) -> OffsetAndMetadata | None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
         try:
@@ -92,6 +101,6 @@ class Log:
         except GroupCoordinatorNotAvailableError:  # a new broker makes its offsets topic at the first question
             return None
         else:
-            return offsets[partition].offset if offsets[partition].offset >= 0 else None
+            return offsets[partition]
         finally:
             await admin.close()

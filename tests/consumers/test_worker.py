@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
@@ -11,6 +12,7 @@ import pytest
 
 from consumers.retry import Retry
 from consumers.worker import Worker
+from gate.errors import GateError
 from gate.kafka.connect import BrokerUnreachableError
 from gate.kafka.headers import Stamp
 from gate.kafka.topics import TopicNameError
@@ -329,3 +331,111 @@ async def test_mistakes_are_told_at_once():
         await pay.run()
     with pytest.raises(TopicNameError):
         pay.handler("pay ments")
+
+
+async def test_handlers_that_hang_do_not_hold_up_others_and_are_given_up(admitted, log, worker, start, until):
+    done = []
+    pay = worker(concurrency=2, timeout=0.2)
+
+    @pay.handler("payments")
+    async def handle(job):
+        if job.value == b"hangs":
+            await asyncio.Event().wait()
+        done.append(job.value)
+
+    await log.write(admitted, b"hangs", b"hangs", b"1", b"2")
+    start(pay)
+    await until(lambda: len(done) == 2)
+
+    async def given_up():
+        return len(await log.read(log.names.rejected("payments"))) == 2
+
+    await until(given_up)
+    (dead, _) = await log.read(log.names.rejected("payments"))
+    assert dict(dead.headers)["gate-error"] == b"HandlerTimeoutError: took longer than 0.2 s"
+
+
+async def test_a_worker_whose_threads_all_hang_ends_with_a_clear_error(admitted, log, worker):
+    forever = threading.Event()
+    pay = worker(concurrency=2, timeout=0.1)
+    pay.handler("payments")(lambda job: forever.wait())
+    await log.write(admitted, b"1", b"2")
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(pay.run(), 30)
+    forever.set()
+    error = raised.value.exceptions[0]  # both may notice
+    assert isinstance(error, GateError)
+    assert str(error).startswith("2 handlers took too long and still run in their threads")
+
+
+async def test_a_result_too_large_is_a_failure_that_is_told(admitted, log, worker, start, until):
+    pay = worker(results=True)
+    pay.handler("payments")(lambda job: b"x" * int(job.value))
+    await log.write(admitted, b"2000000", b"7", headers=[("gate", STAMP)])
+    start(pay)
+    (dead,) = await until(partial(log.read, log.names.rejected("payments")))
+    assert dead.value == b"2000000"
+    assert b"is more than the 1048588 that it takes" in dict(dead.headers)["gate-error"]
+    (answer,) = await until(partial(log.read, log.names.results("payments")))
+    assert (answer.key, answer.value) == (b"gate.requests.payments-0@5", b"x" * 7)
+
+
+async def test_what_was_done_behind_a_slow_job_is_not_done_again(admitted, log, worker, start, until, prefix):
+    held, seen = asyncio.Event(), []
+    first = worker(concurrency=2)
+
+    @first.handler("payments")
+    async def handle(job):
+        if job.value == b"slow":
+            await held.wait()
+        seen.append(job.value)
+
+    await log.write(admitted, b"slow", *[b"%d" % n for n in range(20)])
+    run = start(first)
+    await until(lambda: len(seen) == 20)
+
+    async def noted():
+        return await log.metadata(f"{prefix}-workers", admitted) == "done:1+20"
+
+    await until(noted)
+    first.stop()
+    first.stop()  # as if killed: the slow one is not done
+    await asyncio.wait_for(run, 20)
+    again = []
+    second = worker()
+    second.handler("payments")(lambda job: again.append(job.value))
+    start(second)
+    await log.write(admitted, b"last")
+    await until(lambda: b"last" in again)
+    assert again == [b"slow", b"last"]
+
+
+async def test_a_job_that_runs_through_a_rebalance_is_not_started_twice(log, worker, start, until):
+    topic = log.names.admitted("payments")
+    await log.create(topic, partitions=2)
+    held, started = asyncio.Event(), []
+    pays = [worker(session_seconds=3), worker(session_seconds=3)]
+
+    for pay in pays:
+
+        @pay.handler("payments")
+        async def handle(job, pay=pay):
+            started.append((pay, job.partition, job.value))
+            if job.value == b"long":
+                await held.wait()
+
+    start(pays[0])
+    for partition in range(2):
+        await log.write(topic, b"long", partition=partition)
+    await until(lambda: len(started) == 2)
+    start(pays[1])  # takes one of the partitions over
+
+    async def shared():
+        for partition in range(2):
+            await log.write(topic, b"short", partition=partition)
+        return any(pay is pays[1] for pay, _, value in started if value == b"short")
+
+    await until(shared)
+    kept = [(pay, partition) for pay, partition, value in started if value == b"long" and pay is pays[0]]
+    assert len(kept) == 2  # one of each partition, although the first worker has read one of them anew
+    held.set()
