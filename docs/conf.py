@@ -11,7 +11,7 @@ author = "the authors of kafka-admission-gate"
 copyright = "the authors of kafka-admission-gate, Apache-2.0"  # noqa: A001 - Sphinx's name
 release = version = version_of(project)
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "generated", "selfcontained"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["extensions"]
 

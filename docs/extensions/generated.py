@@ -115,7 +115,8 @@ def _command(name: str) -> str:
 
 def _meanings() -> dict[str, tuple[str, str]]:
     """Return what docs/policy.md says of each key: its value or meaning, and what holds if it is not said."""
-    return {name: (value, default) for name, value, default in ROW.findall(POLICY_PAGE.read_text())}
+    rows = ROW.findall(POLICY_PAGE.read_text())
+    return {name: (value.removesuffix(", see below"), default) for name, value, default in rows}
 
 
 def _fields(model: type[EntryFields] | type[LimitFields], without: Iterable[str]) -> str:

@@ -1,104 +1,25 @@
 """What the pages for newcomers say is run as it stands there, on a broker of its own with the usual topic names."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gate.kafka.local.config import free_port
+from tests.system.pages import KEEPS_RUNNING, ROOT, Shell, blocks
 
-ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-KEEPS_RUNNING = "it keeps running"
-LINK = re.compile(r"\]\(([^)#:]+)\)")
-PAGES = ["README.md", "docs/index.md", "docs/quickstart.md", "docs/dependencies.md"]
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
 VARIES = re.compile(r"\d[\d.:TZ-]*|@\d+")
-
-
-def blocks(page: str) -> list[tuple[str, str]]:
-    return FENCE.findall((ROOT / page).read_text())
-
-
-class Shell:
-    """Runs the blocks of a page in one folder."""
-
-    def __init__(self, folder: Path, ports: dict[str, str]) -> None:
-        self.folder = folder
-        self.ports = ports
-        self.output = ""
-        self.running: list[tuple[str, Path, subprocess.Popen[bytes]]] = []
-        outer = {name: value for name, value in os.environ.items() if not name.startswith("GATE_")}
-        self.environment = outer | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "GATE_BOOTSTRAP": f"127.0.0.1:{ports['9092']}",
-            "COLUMNS": "200",
-        }
-
-    def run(self, script: str) -> None:
-        for port, free in self.ports.items():
-            script = script.replace(port, free)
-        log = self.folder / f"output-{len(self.running)}-{time.monotonic_ns()}"
-        with log.open("wb") as file:
-            shell = subprocess.Popen(
-                ["bash", "-euc", script],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        self.running.append((script, log, shell))
-        if KEEPS_RUNNING in script:
-            if "gate broker" in script:
-                self.wait_for("broker", lambda line: line.startswith("bootstrap:"))
-            return
-        with suppress(subprocess.TimeoutExpired):
-            shell.wait(60)
-        assert shell.returncode == 0, f"{script}\n{self.outputs}"
-
-    @property
-    def outputs(self) -> str:
-        return "\n".join(log.read_text() for _, log, _ in self.running)
-
-    def wait_for(self, what: str, found: Callable[[str], bool]) -> None:
-        """Return when a line of the output is found."""
-        deadline = time.monotonic() + 60
-        while not any(map(found, self.outputs.splitlines())):
-            self.check()
-            assert time.monotonic() < deadline, f"no {what} in:\n{self.outputs}"
-            time.sleep(0.05)
-
-    def check(self) -> None:
-        """Fail as soon as something has ended that is meant to keep running."""
-        for script, log, shell in self.running:
-            assert KEEPS_RUNNING not in script or shell.poll() is None, f"ended:\n{script}\n{log.read_text()}"
-
-    def stop(self) -> list[str]:
-        """End all that runs, the newest first, as Ctrl-C would; return what ended badly."""
-        wrong = []
-        for script, log, shell in reversed(self.running):
-            if KEEPS_RUNNING in script and shell.poll() is None:
-                os.killpg(shell.pid, signal.SIGINT)
-                if shell.wait(40) not in {0, 130}:
-                    wrong.append(f"exit code {shell.returncode}:\n{script}\n{log.read_text()}")
-            with suppress(ProcessLookupError):
-                os.killpg(shell.pid, signal.SIGKILL)  # what a block has put into the background
-            shell.wait()
-        return wrong
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path, {"9092": str(free_port()), "9600": str(free_port())})
+    port, http = str(free_port()), str(free_port())
+    shell = Shell(tmp_path, f"127.0.0.1:{port}", {"9092": port, "9600": http})
     yield shell
     shell.stop()
 
@@ -154,6 +75,7 @@ def test_every_dependency_has_its_reason():
     groups |= {f"Extra `{name}`": wanted for name, wanted in project["project"]["optional-dependencies"].items()}
     groups |= {
         "Development": project["dependency-groups"]["dev"],
+        "Group `docs`": project["dependency-groups"]["docs"],
         "Group `bench`": project["dependency-groups"]["bench"],
     }
     page = (ROOT / "docs/dependencies.md").read_text()
