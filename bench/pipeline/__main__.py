@@ -60,11 +60,11 @@ def table(rounds: plan.Rounds) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds of small loads, under four minutes")
-    parser.add_argument("--rounds", type=int, help="7 if not said; 2 when quick")
+    parser.add_argument("--rounds", type=int, help="5 if not said; 2 when quick")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these peers alone, beside the gate")
     arguments = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # of topics that come and go; what fails raises
-    rounds = arguments.rounds or (2 if arguments.quick else 7)
+    rounds = arguments.rounds or (2 if arguments.quick else 5)
     failures: list[str] = []
     try:
         build_kafka_streams()

@@ -6,8 +6,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from aiokafka.errors import KafkaError
 
 from bench.pipeline.contenders import PARTITIONS, UNREACHED, Contender, Setting
 from bench.pipeline.load import Shape, fill
@@ -16,6 +18,7 @@ from bench.pipeline.topics import Topics, partitions_of
 
 POLL = 0.01
 DEADLINE = 180.0
+SMALL = 100  # bytes of a value that only warms up
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ async def run(case: Case, bootstrap: str) -> Outcome:
     async with Topics(bootstrap) as topics:
         try:
             return await _run(case, topics, prefix, folder)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise FailedError(f"{case.name}: the benchmark's own clients failed: {error!r}") from error
         finally:
             await topics.drop(prefix)
             shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +77,7 @@ async def _run(case: Case, topics: Topics, prefix: str, folder: Path) -> Outcome
             return await topics.committed(prefix, requests)
         return await topics.ends([*admitted, *delayed])
 
-    await fill(topics.bootstrap, requests, warm_up, case.shape)
+    await fill(topics.bootstrap, requests, warm_up, replace(case.shape, value_size=SMALL))
     with Process(case.name, case.contender.command(setting), folder / "log") as process:
         await _reach(passed, warm_up, process)
         process.freeze()

@@ -22,7 +22,9 @@ class Topics:
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
         self._admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=120_000)
-        self._consumer: Any = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed")
+        self._consumer: Any = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
+        )
 
     async def __aenter__(self) -> Self:
         await self._admin.start()
@@ -34,14 +36,18 @@ class Topics:
         await self._admin.close()
 
     async def create(self, topics: Mapping[str, int]) -> None:
-        """Create topics with so many partitions each, and wait until their leaders answer."""
+        """Create topics with so many partitions each, and wait until they have leaders."""
         wanted = [NewTopic(topic, partitions, 1) for topic, partitions in topics.items()]
         answer = await self._admin.create_topics(wanted, timeout_ms=120_000)
         if failed := [(topic, why) for topic, code, why in answer.topic_errors if code]:
             raise RuntimeError(f"topics could not be created: {failed[:3]}")
-        while topics.keys() - set(await self._admin.list_topics()):  # noqa: ASYNC110 - the broker tells nobody
-            await asyncio.sleep(0.02)
-        await self.ends([p for topic, number in topics.items() for p in partitions_of([topic], number)])
+        # not by their ends: the consumer would ask for the metadata of one topic after the other
+        while not await self._led(list(topics)):  # noqa: ASYNC110 - the broker tells nobody
+            await asyncio.sleep(0.05)
+
+    async def _led(self, topics: list[str]) -> bool:
+        described = await self._admin.describe_topics(topics)
+        return all(t["partitions"] and all(p["leader"] >= 0 for p in t["partitions"]) for t in described)
 
     async def drop(self, prefix: str) -> None:
         """Delete the topics that begin with `prefix`, so that no run pays for the data of another."""
@@ -63,9 +69,8 @@ class Topics:
 
     async def count(self, partitions: Sequence[Partition]) -> int:
         """Read the partitions to their ends and return how many committed records are in them."""
-        ends = await self._consumer.end_offsets(partitions)
         self._consumer.assign(partitions)
-        await self._consumer.seek_to_beginning(*partitions)
+        ends = await self._consumer.end_offsets(partitions)
         count = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(120):
