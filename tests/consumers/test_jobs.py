@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ from consumers.jobs import (
     JobFailedError,
     JobRejectedError,
     NoAnswerError,
+    SubmitError,
     TooLargeError,
     UnknownServiceError,
     Verdict,
@@ -22,6 +24,7 @@ from consumers.retry import Backoff, Retry
 from gate.errors import GateError
 from gate.kafka.connect import BrokerUnreachableError
 from gate.kafka.topics import TopicNameError
+from tests.consumers.log import Log
 
 QUICK = Retry(attempts=3, first=0.05, longest=0.1)
 
@@ -284,6 +287,37 @@ async def test_a_program_without_a_loop_can_do_the_same(gated, start):
     assert results == [b"ONE", b"TWO"]
     with pytest.raises(RuntimeError, match="not connected"):
         sync.JobClient("127.0.0.1:1").submit("s", "")
+
+
+async def test_a_command_does_jobs_and_answers(gated):
+    service = await gated.service()
+    where = ["--bootstrap", gated.bootstrap, "--prefix", gated.names.prefix]
+    script = 'test "$GATE_ATTEMPT" = 2 && tr a-z A-Z'
+    command = [sys.executable, "-m", "gate", "worker", service, *where, "--results", "--", "sh", "-c", script]
+    worker = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with gated.client() as client:
+            assert await (await client.submit(service, "loud")).result(30) == b"LOUD"
+    finally:
+        worker.terminate()
+        assert await asyncio.wait_for(worker.wait(), 20) == 0
+
+
+async def test_a_broker_that_hangs_is_told_in_time(own_broker, names):
+    broker = await asyncio.to_thread(own_broker)
+    await Log(broker.bootstrap, names).create(names.requests("s"))
+    async with JobClient(broker.bootstrap, names=names, submit_seconds=2) as client:
+        ticket = await client.submit("s", b"")
+        broker.pause()
+        started = time.monotonic()
+        with pytest.raises(SubmitError, match="did not acknowledge a request for s") as raised:
+            await client.submit("s", b"")
+        assert "may have arrived nevertheless" in raised.value.hint
+        with pytest.raises(NoAnswerError):
+            await ticket.decision(0.1)
+        assert time.monotonic() - started < 5
+        broker.resume()
+        assert (await client.submit("s", b"")).id.startswith(names.requests("s"))
 
 
 async def test_decisions_come_quickly(gated, capsys):
