@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 
-.PHONY: demo test check format bench soak chaos scenarios docs clean setup compose-tool
+.PHONY: demo test check format bench soak chaos scenarios docs clean setup compose-tool test-tools
 
 setup: $(READY)
 
@@ -71,6 +71,12 @@ bench: $(BENCH_READY)
 # Whether memory stays flat over ten minutes of full load
 soak: $(BENCH_READY)
 	$(BENCH_VENV)/bin/python -m bench.soak $(SOAK)
+
+# Lets a test send alerts to a real Alertmanager; without one the test is skipped
+test-tools: compose-tool
+	@command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null || \
+	  { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus-alertmanager >/dev/null; } || \
+	  echo "no Alertmanager, and none could be installed: install prometheus-alertmanager by hand" >&2
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist

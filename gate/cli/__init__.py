@@ -26,7 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "worker": "Run a command for each admitted request of a service.",
     "pause": "Admit nothing of a service, or of one of its tenants, for a time.",
     "resume": "End a pause now.",
-    "alerts": "Print alerts as they come, and post them to a webhook.",
+    "alerts": "Print alerts as they come, and carry them to Alertmanager, chat, mail or a webhook.",
     "replay": "Show what a policy would have done to the recorded requests.",
     "doctor": "Check broker, topics, permissions and clocks; say what to do about each fault.",
     "policy": "Check, show and compare policy files.",

@@ -1,16 +1,14 @@
 """`gate alerts`."""
 
-import asyncio
 import logging
-from typing import Annotated
+from typing import Annotated, Literal
 
 import httpx
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
-from consumers.alerts import AlertConsumer, Console, Sink, Webhook
+from consumers.alerts import Alerts
+from consumers.sinks import Alertmanager, Console, Mail, Sink, Slack, Webhook
 from gate.cli.client import Client, Flag, log_to_stderr
-
-_WEBHOOK_SECONDS = 10.0
 
 
 def _is_url(_type: object, value: str | None) -> None:
@@ -24,47 +22,107 @@ def _is_url(_type: object, value: str | None) -> None:
         raise ValueError(f"{value!r} is no URL; give one like https://example.com/hook")
 
 
+def _is_address(_type: object, value: str | None) -> None:
+    if value is not None:
+        _address(value)
+
+
+def _address(value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{value!r} is no address of a mail server; give HOST:PORT")
+    return host, int(port)
+
+
+_Url = Annotated[str | None, Parameter(validator=_is_url)]
+
+
 def alerts(
     *,
-    webhook: Annotated[str | None, Parameter(validator=_is_url)] = None,
+    webhook: _Url = None,
+    webhook_secret: Annotated[str | None, Parameter(env_var="GATE_WEBHOOK_SECRET")] = None,
+    slack: Annotated[str | None, Parameter(env_var="GATE_SLACK_URL", validator=_is_url)] = None,
+    alertmanager: _Url = None,
+    smtp: Annotated[str | None, Parameter(validator=_is_address)] = None,
+    mail_to: Annotated[list[str] | None, Parameter(negative="")] = None,
+    mail_from: str | None = None,
+    smtp_tls: Literal["starttls", "implicit"] | None = None,
+    smtp_user: Annotated[str | None, Parameter(env_var="GATE_SMTP_USER")] = None,
+    smtp_password: Annotated[str | None, Parameter(env_var="GATE_SMTP_PASSWORD")] = None,
+    type: Annotated[list[str] | None, Parameter(negative="")] = None,  # noqa: A002 - the name of the option
+    service: str = "*",
     json: Flag = False,
     group: str = "gate-alerts",
     from_beginning: Flag = False,
     client: Client | None = None,
 ) -> None:
-    """Print alerts as they come, and post them to a webhook.
+    """Print alerts as they come, and carry them to where somebody looks.
 
-    A webhook gets each alert at least once, as a CloudEvent in JSON with an id that stays the same. While it is down,
-    printing goes on, and what it missed is posted later, also after a restart.
+    Every receiver gets each alert at least once, with an id that stays the same. While one is down, the others go on;
+    what it missed waits in Kafka and is delivered later, also after a restart.
 
-    Example: `gate alerts --webhook https://example.com/hook`
+    Example: `gate alerts --alertmanager http://localhost:9093 --webhook https://example.com/hook`
+
+    Example: `gate alerts --smtp mail.example.com:25 --mail-to ops@example.com --type "gate.breach.*" --service "pay*"`
 
     Parameters
     ----------
     webhook
-        Post each alert to this URL.
+        Post each alert to this URL, as a CloudEvent in JSON.
+    webhook_secret
+        Sign what is posted to the webhook (HMAC-SHA256, as in Standard Webhooks).
+    slack
+        Incoming webhook of Slack or another chat that takes the same.
+    alertmanager
+        URL of a Prometheus Alertmanager.
+    smtp
+        Mail server, HOST:PORT.
+    mail_to
+        Recipient; may be given several times.
+    mail_from
+        Sender; by default gate@ this host.
+    smtp_tls
+        Speak TLS to the mail server, and check its certificate.
+    smtp_user
+        User name at the mail server.
+    smtp_password
+        Password; over TLS only.
+    type
+        Only alerts of this type, which may be a glob; may be given several times.
+    service
+        Only alerts about this service, which may be a glob.
     json
         Print each alert as a CloudEvent in JSON, one per line.
     group
-        Consumer group, which remembers what was delivered.
+        What the consumer groups begin with, which remember what was delivered: one per receiver.
     from_beginning
         Begin with the oldest alert, if the group is new. By default a new group gets alerts from now on.
     """
     log_to_stderr(logging.WARNING)
-    asyncio.run(_carry(client or Client(), webhook, as_json=json, group=group, from_beginning=from_beginning))
-
-
-async def _carry(client: Client, webhook: str | None, *, as_json: bool, group: str, from_beginning: bool) -> None:
-    async with httpx.AsyncClient(timeout=_WEBHOOK_SECONDS) as http:
-        sinks: list[Sink] = [Console(as_json=as_json)]
-        if webhook is not None:
-            sinks.append(Webhook(webhook, http))
-        consumer = AlertConsumer(
-            client.bootstrap,
-            sinks,
-            group_id=group,
-            names=client.names,
-            from_beginning=from_beginning,
-            connect_seconds=client.connect_timeout,
-        )
-        await consumer.run_until_signal()
+    client = client or Client()
+    sinks: list[Sink] = [Console(as_json=json)]
+    if webhook is not None:
+        sinks.append(Webhook(webhook, secret=webhook_secret))
+    if slack is not None:
+        sinks.append(Slack(slack))
+    if alertmanager is not None:
+        sinks.append(Alertmanager(alertmanager))
+    if (smtp is None) is not (mail_to is None):
+        raise CycloptsError(msg="alerts by e-mail need a mail server and somebody to mail to: --smtp and --mail-to")
+    if smtp is not None and mail_to is not None:
+        host, port = _address(smtp)
+        try:
+            mail = Mail(host, port, to=mail_to, sender=mail_from, tls=smtp_tls, user=smtp_user, password=smtp_password)
+        except ValueError as error:
+            raise CycloptsError(msg=str(error)) from error
+        sinks.append(mail)
+    program = Alerts(
+        client.bootstrap,
+        names=client.names,
+        group_id=group,
+        from_beginning=from_beginning,
+        connect_seconds=client.connect_timeout,
+    )
+    for sink in sinks:
+        program.add(sink, *(type or ()), service=service)
+    program.main()

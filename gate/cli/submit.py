@@ -5,8 +5,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,10 +15,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gate.cli.client import Client, Service, log_to_stderr, say
+from consumers.pacing import Pacer
+from consumers.progress import bar
+from gate.cli.client import Client, Flag, Service, log_to_stderr, say
 from gate.errors import GateError
 from gate.kafka.cluster import TopicSpec
 from gate.kafka.connect import running
@@ -42,6 +42,8 @@ def submit(
     *,
     count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     rate: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    pace: Flag = False,
+    max_wait: Annotated[float | None, Parameter(validator=Number(gt=0, lt=10**9))] = None,
     priority: Annotated[str | None, Parameter(validator=partial(_is_readable_by_the_gate, PRIORITY))] = None,
     tenant: Annotated[str | None, Parameter(validator=partial(_is_readable_by_the_gate, TENANT))] = None,
     cost: Annotated[int | None, Parameter(validator=Number(gte=1, lte=MAX_COST))] = None,
@@ -56,6 +58,8 @@ def submit(
 
     Example: `gate submit payments --count 1000 --rate 200 --priority batch`
 
+    Example: `gate submit reports items.jsonl --pace --max-wait 60`
+
     Parameters
     ----------
     service
@@ -66,6 +70,10 @@ def submit(
         Submit so many generated requests; with FILE, so many lines of it at most.
     rate
         Requests per second; by default as fast as the broker takes them.
+    pace
+        Go no faster than a running gate admits, so that a request waits for --max-wait at most.
+    max_wait
+        Seconds; 30 unless said. Implies --pace.
     priority
         Lane.
     tenant
@@ -84,7 +92,14 @@ def submit(
         requests = _generated(count)
     else:
         requests = _limited(_lines_of_stdin() if file is None or file == Path("-") else _lines_of(file), count)
-    asyncio.run(_submit(client or Client(), service, _paced(requests, rate), headers, deadline, partitions, count))
+    client = client or Client()
+    pacer = None
+    if pace or max_wait is not None:
+        pacer = Pacer(
+            client.bootstrap, service, names=client.names, max_wait=max_wait, priority=priority, cost=cost or 1
+        )
+    requests = _paced(requests, rate)
+    asyncio.run(_submit(client, service, requests, headers, deadline, partitions, count, pacer))
 
 
 async def _submit(
@@ -95,6 +110,7 @@ async def _submit(
     deadline: float | None,
     partitions: int,
     total: int | None,
+    pacer: Pacer | None,
 ) -> None:
     await client.reach()
     topic = client.names.requests(service)
@@ -110,9 +126,16 @@ async def _submit(
         max_request_size=_INT32_MAX,  # the broker's limit is the one that counts
     )
     started = time.monotonic()
-    async with running(producer):
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(running(producer))
+        if pacer is not None:
+            requests = (await stack.enter_async_context(pacer)).pace(requests)
         sender = _Sender(producer, client.bootstrap, topic)
-        with _progress(total) as show:
+        with bar("submitted", total) as update:
+
+            def show(acknowledged: int) -> None:
+                update(acknowledged, pacer.eta_seconds(total - pacer.released) if pacer and total else None)
+
             async for request in requests:
                 stamped = headers if deadline is None else [*headers, (DEADLINE, _unix_ms(deadline))]
                 await sender.send(request, stamped)
@@ -246,19 +269,6 @@ async def _paced(requests: AsyncIterator[bytes], rate: float | None) -> AsyncIte
             await asyncio.sleep(max(0.0, started + number / rate - loop.time()))
         yield request
         number += 1
-
-
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """Yield a function that shows how many requests are acknowledged; on a terminal only."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    columns = TextColumn("submitted"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("submitted", total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def _unix_ms(seconds_from_now: float) -> bytes:

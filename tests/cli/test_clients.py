@@ -175,6 +175,7 @@ def test_a_file_that_is_not_there_is_named(gate, tmp_path):
         (["p", "--count", "-1"], "count"),
         (["p", "--rate", "0"], "rate"),
         (["p", "--rate", "nan"], "rate"),
+        (["p", "--max-wait", "0"], "max-wait"),
         (["p", "--deadline", "0"], "deadline"),
         (["p", "--priority", "x" * 65], "65 bytes"),
         (["p", "--tenant", "a\nb"], "control characters"),
@@ -502,7 +503,22 @@ def test_alerts_are_carried_until_sigterm(process, log, names, prefix):
     assert carrier.stdout.readline() == "2025-11-24T22:58:43.456Z  gate.policy.refused  -  line 3: no such field\n"
     carrier.send_signal(signal.SIGTERM)
     assert carrier.wait(20) == 0
-    assert asyncio.run(log.committed(f"{prefix}-alerts", names.alerts)) == 1
+    assert asyncio.run(log.committed(f"{prefix}-alerts.console", names.alerts)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--smtp", "mail"], "HOST:PORT"),
+        (["--smtp", "mail:25"], "--mail-to"),
+        (["--mail-to", "a@b"], "--smtp"),
+        (["--smtp", "mail:25", "--mail-to", "a@b", "--smtp-password", "p"], "over TLS only"),
+    ],
+)
+def test_mail_needs_a_server_and_a_recipient(gate, options, told):
+    code, out, err = gate("alerts", *options)
+    assert (code, out) == (2, [])
+    assert told in " ".join(err)
 
 
 @pytest.mark.parametrize("url", ["example.com", "ftp://example.com", "http://", "http://x:port"])

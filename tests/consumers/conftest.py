@@ -3,12 +3,14 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Iterator
+from threading import Thread
 
 import pytest
 
 from gate.kafka.topics import Names
 from tests.consumers.gated import POLICY, Gated
 from tests.consumers.log import Log
+from tests.consumers.receivers import Receiver
 from tests.system.gates import gate
 from tests.system.gates import until as wait_until
 
@@ -63,3 +65,12 @@ def gated(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with gate(tmp_path_factory.mktemp("gate"), bootstrap, prefix, POLICY, "--http", "0") as process:
         wait_until(process.is_ready, explain=process.text)
         yield Gated(bootstrap, Names(prefix), process)
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+    Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()

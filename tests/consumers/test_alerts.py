@@ -1,79 +1,17 @@
+"""Alerts on a real broker: to whom, in which order, and what a receiver that is down misses."""
+
 import asyncio
 import io
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
-import httpx
 import pytest
-import stamina
 
-from consumers.alerts import Alert, AlertConsumer, Console, Webhook
-from gate.admission.model import Event, EventKind, Reason
-from gate.observe.alerts import of_event
+from consumers.alerts import Alerts, Console, Pauses
+from consumers.sinks import Webhook
+from gate.admission.model import EventKind
+from tests.consumers.receivers import breach
 
-SINCE = 1_764_025_122_456_000_000
-
-
-def breach(service="payments", kind=EventKind.OPENED, **fields):
-    known = {
-        "limit": f"{service}.window.60s",
-        "reason": Reason.WINDOW,
-        "at": SINCE + 1_000_000_000,
-        "since": SINCE,
-        "refused": 12,
-        "offered_per_second": 180.54,
-        "backlog": 12,
-        "eta_seconds": 42.4,
-        "usage": 1.0,
-        "policy": "9f2c01",
-    }
-    return of_event(Event(kind=kind, service=service, **(known | fields)))
-
-
-class Receiver:
-    """A real HTTP server that answers as told, 204 when it was told nothing."""
-
-    def __init__(self):
-        self.answers, self.headers, self.got = [], [], []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.headers.append(dict(self.headers))
-                status, headers = receiver.answers.pop(0) if receiver.answers else (204, {})
-                receiver.got.append((status, json.loads(body)))
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?secret=1"
-
-    @property
-    def taken(self):
-        return [alert["id"] for status, alert in self.got if status < 300]
-
-
-@pytest.fixture
-def receiver():
-    receiver = Receiver()
-    Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
-
-
-@pytest.fixture
-async def webhook(receiver):
-    async with httpx.AsyncClient() as client:
-        yield Webhook(receiver.url, client, first_pause=0.001, longest=0.01)
+QUICK = Pauses(first=0.001, longest=0.01)
 
 
 @pytest.fixture
@@ -89,13 +27,30 @@ async def alerts(log):
 
 
 @pytest.fixture
-def consumer(bootstrap, names, prefix):
-    return lambda *sinks: AlertConsumer(bootstrap, sinks, group_id=f"{prefix}-alerts", names=names)
+def program(bootstrap, names, prefix):
+    def make(*sinks, **options):
+        made = Alerts(bootstrap, names=names, group_id=f"{prefix}-alerts", **options)
+        for sink in sinks:
+            made.add(sink, pauses=QUICK)
+        return made
+
+    return make
 
 
-async def test_alerts_are_printed_for_people(alerts, consumer, start, until):
+@pytest.fixture
+def committed(log, prefix):
+    async def read(name):
+        try:
+            return await log.committed(f"{prefix}-alerts.{name}", log.names.alerts)
+        except KeyError:  # the broker does not know the group yet
+            return None
+
+    return read
+
+
+async def test_alerts_are_printed_for_people(alerts, program, start, until):
     out = io.StringIO()
-    start(consumer(Console(file=out)))
+    start(program(Console(file=out)))
     await alerts(breach(), breach(kind=EventKind.RESOLVED, backlog=0, eta_seconds=None))
     await until(lambda: out.getvalue().count("\n") == 2)
     known = "window (payments.window.60s), 12 refused, 180.5/s offered"
@@ -105,123 +60,161 @@ async def test_alerts_are_printed_for_people(alerts, consumer, start, until):
     ]
 
 
-async def test_alerts_are_printed_as_cloudevents(alerts, consumer, start, until):
+async def test_alerts_are_printed_as_cloudevents(alerts, program, start, until):
     out = io.StringIO()
-    start(consumer(Console(as_json=True, file=out)))
+    start(program(Console(as_json=True, file=out)))
     await alerts(breach())
     await until(lambda: out.getvalue().endswith("\n"))
     event = json.loads(out.getvalue())
     assert (event["specversion"], event["type"], event["data"]["refused"]) == ("1.0", "gate.breach.opened", 12)
 
 
-async def test_a_webhook_gets_each_alert_once_and_in_order(
-    alerts, consumer, receiver, webhook, start, until, log, prefix
-):
+async def test_handlers_get_what_they_asked_for(alerts, program, start, until):
+    consumer, got = program(), {"page": [], "count": [], "any": []}
+
+    @consumer.on("gate.breach.opened", service="pay*")
+    async def page(alert):
+        got["page"].append((alert.type, alert.service))
+
+    @consumer.on("gate.breach.opened", "gate.breach.resolved")
+    def count(alert):
+        got["count"].append(alert.type.removeprefix("gate.breach."))
+
+    consumer.on(name="any")(lambda alert: got["any"].append(alert.id))
+    start(consumer)
+    await alerts(*[breach(service, kind) for service in ("payments", "search") for kind in EventKind])
+    await until(lambda: len(got["any"]) == 8 and len(got["count"]) == 4 and got["page"])
+    assert got["page"] == [("gate.breach.opened", "payments")]
+    assert got["count"] == ["opened", "resolved"] * 2
+    assert len(set(got["any"])) == 8
+
+
+async def test_a_webhook_gets_each_alert_once_and_in_order(alerts, program, receiver, start, until, committed):
     await alerts(*[breach(service) for service in "abc"])
-    start(consumer(webhook))
+    start(program(Webhook(receiver.url)))
     await until(lambda: len(receiver.got) == 3)
     assert [alert["subject"] for _, alert in receiver.got] == ["a", "b", "c"]
     assert receiver.headers[0]["content-type"] == "application/cloudevents+json"
 
-    async def committed():
-        return await log.committed(f"{prefix}-alerts", log.names.alerts) == 3
+    async def all_are_committed():
+        return await committed("webhook") == 3
 
-    await until(committed)
+    await until(all_are_committed)
 
 
-async def test_a_webhook_that_is_down_holds_up_nobody_and_loses_nothing(
-    alerts, consumer, receiver, webhook, start, until, log, prefix
+async def test_a_sink_that_is_down_holds_up_nobody_and_loses_nothing(
+    alerts, program, receiver, start, until, committed
 ):
-    receiver.answers = [(503, {})] * 10_000
+    receiver.answers = [(503, {})] * 100_000
     out = io.StringIO()
-    carrying = consumer(Console(file=out), webhook)
+    carrying = program(Console(file=out), Webhook(receiver.url))
     run = start(carrying)
     await alerts(*[breach(service) for service in "abc"])
     await until(lambda: out.getvalue().count("\n") == 3 and len(receiver.got) > 5)
+
+    async def the_others_are_committed():
+        return await committed("console") == 3
+
+    await until(the_others_are_committed)
     carrying.stop()
     carrying.stop()
     await asyncio.wait_for(run, 20)
-    assert await log.committed(f"{prefix}-alerts", log.names.alerts) is None
+    assert await committed("webhook") == 0
     assert receiver.taken == []
     receiver.answers.clear()
-    start(consumer(webhook))
+    out.truncate(0)
+    start(program(Console(file=out), Webhook(receiver.url)))
     await until(lambda: len(receiver.taken) == 3)
     assert len(set(receiver.taken)) == 3
+    assert out.getvalue() == ""
 
 
-async def test_what_is_no_alert_is_passed_over(alerts, consumer, start, until, log, prefix):
+async def test_a_new_group_gets_what_comes_from_then_on_even_after_a_crash(
+    alerts, program, receiver, start, until, committed
+):
+    await alerts(breach("old"))
+    receiver.answers = [(503, {})] * 100_000
+    run = asyncio.create_task(program(Webhook(receiver.url), from_beginning=False).run())
+
+    async def it_listens():
+        return await committed("webhook") == 1
+
+    await until(it_listens)
+    await alerts(breach("new"))
+    await until(lambda: receiver.got)
+    run.cancel()  # no orderly stop, and nothing was delivered
+    await asyncio.wait([run])
+    receiver.answers.clear()
+    start(program(Webhook(receiver.url), from_beginning=False))
+    await until(lambda: receiver.taken)
+    assert receiver.taken == [f"gate/new/opened/{1_764_025_122_456_000_000}"]
+
+
+async def test_a_handler_that_fails_is_called_again_or_given_up(alerts, program, start, until, committed, capsys):
+    consumer, calls, later = program(), [], []
+
+    @consumer.on(attempts=2)
+    def fails(alert):
+        calls.append(alert.service)
+        raise SystemExit("no") if alert.service == "a" else ZeroDivisionError
+
+    @consumer.on("gate.breach.*")
+    async def fails_once(alert):
+        later.append(alert.service)
+        if len(later) == 1:
+            raise OSError("not yet")
+
+    start(consumer)
+    await alerts(breach("a"), breach("b"))
+    await until(lambda: len(calls) == 4 and len(later) == 3)
+    assert calls == ["a", "a", "b", "b"]
+    assert later == ["a", "a", "b"]
+
+    async def both_are_committed():
+        return (await committed("fails"), await committed("fails_once")) == (2, 2)
+
+    await until(both_are_committed)
+    told = capsys.readouterr().out
+    assert "RuntimeError: the handler called sys.exit('no')" in told
+    assert told.count("alert left out") == 2
+
+
+async def test_what_is_no_alert_is_passed_over(alerts, program, start, until, log, committed):
     out = io.StringIO()
-    start(consumer(Console(file=out)))
+    start(program(Console(file=out)))
     topic = log.names.alerts
     await log.write(topic, b"junk", None, key=b"k")
     await log.write(topic, b"junk", headers=[("ce_id", b"1"), ("ce_time", b"\xff")])
     await log.write(topic, b"{}", headers=[pair for pair in breach().headers if pair[0] != "ce_id"])
     for data in (b"[]", b"\xff", b"{"):
-        record = breach()
-        await log.write(topic, data, headers=list(record.headers))
+        await log.write(topic, data, headers=list(breach().headers))
     await alerts(breach())
     await until(out.getvalue)
     assert out.getvalue().count("\n") == 1
 
-    async def committed():
-        return await log.committed(f"{prefix}-alerts", topic) == 8
+    async def all_are_committed():
+        return await committed("console") == 8
 
-    await until(committed)
+    await until(all_are_committed)
 
 
-async def test_a_foreign_event_is_printed_with_what_it_has(alerts, consumer, start, until, log):
+async def test_a_foreign_event_is_printed_with_what_it_has(alerts, program, start, until, log):
     out = io.StringIO()
-    start(consumer(Console(file=out)))
+    start(program(Console(file=out)))
     told = {"id": b"1", "source": b"/x", "type": b"other", "specversion": b"1.0", "time": b"2025-11-24T23:00:00+01:00"}
     headers = [(f"ce_{name}", value) for name, value in told.items()]
-    data = b'{"refused": "many", "eta_seconds": {}, "reason": "\\u001b[31mred"}'
+    data = b'{"refused": "many", "eta_seconds": {}, "reason": "\\u001b[31mred", "since": "noon"}'
     await log.write(log.names.alerts, data, headers=[*headers, ("content-type", b"application/json")])
     await until(out.getvalue)
     assert out.getvalue() == "2025-11-24T22:00:00.000Z  other  -  \\x1b[31mred\n"
 
 
-# The webhook alone
-
-
-@pytest.fixture
-def alert():
-    class Record:
-        key, value, headers = breach()
-
-    return Alert.of(Record)
-
-
-@pytest.mark.parametrize("status", [301, 401, 404, 408, 429, 500, 503])
-async def test_posting_goes_on_until_the_alert_is_taken(receiver, webhook, alert, status):
-    receiver.answers = [(status, {})] * 3
-    await webhook.take(alert)
-    assert [status for status, _ in receiver.got] == [status] * 3 + [204]
-
-
-@pytest.mark.parametrize("status", [400, 413, 415, 422])
-async def test_an_alert_called_wrong_is_left_out(receiver, webhook, alert, status):
-    receiver.answers = [(status, {})]
-    await webhook.take(alert)
-    assert [status for status, _ in receiver.got] == [status]
-
-
-async def test_a_webhook_may_say_when_to_come_back(receiver, webhook, alert):
-    pauses = []
-    hooks = stamina.instrumentation.get_on_retry_hooks()
-    stamina.instrumentation.set_on_retry_hooks([lambda details: pauses.append(details.wait_for)])
-    try:
-        receiver.answers = [(429, {"retry-after": "1"}), (503, {"retry-after": "soon"})]
-        await webhook.take(alert)
-    finally:
-        stamina.instrumentation.set_on_retry_hooks(hooks)
-    assert pauses[0] == 1.0
-    assert pauses[1] < 0.1
-    assert len(receiver.got) == 3
-
-
-async def test_the_webhooks_secret_is_not_logged(receiver, webhook, alert, capsys):
-    receiver.answers = [(500, {}), (400, {})]
-    await webhook.take(alert)
-    printed = capsys.readouterr()
-    assert "the webhook answered 500" in printed.out + printed.err
-    assert "secret" not in printed.out + printed.err
+def test_what_makes_no_sense_is_told():
+    consumer = Alerts("localhost:9092")
+    with pytest.raises(ValueError, match="nobody is to get alerts"):
+        consumer.main()
+    consumer.add(Console())
+    with pytest.raises(ValueError, match="a handler or sink 'console' already"):
+        consumer.add(Console())
+    with pytest.raises(ValueError, match="'<lambda>' can't name a handler"):
+        consumer.on()(lambda alert: None)

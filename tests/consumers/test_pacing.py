@@ -9,6 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from consumers.pacing import Pacer, SyncPacer
+from gate.cli import main
 from gate.kafka.connect import BrokerUnreachableError
 from tests.system.gates import assert_never_over, create, gate, read_count, send, stamp, until
 
@@ -47,13 +48,13 @@ async def test_a_pipeline_goes_as_fast_as_the_gate_admits(bootstrap, prefix, tmp
     assert waited[-1] <= max_wait * 1000, waited[-5:]
 
 
-def test_threads_share_a_synchronous_pacer(bootstrap, prefix, tmp_path):
+def test_scripts_are_paced_with_threads_and_from_the_command_line(bootstrap, prefix, tmp_path, capsys):
     topic, count = f"{prefix}.requests.pay", 200
     asyncio.run(create(bootstrap, topic))
     with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as running:
         until(running.is_ready, explain=running.text)
         asyncio.run(send(bootstrap, topic, [(None, b"first", [])]))  # so that its usage is there
-        out = asyncio.run(read_count(bootstrap, [f"{prefix}.admitted.pay"], 1))
+        asyncio.run(read_count(bootstrap, [f"{prefix}.admitted.pay"], 1))
         with SyncPacer(bootstrap, "pay", prefix=prefix, max_backlog=50) as pacer:
             until(pacer.estimate)
             started = time.monotonic()
@@ -65,7 +66,12 @@ def test_threads_share_a_synchronous_pacer(bootstrap, prefix, tmp_path):
             seconds = time.monotonic() - started
         assert pacer.released == count
         assert pacer.estimate().rate == 200.0
-    assert len(out) == 1
+        options = ["--bootstrap", bootstrap, "--prefix", prefix]
+        assert main(["submit", "pay", "--count", "300", "--max-wait", "0.5", *options]) == 0
+        out = asyncio.run(read_count(bootstrap, [f"{prefix}.admitted.pay"], 301))
+    assert capsys.readouterr().out.startswith(f"submitted 300 requests to {topic} in ")
+    assert len(out) == 301
+    assert max(stamp(r).at_ms - r.timestamp for r in out) <= 1000  # without pace: 1.3 s
     assert seconds >= 0.25 * count / 200  # nothing was sent: it takes the gate for quicker than it is, up to 1.5 times
     assert threading.active_count() < 10
 

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from consumers.alerts import AlertConsumer
+from consumers.alerts import Alerts
 from consumers.handlers import Job
 from consumers.worker import Worker
 from gate.cli.demo.chart import draw
@@ -114,7 +114,8 @@ async def _act(
     worker = Worker(bootstrap, group_id=f"{names.prefix}-workers", names=names)
     for service, done in worked.items():
         worker.handler(service)(_job(done))
-    alerts = AlertConsumer(bootstrap, [screen], group_id=f"{names.prefix}-alerts", names=names)
+    alerts = Alerts(bootstrap, names=names, group_id=f"{names.prefix}-alerts")
+    alerts.add(screen)
     async with asyncio.TaskGroup() as crew:
         reading = crew.create_task(reader.run())
         refreshing = crew.create_task(_refresh(screen))

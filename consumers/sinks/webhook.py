@@ -1,0 +1,65 @@
+"""Alerts as CloudEvents over HTTP, signed as in the Standard Webhooks specification (standardwebhooks.com)."""
+
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+from cloudevents.core.bindings.http import to_structured_event
+
+from consumers.alert import Alert
+from consumers.sinks.receiver import Receiver
+
+_TOLERANCE: Final = 300.0  # s
+_SAFE: Final = "!#$%&'()*+,/:;<=>?@[]^`{|}~"  # what a header may hold beside letters and digits
+
+
+class Webhook:
+    """Posts each alert as a CloudEvent in JSON (structured mode).
+
+    `webhook-id` and `idempotency-key` are the CloudEvent's id: the receiver may get an alert twice and knows it by
+    that. With a `secret`, `webhook-signature` is the HMAC-SHA256 over id, time and body that `verify` checks; a secret
+    that starts with `whsec_` is base64, as the specification has it, any other is taken as it is.
+    """
+
+    def __init__(self, url: str, *, secret: str | None = None, client: httpx.AsyncClient | None = None) -> None:
+        self._receiver = Receiver("the webhook", url, client)
+        self._secret = secret
+
+    async def take(self, alert: Alert) -> None:
+        """Post one alert."""
+        message = to_structured_event(alert.event)
+        known = quote(alert.id, safe=_SAFE)
+        headers = {**message.headers, "webhook-id": known, "idempotency-key": f'"{known}"'}
+        if self._secret is not None:
+            at = str(int(time.time()))
+            headers |= {"webhook-timestamp": at, "webhook-signature": _sign(self._secret, known, at, message.body)}
+        await self._receiver.post(message.body, headers)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._receiver.aclose()
+
+
+def verify(secret: str, headers: Mapping[str, str], body: bytes, *, now: float | None = None) -> bool:
+    """Tell whether a post was signed with the secret in the last five minutes; for receivers in Python.
+
+    `headers` has lower-case names. An alert that was posted before stays valid: keep the ids for that long.
+    """
+    at = headers.get("webhook-timestamp", "")
+    if not at.isdecimal() or abs((time.time() if now is None else now) - int(at)) > _TOLERANCE:
+        return False
+    wanted = _sign(secret, headers.get("webhook-id", ""), at, body)
+    return any(
+        hmac.compare_digest(given.encode(), wanted.encode()) for given in headers.get("webhook-signature", "").split()
+    )
+
+
+def _sign(secret: str, known: str, at: str, body: bytes) -> str:
+    key = base64.b64decode(secret.removeprefix("whsec_")) if secret.startswith("whsec_") else secret.encode()
+    digest = hmac.digest(key, f"{known}.{at}.".encode() + body, hashlib.sha256)
+    return f"v1,{base64.b64encode(digest).decode()}"
