@@ -9,7 +9,7 @@ import stamina
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
@@ -65,15 +65,16 @@ class Cluster:
         if not partitions:
             return {}
         wanted = [TopicPartition(*partition) for partition in partitions]
-        async with asyncio.timeout(DEADLINE):
-            while True:
-                try:
-                    found = await self._admin.list_consumer_group_offsets(group, partitions=wanted)
-                    break
-                except KafkaError as error:  # a new broker has no coordinator yet
-                    if not error.retriable:
-                        raise
-                await asyncio.sleep(BACKOFF)
+
+        async def ask() -> Any:
+            found = await self._admin.list_consumer_group_offsets(group, partitions=wanted)
+            if len(found) < len(wanted):
+                # aiokafka passes over the error of a whole answer, such as a coordinator that loads. To take that for
+                # "nothing is committed" would be to decide about every request again.
+                raise CoordinatorLoadInProgressError(group)
+            return found
+
+        found = await _settled(ask)
         return {Partition(tp.topic, tp.partition): at.offset for tp, at in found.items() if at.offset >= 0}
 
     async def members(self, group: str) -> int:
