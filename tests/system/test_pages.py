@@ -159,12 +159,10 @@ def test_operators_are_told_of_every_alert_rule():
 
 def test_the_questions_are_answered_by_commands_that_run(bootstrap, prefix, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    variables = {"PREFIX": prefix, "BOOTSTRAP": bootstrap, "SHARDS": "2", "DISCOVERY_INTERVAL": "0.3"}
-    for name, value in variables.items():
-        monkeypatch.setenv(f"GATE_{name}", value)
-    with running_shell(
-        Shell(tmp_path, bootstrap, **{f"GATE_{name}": value for name, value in variables.items()})
-    ) as shell:
+    variables = {"GATE_PREFIX": prefix, "GATE_SHARDS": "2", "GATE_DISCOVERY_INTERVAL": "0.3"}
+    for name, value in {**variables, "GATE_BOOTSTRAP": bootstrap}.items():
+        monkeypatch.setenv(name, value)
+    with stopping(Shell(tmp_path, bootstrap, **variables)) as shell:
         printed = ""
         for language, text in blocks(FAQ):
             if language == "yaml":
