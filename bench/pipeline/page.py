@@ -22,7 +22,10 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 def write(raw: Path, results: Path, page: Path = PAGE) -> None:
     """Put the newest figures between the marks of the page, and draw the picture."""
     text = page.read_text("utf-8")
-    figures = "\n\n".join([machine(), costs(json.loads(raw.read_text())), ratios(json.loads(results.read_text()))])
+    picture = f"![CPU per record of the gate and its peers]({PICTURE.relative_to('docs')})"
+    figures = "\n\n".join(
+        [machine(), picture, costs(json.loads(raw.read_text())), ratios(json.loads(results.read_text()))]
+    )
     page.write_text(with_figures(text, figures), "utf-8")
     subprocess.run([sys.executable, str(DRAWING), str(raw), str(PICTURE)], check=True)
 
