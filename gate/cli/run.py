@@ -6,10 +6,11 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import structlog
 import watchfiles
@@ -127,9 +128,29 @@ async def _start(policy: Policy, settings: Settings, reporter: Reporter, *, rese
 
 
 async def _report(gate: Gate, board: Board) -> None:
+    shown: tuple[str, frozenset[str]] | None = None
     while True:
         board.faults = gate.faults()
+        key = gate.policy.version, frozenset(board.usage)
+        if key != shown:
+            shown = key
+            board.policy = _describe(gate.policy, board.usage.keys() | set(gate.policy.services))
         await asyncio.sleep(FAULTS_EVERY)
+
+
+def _describe(policy: Policy, services: Iterable[str]) -> dict[str, Any]:
+    """Return what `/v1/policy` shows: each service's fields, and where each came from."""
+    return {
+        "version": policy.version,
+        "file": policy.name,
+        "services": {
+            service: {
+                name: {"value": origin.value, "source": origin.source, "line": origin.line}
+                for name, origin in policy.explain(service).items()
+            }
+            for service in sorted(services)
+        },
+    }
 
 
 async def _watch(config: Path, gate: Gate, stopped: asyncio.Event) -> None:

@@ -17,7 +17,6 @@ from gate.kafka.ports import Partition
 from gate.kafka.topics import Names
 
 DEADLINE: Final = 15.0
-BACKOFF: Final = 0.1
 STAMP_ROOM: Final = 64 << 10  # what stamps may add to a record of the largest size
 
 log = structlog.get_logger("gate.cluster")

@@ -88,7 +88,7 @@ class Desk:
         self._policy = policy
         self._meta = meta
         self._offsets = offsets
-        self._measured: set[str] = set()  # services whose workers' lag is known
+        self.measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
         groups: dict[str, bytes] = {}
@@ -162,7 +162,7 @@ class Desk:
         for service, lag in feedback.lags.items():
             served = self.services.get(service)
             if served is not None:
-                self._measured.add(service)
+                self.measured.add(service)
                 # what was admitted during the measurement may or may not be in it: count it
                 served.engine.set_in_flight(now, lag.requests + served.admitted - lag.admitted)
                 self._touch(served)
@@ -170,7 +170,7 @@ class Desk:
     def _assume_busy(self, served: Served, now: int) -> None:
         """Until the workers' lag has been measured, take it that they have all that they may have."""
         limit = self._policy.effective(served.name).max_in_flight
-        if limit is not None and served.name not in self._measured:
+        if limit is not None and served.name not in self.measured:
             served.engine.set_in_flight(now, limit)
 
     def _touch(self, served: Served) -> None:

@@ -128,17 +128,23 @@ class Feedback:
     async def _measure(self) -> None:
         while True:
             await asyncio.sleep(LAG_EVERY)
-            for watched in self._watched():
-                try:
-                    async with asyncio.timeout(CALL_DEADLINE):
-                        lag = Lag(await self._lag(watched), watched.admitted)
-                except (KafkaError, GateError, OSError, TimeoutError) as error:
-                    log.warning("lag of the workers not known now", service=watched.service, why=repr(error))
-                    await asyncio.sleep(BACKOFF)
-                    continue
-                if self.lags.get(watched.service) != lag:
-                    self.lags[watched.service] = lag
-                    self._on_change()
+            if await self.measure(self._watched()):
+                self._on_change()
+
+    async def measure(self, services: Iterable[Watched]) -> bool:
+        """Ask how far the workers of services are behind; return whether anything has changed."""
+        changed = False
+        for watched in services:
+            try:
+                async with asyncio.timeout(CALL_DEADLINE):
+                    lag = Lag(await self._lag(watched), watched.admitted)
+            except (KafkaError, GateError, OSError, TimeoutError) as error:
+                log.warning("lag of the workers not known now", service=watched.service, why=repr(error))
+                await asyncio.sleep(BACKOFF)
+                continue
+            changed = changed or self.lags.get(watched.service) != lag
+            self.lags[watched.service] = lag
+        return changed
 
     async def _lag(self, watched: Watched) -> int:
         partitions = list(watched.partitions)

@@ -172,6 +172,8 @@ class Shard:
         if desk.policy is not self._policy:
             desk.set_policy(self._policy, self._now())
         await self._follow(desk)
+        if unknown := [watched for watched in self.watched() if watched.service not in desk.measured]:
+            await self._env.feedback.measure(unknown)  # or the first requests would wait for nothing
         desk.apply(self._env.feedback, self._now())
 
     async def _not_paused(self) -> None:

@@ -31,6 +31,7 @@ async def test_requests_are_admitted_parked_and_released_at_their_time(bootstrap
             lambda found: any(b"resolved" in (header(r, "ce_type") or b"") for r in found),
         )
         usage = json.loads(running.get("/v1/usage"))
+        policy = json.loads(running.get("/v1/policy"))
         metrics = running.get("/metrics")
         assert running.stop() == 0, running.text()
 
@@ -49,6 +50,7 @@ async def test_requests_are_admitted_parked_and_released_at_their_time(bootstrap
     assert {stamp(r).attempt for r in busy_out} == {1, 2}
     assert Counter(header(r, "ce_type") for r in alerts)[b"gate.breach.opened"] == 1
     assert {s["service"] for s in usage["services"]} == {"busy", "calm"}
+    assert policy["services"]["busy"]["requests_per_second"]["value"] == 50
     assert 'gate_requests_total{decision="admitted"' in metrics
 
 
