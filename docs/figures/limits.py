@@ -1,4 +1,4 @@
-# ruff: noqa: D103, INP001, T201 - a script, whose functions say what they draw
+# ruff: noqa: D103, T201 - a script, whose functions say what they draw
 """Draws docs/figures/limits.png: four ways to count the same arrivals, seen through every true window.
 
 python docs/figures/limits.py
