@@ -1,6 +1,8 @@
 """Pacers before a real gate on a real broker."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -9,7 +11,6 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from consumers.pacing import Pacer, SyncPacer
-from gate.cli import main
 from gate.kafka.connect import BrokerUnreachableError
 from tests.system.gates import assert_never_over, create, gate, read_count, send, stamp, until
 
@@ -48,7 +49,7 @@ async def test_a_pipeline_goes_as_fast_as_the_gate_admits(bootstrap, prefix, tmp
     assert waited[-1] <= max_wait * 1000, waited[-5:]
 
 
-def test_scripts_are_paced_with_threads_and_from_the_command_line(bootstrap, prefix, tmp_path, capsys):
+def test_scripts_are_paced_with_threads_and_from_the_command_line(bootstrap, prefix, tmp_path):
     topic, count = f"{prefix}.requests.pay", 200
     asyncio.run(create(bootstrap, topic))
     with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as running:
@@ -66,10 +67,11 @@ def test_scripts_are_paced_with_threads_and_from_the_command_line(bootstrap, pre
             seconds = time.monotonic() - started
         assert pacer.released == count
         assert pacer.estimate().rate == 200.0
+        command = [sys.executable, "-m", "gate", "submit", "pay", "--count", "300", "--max-wait", "0.5"]
         options = ["--bootstrap", bootstrap, "--prefix", prefix]
-        assert main(["submit", "pay", "--count", "300", "--max-wait", "0.5", *options]) == 0
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=30, check=True)
         out = asyncio.run(read_count(bootstrap, [f"{prefix}.admitted.pay"], 301))
-    assert capsys.readouterr().out.startswith(f"submitted 300 requests to {topic} in ")
+    assert done.stdout.startswith(f"submitted 300 requests to {topic} in ")
     assert len(out) == 301
     assert max(stamp(r).at_ms - r.timestamp for r in out) <= 1000  # without pace: 1.3 s
     assert seconds >= 0.25 * count / 200  # nothing was sent: it takes the gate for quicker than it is, up to 1.5 times
