@@ -22,7 +22,7 @@ Kind = Literal["admitted", "delayed", "rejected", "results"]
 
 _KINDS: Final[tuple[Kind, ...]] = ("admitted", "delayed", "rejected", "results")
 _POLL_MS: Final = 100
-_LONG_POLL_MS: Final = 100  # what a topic that is new to the consumer may have to wait for
+_LONG_POLL_MS: Final = 40  # what arrives while its partition is not asked for waits so long: the tail of the latency
 _LOOK_SECONDS, _RARELY_SECONDS = 0.25, 5.0  # how often new topics and partitions are looked for
 _BACKOFF_SECONDS: Final = 1.0
 
