@@ -157,7 +157,8 @@ def _draw(service: str, names: list[str], outcomes: list[Outcome], path: Path) -
     except ImportError:
         raise GateError("the picture needs the plot extra", hint="pip install 'kafka-admission-gate[plot]'") from None
     curves = [("offered", sorted(outcomes[0].offered))]
-    curves += [(f"admitted, {Path(name).name}", outcome.admitted()) for name, outcome in zip(names, outcomes, strict=True)]
+    for name, outcome in zip(names, outcomes, strict=True):
+        curves.append((f"admitted, {Path(name).name}", outcome.admitted()))
     start = curves[0][1][0]
     rows = [
         {"seconds": (times[i] - start) / 1e3, "requests": i + 1, "what": what}
