@@ -263,7 +263,7 @@ async def test_a_gate_needs_no_more_than_operators_are_told_to_allow(own_broker,
             return sum(total["requests"] for total in totals if total["verdict"] == "admitted")
 
         until(lambda: admitted() == 20, explain=running.text)
-            assert "Authorization" not in running.text()
+        assert "Authorization" not in running.text()
         assert running.stop() == 0
 
 
