@@ -21,7 +21,7 @@ from gate.kafka.reset import reset
 from gate.kafka.shard import Shard
 from gate.kafka.source import KafkaSource
 from gate.kafka.topics import Names, Templates
-from gate.kafka.wire import Reader, read_all
+from gate.kafka.wire import Reader, is_settled, read_all
 from gate.kafka.writer import KafkaSession
 from gate.observe import alerts
 from gate.policy import Compression, Delivery, Policy, Settings
@@ -238,12 +238,29 @@ class Gate:
                 stored = await read_all(self._single, state)
             return Claim(stored, await self._cluster.offsets(self.settings.group_id, partitions))
 
+        async def leftovers(partitions: Sequence[Partition]) -> Sequence[Partition]:
+            async with asyncio.timeout(CALL_DEADLINE):
+                if await is_settled(self._single, state):
+                    return ()
+            there = await self._cluster.partitions()
+            return [state, *(p for p in self._written_for(partitions) if p.number < there.get(p.topic, 0))]
+
         exactly_once = self.settings.delivery is Delivery.EXACTLY_ONCE
         return KafkaSession(
             f"{self.settings.group_id}-{shard}" if exactly_once else None,
             self.settings.group_id, state, restore, self._membership.commit,
-            deadline=CALL_DEADLINE, compression=_codec(self.settings.compression), **self._options,
+            deadline=CALL_DEADLINE, leftovers=leftovers, compression=_codec(self.settings.compression), **self._options,
         )  # fmt: skip
+
+    def _written_for(self, requests: Sequence[Partition]) -> list[Partition]:
+        """Return where the owner of request partitions writes, the changelog left out."""
+        names = self.names
+        written = [Partition(names.alerts, 0), Partition(names.usage, 0)]
+        for topic, number in requests:
+            if (service := names.service_of(topic)) is not None:
+                outputs = names.admitted(service), names.delayed(service), names.rejected(service)
+                written += [Partition(output, number) for output in outputs]
+        return written
 
     def local(self) -> int:
         """Return a monotonic time, ns."""

@@ -155,6 +155,7 @@ class Shard:
         await self._env.confirm(self.number)
         partitions = [p for service in self._requests for p in self._partitions(service)]
         claim = await session.claim(partitions)
+        reach("after-claim")
         self._claimed = set(partitions)
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         await writer.claim(meta)
@@ -162,6 +163,7 @@ class Shard:
         desk = self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
         await writer.finish_leaving(desk, claim.state.get(LEAVING_KEY), self._now())
         await self._refresh(desk)
+        reach("after-restore")
         seconds = (self._env.local() - started) / 1e9
         log.info("shard taken over", shard=self.number, keys=len(claim.state), seconds=round(seconds, 3))
         return desk

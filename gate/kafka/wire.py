@@ -22,6 +22,7 @@ from gate.kafka.ports import Fetched, Partition, Record
 
 EARLIEST: Final = -2
 BACKOFF: Final = 0.1
+SETTLING: Final = 10  # times BACKOFF
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
 
 log = structlog.get_logger("gate.wire")
@@ -157,34 +158,46 @@ class Reader:
                     result[partition] = decode(rest[-1], aborted, wanted[partition])
         return result
 
-    async def offsets(self, partitions: Sequence[Partition], which: int) -> dict[Partition, int]:
-        """Return the first (EARLIEST) or the last stable offset (LATEST) of each partition.
+    async def offsets(
+        self, partitions: Sequence[Partition], which: int, *, committed: bool = True
+    ) -> dict[Partition, int]:
+        """Return the first (EARLIEST) or the last stable offset (LATEST; not `committed`: the end) of each partition.
 
         Asks again where leadership is moving or a topic is very new; the caller sets the deadline.
         """
         while True:
             try:
-                return await self._offsets(partitions, which)
+                return await self._offsets(partitions, which, READ_COMMITTED if committed else READ_UNCOMMITTED)
             except errors.KafkaError as error:
                 if not error.retriable:
                     raise
                 await self._client.force_metadata_update()
                 await asyncio.sleep(BACKOFF)
 
-    async def _offsets(self, partitions: Sequence[Partition], which: int) -> dict[Partition, int]:
+    async def _offsets(self, partitions: Sequence[Partition], which: int, isolation: int) -> dict[Partition, int]:
         by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for partition in partitions:
             node = await self.locate(partition)
             by_node.setdefault(node, {}).setdefault(partition.topic, []).append((partition.number, which))
         found: dict[Partition, int] = {}
         for node, topics in by_node.items():
-            response: Any = await self._client.send(node, OffsetRequest(-1, READ_COMMITTED, list(topics.items())))
+            response: Any = await self._client.send(node, OffsetRequest(-1, isolation, list(topics.items())))
             for topic, answers in response.topics:
                 for number, code, *rest in answers:
                     if code:
                         raise errors.for_code(code)(f"{topic}-{number}")
                     found[Partition(topic, number)] = rest[-1]
         return found
+
+
+async def is_settled(reader: Reader, partition: Partition) -> bool:
+    """Tell whether no transaction is open in a partition, given some time for markers that are on their way."""
+    for _ in range(SETTLING):
+        stable = (await reader.offsets([partition], LATEST))[partition]
+        if stable == (await reader.offsets([partition], LATEST, committed=False))[partition]:
+            return True
+        await asyncio.sleep(BACKOFF)
+    return False
 
 
 async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:

@@ -110,9 +110,16 @@ class KafkaSession:
         commit_offsets: Callable[[Mapping[Partition, int]], Awaitable[None]],
         *,
         deadline: float,
+        leftovers: Callable[[Sequence[Partition]], Awaitable[Sequence[Partition]]] | None = None,
         compression: str | None = None,
         **client_options: Any,
     ) -> None:
+        """Prepare; nothing is sent before `claim`.
+
+        `leftovers` tells, for the request partitions claimed, to which partitions a predecessor may have written whose
+        transaction is still open although it was fenced; none: all is settled.
+        """
+        self._leftovers = leftovers
         self._id = transactional_id
         self._group = group
         self._state = state
@@ -148,7 +155,30 @@ class KafkaSession:
                 f"the broker does not let this gate use the transactional id {self._id}",
                 hint=f"allow Write and Describe on TransactionalId {self._group}-* ; the shard then goes on by itself",
             ) from error
+        if self.atomic and self._leftovers is not None and (written := await self._leftovers(partitions)):
+            log.warning("the broker left a predecessor's transaction open; aborting it", state=self._state.number)
+            async with asyncio.timeout(self._deadline):
+                await self._abort_in(written)
+            if await self._leftovers(partitions):
+                raise GateError(
+                    f"somebody else has a transaction open in {self._state.topic}-{self._state.number}; what was"
+                    " committed behind it can't be read",
+                    hint="find it with `kafka-transactions.sh find-hanging`, and end it with `... abort`",
+                )
         return await self._restore(partitions)
+
+    async def _abort_in(self, partitions: Sequence[Partition]) -> None:
+        """Abort a transaction that has written nothing: its markers end what earlier epochs left open, all in one way.
+
+        After a crash a broker may note a transaction as ended and never write its markers (KRaft, where partitions had
+        no leader at that moment). Our next commit would then publish its records, in some partitions and not in others.
+        """
+        self.begin()
+        for partition in partitions:
+            self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
+        nothing = {TopicPartition(*self._state): OffsetAndMetadata(0, "")}
+        await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
+        await self._producer.abort_transaction()
 
     def begin(self) -> None:
         """See `ports.Session`."""
