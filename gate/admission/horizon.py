@@ -7,7 +7,9 @@ last of them goes. Exact for costs of 1 and up to 64 waiting tenants per lane th
 - more tenants: an upper bound, late by at most one turn of all tenants, which beyond 1,024 tenants may be a turn of all
   that they have parked up to the request's own depth;
 - tenants with limits: as if those that their limits block now stayed away, and the others used their share in full;
-- a shared budget: as if each service that waits for it now used its share in full.
+- a shared budget: as if each service that waits for it now used its share in full;
+- further ahead than 8,192 moments: as the limits go on in the long run. Off by up to two cells of a window that is kept
+  in cells (a 500th of its size), and by up to its size where a window alone gives more in a burst than we look ahead.
 """
 
 from array import array
@@ -21,7 +23,7 @@ from gate.admission.model import SECOND
 from gate.admission.plan import ready_at, whole_ms
 from gate.limits import Limiter
 
-_AHEAD: Final = 4096  # moments of admission that are looked at one by one; beyond them the pattern goes on
+_AHEAD: Final = 8192  # moments of admission that are looked at one by one; beyond them the pattern goes on
 _MANY: Final = 2**40
 _FEW: Final = 64  # tenants that are looked at one by one
 _TENANTS: Final = 1024  # tenants that are looked at at all

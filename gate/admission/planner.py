@@ -24,21 +24,19 @@ class Planner:
 
     def __init__(self, scheduler: Scheduler, parked: Parked, limits: Limits) -> None:
         self.plan: Plan | None = None  # charged with all that waits, if that is one queue; None: must be made
-        self._horizon: Horizon | None = None  # saves work only: a new one would say the same
-        self._budget: Horizon | None = None
+        self._outlook = _Outlook(limits)
         self._scheduler = scheduler
         self._parked = parked
         self._limits = limits
 
     def forget(self) -> None:
         """Plan anew: something else than time and admissions changed the future."""
-        self.plan = self._horizon = self._budget = None
+        self.plan = None
+        self._outlook = _Outlook(self._limits)
 
     def admitted(self, now: int, units: int) -> None:
         """Note how many units a step admitted."""
-        if self._horizon is not None and not self._horizon.passed(now, units):
-            self._horizon = None
-        self._budget = None  # others draw on it
+        self._outlook.admitted(now, units)
 
     def expired(self) -> None:
         """Note that requests left without being admitted: what was planned behind them comes earlier."""
@@ -65,7 +63,7 @@ class Planner:
             else:
                 times, time = [], start
                 for _ in range(arrival.left):
-                    time = self._time_of(positions, queue, ahead[queue], arrival.cost, start)
+                    time = self._time_of(self._outlook, positions, queue, ahead[queue], arrival.cost, start)
                     if own is not None:
                         time = ready_at([own], time, arrival.cost)
                     if time > limit:
@@ -89,10 +87,7 @@ class Planner:
         if self.plan is not None:
             for limiter, ahead in zip(self._limits.limiters(), self.plan.limiters, strict=True):
                 limiter.follow(ahead)
-        if self._horizon is not None:
-            self._limits.limiter.follow(self._horizon.limiter)
-        if self._budget is not None and self._limits.budget is not None:
-            self._limits.budget.limiter.follow(self._budget.limiter)
+        self._outlook.keep_promises()
 
     def estimate(self, queue: Queue, cost: int, now: int, start: int) -> int:
         """Return when one more request, behind what waits in its queue, would be admitted from `start` on.
@@ -101,7 +96,9 @@ class Planner:
         """
         own = queue.tenant.plan or queue.tenant.limiter
         if self._scheduler.waiting:
-            time = self._time_of(Positions(self._scheduler.lanes), queue, queue.units, cost, start)
+            positions = Positions(self._scheduler.lanes)
+            time = self._time_of(self._outlook, positions, queue, queue.units, cost, start)
+            self._outlook.keep_promises()
         else:
             time = max(start, ready_at(self._limits.limiters(), now, cost))
         return time if own is None else max(time, ready_at([own], now, cost))
@@ -115,7 +112,9 @@ class Planner:
         queue = max(lane.fair.flows(), key=lambda queue: queue.start + queue.units, default=None)
         if queue is None:
             return max(start, self._scheduler.next_unblocked() or start)
-        return self._time_of(Positions(self._scheduler.lanes), queue, queue.units, 1, start)
+        # a look from aside: who only reports must not change what will be decided
+        outlook = _Outlook(self._limits)
+        return self._time_of(outlook, Positions(self._scheduler.lanes), queue, queue.units, 1, start)
 
     def end(self, now: int, start: int) -> int:
         """Return when the last of all that waits is admitted if nothing else comes."""
@@ -171,15 +170,45 @@ class Planner:
             tenant.plan = plan.limiters[0]
         return tenant.plan
 
-    def _time_of(self, positions: Positions, queue: Queue, ahead: int, cost: int, start: int) -> int:
+    def _time_of(
+        self, outlook: "_Outlook", positions: Positions, queue: Queue, ahead: int, cost: int, start: int
+    ) -> int:
         units = positions.units_to(queue, ahead, cost)
-        if self._horizon is None or not self._horizon.follow(start):
-            self._horizon = Horizon([self._limits.limiter.copy()], start)
-        time = max(start, self._horizon.time_of(units))
-        budget = self._limits.budget
-        if budget is not None:
+        return max(outlook.time_of(units, start), queue.tenant.paused_until)
+
+
+class _Outlook:
+    """The horizons of a service's shared limits. They save work only: new ones would say the same."""
+
+    __slots__ = ("_budget", "_limits", "_own")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._own: Horizon | None = None
+        self._budget: Horizon | None = None
+
+    def admitted(self, now: int, units: int) -> None:
+        """Go on with what a step admitted."""
+        if self._own is not None and not self._own.passed(now, units):
+            self._own = None
+        self._budget = None  # others draw on it
+
+    def time_of(self, units: int, start: int) -> int:
+        """Return when the last of so many units is admitted, from `start` on."""
+        limits = self._limits
+        if self._own is None or not self._own.follow(start):
+            self._own = Horizon([limits.limiter.copy()], start)
+        time = max(start, self._own.time_of(units))
+        if limits.budget is not None:
             if self._budget is None or not self._budget.follow(start):
-                self._budget = Horizon([budget.limiter.copy()], start)
-            rivals = sum(min(waiting, units) for waiting in budget.others(self._limits.service))
+                self._budget = Horizon([limits.budget.limiter.copy()], start)
+            rivals = sum(min(waiting, units) for waiting in limits.budget.others(limits.service))
             time = max(time, self._budget.time_of(units + rivals))
-        return max(time, queue.tenant.paused_until)
+        return time
+
+    def keep_promises(self) -> None:
+        """Let the limiters compress what was compressed to find times that were told."""
+        if self._own is not None and self._limits.limiter.follow(self._own.limiter):
+            self._own = None  # a new one would say otherwise
+        if self._budget is not None and self._limits.budget is not None:
+            self._limits.budget.limiter.follow(self._budget.limiter)

@@ -170,10 +170,13 @@ class Limiter(SlidingWindow):
                 window._adopt(source, now)
         twin._copy_into(self)
 
-    def follow(self, ahead: "Limiter") -> None:
-        """Keep what `ahead`, a copy that was charged ahead, promises: compress the windows that it has compressed."""
-        for window, other in zip(self._windows(), ahead._windows(), strict=True):
-            window._follow(other)
+    def follow(self, ahead: "Limiter") -> bool:
+        """Keep what `ahead`, a copy that was charged ahead, promises: compress the windows that it has compressed.
+
+        Tells whether that changed anything: a copy made before would then admit earlier than this limiter.
+        """
+        changed = [window._follow(other) for window, other in zip(self._windows(), ahead._windows(), strict=True)]
+        return any(changed)
 
     def copy(self) -> "Limiter":
         """Return an independent copy; charged at the same times, it stays equal."""

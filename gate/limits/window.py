@@ -74,16 +74,20 @@ class SlidingWindow:
         self._logged = self._used
         self._edge = log.point(now)
 
-    def _follow(self, ahead: "SlidingWindow") -> None:
-        """Go over to cells if `ahead`, a copy that was charged ahead, has: or units would leave before its promises."""
+    def _follow(self, ahead: "SlidingWindow") -> bool:
+        """Go over to cells if `ahead`, a copy that was charged ahead, has: or units would leave before its promises.
+
+        Tells whether that changed anything.
+        """
         if ahead._log is None or ahead._log.kind == Log.kind or (self._log is not None and self._log.kind != Log.kind):
-            return
+            return False
         ring = self._compress(self._log or Log())
         if self._used > self._logged:
             self._edge = ring.point(self._edge)
         if self._used:
             self._tail = ring.tail if self._logged else self._edge
             self._log = ring
+        return self._log is ring
 
     def _compress(self, log: Log | Ring) -> Ring:
         ring = Ring(self._window)

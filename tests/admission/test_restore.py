@@ -16,6 +16,7 @@ from gate.limits import Spec, StateError, Window
 from gate.policy import Overflow, ServicePolicy, Tenants
 
 START = 1_764_000_000 * SECOND
+LIMITS = [1, 3, 10, 50, 130, 300]  # above 120, windows are kept in cells
 LANES = [
     {"default": Fraction(1)},
     {"hi": Fraction(6), "default": Fraction(3), "low": Fraction(1)},
@@ -28,7 +29,7 @@ def random_spec(rng: random.Random) -> Spec:
         return Spec(None, 1, ())
     rate = Fraction(rng.choice([1, 2, 3, 7, 10, 50, 100]), rng.choice([1, 1, 1, 3, 60])) if rng.random() < 0.8 else None
     sizes = sorted(rng.sample([1, 5, 10, 60], rng.choice([0, 0, 1, 2]))) or ([] if rate else [10])
-    return Spec(rate, rng.choice([1, 2, 5, 20]), tuple(Window(rng.choice([1, 3, 10, 50]), s * SECOND) for s in sizes))
+    return Spec(rate, rng.choice([1, 2, 5, 20]), tuple(Window(rng.choice(LIMITS), s * SECOND) for s in sizes))
 
 
 def random_policy(rng: random.Random) -> ServicePolicy:
@@ -54,7 +55,7 @@ def random_batch(rng: random.Random, now: int) -> list[Run]:
     runs, first = [], 0
     for _ in range(rng.choice([0, 1, 1, 2, 3, 8])):
         first += rng.random() < 0.1  # a malformed request in between
-        count = rng.choice([1, 1, 2, 3, 30])
+        count = rng.choice([1, 1, 2, 3, 30, 200])
         by = None if rng.random() < 0.8 else now + rng.choice([-1, 0, 1, 5, 60]) * SECOND // rng.choice([1, 7])
         lane = rng.choice(["", "hi", "low", "default", "unknown", "a"])
         tenant = rng.choice(["", "t0", "t1", "t2", "t3"]) if rng.random() < 0.7 else ""
