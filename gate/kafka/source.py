@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -30,7 +30,8 @@ log = structlog.get_logger("gate.source")
 class _Followed:
     inbox: Inbox
     position: int | None
-    busy: bool = False
+    node: int | None = None  # that leads it; None: to be found
+    busy: bool = False  # in a request that is under way
 
 
 class KafkaSource:
@@ -40,16 +41,19 @@ class KafkaSource:
         self._pollers = pollers
         self._single = single
         self._followed: dict[Partition, _Followed] = {}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # something has become readable
+        self._lost = asyncio.Event()  # the leader of something is not known
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
-        self._pokes: set[asyncio.Task[None]] = set()
+        self._finder: asyncio.Task[None] | None = None
         self._cache: OrderedDict[Partition, _Chunk] = OrderedDict()
         self.trouble: str | None = None  # why nothing can be read just now
 
     def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
         """See `ports.Source`."""
         self._followed[partition] = _Followed(inbox, offset)
-        self.poke()
+        self._lost.set()
+        if self._finder is None:
+            self._finder = asyncio.create_task(self._find_leaders(), name="find-leaders")
 
     def unfollow(self, inbox: Inbox) -> None:
         """See `ports.Source`."""
@@ -63,38 +67,47 @@ class KafkaSource:
 
     def poke(self) -> None:
         """See `ports.Source`."""
-        task = asyncio.ensure_future(self._poke())
-        self._pokes.add(task)
-        task.add_done_callback(self._pokes.discard)
-
-    async def _poke(self) -> None:
-        for partition in list(self._followed):
-            if self._pollers[0].leader(partition) is None:
-                with suppress(TimeoutError, errors.KafkaError):
-                    async with asyncio.timeout(READ_DEADLINE):
-                        await self._pollers[0].locate(partition)
-        for node in self._pollers[0].nodes():
-            for index in range(len(self._pollers)):
-                if (node, index) not in self._tasks:
-                    self._tasks[node, index] = asyncio.create_task(self._poll_loop(node, index), name=f"poll-{node}")
-        async with self._changed:
-            self._changed.notify_all()
+        self._changed.set()
 
     async def close(self) -> None:
         """Stop reading."""
-        tasks = [*self._tasks.values(), *self._pokes]
+        tasks = [*self._tasks.values(), *([self._finder] if self._finder is not None else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _find_leaders(self) -> None:
+        """Find who leads what is followed, and have that broker polled."""
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            for partition, followed in list(self._followed.items()):
+                if followed.node is None:
+                    with suppress(TimeoutError, errors.KafkaError):
+                        async with asyncio.timeout(READ_DEADLINE):
+                            followed.node = await self._pollers[0].locate(partition)
+            if any(followed.node is None for followed in self._followed.values()):
+                self._lost.set()
+                await asyncio.sleep(BACKOFF)
+            for node in self._pollers[0].nodes():
+                for index in range(len(self._pollers)):
+                    if (node, index) not in self._tasks:
+                        self._tasks[node, index] = asyncio.create_task(
+                            self._poll_loop(node, index), name=f"poll-{node}"
+                        )
+            self._changed.set()
+
+    def _lose(self, followed: Iterable[_Followed]) -> None:
+        for one in followed:
+            one.node = None
+        self._lost.set()
+
     async def _poll_loop(self, node: int, index: int) -> None:
         while True:
-            ready = {p: f for p, f in self._followed.items() if self._is_ready(p, f, node)}
+            self._changed.clear()
+            ready = {p: f for p, f in self._followed.items() if f.node == node and not f.busy and f.inbox.wants(p)}
             if not ready:
-                async with self._changed:
-                    with suppress(TimeoutError):  # leadership moves without a poke
-                        async with asyncio.timeout(1.0):
-                            await self._changed.wait()
+                await self._changed.wait()
                 continue
             for followed in ready.values():
                 followed.busy = True
@@ -107,12 +120,11 @@ class KafkaSource:
                 self.trouble = str(error) or type(error).__name__
                 self._pollers[index].refresh()
                 await asyncio.sleep(BACKOFF)
+                self._lose(ready.values())
             finally:
                 for followed in ready.values():
                     followed.busy = False
-
-    def _is_ready(self, partition: Partition, followed: _Followed, node: int) -> bool:
-        return not followed.busy and followed.inbox.wants(partition) and self._pollers[0].leader(partition) == node
+                self._changed.set()  # the other poll may take what this one has left
 
     async def _poll(self, node: int, index: int, ready: dict[Partition, _Followed]) -> None:
         poller = self._pollers[index]
@@ -144,6 +156,7 @@ class KafkaSource:
                 )
                 poller.refresh()
                 await asyncio.sleep(BACKOFF)
+                self._lose([followed])
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
         """See `ports.Source`. What was fetched beyond the wanted records is kept, as the next ones are likely there."""

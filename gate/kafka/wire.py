@@ -96,10 +96,13 @@ class Reader:
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
+        self._topics: set[str] = set()  # asked for so far
 
     def leader(self, partition: Partition) -> int | None:
         """Return the node that leads `partition`; None while unknown (and asks for metadata)."""
-        self._client.add_topic(partition.topic)
+        if partition.topic not in self._topics:
+            self._topics.add(partition.topic)
+            self._client.add_topic(partition.topic)
         node = self._client.cluster.leader_for_partition(TopicPartition(*partition))
         if node is None or node == -1:
             self._client.force_metadata_update()
