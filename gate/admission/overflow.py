@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from gate.admission.arrivals import Arrival
 from gate.admission.model import Reason, Verdict
 from gate.admission.planner import Planner
-from gate.admission.scheduler import Bound, Limits
+from gate.admission.shared import Bound, Limits
 
 FOREVER: Final = 2**62  # a time, in ns, that fits into a record
 

@@ -12,168 +12,13 @@ from itertools import pairwise
 from typing import Final
 
 from gate.admission.lanes import Queue
+from gate.admission.segment import COUNT_MAX, NO_DEADLINE, Segment
 from gate.admission.state import SegmentRecord, encode
 
 ENTRIES: Final = 256  # of a segment: what is rewritten when one of its requests leaves
-NO_DEADLINE: Final = 2**63 - 1  # in ms
-_NONE: Final = 2**31 - 1  # in a column of deadlines
 COST_MAX: Final = 2**62  # no limit is so high; keeps hostile costs inside the columns
-_COUNT_MAX: Final = 2**16 - 1  # of an entry
 _DELTA_MAX: Final = 2**32 - 1
 _NAMES_MAX: Final = 2**16  # characters of the names in a segment: a record must fit into a message
-
-
-class Segment:
-    """The entries of one state record. An entry whose count is 0 has left."""
-
-    __slots__ = (
-        "base",
-        "costs",
-        "counts",
-        "deadlines",
-        "due",
-        "first",
-        "live",
-        "names",
-        "offsets",
-        "origin",
-        "owners",
-        "partition",
-        "queues",
-        "seqs",
-        "sequence",
-    )
-
-    def __init__(self, partition: int, base: int, sequence: int) -> None:
-        self.partition = partition
-        self.base = base  # the first offset ever in it: names the record
-        self.sequence = sequence  # arrival number of its first request
-        self.queues: list[Queue] = []
-        self.names = 0  # characters
-        self.owners = array("B")  # index into queues
-        self.offsets = array("I")  # above base
-        self.seqs = array("I")  # above sequence
-        self.counts = array("H")
-        self.costs: array[int] | None = None  # None: all 1
-        self.deadlines: array[int] | None = None  # ms above `origin`; None: none has one
-        self.origin = 0  # ms
-        self.live = 0  # requests
-        self.first = 0  # entries before it have left
-        self.due = NO_DEADLINE  # the deadline under which it stands in the heap
-
-    def cost(self, index: int) -> int:
-        """Return the cost of each request of an entry."""
-        return 1 if self.costs is None else self.costs[index]
-
-    def deadline(self, index: int) -> int:
-        """Return the deadline of the requests of an entry, in ms."""
-        if self.deadlines is None or self.deadlines[index] == _NONE:
-            return NO_DEADLINE
-        return self.origin + self.deadlines[index]
-
-    def seq(self, index: int) -> int:
-        """Return the arrival number of the first request of an entry."""
-        return self.sequence + self.seqs[index]
-
-    def oldest(self) -> int:
-        """Return the lowest offset that is still parked; the segment must be live."""
-        while not self.counts[self.first]:
-            self.first += 1
-        return self.base + self.offsets[self.first]
-
-    def earliest(self) -> int:
-        """Return the earliest deadline of what is still parked."""
-        if self.deadlines is None:
-            return NO_DEADLINE
-        pairs = zip(self.counts, self.deadlines, strict=True)
-        earliest = min((deadline for count, deadline in pairs if count and deadline != _NONE), default=_NONE)
-        return NO_DEADLINE if earliest == _NONE else self.origin + earliest
-
-    def continues(self, queue: Queue, offset: int, seq: int, count: int, cost: int, deadline: int) -> bool:
-        """Tell whether places follow on the last entry and are like it."""
-        last = len(self.counts) - 1
-        return (
-            last >= 0
-            and 0 < self.counts[last] <= _COUNT_MAX - count
-            and self.base + self.offsets[last] + self.counts[last] == offset
-            and self.seq(last) + self.counts[last] == seq
-            and self.queues[self.owners[last]] is queue
-            and self.cost(last) == cost
-            and self.deadline(last) == deadline
-        )
-
-    def append(self, owner: int, offset: int, seq: int, count: int, cost: int, deadline: int) -> int:
-        """Add an entry and return its index."""
-        index = len(self.counts)
-        if cost != 1 and self.costs is None:
-            self.costs = array("B", [1]) * index
-        if deadline != NO_DEADLINE and self.deadlines is None:
-            self.origin = deadline
-            self.deadlines = array("i", [_NONE]) * index
-        self.owners.append(owner)
-        self.offsets.append(offset - self.base)
-        self.seqs.append(seq - self.sequence)
-        self.counts.append(count)
-        if self.costs is not None:
-            self.costs = _append(self.costs, cost)
-        if self.deadlines is not None:
-            above = deadline - self.origin
-            above -= above == _NONE  # 1 ms early rather than never
-            self.deadlines = _append(self.deadlines, _NONE if deadline == NO_DEADLINE else above)
-        return index
-
-    def trim(self) -> None:
-        """Give back what the columns keep for growth: no more entries come."""
-        for name in ("owners", "offsets", "seqs", "counts", "costs", "deadlines"):
-            column = getattr(self, name)
-            if column is not None:
-                setattr(self, name, column[:])
-
-    def record(self) -> SegmentRecord:
-        """Return what is left, in the form in which it is kept."""
-        left = [index for index, count in enumerate(self.counts) if count]
-        whole = len(left) == len(self.counts)
-        used = sorted({self.owners[index] for index in left})  # a lane that is gone must not come back with a record
-        renumber = dict(zip(used, range(len(used)), strict=True))
-
-        def column(values: "array[int]") -> bytes:
-            return (values if whole else array(values.typecode, [values[index] for index in left])).tobytes()
-
-        return SegmentRecord(
-            base=self.base,
-            sequence=self.sequence,
-            owners=[(queue.lane.name, queue.tenant.name) for queue in map(self.queues.__getitem__, used)],
-            owner=array("B", [renumber[self.owners[index]] for index in left]).tobytes(),
-            offset=column(self.offsets),
-            seq=column(self.seqs),
-            count=column(self.counts),
-            cost=None if self.costs is None else (self.costs.typecode, column(self.costs)),
-            deadline=None if self.deadlines is None else (self.deadlines.typecode, column(self.deadlines)),
-            origin=self.origin,
-        )
-
-    def fill(self, record: SegmentRecord) -> None:
-        """Take the columns of a record."""
-        self.owners.frombytes(record.owner)
-        self.offsets.frombytes(record.offset)
-        self.seqs.frombytes(record.seq)
-        self.counts.frombytes(record.count)
-        if record.cost is not None:
-            self.costs = array(*record.cost)
-        if record.deadline is not None:
-            self.deadlines = array(*record.deadline)
-        self.origin = record.origin
-        self.live = sum(self.counts)
-
-
-def _append(column: "array[int]", value: int) -> "array[int]":
-    """Append to a column, which is made wider where the value needs it."""
-    try:
-        column.append(value)
-    except OverflowError:
-        column = array("q", column)
-        column.append(value)
-    return column
 
 
 class Parked:
@@ -195,7 +40,7 @@ class Parked:
         cost = min(cost, COST_MAX)
         self.requests += count
         while count:
-            taken = min(count, _COUNT_MAX)
+            taken = min(count, COUNT_MAX)
             number = self._last(queue, partition, offset, seq)
             segment = self._segments[number]
             segment.live += taken
@@ -370,8 +215,8 @@ class Parked:
             if (
                 segment is not None
                 and len(segment.counts) < ENTRIES
-                and offset - segment.base <= _DELTA_MAX - _COUNT_MAX
-                and seq - segment.sequence <= _DELTA_MAX - _COUNT_MAX
+                and offset - segment.base <= _DELTA_MAX - COUNT_MAX
+                and seq - segment.sequence <= _DELTA_MAX - COUNT_MAX
                 and (queue in owners or segment.names < _NAMES_MAX)
             ):
                 return numbers[-1]

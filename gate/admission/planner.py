@@ -12,7 +12,8 @@ from gate.admission.horizon import Horizon, Positions
 from gate.admission.lanes import Lane, Queue
 from gate.admission.parked import Parked
 from gate.admission.plan import Plan, ready_at
-from gate.admission.scheduler import Limits, Scheduler
+from gate.admission.scheduler import Scheduler
+from gate.admission.shared import Limits
 from gate.admission.tenants import Tenant
 from gate.limits import NEVER, Limiter
 

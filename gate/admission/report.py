@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from gate.admission.model import SECOND, LaneUsage, LimitUsage, Reason, Refusal, Total, Usage
-from gate.admission.scheduler import Limits
+from gate.admission.shared import Limits
 from gate.limits import Limiter
 
 if TYPE_CHECKING:

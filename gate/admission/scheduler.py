@@ -3,66 +3,14 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
-from typing import NamedTuple
 
 from gate.admission.arrivals import Arrival
-from gate.admission.budgets import Budget
 from gate.admission.lanes import COST_CAP, Fair, Lane, Queue
 from gate.admission.model import Pull, Reason, Verdict
 from gate.admission.parked import Parked
 from gate.admission.plan import whole_ms
+from gate.admission.shared import Bound, Limits
 from gate.admission.tenants import Tenant, Tenants
-from gate.limits import Limiter
-
-
-class Bound(NamedTuple):
-    """The limit that stopped the scheduler."""
-
-    reason: Reason
-    limit: str
-
-
-class Limits:
-    """The limits that all requests of a service share: its own and its group's."""
-
-    def __init__(self, service: str, limiter: Limiter, budget: Budget | None) -> None:
-        self.service = service
-        self.limiter = limiter
-        self.budget = budget
-
-    def ceiling(self) -> tuple[int, str] | None:
-        """Return the largest cost that can ever be admitted, and the limit that says so; None: no bound."""
-        ceilings = []
-        if self.limiter.spec.ceiling is not None:
-            ceilings.append((self.limiter.spec.ceiling, self.service))
-        if self.budget is not None and self.budget.limiter.spec.ceiling is not None:
-            ceilings.append((self.budget.limiter.spec.ceiling, f"group.{self.budget.name}"))
-        return min(ceilings, default=None)
-
-    def limiters(self) -> list[Limiter]:
-        """Return the limiters that a request is checked against."""
-        return [self.limiter] if self.budget is None else [self.limiter, self.budget.limiter]
-
-    def fit(self, now: int, count: int, cost: int) -> int:
-        """Tell how many of `count` equal requests may go now."""
-        fitting = self.limiter.fit(now, count, cost)
-        if fitting and self.budget is not None:
-            fitting = self.budget.fit(self.service, now, fitting, cost)
-        return fitting
-
-    def charge(self, now: int, count: int, cost: int) -> None:
-        """Take what `fit` allowed."""
-        self.limiter.charge(now, count * cost)
-        if self.budget is not None:
-            self.budget.charge(self.service, now, count, cost)
-
-    def bound(self, now: int, cost: int) -> Bound | None:
-        """Name the limit that makes a request of this cost wait longest; None: none does."""
-        own = self.limiter.ready_at(now, cost)
-        if self.budget is not None and (own <= now or self.budget.limiter.ready_at(now, cost) > own):
-            return Bound(Reason.GROUP, f"group.{self.budget.name}")
-        binding = self.limiter.binding(now, cost)
-        return None if binding is None else Bound(Reason(binding), f"{self.service}.{binding}")
 
 
 class Tally:
