@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where several processes share the tests, start the one broker for all of them."""
+    if hasattr(config, "workerinput"):
+        # xdist's workers ignore SIGINT, and what they start would inherit that: Ctrl-C could not be tested
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         stack = contextlib.ExitStack()
         os.environ["GATE_BOOTSTRAP"] = stack.enter_context(_any_broker())
