@@ -22,12 +22,13 @@ def main() -> int:
     """Run once; exit 1 on any anomaly."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--broker-kills", type=int, help="a tenth of --kills, unless given")
     parser.add_argument("--late", type=int, help="late requests, instead of kills")
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--gates", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1.5, help="the whole run ends within about this time")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the gates' logs there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the gates' logs and the broker's data there")
     parser.add_argument("--quiet", action="store_true", help="print the report only")
     given = parser.parse_args()
     # producers complain at each attempt while the broker is down
@@ -55,7 +56,14 @@ async def _run(given: argparse.Namespace, folder: Path) -> Report:
         dose = late.Dose(given.late, half, half, half)
         return await late.run(folder, seed=given.seed, dose=dose, requests=given.requests, seconds=seconds, say=say)
     return await run(
-        folder, seed=given.seed, kills=given.kills, requests=given.requests, gates=given.gates, seconds=seconds, say=say
+        folder,
+        seed=given.seed,
+        kills=given.kills,
+        requests=given.requests,
+        gates=given.gates,
+        broker_kills=given.broker_kills,
+        seconds=seconds,
+        say=say,
     )
 
 

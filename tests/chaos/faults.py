@@ -52,15 +52,18 @@ class Plan:
         return sum(fate.end in {End.KILL, End.POINT} for fate in self.fates)
 
 
-def draw(seed: int, kills: int, gates: int, seconds: float, session: float) -> Plan:
-    """Draw a plan of `kills` SIGKILLs that fits into about `seconds` with `gates` places."""
+def draw(seed: int, kills: int, gates: int, seconds: float, session: float, broker_kills: int | None = None) -> Plan:
+    """Draw a plan of `kills` SIGKILLs that fits into about `seconds` with `gates` places.
+
+    Zombies, leaves and, unless given otherwise, kills of the broker are a tenth as many each.
+    """
     random = Random(f"chaos {seed}")
-    others = max(1, kills // 10)
-    each = max(1, kills // 20)  # of each point
+    others = max(1, kills // 10) if kills else 0
+    each = max(1, kills // 20) if kills else 0  # of each point
     ends = [End.PAUSE] * others + [End.LEAVE] * others
     points = list(POINTS) * each
     ends += [End.KILL] * max(0, kills - len(points))
-    lives = len(ends) + len(points)
+    lives = max(1, len(ends) + len(points))
     life = gates * seconds / lives  # seconds, from one to the next in one place
     mean = max(0.2, life - session - 2.0)  # a new gate comes into its own only when its predecessor's session is over
 
@@ -77,5 +80,6 @@ def draw(seed: int, kills: int, gates: int, seconds: float, session: float) -> P
 
     fates = [fate(end) for end in ends] + [fate(End.POINT, point) for point in points]
     random.shuffle(fates)
-    restarts = [seconds * (i + random.uniform(0.3, 0.9)) / others for i in range(others)]
+    crashes = others if broker_kills is None else broker_kills
+    restarts = [seconds * (i + random.uniform(0.3, 0.9)) / crashes for i in range(crashes)]
     return Plan(seed, tuple(fates), tuple(restarts))

@@ -25,15 +25,15 @@ BATCH_RECORDS = 500
 # nobody decides, so that a good part is parked and all is gone soon after the last fault
 SHARES: dict[str, tuple[float, float]] = {
     "calm": (0.20, 10.0),
-    "busy": (0.20, 1.3),
-    "quick": (0.10, 1.4),
-    "lanes": (0.12, 1.3),
-    "tenants": (0.08, 1.4),
-    "costly": (0.06, 1.4),
+    "busy": (0.20, 2.0),
+    "quick": (0.10, 2.0),
+    "lanes": (0.12, 2.0),
+    "tenants": (0.08, 2.2),
+    "costly": (0.06, 2.2),
     "left": (0.07, 0.5),
     "right": (0.07, 0.5),
     "reject": (0.05, 0.8),
-    "hold": (0.05, 1.4),
+    "hold": (0.05, 2.2),
 }
 SATURATED = ("busy", "quick", "lanes")  # unit costs, one budget of their own, nothing refused: their ideal is known
 COSTS = (1, 1, 1, 2, 5)
@@ -54,7 +54,7 @@ def policy(total_rate: float) -> str:
 shards: {SHARDS}
 defaults: {{overflow: delay, max_delay: 7200}}
 groups:
-  pair: {{{limits(2.6 * pair)}}}
+  pair: {{{limits(4 * pair)}}}
 services:
   calm: {{{limits(own["calm"])}}}
   busy: {{{limits(own["busy"])}}}
@@ -64,8 +64,8 @@ services:
     {limits(own["tenants"]).replace(", ", chr(10) + "    ")}
     tenants: {{default: {{{limits(own["tenants"] / 4.2)}}}, acme: {{{limits(own["tenants"] / 2)}}}}}
   costly: {{{limits(own["costly"] * cost)}}}
-  left: {{group: pair, {limits(3 * pair)}}}
-  right: {{group: pair, {limits(3 * pair)}}}
+  left: {{group: pair, {limits(5 * pair)}}}
+  right: {{group: pair, {limits(5 * pair)}}}
   reject: {{{limits(own["reject"], 1.0)}, overflow: reject}}
   hold: {{{limits(own["hold"])}, overflow: hold}}
 """

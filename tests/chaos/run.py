@@ -85,6 +85,7 @@ async def run(
     kills: int,
     requests: int,
     gates: int = 3,
+    broker_kills: int | None = None,
     seconds: float,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -92,9 +93,9 @@ async def run(
     report = Report(seed)
     text = load.policy(requests / seconds)
     policy = parse_policy(f"prefix: {PREFIX}\n{text}")
-    plan = faults.draw(seed, kills, gates, 0.85 * seconds, SESSION)
+    plan = faults.draw(seed, kills, gates, 0.85 * seconds, SESSION, broker_kills)
     clock = _Clock(report.times)
-    broker = await asyncio.to_thread(LocalBroker.start, properties=BROKER_PROPERTIES)
+    broker = await asyncio.to_thread(LocalBroker.start, folder / "broker", properties=BROKER_PROPERTIES)
     members = Members(folder, broker.bootstrap, PREFIX, text, plan, say)
     try:
         await create(broker.bootstrap, *(NAMES.requests(s) for s in SHARES), partitions=PARTITIONS)

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
@@ -62,6 +63,28 @@ async def test_a_state_topic_deleted_under_a_running_gate(bootstrap, prefix, tmp
     with gate(tmp_path, bootstrap, prefix, POLICY, "--state", "reset") as again:
         await admitted(bootstrap, prefix, 20, again)
         assert again.stop() == 0, again.text()
+
+
+async def test_a_transaction_of_somebody_else_that_is_open_in_the_state(bootstrap, prefix, tmp_path):
+    await create(bootstrap, f"{prefix}.requests.pay")
+    with gate(tmp_path, bootstrap, prefix, POLICY) as running:
+        running.wait_for("shard taken over")
+        running.stop()
+    stranger = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}-stranger")
+    await stranger.start()
+    try:
+        await stranger.begin_transaction()
+        for shard in range(2):
+            await stranger.send_and_wait(f"{prefix}.state", b"?", key=b"service/pay", partition=shard)
+        await send(bootstrap, f"{prefix}.requests.pay", numbered(0, 10))
+        with gate(tmp_path, bootstrap, prefix, POLICY) as waiting:
+            waiting.wait_for(f"somebody else has a transaction open in {prefix}.state")
+            assert "kafka-transactions.sh" in waiting.text()
+            await stranger.abort_transaction()
+            await admitted(bootstrap, prefix, 10, waiting)
+            assert waiting.stop() == 0, waiting.text()
+    finally:
+        await stranger.stop()
 
 
 async def test_a_transactional_id_that_is_not_authorised(own_broker, prefix, tmp_path):
