@@ -25,8 +25,10 @@ class Limits:
     def ceiling(self) -> tuple[int, str] | None:
         """Return the largest cost that can ever be admitted, and the limit that says so; None: no bound."""
         ceilings = []
-        if self.limiter.spec.ceiling is not None:
-            ceilings.append((self.limiter.spec.ceiling, self.service))
+        spec = self.limiter.spec
+        if spec.ceiling is not None:
+            by_rate = spec.rate is not None and spec.burst == spec.ceiling
+            ceilings.append((spec.ceiling, f"{self.service}.{'rate' if by_rate else 'window'}"))
         if self.budget is not None and self.budget.limiter.spec.ceiling is not None:
             ceilings.append((self.budget.limiter.spec.ceiling, f"group.{self.budget.name}"))
         return min(ceilings, default=None)
