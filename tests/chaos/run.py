@@ -52,7 +52,8 @@ class Report:
         """Yield the report for a terminal."""
         yield f"seed {self.seed}: {self.offered:,} requests, {sum(self.kills.values())} SIGKILLs of gates"
         yield "  kills:  " + ", ".join(f"{name} {count}" for name, count in self.kills.items())
-        other = {k: v for k, v in counts(self.incidents).items() if k in {"pause", "leave", "broker", "resume", "hijack"}}
+        kinds = {"pause", "leave", "broker", "resume", "hijack"}
+        other = {k: v for k, v in counts(self.incidents).items() if k in kinds}
         shifted = sum("clock" in incident.kind for incident in self.incidents)
         yield f"  others: {', '.join(f'{k} {v}' for k, v in sorted(other.items()))}, lives with a wrong clock {shifted}"
         yield "  ends:   " + ", ".join(f"{name} {count:,}" for name, count in self.ends.items())
