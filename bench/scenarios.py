@@ -215,7 +215,7 @@ def million(name: str, gap: int, make: Callable[[int], list[Run]], lanes: object
     scenario = f"1,000,000 parked: {name}"
     early, late = (sorted(part)[len(part) // 2] for part in (took[5:45], took[-40:]))
     yield Figure(scenario, "stamping, full against nearly empty", late / early, "x", 1.2)
-    yield Figure(scenario, "stamping", late * 1e6, "us/request", 20)
+    yield Figure(scenario, "stamping", late * 1e6, "us/request", 40)
     began = time.process_time()
     tracemalloc.start()
     restored = Engine.restore("svc", engine.policy, Budgets(START, {}), engine.now, "1", state)

@@ -8,8 +8,8 @@ last of them goes. Exact for costs of 1 and up to 64 waiting tenants per lane th
   that they have parked up to the request's own depth;
 - tenants with limits: as if those that their limits block now stayed away, and the others used their share in full;
 - a shared budget: as if each service that waits for it now used its share in full;
-- further ahead than 8,192 moments: as the limits go on in the long run. Off by up to two cells of a window that is kept
-  in cells (a 500th of its size), and by up to its size where a window alone gives more in a burst than we look ahead.
+- further ahead than 1,024 moments: as the limits go on by themselves. Exact for a bucket; up to two cells early (a
+  500th of its size) where a window is kept in cells; not exact where several windows bind in turn.
 """
 
 from array import array
@@ -21,9 +21,9 @@ from typing import Final, NamedTuple, Self
 from gate.admission.lanes import COST_CAP, Fair, Lane, Queue
 from gate.admission.model import SECOND
 from gate.admission.plan import ready_at, whole_ms
-from gate.limits import Limiter
+from gate.limits import Limiter, Spec, Window
 
-_AHEAD: Final = 8192  # moments of admission that are looked at one by one; beyond them the pattern goes on
+_AHEAD: Final = 1024  # moments of admission that are looked at one by one; beyond them the pattern goes on
 _MANY: Final = 2**40
 _FEW: Final = 64  # tenants that are looked at one by one
 _TENANTS: Final = 1024  # tenants that are looked at at all
@@ -49,10 +49,26 @@ class _Drip(NamedTuple):
         return -(-max(0, units * self.parts - self.tokens) * self.numerator // self.denominator)
 
 
+class _Door:
+    """A window by itself: when it has let in `units`, at most its limit, from a moment on."""
+
+    __slots__ = ("_alone", "_now", "window")
+
+    def __init__(self, limiter: Limiter, window: Window, now: int) -> None:
+        self.window = window
+        self._alone = limiter.copy()
+        self._alone.reconfigure(Spec(None, 1, (window,)), now)
+        self._now = now
+
+    def wait(self, units: int) -> int:
+        """Return after how many ns."""
+        return self._alone.ready_at(self._now, units) - self._now
+
+
 class Horizon:
     """The moments at which limiters that are never idle admit units, found one by one as far as they are asked for."""
 
-    __slots__ = ("_base", "_done", "_drips", "_ends", "_limiters", "_times", "_windows", "at")
+    __slots__ = ("_base", "_done", "_doors", "_drips", "_ends", "_limiters", "_times", "at")
 
     def __init__(self, limiters: Sequence[Limiter], at: int) -> None:
         self._limiters = limiters  # copies: the horizon's own
@@ -61,8 +77,8 @@ class Horizon:
         self._ends = array("q")  # units admitted up to and with each moment
         self._done = 0  # moments that have passed
         self._base = 0  # units admitted by then
-        self._windows = [window for limiter in limiters for window in limiter.spec.windows]
-        self._drips: list[_Drip] | None = None  # of the buckets behind the last moment
+        self._drips: list[_Drip] | None = None  # the buckets behind the last moment
+        self._doors: list[_Door] = []  # the windows behind it
 
     @property
     def limiter(self) -> Limiter:
@@ -109,23 +125,22 @@ class Horizon:
         self._ends.append((self._ends[-1] if self._ends else self._base) + units)
 
     def _beyond(self, target: int) -> int:
-        """Go on as each limit does in the long run: a bucket evenly, a window as one window size before."""
-        last, end = self._times[-1], self._ends[-1]
-        units = target - end
+        """Go on as the limits do by themselves: a bucket drips; a window lets in what it let in one size before."""
+        last, units = self._times[-1], target - self._ends[-1]
         if self._drips is None:
             self._drips = [_Drip.of(limiter, last) for limiter in self._limiters if limiter.spec.rate is not None]
-        latest = last
-        for drip in self._drips:
-            latest = max(latest, last + drip.wait(units))
-        for window in self._windows:
-            windows = -(-units // window.limit)
-            before = target - windows * window.limit
-            if before > self._base:
-                time = self._times[bisect_left(self._ends, before)] + windows * window.size
-            else:
-                time = last + units * window.size // window.limit
-            latest = max(latest, time)
-        return whole_ms(latest)
+            self._doors = [
+                _Door(limiter, window, last) for limiter in self._limiters for window in limiter.spec.windows
+            ]
+        wait = self._dripped(units)
+        for door in self._doors:
+            rounds, rest = divmod(units - 1, door.window.limit)
+            first = max(door.wait(rest + 1), self._dripped(rest + 1))
+            wait = max(wait, first + rounds * door.window.size)
+        return whole_ms(last + wait)
+
+    def _dripped(self, units: int) -> int:
+        return max((drip.wait(units) for drip in self._drips or ()), default=0)
 
 
 class Standing:

@@ -108,6 +108,20 @@ def test_lanes_and_tenants_are_stamped_exactly_while_nothing_else_comes(seed):
         assert sim.history.not_before[number] in (0, sim.history.admitted_at[number])
 
 
+@pytest.mark.parametrize(
+    ("rate", "burst", "limit", "cells"),
+    [(7, 3, None, 0), (100, 150, 6_000, 2), (100, 10, 5_000, 2), (Fraction(1_000, 7), 20, 60 * 120, 2)],
+)
+def test_lanes_are_stamped_far_ahead_within_what_is_documented(policy, spec, rate, burst, limit, cells):
+    """Deeper than the moments that are looked at one by one: exact for a bucket, up to two cells early for a window."""
+    limits = spec(rate, burst) if limit is None else spec(rate, burst, w60=limit)
+    sim = Simulation(policy(limits, weights={"hi": 6, "default": 3, "low": 1}), now=START)
+    sim.submit(*[Run(n * 400, 400, lane) for n, lane in enumerate(["hi", "default", "low"] * 8)])
+    sim.drain()
+    pairs = zip(sim.history.admitted_at, sim.history.not_before, strict=True)
+    assert all(0 <= at - stamp <= cells * 60 * MS for at, stamp in pairs if stamp)
+
+
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_never_idle(seed):
