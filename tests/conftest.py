@@ -9,10 +9,15 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gate.kafka.local import LocalBroker
 from gate.kafka.local.config import free_port
 from gate.kafka.local.jars import KAFKA_VERSION
+
+# How quick a machine is says nothing about what is tested
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 BROKER_FIXTURES = {"bootstrap", "own_broker"}
 

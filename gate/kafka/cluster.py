@@ -52,6 +52,9 @@ class Cluster:
     async def close(self) -> None:
         """Disconnect."""
         await self._admin.close()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # aiokafka's close swallows it, and Ctrl-C would go unheard
 
     async def partitions(self) -> dict[str, int]:
         """Return all topics and their numbers of partitions."""

@@ -180,7 +180,7 @@ def test_the_questions_are_answered_by_commands_that_run(bootstrap, prefix, tmp_
         for said in (
             "window (mail.window)",
             "deadline (mail.deadline)",
-            "never (mail)",
+            "never (mail.rate)",
             "tenant acme of search is paused",
         ):
             assert said in printed
