@@ -38,6 +38,10 @@ chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 200 --requests 1000000 --gates 3 --seed $(SEED) --minutes 15
 	$(BIN)/python -m tests.chaos --late 100 --requests 100000 --seed $(SEED) --minutes 4
 
+# What happens to requests that wait, on simulated time: each promise with its bound, and what was measured
+scenarios: $(READY)
+	$(BIN)/python -m bench.scenarios
+
 # The pages as HTML, in build/docs. Warnings are errors: a link that leads nowhere, a page that nothing links
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
