@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from gate.kafka.local import LocalBroker
@@ -37,6 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
         stack = contextlib.ExitStack()
         os.environ["GATE_BOOTSTRAP"] = stack.enter_context(_any_broker())
         config.add_cleanup(stack.close)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Undo what a command run in this process has set up: its log goes to a stderr that ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
 RESTORE_DEADLINE: Final = 120.0
 POLLERS: Final = 2
+RESET_POLL: Final = 0.2
 
 log = structlog.get_logger("gate")
 
@@ -99,7 +100,13 @@ class Gate:
         )  # fmt: skip
         stack.push_async_callback(self._membership.stop)
         if self._reset_state:
-            if others := await self._cluster.members(settings.group_id):
+            # a gate that was killed is a member until its session ends
+            patience = time.monotonic() + settings.session_timeout + CALL_DEADLINE
+            while (  # noqa: ASYNC110 - the broker tells nobody
+                others := await self._cluster.members(settings.group_id)
+            ) and time.monotonic() < patience:
+                await asyncio.sleep(RESET_POLL)
+            if others:
                 raise GateError(f"the state can't be reset while {others} gates run", hint="stop them first")
             await reset(self.names.state, self.shards, self.new_session)
         await self._membership.start()

@@ -1,6 +1,9 @@
+import pytest
+
 from tests.consumers.jobs_long import play
 
 
+@pytest.mark.long
 async def test_no_job_is_lost_whatever_is_killed(bootstrap, tmp_path, capsys):
     """Must hold: every job done at least once, every completed id known; duplicates only where a worker died.
 

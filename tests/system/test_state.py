@@ -34,7 +34,7 @@ async def test_a_state_that_cannot_be_read_stops_its_shard_clearly_until_it_is_r
         assert any(b"can't be read" in r.value for r in failed)
         assert f"shard {bad}" in running.text() or not running.is_ready()
         with gate(tmp_path / "..", bootstrap, prefix, PLAIN, "--state", "reset") as refused:
-            assert refused.process.wait(20) == 1
+            assert refused.process.wait(40) == 1
             assert "stop them first" in refused.text()
         running.stop()
     with gate(tmp_path, bootstrap, prefix, PLAIN, "--state", "reset", "--http", "0") as running:
