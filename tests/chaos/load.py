@@ -21,19 +21,19 @@ PRODUCERS = 2
 BATCH_BYTES = 500_000
 BATCH_RECORDS = 500
 
-# share of all requests, and what the service may admit of what is offered: enough to make up for the time in which
-# nobody decides, so that a good part is parked and all is gone soon after the last fault
+# share of all requests, and what the service may admit of what is offered: bursts too small for the time in which
+# nobody decides, so that a good part is parked, and rates that make up for it, so that all is gone soon after the end
 SHARES: dict[str, tuple[float, float]] = {
     "calm": (0.20, 10.0),
-    "busy": (0.20, 2.0),
-    "quick": (0.10, 2.0),
-    "lanes": (0.12, 2.0),
-    "tenants": (0.08, 2.2),
-    "costly": (0.06, 2.2),
+    "busy": (0.20, 1.5),
+    "quick": (0.10, 1.5),
+    "lanes": (0.12, 1.5),
+    "tenants": (0.08, 1.6),
+    "costly": (0.06, 1.6),
     "left": (0.07, 0.5),
     "right": (0.07, 0.5),
     "reject": (0.05, 0.8),
-    "hold": (0.05, 2.2),
+    "hold": (0.05, 1.6),
 }
 SATURATED = ("busy", "quick", "lanes")  # unit costs, one budget of their own, nothing refused: their ideal is known
 COSTS = (1, 1, 1, 2, 5)
@@ -43,7 +43,7 @@ TENANTS = ("acme", "beta", "gamma", "delta")
 def policy(total_rate: float) -> str:
     """Return the policy file of a run that offers `total_rate` requests a second."""
 
-    def limits(units: float, burst_seconds: float = 3.0) -> str:
+    def limits(units: float, burst_seconds: float = 0.8) -> str:
         rate = max(1, round(units))
         return f"requests_per_second: {rate}, burst_size: {max(5, round(burst_seconds * rate))}"
 
@@ -54,7 +54,7 @@ def policy(total_rate: float) -> str:
 shards: {SHARDS}
 defaults: {{overflow: delay, max_delay: 7200}}
 groups:
-  pair: {{{limits(4 * pair)}}}
+  pair: {{{limits(3 * pair)}}}
 services:
   calm: {{{limits(own["calm"])}}}
   busy: {{{limits(own["busy"])}}}
@@ -66,7 +66,7 @@ services:
   costly: {{{limits(own["costly"] * cost)}}}
   left: {{group: pair, {limits(5 * pair)}}}
   right: {{group: pair, {limits(5 * pair)}}}
-  reject: {{{limits(own["reject"], 1.0)}, overflow: reject}}
+  reject: {{{limits(own["reject"])}, overflow: reject}}
   hold: {{{limits(own["hold"])}, overflow: hold}}
 """
 
