@@ -25,6 +25,7 @@ async def producer(bootstrap):
     await producer.stop()
 
 
+@pytest.mark.long
 async def test_a_pipeline_goes_as_fast_as_the_gate_admits(bootstrap, prefix, tmp_path, producer):
     """The short form for real of what test_throttle.py shows for a minute."""
     count, max_wait, topic = 1000, 1.0, f"{prefix}.requests.pay"
