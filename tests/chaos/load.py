@@ -33,7 +33,7 @@ SHARES: dict[str, tuple[float, float]] = {
     "left": (0.07, 0.5),
     "right": (0.07, 0.5),
     "reject": (0.05, 0.8),
-    "hold": (0.05, 1.6),
+    "hold": (0.05, 3.0),
 }
 SATURATED = ("busy", "quick", "lanes")  # unit costs, one budget of their own, nothing refused: their ideal is known
 COSTS = (1, 1, 1, 2, 5)
