@@ -146,8 +146,8 @@ class Planner:
             self.plan = None
             return
         assert queue.requests == parked + coming
-        self.plan = Plan([limiter.copy() for limiter in self._limits.limiters()], start)
-        own = None if queue.tenant.limiter is None else queue.tenant.limiter.copy()
+        self.plan = Plan([_ahead_of(limiter) for limiter in self._limits.limiters()], start)
+        own = None if queue.tenant.limiter is None else _ahead_of(queue.tenant.limiter)
         for count, cost, _ in self._parked.entries(queue):
             self.plan.book(count, cost, NEVER, own)
         queue.tenant.plan = own
@@ -213,3 +213,9 @@ class _Outlook:
             self._own = None  # a new one would say otherwise
         if self._budget is not None and self._limits.budget is not None:
             self._limits.budget.limiter.follow(self._budget.limiter)
+
+
+def _ahead_of(limiter: Limiter) -> Limiter:
+    """Return a copy to charge ahead: from the first promise on both count in cells if the copy could come to it."""
+    limiter.expect_many()
+    return limiter.copy()

@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Final, Literal, Self
 
 from gate.limits.codec import Writer, seal, unseal
+from gate.limits.runs import LOG_RUNS, LastingRing
 from gate.limits.spec import MOST, NEVER, Spec, Window
 from gate.limits.window import SlidingWindow, bad_time
 
@@ -169,6 +170,12 @@ class Limiter(SlidingWindow):
             if source is not None:
                 window._adopt(source, now)
         twin._copy_into(self)
+
+    def expect_many(self) -> None:
+        """Go over to cells, for good, where a window may come to need them: all promises are by them from now on."""
+        for window in self._windows():
+            if window._window.limit > LOG_RUNS and not isinstance(window._log, LastingRing):
+                window._to_cells(LastingRing)
 
     def follow(self, ahead: "Limiter") -> bool:
         """Keep what `ahead`, a copy that was charged ahead, promises: compress the windows that it has compressed.

@@ -26,8 +26,8 @@ def to_ns(seconds: float) -> int:
 def delay(now: float, ready: int) -> float:
     """Return the seconds after `now` at which the clock shows `ready` ns.
 
-    `to_ns(now + delay)` is not before `ready`, and one ns or one float less is. A time like 1764025123.4 has no digits
-    for ns, so the mere difference of the two may fall short.
+    `to_ns(now + delay)` is not before `ready`; two ns less, or two floats if those are more, and it is. A time like
+    1764025123.4 has no digits for ns, so the mere difference of the two may fall short.
     """
     target = ready / SECOND
     if target >= _MOST_SECONDS:  # no clock will show it

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gate.limits.codec import Reader, Writer
-from gate.limits.runs import Log, Ring
+from gate.limits.runs import LastingRing, Log, Ring
 from gate.limits.spec import MOST, NEVER, Window
 
 BEFORE: Final = -NEVER  # the edge of no run at all
@@ -39,9 +39,10 @@ class SlidingWindow:
         if self._tail > horizon:
             return
         if self._edge <= horizon:
-            self._used = self._logged = 0
-            self._edge = self._tail = BEFORE
-            self._log = None
+            if self._edge != BEFORE:
+                self._used = self._logged = 0
+                self._edge = self._tail = BEFORE
+                self._log = LastingRing(self._window) if isinstance(self._log, LastingRing) else None
         elif self._log is not None:
             freed, tail = self._log.expire(horizon)
             self._used -= freed
@@ -60,7 +61,7 @@ class SlidingWindow:
             self._expire(now)
         count = self._used - self._logged
         if not count:
-            self._edge = self._tail = now
+            self._edge = self._tail = now if self._log is None else self._log.point(now)
             return
         if count > MOST:  # charged without asking; what stays is still far above any limit
             count = MOST
@@ -79,18 +80,21 @@ class SlidingWindow:
 
         Tells whether that changed anything.
         """
-        if ahead._log is None or ahead._log.kind == Log.kind or (self._log is not None and self._log.kind != Log.kind):
+        if not isinstance(ahead._log, Ring) or isinstance(self._log, type(ahead._log)):
             return False
-        ring = self._compress(self._log or Log())
+        self._to_cells(type(ahead._log))
+        return True
+
+    def _to_cells(self, kind: type[Ring]) -> None:
+        ring = self._compress(self._log or Log(), kind)
         if self._used > self._logged:
             self._edge = ring.point(self._edge)
         if self._used:
             self._tail = ring.tail if self._logged else self._edge
-            self._log = ring
-        return self._log is ring
+        self._log = ring
 
-    def _compress(self, log: Log | Ring) -> Ring:
-        ring = Ring(self._window)
+    def _compress(self, log: Log | Ring, kind: type[Ring] = Ring) -> Ring:
+        ring = kind(self._window)
         for edge, count in log:
             ring.push(edge, count)
         return ring
@@ -143,9 +147,10 @@ class SlidingWindow:
         if self._used:
             self._edge = self._tail = last + edge
         if kind:
-            log = Log() if kind == Log.kind else Ring(self._window)
-            if kind != log.kind:
+            rings = {ring.kind: ring for ring in (Ring, LastingRing)}
+            if kind != Log.kind and kind not in rings:
                 raise ValueError(f"unknown kind of runs {kind}")
+            log = Log() if kind == Log.kind else rings[kind](self._window)
             log.read(source, last)
             self._log = log
             self._logged = log.units

@@ -1,11 +1,14 @@
 """A window of more than 120 runs is kept in cells: what is promised of it holds although it is released in lumps."""
 
+import random
+
 import pytest
 
 from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
 from gate.admission.model import MS, Run
-from gate.policy import parse_policy
+from gate.policy import ServicePolicy, parse_policy
+from tests.admission.test_promises import play, random_spec
 
 T = 1_764_000_000_003 * MS
 
@@ -29,3 +32,12 @@ def test_nothing_is_admitted_before_its_time(rate, size, limit, lump):
             for place in range(pull.offset, pull.offset + pull.count):
                 assert promised[place] <= now, f"{(promised[place] - now) / MS} ms too early"
             done += pull.count
+
+
+@pytest.mark.parametrize("seed", [21, 547, 1152, 12977])
+def test_what_was_promised_before_there_were_many_runs_is_kept_to_the_millisecond(seed):
+    """The first promises of a backlog were exact, the cells that came later were not: admitted up to a cell late."""
+    rng = random.Random(seed)
+    sim, _, _ = play(rng, ServicePolicy("svc", random_spec(rng)), [""], [1, 1, 2, 5])
+    for at, stamp in zip(sim.history.admitted_at, sim.history.not_before, strict=True):
+        assert stamp in (0, at)
