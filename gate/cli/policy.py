@@ -293,9 +293,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 
 def _fields(fields: Mapping[str, Origin]) -> dict[str, Any]:
-    return {
-        name: {"value": origin.value, "source": origin.source, "line": origin.line} for name, origin in fields.items()
-    }
+    return {name: origin.as_json() for name, origin in fields.items()}
 
 
 def _change(change: Change) -> dict[str, Any]:

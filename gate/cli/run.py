@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
+from gate.cli.client import log_to_stderr
 from gate.errors import GateError
 from gate.kafka.connect import wait_for_broker
 from gate.kafka.gate import Gate
@@ -71,7 +71,7 @@ def run(
     log_format
         How to write the log on stderr.
     """
-    _configure_log(log_format)
+    log_to_stderr(logging.INFO, json=log_format == "json")
     _tune_collector()
     policy = load_policy(config)
     address: str | int | None = int(http) if http is not None and http.isdecimal() else http
@@ -144,10 +144,7 @@ def _describe(policy: Policy, services: Iterable[str]) -> dict[str, Any]:
         "version": policy.version,
         "file": policy.name,
         "services": {
-            service: {
-                name: {"value": origin.value, "source": origin.source, "line": origin.line}
-                for name, origin in policy.explain(service).items()
-            }
+            service: {name: origin.as_json() for name, origin in policy.explain(service).items()}
             for service in sorted(services)
         },
     }
@@ -172,22 +169,3 @@ def _tune_collector() -> None:
     """Look for garbage less often: records come and go by the ten thousand, and none of them is in a cycle."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
-
-
-def _configure_log(form: str) -> None:
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[*shared, renderer],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    )
-    # aiokafka logs each reconnect attempt as an error; what matters of it the gate says itself
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

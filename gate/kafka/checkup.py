@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from gate.errors import GateError
 from gate.kafka.cluster import STAMP_ROOM, Cluster, TopicSpec
 from gate.kafka.ports import Claim, Outgoing, Partition
+from gate.kafka.routing import Topics
 from gate.kafka.topics import Names
 from gate.kafka.writer import KNOWN, KafkaSession
 from gate.policy import Settings
@@ -100,8 +101,8 @@ class Checkup:
             ]
         findings = []
         for service in services:
-            kinds = (self._names.admitted, self._names.delayed, self._names.rejected)
-            requests, outputs = self._names.requests(service), [kind(service) for kind in kinds]
+            topics = Topics.of(self._names, service)
+            requests, outputs = topics.requests, topics.outputs
             present = [topic for topic in outputs if topic in there]
             if narrow := [topic for topic in present if there[topic] < there[requests]]:
                 fix = f"kafka-topics.sh --alter --topic {narrow[0]} --partitions {there[requests]}"

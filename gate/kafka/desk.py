@@ -18,7 +18,7 @@ from gate.errors import GateError
 from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
 from gate.kafka.ports import Inbox, Outgoing, Partition, Raw, Record
-from gate.kafka.routing import Batch, Piece, Topics, Wish, read_runs
+from gate.kafka.routing import Batch, Piece, Topics, Wish, number_through, read_runs
 from gate.kafka.topics import Names
 from gate.limits import Spec, StateError
 from gate.policy import Policy
@@ -224,11 +224,7 @@ class Desk:
 
         What the engine holds goes back into the inbox.
         """
-        pieces: list[Piece] = []
-        count = 0
-        for number, records in taken:
-            pieces.append(Piece(number, count, records))
-            count += len(records)
+        pieces = number_through(taken)
         reading = read_runs(pieces)
         malformed = reading.malformed
         step = served.engine.step(now, reading.runs, PULLS)
@@ -251,11 +247,7 @@ class Desk:
         Some may be out already: they are charged again, so that nothing is admitted beyond the limits.
         """
         served = self.serve(service, now)
-        pieces: list[Piece] = []
-        count = 0
-        for pull, records in taken:
-            pieces.append(Piece(pull.partition, count, records, returned=True))
-            count += len(records)
+        pieces = number_through([(pull.partition, records) for pull, records in taken], returned=True)
         reading = read_runs(pieces)
         step = served.engine.step(now, reading.runs, 0)
         if any(decision.verdict is Verdict.HELD for decision in step.decisions):

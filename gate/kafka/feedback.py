@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka import control
-from gate.kafka.ports import Fetched, Partition
+from gate.kafka.ports import Partition
 from gate.kafka.wire import EARLIEST, LATEST, Reader
 
 CONTROL_POLL_MS: Final = 500
@@ -106,15 +106,11 @@ class Feedback:
                 self._on_change()
 
     async def _read(self, position: int) -> int:
-        node = await self._reader.locate(self._partition)
-        answers = await self._reader.fetch(
-            node, {self._partition: position}, wait_ms=CONTROL_POLL_MS, partition_bytes=1 << 20
+        answer = await self._reader.fetch_one(
+            self._partition, position, wait_ms=CONTROL_POLL_MS, partition_bytes=1 << 20
         )
-        answer = answers.get(self._partition)
         if answer is None:
             return position
-        if not isinstance(answer, Fetched):
-            raise answer(self._partition.topic)
         for record in answer.records:
             service = (record.key or b"").decode(errors="replace")
             try:

@@ -18,6 +18,7 @@ from gate.kafka.notices import Notices
 from gate.kafka.ports import Claim, Partition, Session
 from gate.kafka.reporting import Reporter, shard_in
 from gate.kafka.reset import reset
+from gate.kafka.routing import Topics
 from gate.kafka.shard import Shard
 from gate.kafka.source import KafkaSource
 from gate.kafka.topics import Names, Templates
@@ -265,8 +266,7 @@ class Gate:
         written = [Partition(names.alerts, 0), Partition(names.usage, 0)]
         for topic, number in requests:
             if (service := names.service_of(topic)) is not None:
-                outputs = names.admitted(service), names.delayed(service), names.rejected(service)
-                written += [Partition(output, number) for output in outputs]
+                written += [Partition(output, number) for output in Topics.of(names, service).outputs]
         return written
 
     def local(self) -> int:

@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
 
 from gate.admission.replay import Request
 from gate.kafka.headers import Malformed, read_wishes
 from gate.kafka.ports import Fetched, Partition
-from gate.kafka.wire import EARLIEST, LATEST, Reader
+from gate.kafka.wire import BACKOFF, EARLIEST, LATEST, Reader
 
 DEADLINE: Final = 30.0
 FETCH_BYTES: Final = 4 << 20
@@ -61,10 +62,13 @@ async def recorded(
 async def _fetch(source: Reader, partition: Partition, position: int) -> Fetched:
     async with asyncio.timeout(DEADLINE):
         while True:
-            node = await source.locate(partition)
-            answers = await source.fetch(node, {partition: position}, wait_ms=500, partition_bytes=FETCH_BYTES)
-            answer = answers.get(partition)
-            if isinstance(answer, Fetched):
+            try:
+                answer = await source.fetch_one(partition, position, wait_ms=500, partition_bytes=FETCH_BYTES)
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                source.refresh()  # the leader has moved
+                await asyncio.sleep(BACKOFF)
+                continue
+            if answer is not None:
                 return answer
-            if answer is not None and not answer.retriable:
-                raise answer(f"{partition.topic}-{partition.number}")

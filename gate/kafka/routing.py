@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Final
 
 from gate.admission.model import Decision, Pull, Reason, Run, Verdict
@@ -36,6 +37,11 @@ class Topics:
     delayed: str
     rejected: str
 
+    @property
+    def outputs(self) -> tuple[str, str, str]:
+        """Where the gate writes for this service."""
+        return self.admitted, self.delayed, self.rejected
+
     @classmethod
     def of(cls, names: Names, service: str) -> "Topics":
         """Return the topics of `service`."""
@@ -50,6 +56,12 @@ class Piece:
     first: int
     records: Sequence[Record]
     returned: bool = False  # they were parked once and are decided anew
+
+
+def number_through(parts: Sequence[tuple[int, Sequence[Record]]], *, returned: bool = False) -> list[Piece]:
+    """Return requests, given as (partition, records), as pieces that are numbered through a batch."""
+    firsts = accumulate((len(records) for _, records in parts), initial=0)
+    return [Piece(number, first, records, returned) for (number, records), first in zip(parts, firsts, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)

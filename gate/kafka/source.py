@@ -180,19 +180,20 @@ class KafkaSource:
 
     async def _load(self, partition: Partition, offset: int) -> None:
         """Read what is at `offset` and behind it into the cache, if it is there."""
-        node = await self._single.locate(partition)
-        answers = await self._single.fetch(
-            node, {partition: offset}, wait_ms=0, partition_bytes=PARKED_BYTES, committed=False
-        )
-        answer = answers.get(partition)
-        if isinstance(answer, Fetched):
+        try:
+            answer = await self._single.fetch_one(
+                partition, offset, wait_ms=0, partition_bytes=PARKED_BYTES, committed=False
+            )
+        except errors.OffsetOutOfRangeError:
+            return
+        except errors.KafkaError:
+            self._single.refresh()
+            raise
+        if answer is not None:
             self._cache[partition] = _Chunk({r.offset: r for r in answer.records}, answer.size)
             self._cache.move_to_end(partition)
             while len(self._cache) > 1 and sum(c.size for c in self._cache.values()) > CACHE_BYTES:
                 self._cache.popitem(last=False)
-        elif answer is not None and answer is not errors.OffsetOutOfRangeError:
-            self._single.refresh()
-            raise answer(f"{partition.topic}-{partition.number} at offset {offset}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,22 @@ class Reader:
                     result[partition] = decode(rest[-1], aborted, wanted[partition])
         return result
 
+    async def fetch_one(
+        self, partition: Partition, offset: int, *, wait_ms: int, partition_bytes: int, committed: bool = True
+    ) -> Fetched | None:
+        """Fetch from one partition, wherever it is led; None: nothing is there yet. Raises the partition's error."""
+        answers = await self.fetch(
+            await self.locate(partition),
+            {partition: offset},
+            wait_ms=wait_ms,
+            partition_bytes=partition_bytes,
+            committed=committed,
+        )
+        answer = answers.get(partition)
+        if answer is None or isinstance(answer, Fetched):
+            return answer
+        raise answer(f"{partition.topic}-{partition.number} at offset {offset}")
+
     async def offsets(
         self, partitions: Sequence[Partition], which: int, *, committed: bool = True
     ) -> dict[Partition, int]:
@@ -209,12 +225,9 @@ async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:
     end = (await reader.offsets([partition], LATEST))[partition]
     newest: dict[str, bytes] = {}
     while position < end:
-        node = await reader.locate(partition)
-        answer = (await reader.fetch(node, {partition: position}, wait_ms=200, partition_bytes=8 << 20)).get(partition)
+        answer = await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=8 << 20)
         if answer is None:
             continue
-        if not isinstance(answer, Fetched):
-            raise answer(f"{partition.topic}-{partition.number}")
         for record in answer.records:
             if record.key is None:
                 continue

@@ -39,6 +39,10 @@ class Origin:
     source: str
     line: int | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what `gate policy show --json` and `/v1/policy` say of a field."""
+        return {"value": self.value, "source": self.source, "line": self.line}
+
 
 def origins_of(policy: ServicePolicy, decided: Mapping[Key, Layer], root: Node) -> dict[str, Origin]:
     """Return the origin of each field of a service, tenants' fields as `tenants.NAME.FIELD`."""

@@ -31,7 +31,7 @@ async def test_nothing_is_lost_doubled_over_or_idle_in_twenty_kills(tmp_path):
     assert report.offered == REQUESTS
     assert sum(report.kills.values()) >= KILLS, text
     assert all(report.kills[point] for point in POINTS), text
-    assert report.ends["delayed"] > REQUESTS // 50, text  # a good part was parked
+    assert report.ends["delayed"] > REQUESTS // 10, text  # a good part was parked
 
 
 async def test_late_requests_and_hijacked_ids_tear_nothing(tmp_path):
