@@ -152,7 +152,8 @@ def _describe(policy: Policy, services: Iterable[str]) -> dict[str, Any]:
 
 async def _watch(config: Path, gate: Gate, stopped: asyncio.Event) -> None:
     """Take over each good version of the policy file; refuse a broken one whole, and say so."""
-    # the folder, not the file: editors and ConfigMaps replace files
+    refused = ""
+    # the folder, not the file: editors and ConfigMaps replace files; so what else changes there wakes it too
     async for _ in watchfiles.awatch(config.parent.resolve(), stop_event=stopped, debounce=RELOAD_QUIET_MS):
         try:
             policy = await asyncio.to_thread(load_policy, config)
@@ -161,8 +162,11 @@ async def _watch(config: Path, gate: Gate, stopped: asyncio.Event) -> None:
                 gate.check_policy(policy)
                 gate.set_policy(policy)
                 log.info("policy changed", before=before, now=policy.version)
+            refused = ""
         except GateError as error:
-            gate.refuse_policy(str(config), str(error))
+            if str(error) != refused:
+                refused = str(error)
+                gate.refuse_policy(str(config), refused)
 
 
 def _tune_collector() -> None:

@@ -15,22 +15,21 @@ class BrokerClock:
     (Marzullo's algorithm for one source), widened by drift as they age, and start anew when they contradict each other
     (the broker's clock was set, or another broker leads).
 
-    While an owner lives its clock never jumps, in either direction: it is steered by at most 1/1000. A step of the
-    broker's clock therefore neither mints capacity nor holds anything up.
+    Once an owner has asked for the time its clock never jumps, in either direction: it is steered by at most 1/1000. A
+    step of the broker's clock therefore neither mints capacity nor holds anything up.
     """
 
     def __init__(self) -> None:
         self._low = self._high = 0
-        self._observed = 0  # local time of the newest observation
+        self._observed: int | None = None  # local time of the newest observation
         self._local = 0
-        self._now: int | None = None
+        self._now: int | None = None  # what was last told, at `_local`
 
     def observe(self, sent: int, received: int, stamp_ms: int) -> None:
         """Take in what the broker stamped on a record written between local times `sent` and `received`."""
         low, high = stamp_ms * MS - received, (stamp_ms + 1) * MS - sent
-        if self._now is None:
+        if self._observed is None:
             self._low, self._high = low, high
-            self._now, self._local = received + self.offset, received
         else:
             age = max(0, received - self._observed) * DRIFT_PPM // 1_000_000
             narrowed = max(low, self._low - age), min(high, self._high + age)
@@ -49,17 +48,17 @@ class BrokerClock:
 
     def now(self, local: int) -> int:
         """Return the time to decide by at `local`; never less than before. Raises RuntimeError before `observe`."""
-        if self._now is None:
+        if self._observed is None:
             raise RuntimeError("the broker's clock has not been observed yet")
-        if (elapsed := local - self._local) > 0:
+        if self._now is None:
+            self._now, self._local = local + self.offset, local
+        elif (elapsed := local - self._local) > 0:
             ahead = local + self.offset - (self._now + elapsed)
             most = elapsed // SLEW
             self._now += elapsed + max(-most, min(most, ahead))
             self._local = local
         return self._now
 
-    def advance_to(self, moment: int) -> None:
-        """Start no earlier than `moment`: what an earlier owner has decided by."""
-        if self._now is None:
-            raise RuntimeError("the broker's clock has not been observed yet")
-        self._now = max(self._now, moment)
+    def advance_to(self, moment: int, local: int) -> None:
+        """Tell no time before `moment`, which an earlier owner has decided by, from `local` on."""
+        self._now = max(self.now(local), moment)

@@ -1,6 +1,8 @@
 """Writes what a batch has decided: outputs, state, reports and offsets, all of it or nothing where that can be had."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from gate.admission.model import Pull
 from gate.kafka.clock import MS, BrokerClock
@@ -9,6 +11,9 @@ from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.ports import Outgoing, Partition, Raw, Record, Session
 from gate.kafka.routing import Batch
+
+CLOCK_ERROR: Final = 4 * MS  # good enough to decide by
+CLOCK_TRIES: Final = 5
 
 Outputs = Mapping[Partition, Sequence[Outgoing | Raw]]
 Reports = Sequence[tuple[Partition, Outgoing]]
@@ -27,15 +32,23 @@ class BatchWriter:
     async def claim(self, meta: Meta) -> None:
         """Write how the changelog is to be read, in a transaction of its own.
 
-        Its timestamp tells the broker's time before any decision.
+        Its timestamp tells the broker's time before any decision; where the answer was slow, a second write is asked.
         """
         self._session.begin()
-        await self._write_state({}, {META_KEY: encode_meta(meta)}, [], {})
+        for _ in range(CLOCK_TRIES):
+            await self._write_state({}, {META_KEY: encode_meta(meta)}, [], {})
+            if self._clock.error <= CLOCK_ERROR:
+                break
         await self._session.commit()
 
     async def write(self, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> bool:
-        """Commit a batch. Returns False where nothing came of it, and nothing was written."""
+        """Commit a batch, no sooner than the time it was decided by.
+
+        Returns False where nothing came of it, and nothing was written.
+        """
         session = self._session
+        if not session.atomic:
+            await self._reach(batch.now)
         outputs: dict[Partition, Sequence[Outgoing | Raw]] = dict(batch.outputs)
         parks = any(turn.parked for turn in turns)
         if parks:  # the state says where they are, so they must be there first
@@ -49,6 +62,7 @@ class BatchWriter:
         reports = self._reports(desk, batch.now, turns)
         offsets = desk.offsets(turns)
         if not (parks or outputs or changes or reports or offsets):
+            await self._reach(batch.now)
             return False
         if not parks:
             session.begin()
@@ -59,9 +73,15 @@ class BatchWriter:
             await self._write_in_order(desk.leaving(turns), outputs, changes, reports)
             await session.produce({}, offsets)
         reach("before-commit")
+        await self._reach(batch.now)
         reach("in-commit")
         await session.commit()
         return True
+
+    async def _reach(self, moment: int) -> None:
+        """Wait until the clock shows `moment`, which is a few ms ahead at most."""
+        while (ahead := moment - self._clock.now(self._env.local())) > 0:  # noqa: ASYNC110 - a timer may fire early
+            await asyncio.sleep(ahead / 1e9)
 
     async def finish_leaving(self, desk: Desk, noted: bytes | None, now: int) -> None:
         """Decide anew about what an earlier owner had taken off the delayed topic; some of it may be out already."""
@@ -109,7 +129,7 @@ class BatchWriter:
         written = await self._session.produce(together, offsets)
         received = self._env.local()
         self._clock.observe(sent, received, written[self._state].timestamp)
-        skew = self._env.wall() - self._clock.now(received)
+        skew = self._env.wall() - received - self._clock.offset
         self._env.observer.clock(skew / 1e9, self._clock.error / 1e9)
 
     def _reports(self, desk: Desk, now: int, turns: Sequence[Turn]) -> Reports:

@@ -26,6 +26,7 @@ BATCH_RECORDS: Final = 4_000
 INBOX_BYTES: Final = 4 << 20
 FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 30.0
+LEAD: Final = 5 * MS  # about what it takes from waking up to being ready to commit
 
 log = structlog.get_logger("gate.shard")
 
@@ -159,7 +160,7 @@ class Shard:
         self._claimed = set(partitions)
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         await writer.claim(meta)
-        self._clock.advance_to(meta.at)
+        self._clock.advance_to(meta.at, self._env.local())
         desk = self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
         await writer.finish_leaving(desk, claim.state.get(LEAVING_KEY), self._now())
         await self._refresh(desk)
@@ -225,7 +226,7 @@ class Shard:
             await self._refresh(desk)
         self._woken.clear()
         wake = desk.next_wake()
-        delay = None if wake is None else (wake - self._now()) / 1e9
+        delay = None if wake is None else (wake - LEAD - self._now()) / 1e9
         if self._paused or self._stopping:
             return False
         if self._inbox.has_work() or (delay is not None and delay <= 0):
@@ -240,7 +241,7 @@ class Shard:
     async def _batch(self, desk: Desk, writer: BatchWriter) -> bool:
         """Decide about what waits and commit it. Returns whether there was anything to commit."""
         started = self._env.local()
-        batch = Batch(self._now())
+        batch = Batch(self._moment(desk))
         self._idle.clear()
         try:
             turns = await self._decide(desk, batch)
@@ -252,6 +253,14 @@ class Shard:
             return True
         finally:
             self._idle.set()
+
+    def _moment(self, desk: Desk) -> int:
+        """Return the time to decide by. What is due in a moment is decided as of then, and committed no sooner.
+
+        With a bucket of one, each ms that a release is late delays all behind it.
+        """
+        now, wake = self._now(), desk.next_wake()
+        return now if wake is None or wake > now + LEAD else max(now, -(-wake // MS) * MS)
 
     async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:
         due = desk.due(batch.now)

@@ -10,8 +10,8 @@ import aiokafka
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import CoordinationType
-from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
-from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TransactionalIdAuthorizationFailed
+from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
@@ -38,12 +38,37 @@ class _PromptAdd(AddPartitionsToTxnHandler):  # type: ignore[misc]
         return None if backoff is None else min(backoff, PROMPT_BACKOFF)
 
 
+class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
+    """Asks again soon, and ever later: about those markers a leader says NotEnoughReplicas, as if followers were away.
+
+    aiokafka would wait for 100 ms, in which a full bucket loses what it gains.
+    """
+
+    def __init__(self, sender: Sender, batches: Any) -> None:
+        super().__init__(sender, batches)
+        tries = max(batch.retry_count for batch in batches.values())
+        self._default_backoff: float = min(PROMPT_BACKOFF * 2**tries, sender._retry_backoff)  # noqa: SLF001
+
+
+class _PromptOffsets(TxnOffsetCommitHandler):  # type: ignore[misc]
+    """Asks again soon, and ever later: about those markers the group coordinator says that it is not available."""
+
+    def handle_response(self, response: Any) -> float | None:
+        sender = self._sender
+        backoff: float | None = super().handle_response(response)
+        if backoff is not None:
+            backoff = min(PROMPT_BACKOFF * 2**sender.refusals, backoff)
+        sender.refusals = 0 if backoff is None else sender.refusals + 1
+        return backoff
+
+
 class _TrackedSender(Sender):  # type: ignore[misc]
     """A sender that can be stopped for sure: aiokafka's own waits for its requests, which it repeats for ever."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.requests: set[asyncio.Task[None]] = set()
+        self.refusals = 0  # to take offsets, since they were last taken
 
     def _track(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:
@@ -52,11 +77,21 @@ class _TrackedSender(Sender):  # type: ignore[misc]
 
     async def _send_produce_req(self, node_id: int, batches: Any) -> None:
         self._track(asyncio.current_task())
-        await super()._send_produce_req(node_id, batches)
+        await _PromptProduce(self, batches).do(node_id)
+        self._in_flight.remove(node_id)
+        self._muted_partitions.difference_update(batches)
 
     async def _do_add_partitions_to_txn(self, tps: Any) -> Any:
         node = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
         return await _PromptAdd(self, tps).do(node)
+
+    async def _do_txn_offset_commit(self, offsets: Any, group_id: str) -> None:
+        try:
+            node = await self._find_coordinator(CoordinationType.GROUP, group_id)
+        except GroupAuthorizationFailedError as error:
+            self._txn_manager.error_transaction(error)
+        else:
+            await _PromptOffsets(self, offsets, group_id).do(node)
 
     def _maybe_do_transactional_request(self) -> Any:
         task = super()._maybe_do_transactional_request()
@@ -142,7 +177,7 @@ class KafkaSession:
         )
         sender = self._producer._sender  # noqa: SLF001 - see _TrackedSender
         sender.__class__ = _TrackedSender
-        sender.requests = set()
+        sender.requests, sender.refusals = set(), 0
         self._sender: _TrackedSender = sender
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:

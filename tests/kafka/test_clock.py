@@ -22,7 +22,7 @@ def test_it_must_be_observed_first():
     with pytest.raises(RuntimeError, match="not been observed"):
         clock.now(0)
     with pytest.raises(RuntimeError, match="not been observed"):
-        clock.advance_to(0)
+        clock.advance_to(0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50 * MS), st.integers(0, 50 * MS), st.integers(0, SECOND)), min_size=1))
@@ -56,9 +56,17 @@ def test_it_never_steps_back_nor_jumps_whatever_the_broker_says(steps):
         observe(clock, local, 0, 0, TRUE_OFFSET + shift)
 
 
+def test_before_it_is_asked_it_may_be_set():
+    clock = BrokerClock()
+    observe(clock, 0, 20 * MS, 0)  # the middle is 10 ms off
+    local = observe(clock, 100 * MS, MS, MS)
+    assert abs(clock.now(local) - (local + TRUE_OFFSET)) <= MS
+
+
 def test_a_small_error_is_steered_away():
     clock = BrokerClock()
     local = observe(clock, 0, 20 * MS, 0)  # the middle is 10 ms off
+    clock.now(local)
     for _ in range(300):
         local = observe(clock, local + 100 * MS, 0, 0)
         clock.now(local)
@@ -80,8 +88,8 @@ def test_a_new_owner_starts_no_earlier_than_the_last_one_decided():
     clock = BrokerClock()
     local = observe(clock, 0, MS, MS)
     ahead = clock.now(local) + 5 * SECOND
-    clock.advance_to(ahead)
+    clock.advance_to(ahead, local)
     assert clock.now(local) == ahead
     assert ahead < clock.now(local + SECOND) <= ahead + SECOND
-    clock.advance_to(ahead - HOUR)
+    clock.advance_to(ahead - HOUR, local + SECOND)
     assert clock.now(local + SECOND) > ahead

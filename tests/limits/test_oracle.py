@@ -32,6 +32,10 @@ gaps = st.one_of(
 )
 
 
+def cell(size: int) -> int:
+    return size // 1000 + 1
+
+
 class Machine(RuleBasedStateMachine):
     """Every answer must be the oracle's while runs are exact; in cells, it lies between those of two exact windows."""
 
@@ -44,12 +48,18 @@ class Machine(RuleBasedStateMachine):
         self.limiter = Limiter(spec, self.now)
         self.oracle = Oracle(spec, self.now)
         self.inexact = False
+        self.carried = 0  # the longest cell, ns, in which something was counted when the limits changed
 
     def compressed(self) -> bool:
         # what was in cells when the limits changed stays rounded until it expires
         rings = any(isinstance(window._log, Ring) for window in self.limiter._windows())
-        self.inexact = rings or (self.inexact and not self.limiter.idle(self.now))
+        idle = self.limiter.idle(self.now)
+        self.inexact = rings or (self.inexact and not idle)
+        self.carried = 0 if idle else self.carried
         return self.inexact
+
+    def rounding(self, size: int) -> int:
+        return max(cell(size), self.carried)
 
     def judge(self, fitting: int, count: int, cost: int) -> None:
         exact = self.oracle.fit(self.now, count, cost)
@@ -58,7 +68,7 @@ class Machine(RuleBasedStateMachine):
             return
         assert fitting <= exact
         if fitting < count:
-            assert not self.oracle.fits(self.now, (fitting + 1) * cost, cells=1000)
+            assert not self.oracle.fits(self.now, (fitting + 1) * cost, self.rounding)
 
     @rule(gap=gaps)
     def wait(self, gap: int) -> None:
@@ -110,7 +120,8 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def change(self, data: st.DataObject) -> None:
         spec = data.draw(self.strategy)
-        self.compressed()
+        if self.compressed():
+            self.carried = max([self.carried, *(cell(window.size) for window in self.limiter.spec.windows)])
         tokens = self.limiter.tokens(self.now) if self.limiter.spec.rate else None
         self.limiter.reconfigure(spec, self.now)
         if tokens is not None and spec.rate is not None:

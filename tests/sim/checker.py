@@ -21,6 +21,7 @@ from tests.sim import oracle
 MS: Final = 1_000_000
 SHOWN: Final = 20  # problems of one kind
 LATEST_MS: Final = 500  # after a request could have gone, when nothing is wrong
+SEEN_MS: Final = 2_000  # from a decision until all can see it, in a network that is slow now and then
 STAMPED: Final = frozenset({"gate", "retry-after", "gate-not-before", "gate-error"})
 STAMP: Final = re.compile(
     rb'(admitted|delayed|rejected);id="([^"]+)-(\d+)@(\d+)";at=(\d+);attempt=(\d+);policy="([0-9a-f]{6})"'
@@ -38,6 +39,7 @@ class Committed(NamedTuple):
     value: bytes | None
     headers: Headers
     timestamp: int
+    visible: int = -1  # when its transaction ended, ms; -1 where that can't be told
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class _Request:
     rejected: int = 0
     delayed: int = 0
     at: int = -1  # of the last decision
+    visible: int = -1
     not_before: int = -1
 
 
@@ -142,6 +145,7 @@ class Checker:
         if int(at) < newest:
             self._add("order", f"{place} was decided at {int(at)}, behind one decided at {newest}")
         service.newest[kind, record.partition] = request.at = int(at)
+        request.visible = record.visible
         self._newest_at = max(self._newest_at, int(at))
         service.versions[version.decode()] = None
         if kind == "delayed":
@@ -334,6 +338,9 @@ class Checker:
         if not version or self._policies[version].effective(service.name).group is not None:
             return
         policy = self._policies[version].effective(service.name)
+        for request in service.requests.values():
+            if start_ms < request.at < request.visible - SEEN_MS:
+                self._add("late", f"{service.name}: decided at {request.at}, but to be seen from {request.visible} on")
         if policy.tenants is not None:
             return
         if len(policy.lanes) == 1:

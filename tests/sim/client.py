@@ -43,6 +43,7 @@ class Faults:
     most: int = 0
     fates: tuple[Fate, ...] = tuple(Fate)[1:]
     slow: float = 0.02  # chance that a request takes a hundred times longer
+    markers: tuple[float, ...] = (0.0, 0.0, 0.0, 0.01, 0.2)  # seconds from a commit until all can see it
 
 
 class Network:

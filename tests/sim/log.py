@@ -29,10 +29,11 @@ class ConcurrentTransactionsError(KafkaError):
 
 @dataclass(slots=True, eq=False)
 class Transaction:
-    """What one producer has open in one partition. `committed` None: open."""
+    """What one producer has open in one partition. `committed` None: open. `ended_ms`: when its marker came."""
 
     first: int
     committed: bool | None = None
+    ended_ms: int = -1
 
 
 NONE = Transaction(-1, True)  # of records outside of any transaction
@@ -108,13 +109,13 @@ class PartitionLog:
         self._arrived()
         return offsets
 
-    def mark(self, producer: str, epoch: int, *, commit: bool) -> None:
+    def mark(self, producer: str, epoch: int, now_ms: int, *, commit: bool) -> None:
         """Write the marker that ends what a producer has open here. Raises FencedError."""
         self._check(producer, epoch)
         self._trace.add("marker", *self.partition, len(self.stored), producer, epoch, commit)
         transaction = self.open.pop(producer, None)
         if transaction is not None:
-            transaction.committed = commit
+            transaction.committed, transaction.ended_ms = commit, now_ms
         self.stored.append(Stored(len(self.stored), 0, None, None, (), MARKER))
         self._arrived()
 
@@ -204,7 +205,7 @@ class Broker:
         log = self.log(partition)
         offsets = log.append(records, self._clock_ms(), own_time=True)
         if transactional:
-            log.mark("someone", 0, commit=True)
+            log.mark("someone", 0, self._clock_ms(), commit=True)
         return offsets
 
     # -- transactions ----------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ class Broker:
 
         def write() -> None:
             for partition in partitions:
-                self.log(partition).mark(name, epoch, commit=commit)
+                self.log(partition).mark(name, epoch, self._clock_ms(), commit=commit)
             pending = self._pending.pop(name, {}) if offsets else {}
             if offsets:
                 self._offset_epochs[name] = epoch

@@ -178,7 +178,7 @@ def clock_of_the_member(now: Any) -> Any:
 @_plant(BrokerClock, "advance_to")
 def earlier_than_the_last_owner(advance_to: Any) -> Any:
     """A new owner decides by a time before that of the last decision."""
-    return lambda self, moment: None
+    return lambda self, moment, local: None
 
 
 @_plant(Inbox, "give_back")

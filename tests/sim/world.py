@@ -224,7 +224,7 @@ class World:
             now=self.loop.time,
             clock_ms=self.clock_ms,
             later=self.network.later,
-            marker_delay=lambda: self.random.choice((0.0, 0.0, 0.0, 0.01, 0.2)),
+            marker_delay=lambda: self.random.choice(self.scenario.faults.markers),
             state_topic=NAMES.state,
         )
         self.group = Group(self)
@@ -425,7 +425,8 @@ class World:
         order = {"requests": 0, "delayed": 1}
         for partition in sorted(self.broker.logs, key=lambda p: (order.get(p.topic.split(".")[1], 2), p)):
             for r in self.broker.logs[partition].committed():
-                checker.feed(Committed(*partition, r.offset, r.key, r.value, r.headers, r.timestamp))
+                seen = r.transaction.ended_ms
+                checker.feed(Committed(*partition, r.offset, r.key, r.value, r.headers, r.timestamp, seen))
         return checker
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from fractions import Fraction
+from itertools import pairwise
 from statistics import median
 
 from tests.system.gates import assert_never_over, create, gate, header, read, read_count, send, stamp, until
@@ -52,6 +53,20 @@ async def test_requests_are_admitted_parked_and_released_at_their_time(bootstrap
     assert {s["service"] for s in usage["services"]} == {"busy", "calm"}
     assert policy["services"]["busy"]["requests_per_second"]["value"] == 50
     assert 'gate_requests_total{decision="admitted"' in metrics
+
+
+async def test_with_a_bucket_of_one_no_release_is_late_for_the_next(bootstrap, prefix, tmp_path):
+    one = f"{prefix}.requests.one"
+    await create(bootstrap, one, partitions=1)
+    policy = "services: {one: {requests_per_second: 20, burst_size: 1}}"
+    with gate(tmp_path, bootstrap, prefix, policy, "--http", "0") as running:
+        until(running.is_ready, explain=running.text)
+        await send(bootstrap, one, [(b"k", b"%d" % i, []) for i in range(60)], partitions=1)
+        out = await read_count(bootstrap, [f"{prefix}.admitted.one"], 60)
+    at = [stamp(record).at_ms for record in out]
+    gaps = Counter(later - sooner for sooner, later in pairwise(at))
+    assert min(gaps) >= 50, gaps
+    assert gaps[50] >= 40, gaps  # a wake-up that is 5 ms late costs a ms or more: the machine may be busy
 
 
 async def test_a_service_that_comes_later_is_served_without_a_restart(bootstrap, prefix, tmp_path):
