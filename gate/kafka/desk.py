@@ -26,6 +26,8 @@ from gate.policy import Policy
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
 USAGE_EVERY: Final = 1_000 * MS
 QUIET: Final = 0.05  # requests per second
+HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
+MOST_ROOM: Final = 4_000
 META_KEY: Final = "meta"
 LEAVING_KEY: Final = "leaving"  # without transactions: what was taken off the delayed topic and may not be out yet
 FORMAT: Final = 1
@@ -56,6 +58,8 @@ class Served:
     admitted: int = 0  # requests, since this desk was made
     usage_at: int = 0  # when usage was last published
     wakes_at: int | None = None  # the earliest look that is planned
+    room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
+    first: int = 0  # which of the partitions has its turn first while requests are held
 
 
 @dataclass(slots=True)
@@ -224,6 +228,8 @@ class Desk:
 
         What the engine holds goes back into the inbox.
         """
+        if served.room is not None:
+            taken = sorted(taken, key=lambda part: (part[0] < served.first, part[0]))
         pieces = number_through(taken)
         reading = read_runs(pieces)
         malformed = reading.malformed
@@ -238,6 +244,11 @@ class Desk:
                 if rest:
                     inbox.give_back(Partition(served.topics.requests, piece.partition), rest, rest[-1].offset + 1)
                     served.offsets[piece.partition] = rest[0].offset
+            served.room = max(HOLD_ROOM, 2 * held)
+            if held:
+                served.first = next(piece.partition for piece in reversed(pieces) if piece.first < held) + 1
+        elif served.room is not None:
+            served.room = 2 * served.room if served.room < MOST_ROOM else None
         self._schedule(served)
         return Turn(served, pieces, step, malformed, reading.clean)
 

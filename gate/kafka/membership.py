@@ -17,6 +17,7 @@ from gate.kafka.ports import Partition
 from gate.kafka.topics import Names
 
 CALL_DEADLINE: Final = 10.0
+HEARTBEAT_MS: Final = 250  # by its answer a member learns that another has left, and shards wait for it
 REVOKE_DEADLINE: Final = 3.0  # no heartbeat is sent meanwhile
 NEVER_EXPELLED_MS: Final = 2**31 - 1  # polls are not what shows that a shard lives: its supervisor is
 
@@ -66,7 +67,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             auto_offset_reset="latest",  # never used: nothing is read
             partition_assignment_strategy=(assignor,),
             session_timeout_ms=int(session_timeout * 1000),
-            heartbeat_interval_ms=max(100, int(session_timeout * 1000) // 5),
+            heartbeat_interval_ms=min(HEARTBEAT_MS, int(session_timeout * 1000) // 5),
             rebalance_timeout_ms=int(session_timeout * 1000),
             max_poll_interval_ms=NEVER_EXPELLED_MS,
             metadata_max_age_ms=int(discovery_interval * 1000),

@@ -295,12 +295,15 @@ class Shard:
             if partition in self._inbox.held or room <= 0:
                 continue
             service = self._env.names.service_of(partition.topic)
-            part = self._inbox.take(partition, room)
-            if part is None or service is None:
+            if service is None:
+                continue
+            served = desk.services[service]
+            part = self._inbox.take(partition, room if served.room is None else min(room, served.room))
+            if part is None:
                 continue
             records, end = part
             room -= len(records)
-            desk.services[service].offsets[partition.number] = end
+            served.offsets[partition.number] = end
             taken.setdefault(service, []).append((partition.number, records))
         return taken
 

@@ -1,6 +1,5 @@
 """What a limiter must answer, by brute force: rationals, a list of all that was admitted, one request at a time."""
 
-from collections.abc import Callable
 from fractions import Fraction
 
 from gate.limits import Spec
@@ -26,12 +25,13 @@ class Oracle:
     def used(self, now: int, size: int, extra: int = 0) -> int:
         return sum(units for time, units in self.logs[size] if time + size + extra > now)
 
-    def fits(self, now: int, units: int, rounding: Callable[[int], int] = lambda size: 0) -> bool:
-        """Tell whether `units` fit, even if each window (of `size` ns) lasted longer by `rounding(size)`."""
+    def fits(self, now: int, units: int, cells: int = 0) -> bool:
+        """Tell whether `units` fit; with `cells`, even if each window lasted longer by one of so many parts of it."""
         now = self.at(now)
         enough = self.spec.rate is None or units <= self.level
         return enough and all(
-            self.used(now, window.size, rounding(window.size)) + units <= window.limit for window in self.spec.windows
+            self.used(now, window.size, window.size // cells + 1 if cells else 0) + units <= window.limit
+            for window in self.spec.windows
         )
 
     def charge(self, now: int, units: int) -> None:

@@ -32,10 +32,6 @@ gaps = st.one_of(
 )
 
 
-def cell(size: int) -> int:
-    return size // 1000 + 1
-
-
 class Machine(RuleBasedStateMachine):
     """Every answer must be the oracle's while runs are exact; in cells, it lies between those of two exact windows."""
 
@@ -48,18 +44,15 @@ class Machine(RuleBasedStateMachine):
         self.limiter = Limiter(spec, self.now)
         self.oracle = Oracle(spec, self.now)
         self.inexact = False
-        self.carried = 0  # the longest cell, ns, in which something was counted when the limits changed
+        self.carried = False  # something was in cells when the limits changed: it counts in a shorter window for longer
 
     def compressed(self) -> bool:
         # what was in cells when the limits changed stays rounded until it expires
         rings = any(isinstance(window._log, Ring) for window in self.limiter._windows())
         idle = self.limiter.idle(self.now)
         self.inexact = rings or (self.inexact and not idle)
-        self.carried = 0 if idle else self.carried
+        self.carried = self.carried and not idle
         return self.inexact
-
-    def rounding(self, size: int) -> int:
-        return max(cell(size), self.carried)
 
     def judge(self, fitting: int, count: int, cost: int) -> None:
         exact = self.oracle.fit(self.now, count, cost)
@@ -67,8 +60,8 @@ class Machine(RuleBasedStateMachine):
             assert fitting == exact
             return
         assert fitting <= exact
-        if fitting < count:
-            assert not self.oracle.fits(self.now, (fitting + 1) * cost, self.rounding)
+        if fitting < count and not self.carried:
+            assert not self.oracle.fits(self.now, (fitting + 1) * cost, cells=1000)
 
     @rule(gap=gaps)
     def wait(self, gap: int) -> None:
@@ -120,8 +113,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def change(self, data: st.DataObject) -> None:
         spec = data.draw(self.strategy)
-        if self.compressed():
-            self.carried = max([self.carried, *(cell(window.size) for window in self.limiter.spec.windows)])
+        self.carried = self.compressed()
         tokens = self.limiter.tokens(self.now) if self.limiter.spec.rate else None
         self.limiter.reconfigure(spec, self.now)
         if tokens is not None and spec.rate is not None:
