@@ -81,11 +81,14 @@ class KafkaSource:
         while True:
             await self._lost.wait()
             self._lost.clear()
-            for partition, followed in list(self._followed.items()):
-                if followed.node is None:
-                    with suppress(TimeoutError, errors.KafkaError):
-                        async with asyncio.timeout(READ_DEADLINE):
-                            followed.node = await self._pollers[0].locate(partition)
+            lost = {partition: followed for partition, followed in self._followed.items() if followed.node is None}
+            with suppress(TimeoutError, errors.KafkaError):
+                async with asyncio.timeout(READ_DEADLINE):
+                    await self._pollers[0].learn({partition.topic for partition in lost})
+            for partition, followed in lost.items():
+                with suppress(TimeoutError, errors.KafkaError):
+                    async with asyncio.timeout(READ_DEADLINE):
+                        followed.node = await self._pollers[0].locate(partition)
             if any(followed.node is None for followed in self._followed.values()):
                 self._lost.set()
                 await asyncio.sleep(BACKOFF)

@@ -5,7 +5,7 @@ per record. The gate reads at any offset (parked requests are pulled out of orde
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -108,6 +108,13 @@ class Reader:
             self._client.force_metadata_update()
             return None
         return int(node)
+
+    async def learn(self, topics: Iterable[str]) -> None:
+        """Ask for the metadata of many topics at once; one by one each would cost an answer about all before it."""
+        known = self._topics | set(topics)
+        if known != self._topics:
+            self._topics = known
+            await self._client.set_topics(known)
 
     async def locate(self, partition: Partition) -> int:
         """Return the node that leads `partition`, waiting for metadata; the caller sets the deadline."""
