@@ -30,36 +30,38 @@ class UnknownOutcomeError(KafkaError):  # type: ignore[misc]
     """The broker has the batch, but didn't say where (it saw a repeated sequence number)."""
 
 
-class _PromptAdd(AddPartitionsToTxnHandler):  # type: ignore[misc]
-    """Asks again soon: after a commit the broker still writes its markers for some ms, aiokafka would wait for 20."""
+class _Prompt:
+    """Asks again soon, and ever later: after a commit the broker still writes its markers, for some ms mostly.
+
+    aiokafka would wait for 20 ms where it is told so, and for 100 ms where it is not.
+    """
+
+    _sender: Any
 
     def handle_response(self, response: Any) -> float | None:
-        backoff: float | None = super().handle_response(response)
-        return None if backoff is None else min(backoff, PROMPT_BACKOFF)
+        sender = self._sender
+        backoff: float | None = super().handle_response(response)  # type: ignore[misc]
+        if backoff is not None:
+            backoff = min(PROMPT_BACKOFF * 2**sender.refusals, backoff)
+        sender.refusals = 0 if backoff is None else sender.refusals + 1
+        return backoff
+
+
+class _PromptAdd(_Prompt, AddPartitionsToTxnHandler):  # type: ignore[misc]
+    """Is told that there are concurrent transactions."""
+
+
+class _PromptOffsets(_Prompt, TxnOffsetCommitHandler):  # type: ignore[misc]
+    """Is told that the group's coordinator is not available."""
 
 
 class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
-    """Asks again soon, and ever later: about those markers a leader says NotEnoughReplicas, as if followers were away.
-
-    aiokafka would wait for 100 ms, in which a full bucket loses what it gains.
-    """
+    """Is told that there are not enough replicas."""
 
     def __init__(self, sender: Sender, batches: Any) -> None:
         super().__init__(sender, batches)
         tries = max(batch.retry_count for batch in batches.values())
         self._default_backoff: float = min(PROMPT_BACKOFF * 2**tries, sender._retry_backoff)  # noqa: SLF001
-
-
-class _PromptOffsets(TxnOffsetCommitHandler):  # type: ignore[misc]
-    """Asks again soon, and ever later: about those markers the group coordinator says that it is not available."""
-
-    def handle_response(self, response: Any) -> float | None:
-        sender = self._sender
-        backoff: float | None = super().handle_response(response)
-        if backoff is not None:
-            backoff = min(PROMPT_BACKOFF * 2**sender.refusals, backoff)
-        sender.refusals = 0 if backoff is None else sender.refusals + 1
-        return backoff
 
 
 class _TrackedSender(Sender):  # type: ignore[misc]
@@ -68,7 +70,7 @@ class _TrackedSender(Sender):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.requests: set[asyncio.Task[None]] = set()
-        self.refusals = 0  # to take offsets, since they were last taken
+        self.refusals = 0  # in a row
 
     def _track(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:
