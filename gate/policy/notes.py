@@ -1,7 +1,10 @@
 """What is allowed in a policy, and yet may not be what its author had in mind."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
 
 from gate.policy.compiled import ServicePolicy, is_limited
 from gate.policy.errors import Loc, dotted
@@ -9,6 +12,8 @@ from gate.policy.fields import Overflow
 from gate.policy.layers import Layer, merge
 from gate.policy.policy import Policy
 from gate.policy.wording import spell_duration
+
+BATCH_SECONDS: Final = Fraction(1, 50)  # from one batch of a busy shard to the next, roughly
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,12 @@ def _on_limits(service: ServicePolicy, stack: list[Layer]) -> Iterator[str]:
     by = said.get("burst_size")
     if spec.rate is None and by and by.source != "defaults":
         yield "burst_size has no effect without requests_per_second"
+    if spec.rate is not None and spec.burst < spec.rate * BATCH_SECONDS:
+        enough = math.ceil(spec.rate * BATCH_SECONDS)
+        yield (
+            f"burst_size {spec.burst} is full again before a busy gate decides its next batch, after some"
+            f" {float(1000 * BATCH_SECONDS):.0f} ms, so less than requests_per_second is admitted; {enough} would do"
+        )
     for window in spec.windows:
         if spec.rate is not None and window.limit < spec.burst:
             size = spell_duration(window.size)

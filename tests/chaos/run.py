@@ -20,7 +20,7 @@ from tests.system.gates import create
 
 SESSION = 2.0  # seconds
 RATIO = 0.999
-DRAIN = 120.0
+DRAIN = 180.0
 BROKER_PROPERTIES = {"log.cleaner.enable": "false"}  # the changelog stays whole, to be compared at each kill
 SETTLED = SESSION + 1.5  # seconds after another one in which a fault's consequences are not its own
 HELD_OFF = SESSION + 4.0  # seconds after a fault in which an outage is its consequence
@@ -48,6 +48,11 @@ class Report:
         found = counts(self.incidents)
         return {name: found.get(name, 0) for name in ("kill", *faults.POINTS)}
 
+    def _pauses(self, use: judge.Use) -> str:
+        begun = min((incident.at for incident in self.incidents), default=0.0)
+        longest = sorted(use.idle_ms, key=lambda pause: pause[0] - pause[1])[:3]
+        return ", ".join(f"{b - a} ms at {a / 1e3 - begun:.1f} s" for a, b in longest) or "none"
+
     def lines(self) -> Iterator[str]:
         """Yield the report for a terminal."""
         yield f"seed {self.seed}: {self.offered:,} requests, {sum(self.kills.values())} SIGKILLs of gates"
@@ -66,8 +71,7 @@ class Report:
         for name, use in self.uses.items():
             yield (
                 f"  {name}: {use.admitted:,} of {use.allowed:,} admitted outside outages ({use.ratio:.3%}),"
-                f" outages {use.outage_ms / 1e3:.1f} s, longest unexplained pause"
-                f" {max((b - a for a, b in use.idle_ms), default=0)} ms"
+                f" outages {use.outage_ms / 1e3:.1f} s, longest unexplained pauses {self._pauses(use)}"
             )
         yield "  time:   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.times.items())
         yield from (f"  {note}" for note in self.notes)

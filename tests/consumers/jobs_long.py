@@ -24,9 +24,11 @@ from tests.system.gates import GateProcess, create, until
 SERVICE = "pay"
 POLICY = "delivery: exactly_once\nservices:\n  pay: {requests_per_second: 20000, burst_size: 20000}\n"
 CONCURRENCY = 8
-# What a worker did so long before its death may be done again: it had not committed it yet. A failed job may also be
-# submitted again twice, when the worker died that submits what has waited.
-LOSES_SECONDS = {"done": 1.0, "failed": 3.0}
+SESSION_SECONDS = 2
+# What a worker did so long before its own death may be done again: it had not committed it yet, which it can't while
+# the group rebalances for another one. A failed job may be submitted again twice when any worker died, as the one that
+# submits what has waited.
+LOSES_SECONDS = SESSION_SECONDS + 2.0
 
 WORKER = """
 import os, random, sys, time
@@ -57,8 +59,8 @@ worker.main()
 @dataclass
 class Outcome:
     jobs: int
-    kills: list[float]
-    diary: dict[str, list[tuple[str, float]]]  # of each job: done or failed, and when
+    kills: dict[int, float]  # when workers were killed
+    diary: dict[str, list[tuple[str, float, int]]]  # of each job: done or failed, when, and by which worker
     expelled: int = 0  # workers that were thought dead: the machine was too busy for their heartbeats
     results: dict[str, bytes] = field(default_factory=dict)
     seconds: float = 0.0
@@ -66,17 +68,18 @@ class Outcome:
     @property
     def again(self) -> list[str]:
         """Jobs that were done more than once."""
-        return [job for job, events in self.diary.items() if [what for what, _ in events].count("done") > 1]
+        return [job for job, events in self.diary.items() if sum(what == "done" for what, _, _ in events) > 1]
 
     def unexplained(self) -> list[str]:
         """Jobs done more than once although no worker died while it was at them."""
-        return [job for job in self.again if not any(map(self._died_at, *zip(*self.diary[job], strict=True)))]
+        return [job for job in self.again if not any(self._lost(*event) for event in self.diary[job])]
 
-    def _died_at(self, what: str, at: float) -> bool:
-        return any(-0.05 <= kill - at <= LOSES_SECONDS[what] for kill in self.kills)
+    def _lost(self, what: str, at: float, worker: int) -> bool:
+        kills = self.kills.values() if what == "failed" else [self.kills.get(worker, 0.0)]
+        return any(-0.05 <= kill - at <= LOSES_SECONDS for kill in kills)
 
     def check(self) -> None:
-        missing = self.jobs - sum(any(what == "done" for what, _ in events) for events in self.diary.values())
+        missing = self.jobs - sum(any(what == "done" for what, _, _ in events) for events in self.diary.values())
         assert not missing, f"{missing} of {self.jobs} jobs were lost"
         wrong = {job: result for job, result in self.results.items() if result != b"done " + job.encode()}
         assert len(self.results) == self.jobs, f"{self.jobs - len(self.results)} results are not known"
@@ -99,7 +102,8 @@ class Fleet:
         self.diaries: list[Path] = []
         self.gates = [self._gate() for _ in range(gates)]
         self.workers = [self._worker() for _ in range(workers)]
-        self.kills: list[float] = []
+        self._numbers = list(range(workers))
+        self.kills: dict[int, float] = {}
 
     def _gate(self) -> GateProcess:
         return GateProcess(self._folder, self._bootstrap, self._prefix, POLICY, "--http", "0")
@@ -119,9 +123,10 @@ class Fleet:
             self.gates[n] = self._gate()
         else:
             n = rng.randrange(len(self.workers))
-            self.kills.append(time.time())
+            self.kills[self._numbers[n]] = time.time()
             self.workers[n].kill()
             self.workers[n].wait()
+            self._numbers[n] = len(self.diaries)
             self.workers[n] = self._worker()
 
     def close(self) -> None:
@@ -131,13 +136,13 @@ class Fleet:
             worker.kill()
             worker.wait()
 
-    def diary(self) -> dict[str, list[tuple[str, float]]]:
-        events: dict[str, list[tuple[str, float]]] = {}
-        for diary in self.diaries:
+    def diary(self) -> dict[str, list[tuple[str, float, int]]]:
+        events: dict[str, list[tuple[str, float, int]]] = {}
+        for worker, diary in enumerate(self.diaries):
             if diary.exists():
                 for line in diary.read_text().splitlines():
                     job, what, at = line.split()
-                    events.setdefault(job, []).append((what, float(at)))
+                    events.setdefault(job, []).append((what, float(at), worker))
         return events
 
     def expelled(self) -> int:

@@ -36,6 +36,15 @@ services:
             [':1: services."p*": burst_size 100 is never reached: a window allows 90 per 90s'],
         ),
         (
+            "services: {pay: {requests_per_second: 1000, burst_size: 3, window_size: null}}",
+            [
+                (
+                    ":1: services.pay: burst_size 3 is full again before a busy gate decides its next batch, after some"
+                    " 20 ms, so less than requests_per_second is admitted; 20 would do"
+                )
+            ],
+        ),
+        (
             INHERITED_AND_OWN_MAX_DELAY,
             [":4: services.b: max_delay has no effect with overflow: hold"],
         ),
