@@ -71,8 +71,8 @@ async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, 
     assert all(abs(shares[name] - count) <= 4 for name, count in expected.items()), shares
 
     (quiet,) = [r for r in fair if r.value == b"one"]
-    arrived = quiet.timestamp
-    assert stamp(quiet).at_ms - arrived <= 2 * 2 * 20 + LATE_MS, "two fair turns of two tenants at 50/s"
+    before = sum(quiet.timestamp < stamp(r).at_ms < stamp(quiet).at_ms for r in fair)
+    assert before <= 2 * 2, "two fair turns of two tenants"
     assert sum(stamp(r).at_ms > stamp(quiet).at_ms for r in fair) > 200, "the flood still waits"
 
     assert grown < 40, f"{grown} MB for 30,000 parked requests"
