@@ -271,10 +271,29 @@ class Shard:
         for service in sorted(due | taken.keys()):
             served = desk.services[service]
             turns.append(desk.decide(served, batch.now, taken.get(service, ()), self._inbox))
+        await self._pull(turns)
+        for turn in turns:
+            desk.route(turn, batch)
+        if taken:
+            self._env.source.poke()
+        return turns
+
+    async def _pull(self, turns: Sequence[Turn]) -> None:
+        """Read what leaves the delayed topics, each partition in the order of its log: the plan's jumps to and fro."""
+        wanted: dict[Partition, list[int]] = {}
         for turn in turns:
             for pull in turn.step.pulls:
                 partition = Partition(turn.served.topics.delayed, pull.partition)
-                records = await self._env.source.read(partition, range(pull.offset, pull.offset + pull.count))
+                wanted.setdefault(partition, []).extend(range(pull.offset, pull.offset + pull.count))
+        there = {
+            partition: {record.offset: record for record in await self._env.source.read(partition, sorted(offsets))}
+            for partition, offsets in wanted.items()
+        }
+        for turn in turns:
+            for pull in turn.step.pulls:
+                found = there[partition := Partition(turn.served.topics.delayed, pull.partition)]
+                offsets = range(pull.offset, pull.offset + pull.count)
+                records = [found[offset] for offset in offsets if offset in found]
                 if len(records) < pull.count:
                     log.error(
                         "parked requests are gone from the delayed topic (deleted, or expired); they can't be admitted",
@@ -282,10 +301,6 @@ class Shard:
                         gone=pull.count - len(records),
                     )  # fmt: skip
                 turn.pulled.append((pull, records))
-            desk.route(turn, batch)
-        if taken:
-            self._env.source.poke()
-        return turns
 
     def _take(self, desk: Desk) -> dict[str, list[tuple[int, Sequence[Record]]]]:
         """Take what waits in the inbox, up to the size of a batch."""

@@ -1,7 +1,6 @@
 """Where shards read: one long poll per broker for all request partitions, and single reads of parked requests."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Final
 import structlog
 from aiokafka import errors
 
+from gate.kafka.parked import ParkedReader
 from gate.kafka.ports import Fetched, Inbox, Partition, Record
 from gate.kafka.wire import EARLIEST, Reader
 
@@ -17,11 +17,8 @@ LONG_POLL_MS: Final = 500
 # What becomes readable while a long poll is under way is not made to wait for its end: a second poll takes it.
 SHORT_POLL_MS: Final = 50
 PARTITION_BYTES: Final = 1 << 20
-PARKED_BYTES: Final = 1 << 18
-CACHE_BYTES: Final = 32 << 20
 BACKOFF: Final = 0.2
 READ_DEADLINE: Final = 10.0
-READ_ATTEMPTS: Final = 4  # before a parked request is taken for gone
 
 log = structlog.get_logger("gate.source")
 
@@ -39,13 +36,12 @@ class KafkaSource:
 
     def __init__(self, pollers: Sequence[Reader], single: Reader) -> None:
         self._pollers = pollers
-        self._single = single
+        self._parked = ParkedReader(single)
         self._followed: dict[Partition, _Followed] = {}
         self._changed = asyncio.Event()  # something has become readable
         self._lost = asyncio.Event()  # the leader of something is not known
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._finder: asyncio.Task[None] | None = None
-        self._cache: OrderedDict[Partition, _Chunk] = OrderedDict()
         self.trouble: str | None = None  # why nothing can be read just now
 
     def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
@@ -63,7 +59,6 @@ class KafkaSource:
     def drop(self, partition: Partition) -> None:
         """See `ports.Source`."""
         self._followed.pop(partition, None)
-        self._cache.pop(partition, None)
 
     def poke(self) -> None:
         """See `ports.Source`."""
@@ -162,44 +157,5 @@ class KafkaSource:
                 self._lose([followed])
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
-        """See `ports.Source`. What was fetched beyond the wanted records is kept, as the next ones are likely there."""
-        found: list[Record] = []
-        async with asyncio.timeout(READ_DEADLINE):
-            for offset in offsets:
-                record = self._cached(partition, offset)
-                for attempt in range(READ_ATTEMPTS):
-                    if record is not None:
-                        found.append(record)
-                        break
-                    if attempt > 1:
-                        await asyncio.sleep(BACKOFF)
-                    await self._load(partition, offset)
-                    record = self._cached(partition, offset)
-        return found
-
-    def _cached(self, partition: Partition, offset: int) -> Record | None:
-        chunk = self._cache.get(partition)
-        return chunk.records.get(offset) if chunk else None
-
-    async def _load(self, partition: Partition, offset: int) -> None:
-        """Read what is at `offset` and behind it into the cache, if it is there."""
-        try:
-            answer = await self._single.fetch_one(
-                partition, offset, wait_ms=0, partition_bytes=PARKED_BYTES, committed=False
-            )
-        except errors.OffsetOutOfRangeError:
-            return
-        except errors.KafkaError:
-            self._single.refresh()
-            raise
-        if answer is not None:
-            self._cache[partition] = _Chunk({r.offset: r for r in answer.records}, answer.size)
-            self._cache.move_to_end(partition)
-            while len(self._cache) > 1 and sum(c.size for c in self._cache.values()) > CACHE_BYTES:
-                self._cache.popitem(last=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    records: dict[int, Record]
-    size: int
+        """See `ports.Source`."""
+        return await self._parked.read(partition, offsets)

@@ -1,0 +1,109 @@
+"""Reads parked requests, which leave a delayed topic in the order of the plan and not in that of the log."""
+
+import asyncio
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aiokafka import errors
+
+from gate.kafka.ports import Partition, Record
+from gate.kafka.wire import Reader
+
+FIRST_BYTES: Final = 1 << 15
+MOST_BYTES: Final = 1 << 18
+CACHE_BYTES: Final = 16 << 20
+BACKOFF: Final = 0.2
+DEADLINE: Final = 10.0
+ATTEMPTS: Final = 4  # before a parked request is taken for gone
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What one fetch has brought: the records from `first` on, up to `end`."""
+
+    first: int
+    end: int
+    records: dict[int, Record]
+    size: int  # bytes, as the broker sent them
+
+    def leads_to(self, offset: int) -> bool:
+        """Tell whether who has read this goes on at `offset`: close behind it, as lanes leave gaps for each other."""
+        return self.end <= offset < 2 * self.end - self.first
+
+
+class ParkedReader:
+    """Single reads with a cache. Each lane and tenant is somewhere else in the log, so it holds many places at once.
+
+    What follows is likely wanted next: a chunk that goes on where another ended takes its place, and twice its size.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._chunks: OrderedDict[tuple[Partition, int], _Chunk] = OrderedDict()  # by first offset, oldest use first
+        self._firsts: dict[Partition, list[int]] = {}  # ascending
+        self._size = 0
+
+    async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
+        """See `ports.Source`."""
+        found: list[Record] = []
+        async with asyncio.timeout(DEADLINE):
+            for offset in offsets:
+                record = self._cached(partition, offset)
+                for attempt in range(ATTEMPTS):
+                    if record is not None:
+                        found.append(record)
+                        break
+                    if attempt > 1:
+                        await asyncio.sleep(BACKOFF)
+                    await self._load(partition, offset)
+                    record = self._cached(partition, offset)
+        return found
+
+    def _before(self, partition: Partition, offset: int) -> _Chunk | None:
+        """Return the last chunk that begins at `offset` or before."""
+        firsts = self._firsts.get(partition)
+        index = bisect_right(firsts, offset) if firsts else 0
+        return self._chunks[partition, firsts[index - 1]] if firsts and index else None
+
+    def _cached(self, partition: Partition, offset: int) -> Record | None:
+        chunk = self._before(partition, offset)
+        if chunk is None or offset >= chunk.end:
+            return None
+        self._chunks.move_to_end((partition, chunk.first))
+        return chunk.records.get(offset)
+
+    async def _load(self, partition: Partition, offset: int) -> None:
+        """Read what is at `offset` and behind it, if it is there."""
+        before = self._before(partition, offset)
+        goes_on = before is not None and before.leads_to(offset)
+        room = min(2 * before.size, MOST_BYTES) if before is not None and goes_on else FIRST_BYTES
+        try:
+            answer = await self._reader.fetch_one(partition, offset, wait_ms=0, partition_bytes=room, committed=False)
+        except errors.OffsetOutOfRangeError:
+            return
+        except errors.KafkaError:
+            self._reader.refresh()
+            raise
+        if answer is None:
+            return
+        if before is not None and goes_on:
+            self._drop(partition, before.first)
+        self._drop(partition, offset)
+        chunk = _Chunk(offset, answer.next_offset, {r.offset: r for r in answer.records}, answer.size)
+        self._chunks[partition, offset] = chunk
+        firsts = self._firsts.setdefault(partition, [])
+        firsts.insert(bisect_right(firsts, offset), offset)
+        self._size += chunk.size
+        while len(self._chunks) > 1 and self._size > CACHE_BYTES:
+            self._drop(*next(iter(self._chunks)))
+
+    def _drop(self, partition: Partition, first: int) -> None:
+        chunk = self._chunks.pop((partition, first), None)
+        if chunk is not None:
+            self._size -= chunk.size
+            self._firsts[partition].remove(first)
+            if not self._firsts[partition]:
+                del self._firsts[partition]

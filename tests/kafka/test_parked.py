@@ -1,0 +1,125 @@
+"""Reading parked requests out of order: what comes back, what it costs, how much is kept."""
+
+import asyncio
+from itertools import chain, zip_longest
+
+import pytest
+from aiokafka import errors
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gate.kafka import parked
+from gate.kafka.parked import ParkedReader
+from gate.kafka.ports import Fetched, Partition
+from tests.kafka.test_inbox import Rec
+
+HERE, OTHER = Partition("gate.delayed.pay", 0), Partition("gate.delayed.pay", 1)
+RECORD_BYTES = 100
+
+
+class Log:
+    """A partition as a broker answers for it: whole batches, none of it beyond its end, holes where nothing is."""
+
+    def __init__(self, end, *, gone=(), batch=10):
+        self.end, self.gone, self.batch = end, set(gone), batch
+        self.fetches = []
+        self.refreshed = 0
+        self.fails = 0
+
+    async def fetch_one(self, partition, offset, *, wait_ms, partition_bytes, committed):
+        assert (wait_ms, committed) == (0, False), "who knows what is committed waits for nothing"
+        await asyncio.sleep(0)
+        if self.fails:
+            self.fails -= 1
+            raise errors.NotLeaderForPartitionError
+        self.fetches.append((partition, offset))
+        if offset > self.end:
+            raise errors.OffsetOutOfRangeError
+        if offset == self.end:
+            return None
+        count = max(self.batch, partition_bytes // RECORD_BYTES // self.batch * self.batch)
+        end = min(self.end, (offset // self.batch) * self.batch + count)
+        records = [Rec(at) for at in range(offset, end) if at not in self.gone]
+        return Fetched(records, end, RECORD_BYTES * (end - offset))
+
+    def refresh(self):
+        self.refreshed += 1
+
+
+def read(reader, *offsets, partition=HERE):
+    return [record.offset for record in asyncio.run(reader.read(partition, offsets))]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(parked, "BACKOFF", 0)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 1500), min_size=1, max_size=30), min_size=1, max_size=30),
+    st.sets(st.integers(0, 1200), max_size=200),
+    st.integers(1, 40),
+)
+def test_whatever_is_asked_for_comes_if_it_is_there(asked, gone, batch):
+    log = Log(1200, gone=gone, batch=batch)
+    reader = ParkedReader(log)
+    for offsets in asked:
+        wanted = sorted(set(offsets))
+        assert read(reader, *wanted) == [offset for offset in wanted if offset < 1200 and offset not in gone]
+
+
+def test_lanes_that_take_turns_are_read_as_cheaply_as_one():
+    """Each lane has its own place in the log. With one place per partition, every change of lanes was a fetch."""
+    one, lanes = Log(30_000), Log(30_000)
+    alone, together = ParkedReader(one), ParkedReader(lanes)
+    interleaved = chain.from_iterable(zip_longest(range(10_000), range(10_000, 20_000), range(20_000, 30_000)))
+    assert len(read(alone, *range(30_000))) == len(read(together, *interleaved)) == 30_000
+    assert len(lanes.fetches) <= len(one.fetches) + 2 * 4, "each lane starts small and grows"
+    assert len(one.fetches) < 20
+
+
+def test_a_lane_of_every_fifth_request_is_read_ahead_too():
+    log = Log(30_000)
+    reader = ParkedReader(log)
+    assert len(read(reader, *range(0, 30_000, 5))) == 6_000
+    assert len(log.fetches) < 20
+
+
+def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes_first(monkeypatch):
+    monkeypatch.setattr(parked, "CACHE_BYTES", 10 * parked.FIRST_BYTES)
+    log = Log(1_000_000)
+    reader = ParkedReader(log)
+    places = [7_919 * n for n in range(100)]
+    for place in places:
+        read(reader, 0, place)
+        assert reader._size <= parked.CACHE_BYTES
+    assert log.fetches.count((HERE, 0)) == 1, "used all the time"
+    before = len(log.fetches)
+    read(reader, *places[-5:])
+    assert len(log.fetches) == before
+    read(reader, places[1])
+    assert len(log.fetches) == before + 1
+
+
+def test_partitions_are_kept_apart():
+    log = Log(100)
+    reader = ParkedReader(log)
+    assert read(reader, 5) == read(reader, 5, partition=OTHER) == [5]
+    assert log.fetches == [(HERE, 5), (OTHER, 5)]
+
+
+def test_a_request_that_is_gone_is_left_out_after_some_attempts():
+    log = Log(100, gone={50})
+    reader = ParkedReader(log)
+    assert read(reader, 49, 50, 51, 100, 1_000) == [49, 51]
+    assert log.fetches.count((HERE, 50)) == parked.ATTEMPTS
+
+
+def test_a_partition_that_moves_is_asked_for_and_said():
+    log = Log(100)
+    log.fails = 1
+    reader = ParkedReader(log)
+    with pytest.raises(errors.NotLeaderForPartitionError):
+        read(reader, 3)
+    assert log.refreshed == 1
+    assert read(reader, 3) == [3]
