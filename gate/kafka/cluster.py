@@ -13,7 +13,7 @@ from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError, TopicAlr
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.ports import Partition
+from gate.kafka.ports import Mark, Partition
 from gate.kafka.topics import Names
 
 DEADLINE: Final = 15.0
@@ -64,6 +64,10 @@ class Cluster:
 
     async def offsets(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """Return the committed offsets of a group; a partition without one is left out."""
+        return {partition: mark.offset for partition, mark in (await self.marks(group, partitions)).items()}
+
+    async def marks(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+        """Return the same with what the gate has noted at the commit."""
         if not partitions:
             return {}
         wanted = [TopicPartition(*partition) for partition in partitions]
@@ -77,7 +81,11 @@ class Cluster:
             return found
 
         found = await _settled(ask)
-        return {Partition(tp.topic, tp.partition): at.offset for tp, at in found.items() if at.offset >= 0}
+        return {
+            Partition(tp.topic, tp.partition): Mark(at.offset, int(at.metadata) if at.metadata.isdecimal() else 0)
+            for tp, at in found.items()
+            if at.offset >= 0
+        }
 
     async def members(self, group: str) -> int:
         """Return how many members a group has."""

@@ -1,15 +1,17 @@
 """Writes what a batch has decided: outputs, state, reports and offsets, all of it or nothing where that can be had."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+
+import msgspec
 
 from gate.admission.model import Pull
 from gate.kafka.clock import MS, BrokerClock
 from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Meta, Turn, encode_meta, read_leaving
 from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
-from gate.kafka.ports import Outgoing, Partition, Raw, Record, Session
+from gate.kafka.ports import Mark, Outgoing, Partition, Raw, Record, Session
 from gate.kafka.routing import Batch
 
 CLOCK_ERROR: Final = 4 * MS  # good enough to decide by
@@ -29,17 +31,31 @@ class BatchWriter:
         self._env = environment
         self._state = Partition(environment.names.state, shard)
 
-    async def claim(self, meta: Meta) -> None:
-        """Write how the changelog is to be read, in a transaction of its own.
+    async def claim(self, meta: Meta, outdated: Iterable[str] = ()) -> Meta:
+        """Write how the changelog is to be read, in a transaction of its own, and delete the keys that are `outdated`.
 
         Its timestamp tells the broker's time before any decision; where the answer was slow, a second write is asked.
+        Returns what it says now.
         """
         self._session.begin()
+        changes: dict[str, bytes | None] = dict.fromkeys(outdated)
         for _ in range(CLOCK_TRIES):
-            await self._write_state({}, {META_KEY: encode_meta(meta)}, [], {})
-            if self._clock.error <= CLOCK_ERROR:
+            await self._write_state({}, {**changes, META_KEY: encode_meta(meta)}, [], {})
+            if not meta.since:  # positions are kept from now on, at the earliest that can be
+                since = self._env.local() + self._clock.offset - self._clock.error
+                meta = msgspec.structs.replace(meta, since=since // MS * MS)
+            elif self._clock.error <= CLOCK_ERROR:
                 break
         await self._session.commit()
+        return meta
+
+    async def correct(self, desk: Desk, partitions: Iterable[Partition]) -> None:
+        """Commit the offsets that a broker has lost, or committed by themselves."""
+        marks = desk.wrong_marks(partitions)
+        if marks and self._session.atomic:
+            self._session.begin()
+            await self._write_state({}, {META_KEY: desk.meta(desk.decided_until)}, [], marks)
+            await self._session.commit()
 
     async def write(self, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> bool:
         """Commit a batch, no sooner than the time it was decided by.
@@ -59,19 +75,21 @@ class BatchWriter:
             outputs = {partition: records for partition, records in outputs.items() if partition not in first}
             reach("after-produce")
         changes = desk.changes(turns)
+        if session.atomic:
+            changes |= desk.positions(turns)
         reports = self._reports(desk, batch.now, turns)
-        offsets = desk.offsets(turns)
-        if not (parks or outputs or changes or reports or offsets):
+        marks = desk.marks(turns, batch.now if session.atomic else 0)
+        if not (parks or outputs or changes or reports or marks):
             await self._reach(batch.now)
             return False
         if not parks:
             session.begin()
         changes[META_KEY] = desk.meta(batch.now)
         if session.atomic:
-            await self._write_state(outputs, changes, reports, offsets)
+            await self._write_state(outputs, changes, reports, marks)
         else:
             await self._write_in_order(desk.leaving(turns), outputs, changes, reports)
-            await session.produce({}, offsets)
+            await session.produce({}, marks)
         reach("before-commit")
         await self._reach(batch.now)
         reach("in-commit")
@@ -119,14 +137,14 @@ class BatchWriter:
         outputs: Outputs,
         changes: Mapping[str, bytes | None],
         reports: Reports,
-        offsets: Mapping[Partition, int],
+        marks: Mapping[Partition, Mark],
     ) -> None:
         """Write state, and whatever else is left of a batch. The broker's timestamp of the state tells its time."""
         state = [Outgoing(key.encode(), value, None, []) for key, value in changes.items()]
         together = _together({**outputs, self._state: state}, reports)
         sent = self._env.local()
         reach("in-produce")
-        written = await self._session.produce(together, offsets)
+        written = await self._session.produce(together, marks)
         received = self._env.local()
         self._clock.observe(sent, received, written[self._state].timestamp)
         skew = self._env.wall() - received - self._clock.offset

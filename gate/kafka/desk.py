@@ -14,10 +14,11 @@ import msgspec
 from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
 from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
+from gate.admission.state import decode, encode
 from gate.errors import GateError
 from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
-from gate.kafka.ports import Inbox, Outgoing, Partition, Raw, Record
+from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record
 from gate.kafka.routing import Batch, Piece, Topics, Wish, number_through, read_runs
 from gate.kafka.topics import Names
 from gate.limits import Spec, StateError
@@ -29,6 +30,7 @@ QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
 MOST_ROOM: Final = 4_000
 META_KEY: Final = "meta"
+OFFSETS_KIND: Final = "offsets"
 LEAVING_KEY: Final = "leaving"  # without transactions: what was taken off the delayed topic and may not be out yet
 FORMAT: Final = 1
 
@@ -37,12 +39,27 @@ class StateMismatchError(GateError):
     """The changelog was written by a gate that divides services differently, or by a newer one."""
 
 
+class Position(msgspec.Struct, array_like=True, frozen=True):
+    """How far a partition is decided, and by what its last decided request can be known again."""
+
+    next: int
+    last: int = -1
+    timestamp: int = -1
+
+
+class PositionsRecord(msgspec.Struct, array_like=True, frozen=True):
+    """`offsets/<service>`: by partition."""
+
+    positions: dict[int, Position]
+
+
 class Meta(msgspec.Struct, frozen=True):
     """What every batch writes: how this changelog is to be read, and how far it has come."""
 
     format: int
     shards: int
     at: int = 0  # by what time the last batch was decided, ns: the next owner starts no earlier
+    since: int = 0  # from when on positions have been kept here, ns; 0: they have not
     control: int = 0  # the next command of the control topic
 
 
@@ -85,16 +102,17 @@ class Desk:
         policy: Policy,
         meta: Meta,
         state: Mapping[str, bytes],
-        offsets: Mapping[Partition, int],
+        marks: Mapping[Partition, Mark],
         now: int,
     ) -> None:
         self._names = names
         self._policy = policy
         self._meta = meta
-        self._offsets = offsets
+        self._marks = marks
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
+        self._positions: dict[str, dict[int, Position]] = {}  # by service
         groups: dict[str, bytes] = {}
         for key, value in state.items():
             kind, _, rest = key.partition("/")
@@ -102,6 +120,9 @@ class Desk:
                 continue
             if kind == "group":
                 groups[key] = value
+            elif kind == OFFSETS_KIND:
+                with _readable(f"how far {rest} was decided"):
+                    self._positions[rest] = dict(decode(key, value, PositionsRecord).positions)
             elif rest:
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
         with _readable("the state of the groups"):
@@ -124,16 +145,45 @@ class Desk:
         return served
 
     def start_offset(self, served: Served, partition: Partition) -> int | None:
-        """Return where to read a request partition from; None: from its beginning."""
-        return served.offsets.get(partition.number, self._offsets.get(partition))
+        """Return where to read a request partition from; None: from its beginning.
 
-    def learn(self, offsets: Mapping[Partition, int]) -> None:
+        The state knows best: a broker may have committed the group's offset and not what goes with it, or the other way
+        round. An offset that claims to have come with a position, and did not, is such a one.
+        """
+        if partition.number in served.offsets:
+            return served.offsets[partition.number]
+        position = self._positions.get(served.name, {}).get(partition.number)
+        if position is not None:
+            return position.next
+        mark = self._marks.get(partition)
+        torn = mark is not None and self._meta.since and mark.at * MS >= self._meta.since
+        return None if mark is None or torn else mark.offset
+
+    def wrong_marks(self, partitions: Iterable[Partition]) -> dict[Partition, Mark]:
+        """Return what the group's committed offsets should be, where they are not what the state says."""
+        result: dict[Partition, Mark] = {}
+        for place in partitions:
+            position = self._positions.get(self._names.service_of(place.topic) or "", {}).get(place.number)
+            mark = self._marks.get(place)
+            if position is not None and (mark is None or mark.offset != position.next):
+                result[place] = Mark(position.next, self._meta.at // MS)
+        return result
+
+    def unmarked(self, service: str, partition: Partition) -> Position | None:
+        """Return a position without a committed offset: it has expired, or the topic was deleted and made anew."""
+        return None if partition in self._marks else self._positions.get(service, {}).get(partition.number)
+
+    def drop_position(self, service: str, partition: Partition) -> None:
+        """Forget the position in a partition, as that one is no more."""
+        del self._positions[service][partition.number]
+
+    def learn(self, marks: Mapping[Partition, Mark]) -> None:
         """Take in committed offsets of partitions that came later."""
-        self._offsets = {**self._offsets, **offsets}
+        self._marks = {**self._marks, **marks}
 
     def forget(self, partition: Partition, service: str) -> None:
-        """Forget how far a partition was decided: it is gone, and one of the same name would start anew."""
-        self._offsets = {known: offset for known, offset in self._offsets.items() if known != partition}
+        """Forget the committed offset of a partition: it is gone, and one of the same name would start anew."""
+        self._marks = {known: mark for known, mark in self._marks.items() if known != partition}
         if service in self.services:
             self.services[service].offsets.pop(partition.number, None)
 
@@ -308,6 +358,31 @@ class Desk:
             changed.update(turn.served.engine.changes())
         return changed
 
+    def positions(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
+        """Return the state records of how far the services of a batch are decided."""
+        changed: dict[str, bytes | None] = {}
+        for turn in turns:
+            served = turn.served
+            positions = self._positions.setdefault(served.name, {})
+            for piece in (piece for piece in turn.pieces if not piece.returned):
+                number, end = piece.partition, served.offsets[piece.partition]
+                last = next((record for record in reversed(piece.records) if record.offset < end), None)
+                before = positions.get(number, Position(end))
+                positions[number] = (
+                    Position(end, before.last, before.timestamp)
+                    if last is None
+                    else Position(end, last.offset, last.timestamp)
+                )
+                changed[f"{OFFSETS_KIND}/{served.name}"] = b""
+        for key in changed:
+            changed[key] = encode(PositionsRecord(self._positions[key.partition("/")[2]]))
+        return changed
+
+    @property
+    def decided_until(self) -> int:
+        """By what time the last batch was decided, ns."""
+        return self._meta.at
+
     def meta(self, now: int) -> bytes:
         """Return the record that goes with every batch."""
         self._meta = msgspec.structs.replace(self._meta, at=now)
@@ -328,16 +403,21 @@ class Desk:
             self._wake(now + every, served)
         return usage
 
-    def offsets(self, turns: Iterable[Turn]) -> dict[Partition, int]:
-        """Return the offsets to commit: behind the last decided request, and the oldest parked one."""
-        result: dict[Partition, int] = {}
+    def marks(self, turns: Iterable[Turn], now: int) -> dict[Partition, Mark]:
+        """Return the offsets to commit: behind the last decided request, and the oldest parked one.
+
+        `now` 0: without the state.
+        """
+        result: dict[Partition, Mark] = {}
+        at = now // MS
         for turn in turns:
             served = turn.served
             for piece in (piece for piece in turn.pieces if not piece.returned):
-                result[Partition(served.topics.requests, piece.partition)] = served.offsets[piece.partition]
+                result[Partition(served.topics.requests, piece.partition)] = Mark(served.offsets[piece.partition], at)
             for number in {p.number for p, _ in turn.parked} | {pull.partition for pull, _ in turn.pulled}:
                 mark = served.engine.low_watermark(number)
-                result[Partition(served.topics.delayed, number)] = served.delayed_end[number] if mark is None else mark
+                end = served.delayed_end[number] if mark is None else mark
+                result[Partition(served.topics.delayed, number)] = Mark(end, at)
         return result
 
     @staticmethod

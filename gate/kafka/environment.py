@@ -5,7 +5,7 @@ from typing import Protocol
 
 from gate.admission.model import Event, Usage
 from gate.kafka.feedback import Feedback
-from gate.kafka.ports import Outgoing, Partition, Session, Source
+from gate.kafka.ports import Mark, Outgoing, Partition, Session, Source
 from gate.kafka.topics import Names
 
 
@@ -47,7 +47,7 @@ class Environment(Protocol):
     async def confirm(self, shard: int) -> None:
         """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
 
-    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
         """Return the group's committed offsets."""
 
     async def prepare(self, services: Collection[str]) -> None:

@@ -13,16 +13,17 @@ from gate.errors import GateError
 from gate.kafka.assignor import shard_of
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
+from gate.kafka.leftovers import Places, Torn, look
 from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.notices import Notices
-from gate.kafka.ports import Claim, Partition, Session
+from gate.kafka.ports import Claim, Mark, Partition, Session
 from gate.kafka.reporting import Reporter, shard_in
 from gate.kafka.reset import reset
 from gate.kafka.routing import Topics
 from gate.kafka.shard import Shard
 from gate.kafka.source import KafkaSource
 from gate.kafka.topics import Names, Templates
-from gate.kafka.wire import Reader, is_settled, read_all
+from gate.kafka.wire import Reader, read_all
 from gate.kafka.writer import KafkaSession
 from gate.observe import alerts
 from gate.policy import Compression, Delivery, Policy, Settings
@@ -83,7 +84,7 @@ class Gate:
         self._notices = Notices(self.names.alerts, **self._options)
         stack.push_async_callback(self._notices.close)
         self.observer.notify = self._notices.send
-        self.source = KafkaSource(readers, self._single)
+        self.source = KafkaSource(readers, self._single, self.doubt)
         stack.push_async_callback(self.source.close)
         self.feedback = Feedback(
             Reader(await self._client(f"{settings.group_id}-control")),
@@ -200,6 +201,11 @@ class Gate:
         for shard in self._owned.values():
             shard.heed()
 
+    def doubt(self) -> None:
+        """Look behind what was committed, as a broker was away."""
+        for shard in self._owned.values():
+            shard.doubt()
+
     def set_policy(self, policy: Policy) -> None:
         """Decide by `policy` from now on."""
         self._policy = policy
@@ -244,30 +250,39 @@ class Gate:
         async def restore(partitions: Sequence[Partition]) -> Claim:
             async with asyncio.timeout(RESTORE_DEADLINE):
                 stored = await read_all(self._single, state)
-            return Claim(stored, await self._cluster.offsets(self.settings.group_id, partitions))
+            return Claim(stored, await self._cluster.marks(self.settings.group_id, partitions))
 
-        async def leftovers(partitions: Sequence[Partition]) -> Sequence[Partition]:
-            async with asyncio.timeout(CALL_DEADLINE):
-                if await is_settled(self._single, state):
-                    return ()
-            there = await self._cluster.partitions()
-            return [state, *(p for p in self._written_for(partitions) if p.number < there.get(p.topic, 0))]
+        async def look_behind(producer_id: int) -> Torn | None:
+            async with asyncio.timeout(RESTORE_DEADLINE):
+                requests, places = await self._places(shard)
+                marks = await self._cluster.marks(self.settings.group_id, requests)
+                return await look(self._single, places, producer_id, marks.values(), self.shards)
 
         exactly_once = self.settings.delivery is Delivery.EXACTLY_ONCE
         return KafkaSession(
             f"{self.settings.group_id}-{shard}" if exactly_once else None,
             self.settings.group_id, state, restore, self._membership.commit,
-            deadline=CALL_DEADLINE, leftovers=leftovers, compression=_codec(self.settings.compression), **self._options,
+            deadline=CALL_DEADLINE, look_behind=look_behind, compression=_codec(self.settings.compression),
+            **self._options,
         )  # fmt: skip
 
-    def _written_for(self, requests: Sequence[Partition]) -> list[Partition]:
-        """Return where the owner of request partitions writes, the changelog left out."""
-        names = self.names
-        written = [Partition(names.alerts, 0), Partition(names.usage, 0)]
-        for topic, number in requests:
-            if (service := names.service_of(topic)) is not None:
-                written += [Partition(output, number) for output in Topics.of(names, service).outputs]
-        return written
+    async def _places(self, shard: int) -> tuple[Sequence[Partition], Places]:
+        """Return the request partitions of a shard and where its owner writes, as far as they are there.
+
+        By what the cluster has: the group may not have been told of all topics yet.
+        """
+        names, there = self.names, await self._cluster.partitions()
+        found = {topic: service for topic in there if (service := names.service_of(topic)) is not None}
+        mine = {t: s for t, s in found.items() if shard_of(self.policy_shard_key(s), self.shards) == shard}
+        requests = [Partition(topic, number) for topic in mine for number in range(there[topic])]
+        outputs = [
+            Partition(output, number)
+            for service in mine.values()
+            for output in Topics.of(names, service).outputs
+            for number in range(there.get(output, 0))
+        ]
+        reports = Partition(names.alerts, 0), Partition(names.usage, 0)
+        return requests, Places(Partition(names.state, shard), tuple(outputs), reports)
 
     def local(self) -> int:
         """Return a monotonic time, ns."""
@@ -281,9 +296,9 @@ class Gate:
         """Prove ownership to the coordinator."""
         await self._membership.confirm(shard)
 
-    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
         """Return the group's committed offsets."""
-        return await self._cluster.offsets(self.settings.group_id, partitions)
+        return await self._cluster.marks(self.settings.group_id, partitions)
 
     async def prepare(self, services: Collection[str]) -> None:
         """Make sure that the services' output topics are there."""

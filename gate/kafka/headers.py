@@ -36,7 +36,7 @@ _VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
 _INTEGER: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLAIN_STRING: Final = re.compile(r"[ !#-\[\]-~]*")
-_ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=[0-9]+;attempt=([0-9]+)[;]')
+_ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=([0-9]+);attempt=([0-9]+)[;]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,15 @@ def origin(headers: Headers) -> Origin | None:
     """Return the origin that the gate stamped onto a record; None without a stamp."""
     for name, value in headers:
         if name == STAMP and value is not None and (found := _ORIGIN.match(value)):
-            return Origin(found[1], int(found[2]))
+            return Origin(found[1], int(found[3]))
+    return None
+
+
+def decided_at(headers: Headers) -> int | None:
+    """Return by what time a stamped record was decided, unix ms; None without a stamp."""
+    for name, value in headers:
+        if name == STAMP and value is not None and (found := _ORIGIN.match(value)):
+            return int(found[2])
     return None
 
 

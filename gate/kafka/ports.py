@@ -32,6 +32,13 @@ class Record(Protocol):
     def headers(self) -> Headers: ...  # noqa: D102
 
 
+class Mark(NamedTuple):
+    """How far the group has decided a partition."""
+
+    offset: int  # of the next request
+    at: int = 0  # by what time the batch was decided, unix ms; 0: it was not committed together with the state
+
+
 class Outgoing(NamedTuple):
     """A record to be written. `timestamp` in ms; None: now. Who reads it unpacks it, see `Raw`."""
 
@@ -67,7 +74,7 @@ class Claim:
     """What an owner finds when it has fenced its predecessor off."""
 
     state: Mapping[str, bytes]  # newest committed value per key
-    offsets: Mapping[Partition, int]  # the group's committed offsets; absent: none
+    marks: Mapping[Partition, Mark]  # the group's committed offsets; absent: none
 
 
 class Session(Protocol):
@@ -87,7 +94,7 @@ class Session(Protocol):
         """Start a batch."""
 
     async def produce(
-        self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], offsets: Mapping[Partition, int] | None = None
+        self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], marks: Mapping[Partition, Mark] | None = None
     ) -> Mapping[Partition, Written]:
         """Write records, and the group's offsets with them; returns when the broker has it all."""
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+import msgspec
 import structlog
 
 from gate.kafka.clock import MS, BrokerClock
 from gate.kafka.commit import BatchWriter
-from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Turn, read_meta
+from gate.kafka.desk import LEAVING_KEY, META_KEY, OFFSETS_KIND, Desk, Turn, read_meta
 from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Watched
@@ -44,7 +45,7 @@ class Shard:
         self._woken = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._paused = self._stopping = False
+        self._paused = self._stopping = self._doubted = False
         self._changed = False  # the services or the policy, since the last batch
         self._inbox = Inbox(INBOX_BYTES, self._woken.set)
         self._clock = BrokerClock()
@@ -91,6 +92,11 @@ class Shard:
     def heed(self) -> None:
         """Look at the feedback before the next batch."""
         self._changed = True
+        self._woken.set()
+
+    def doubt(self) -> None:
+        """Take the shard over anew: a broker was away, and may have left half-done what was answered already."""
+        self._doubted = True
         self._woken.set()
 
     def watched(self) -> list[Watched]:
@@ -152,6 +158,7 @@ class Shard:
 
     async def _take_over(self, session: Session, writer: BatchWriter) -> Desk:
         await self._not_paused()
+        self._doubted = False
         started = self._env.local()
         await self._env.confirm(self.number)
         partitions = [p for service in self._requests for p in self._partitions(service)]
@@ -159,11 +166,17 @@ class Shard:
         reach("after-claim")
         self._claimed = set(partitions)
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
-        await writer.claim(meta)
+        outdated: list[str] = []
+        if not session.atomic:  # state comes before outputs: only the group knows what was decided in the end
+            outdated = [key for key in claim.state if key.startswith(f"{OFFSETS_KIND}/")]
+            meta = msgspec.structs.replace(meta, since=0)
+        meta = await writer.claim(meta, outdated)
         self._clock.advance_to(meta.at, self._env.local())
-        desk = self._desk = Desk(self._env.names, self._policy, meta, claim.state, claim.offsets, self._now())
+        state = {key: value for key, value in claim.state.items() if key not in outdated}
+        desk = self._desk = Desk(self._env.names, self._policy, meta, state, claim.marks, self._now())
         await writer.finish_leaving(desk, claim.state.get(LEAVING_KEY), self._now())
         await self._refresh(desk)
+        await writer.correct(desk, self._inbox.followed)
         reach("after-restore")
         seconds = (self._env.local() - started) / 1e9
         log.info("shard taken over", shard=self.number, keys=len(claim.state), seconds=round(seconds, 3))
@@ -212,8 +225,21 @@ class Shard:
         for service, partitions in new.items():
             served = desk.serve(service, self._now())
             for partition in partitions:
+                await self._check_position(desk, service, partition)
                 self._inbox.followed.add(partition)
                 self._env.source.follow(partition, desk.start_offset(served, partition), self._inbox)
+
+    async def _check_position(self, desk: Desk, service: str, partition: Partition) -> None:
+        """Forget a position that belongs to a topic of the same name which is no more."""
+        position = desk.unmarked(service, partition)
+        if position is None:
+            return
+        there = await self._env.source.read(partition, [position.last])
+        if [record.timestamp for record in there] != [position.timestamp]:
+            log.warning(
+                "made anew, or emptied; reading from its beginning", partition=f"{partition.topic}-{partition.number}"
+            )
+            desk.drop_position(service, partition)
 
     def _now(self) -> int:
         """Return broker time in whole milliseconds, so that stamps say exactly what decisions were made by."""
@@ -222,6 +248,8 @@ class Shard:
     async def _turn(self, desk: Desk, writer: BatchWriter) -> bool:
         """Wait for something to do and do it. Returns whether a batch was committed."""
         await self._not_paused()
+        if self._doubted:
+            raise ConnectionError("a broker was away; what it has left half-done is looked for")
         if self._changed:
             await self._refresh(desk)
         self._woken.clear()
@@ -259,7 +287,8 @@ class Shard:
 
         With a bucket of one, each ms that a release is late delays all behind it.
         """
-        now, wake = self._now(), desk.next_wake()
+        # each batch later than the last one: see gate.kafka.leftovers
+        now, wake = max(self._now(), desk.decided_until + MS), desk.next_wake()
         return now if wake is None or wake > now + LEAD else max(now, -(-wake // MS) * MS)
 
     async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:

@@ -1,7 +1,7 @@
 """Where shards read: one long poll per broker for all request partitions, and single reads of parked requests."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -32,9 +32,13 @@ class _Followed:
 
 
 class KafkaSource:
-    """`ports.Source` over Kafka. Make it in the event loop that uses it; `close` ends its tasks."""
+    """`ports.Source` over Kafka. Make it in the event loop that uses it; `close` ends its tasks.
 
-    def __init__(self, pollers: Sequence[Reader], single: Reader) -> None:
+    `on_trouble` is called when a broker that was read from does not answer any more.
+    """
+
+    def __init__(self, pollers: Sequence[Reader], single: Reader, on_trouble: Callable[[], None]) -> None:
+        self._on_trouble = on_trouble
         self._pollers = pollers
         self._parked = ParkedReader(single)
         self._followed: dict[Partition, _Followed] = {}
@@ -115,6 +119,7 @@ class KafkaSource:
             except (errors.KafkaError, OSError, TimeoutError) as error:
                 if self.trouble is None:
                     log.warning("the broker does not answer; trying again", node=node, why=repr(error))
+                    self._on_trouble()
                 self.trouble = str(error) or type(error).__name__
                 self._pollers[index].refresh()
                 await asyncio.sleep(BACKOFF)

@@ -6,6 +6,7 @@ per record. The gate reads at any offset (parked requests are pulled out of orde
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -22,7 +23,8 @@ from gate.kafka.ports import Fetched, Partition, Record
 
 EARLIEST: Final = -2
 BACKOFF: Final = 0.1
-SETTLING: Final = 10  # times BACKOFF
+SCAN_BYTES: Final = 1 << 20
+LOOK_BACK: Final = 10_000
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
 
 log = structlog.get_logger("gate.wire")
@@ -91,6 +93,24 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
     return Fetched(_Undecoded(kept, start), position, len(raw))
 
 
+def _fetch_request(
+    wanted: Mapping[Partition, int], wait_ms: int, partition_bytes: int, total_bytes: int, *, committed: bool
+) -> FetchRequest:
+    topics: dict[str, list[tuple[int, int, int]]] = {}
+    for partition, offset in wanted.items():
+        topics.setdefault(partition.topic, []).append((partition.number, offset, partition_bytes))
+    isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
+    return FetchRequest(wait_ms, 1, total_bytes, isolation, list(topics.items()))
+
+
+def _answers(response: Any) -> Iterator[tuple[Partition, int, Sequence[tuple[int, int]], bytes]]:
+    """Yield (partition, error code, aborted transactions, bytes of record batches)."""
+    for topic, partitions in response.topics:
+        for number, code, _highwater, *rest in partitions:
+            # v4 to v10 end with (aborted, records), v11 with (aborted, preferred replica, records)
+            yield Partition(topic, number), code, rest[2] if response.API_VERSION >= 11 else rest[-2], rest[-1]
+
+
 class Reader:
     """Fetches by partition and offset over a client of its own."""
 
@@ -147,25 +167,13 @@ class Reader:
         `committed=False` is for who knows from elsewhere which offsets are committed: the last stable offset may lag
         behind an answered commit by the time that the broker takes to write its markers.
         """
-        topics: dict[str, list[tuple[int, int, int]]] = {}
-        for partition, offset in wanted.items():
-            topics.setdefault(partition.topic, []).append((partition.number, offset, partition_bytes))
-        response = await self._client.send(
-            node,
-            FetchRequest(
-                wait_ms, 1, total_bytes, READ_COMMITTED if committed else READ_UNCOMMITTED, list(topics.items())
-            ),
-        )
+        request = _fetch_request(wanted, wait_ms, partition_bytes, total_bytes, committed=committed)
         result: dict[Partition, Fetched | type[errors.KafkaError]] = {}
-        for topic, partitions in response.topics:
-            for number, code, _highwater, *rest in partitions:
-                partition = Partition(topic, number)
-                # v4 to v10 end with (aborted, records), v11 with (aborted, preferred replica, records)
-                aborted = rest[2] if response.API_VERSION >= 11 else rest[-2]
-                if code:
-                    result[partition] = errors.for_code(code)
-                elif rest[-1]:
-                    result[partition] = decode(rest[-1], aborted, wanted[partition])
+        for partition, code, aborted, raw in _answers(await self._client.send(node, request)):
+            if code:
+                result[partition] = errors.for_code(code)
+            elif raw:
+                result[partition] = decode(raw, aborted, wanted[partition])
         return result
 
     async def fetch_one(
@@ -215,15 +223,46 @@ class Reader:
                     found[Partition(topic, number)] = rest[-1]
         return found
 
+    async def unstable(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+        """Return the partitions in which a transaction is open, each with its last stable offset and its end."""
+        stable = await self.offsets(partitions, LATEST)
+        ends = await self.offsets(partitions, LATEST, committed=False)
+        return {
+            partition: (offset, ends[partition]) for partition, offset in stable.items() if offset < ends[partition]
+        }
 
-async def is_settled(reader: Reader, partition: Partition) -> bool:
-    """Tell whether no transaction is open in a partition, given some time for markers that are on their way."""
-    for _ in range(SETTLING):
-        stable = (await reader.offsets([partition], LATEST))[partition]
-        if stable == (await reader.offsets([partition], LATEST, committed=False))[partition]:
-            return True
-        await asyncio.sleep(BACKOFF)
-    return False
+    async def left_open(self, partition: Partition, start: int, end: int, producer_id: int) -> list[Record]:
+        """Return what a producer has written from `start` on up to `end` and neither committed nor aborted."""
+        left: list[Record] = []
+        while start < end:
+            request = _fetch_request({partition: start}, 200, SCAN_BYTES, SCAN_BYTES, committed=False)
+            for _, code, _, raw in _answers(await self._client.send(await self.locate(partition), request)):
+                if code:
+                    raise errors.for_code(code)(f"{partition.topic}-{partition.number} at offset {start}")
+                batches = MemoryRecords(raw or b"")
+                while batches.has_next():
+                    batch = batches.next_batch()
+                    if batch.producer_id == producer_id:
+                        left = [] if batch.is_control_batch else [*left, *batch]
+                    start = max(start, batch.next_offset)
+        return left
+
+    async def last_committed(self, partition: Partition, end: int) -> Record | None:
+        """Return the last committed record before `end`, if there is one in the last LOOK_BACK offsets."""
+        back = 1
+        while back < 2 * min(end, LOOK_BACK):
+            start = max(0, end - back)
+            with suppress(errors.OffsetOutOfRangeError):  # the beginning has been deleted
+                last: Record | None = None
+                while start < end:
+                    answer = await self.fetch_one(partition, start, wait_ms=200, partition_bytes=SCAN_BYTES)
+                    if answer is not None:
+                        last = next((r for r in reversed(answer.records) if r.offset < end), last)
+                        start = answer.next_offset
+                if last is not None:
+                    return last
+            back *= 8
+        return None
 
 
 async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:

@@ -15,13 +15,15 @@ from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProd
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.ports import Claim, Outgoing, Partition, Raw, Written
+from gate.kafka.leftovers import Torn
+from gate.kafka.ports import Claim, Mark, Outgoing, Partition, Raw, Written
 
 BATCH_BYTES: Final = 1_000_000
 KNOWN: Final = "0.14.0"  # the version whose private parts `fill` was written for
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 PROMPT_BACKOFF: Final = 0.002
+SETTLING: Final = 0.05
 
 log = structlog.get_logger("gate.writer")
 
@@ -147,16 +149,16 @@ class KafkaSession:
         commit_offsets: Callable[[Mapping[Partition, int]], Awaitable[None]],
         *,
         deadline: float,
-        leftovers: Callable[[Sequence[Partition]], Awaitable[Sequence[Partition]]] | None = None,
+        look_behind: Callable[[int], Awaitable[Torn | None]] | None = None,
         compression: str | None = None,
         **client_options: Any,
     ) -> None:
         """Prepare; nothing is sent before `claim`.
 
-        `leftovers` tells, for the request partitions claimed, to which partitions a predecessor may have written whose
-        transaction is still open although it was fenced; none: all is settled.
+        `look_behind` tells, by the id of the producer, what the broker has left half-done of a predecessor's
+        transaction although it was fenced.
         """
-        self._leftovers = leftovers
+        self._look_behind = look_behind
         self._id = transactional_id
         self._group = group
         self._state = state
@@ -192,30 +194,30 @@ class KafkaSession:
                 f"the broker does not let this gate use the transactional id {self._id}",
                 hint=f"allow Write and Describe on TransactionalId {self._group}-* ; the shard then goes on by itself",
             ) from error
-        if self.atomic and self._leftovers is not None and (written := await self._leftovers(partitions)):
-            log.warning("the broker left a predecessor's transaction open; aborting it", state=self._state.number)
-            async with asyncio.timeout(self._deadline):
-                await self._abort_in(written)
-            if await self._leftovers(partitions):
-                raise GateError(
-                    f"somebody else has a transaction open in {self._state.topic}-{self._state.number}; what was"
-                    " committed behind it can't be read",
-                    hint="find it with `kafka-transactions.sh find-hanging`, and end it with `... abort`",
-                )
+        if self.atomic and self._look_behind is not None:
+            producer_id = self._producer._txn_manager.producer_id  # noqa: SLF001
+            torn = await self._look_behind(producer_id)
+            if torn is not None:
+                log.warning(
+                    "the broker has left a transaction half-done; ending it as it was decided",
+                    state=self._state.number, committed=torn.committed,
+                    partitions=[f"{topic}-{number}" for topic, number in torn.partitions],
+                )  # fmt: skip
+                await self._end(torn)
+                async with asyncio.timeout(self._deadline):
+                    while await self._look_behind(producer_id) is not None:  # noqa: ASYNC110 - markers come
+                        await asyncio.sleep(SETTLING)
         return await self._restore(partitions)
 
-    async def _abort_in(self, partitions: Sequence[Partition]) -> None:
-        """Abort a transaction that has written nothing: its markers end what earlier epochs left open, all in one way.
-
-        After a crash a broker may note a transaction as ended and never write its markers (KRaft, where partitions had
-        no leader at that moment). Our next commit would then publish its records, in some partitions and not in others.
-        """
+    async def _end(self, torn: Torn) -> None:
+        """End what is left open by a transaction that writes nothing: its markers end it, in all partitions alike."""
         self.begin()
-        for partition in partitions:
+        for partition in torn.partitions:
             self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
         nothing = {TopicPartition(*self._state): OffsetAndMetadata(0, "")}
-        await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
-        await self._producer.abort_transaction()
+        async with asyncio.timeout(self._deadline):
+            await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
+            await (self._producer.commit_transaction() if torn.committed else self._producer.abort_transaction())
 
     def begin(self) -> None:
         """See `ports.Session`."""
@@ -223,7 +225,7 @@ class KafkaSession:
             self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
 
     async def produce(
-        self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], offsets: Mapping[Partition, int] | None = None
+        self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], marks: Mapping[Partition, Mark] | None = None
     ) -> Mapping[Partition, Written]:
         """See `ports.Session`. All futures are awaited: a commit succeeds although a batch has failed."""
         topics = self._topics.union((self._state.topic,), (partition.topic for partition in outputs))
@@ -235,16 +237,16 @@ class KafkaSession:
         for partition in (*outputs, self._state):  # together they take one request; each batch writes state
             self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
         parts: list[Awaitable[Any]] = [self._send(partition, records) for partition, records in outputs.items()]
-        if offsets and self.atomic:
-            at = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
-            parts.append(self._producer.send_offsets_to_transaction(at, self._group))
+        if marks and self.atomic:
+            offsets = {TopicPartition(*p): OffsetAndMetadata(mark.offset, str(mark.at)) for p, mark in marks.items()}
+            parts.append(self._producer.send_offsets_to_transaction(offsets, self._group))
         async with asyncio.timeout(self._deadline):
             answers = await asyncio.gather(*parts, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        if offsets and not self.atomic:
-            await self._commit_offsets(offsets)
+        if marks and not self.atomic:
+            await self._commit_offsets({partition: mark.offset for partition, mark in marks.items()})
         written: list[Any] = list(answers)
         return dict(zip(outputs, written, strict=False))
 

@@ -19,6 +19,7 @@ from tests.sim.checker import STAMP, Checker, Committed
 from tests.system.gates import create
 
 SESSION = 2.0  # seconds
+HALF_DONE = "the broker has left a transaction half-done"
 RATIO = 0.999
 DRAIN = 180.0
 BROKER_PROPERTIES = {"log.cleaner.enable": "false"}  # the changelog stays whole, to be compared at each kill
@@ -39,6 +40,7 @@ class Report:
     silences: Sequence[judge.Silence] = ()
     times: dict[str, float] = field(default_factory=dict)  # seconds per phase
     missed: int = 0
+    torn: int = 0  # transactions that the broker left half-done, and a gate ended
     notes: list[str] = field(default_factory=list)
     gate_errors: Mapping[str, int] = field(default_factory=dict)
 
@@ -73,6 +75,8 @@ class Report:
                 f"  {name}: {use.admitted:,} of {use.allowed:,} admitted outside outages ({use.ratio:.3%}),"
                 f" outages {use.outage_ms / 1e3:.1f} s, longest unexplained pauses {self._pauses(use)}"
             )
+        if self.torn:
+            yield f"  {self.torn} transactions were left half-done by the broker, and ended by who took over"
         yield "  time:   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.times.items())
         yield from (f"  {note}" for note in self.notes)
         if self.missed:
@@ -114,6 +118,7 @@ async def run(
         await asyncio.to_thread(members.stop)
         report.incidents, report.missed = members.incidents, members.missed
         report.gate_errors = errors_of(members.logs)
+        report.torn = sum(log.read_text(errors="replace").count(HALF_DONE) for log in members.logs)
         await judge_topics(report, policy, broker.bootstrap)
         clock.lap("check")
     finally:
@@ -244,6 +249,7 @@ async def judge_topics(report: Report, policy: Policy, bootstrap: str) -> None:
         offsets=offsets,
         open_transactions=still_open,
         last_fault_ms=int(1000 * max((i.at for i in report.incidents), default=0)),
+        torn=report.torn > 0,
     )
     shards = {s: shard_of(policy.shard_key(s), SHARDS) for s in SHARES}
     for service in replays.values():

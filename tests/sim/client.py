@@ -12,7 +12,13 @@ from enum import Enum, auto
 from random import Random
 from typing import TypeVar
 
-from gate.kafka.ports import Claim, Inbox, Outgoing, Partition, Written
+import msgspec
+
+from gate.kafka.clock import MS
+from gate.kafka.desk import META_KEY, Meta
+from gate.kafka.headers import decided_at
+from gate.kafka.leftovers import was_committed
+from gate.kafka.ports import Claim, Inbox, Mark, Outgoing, Partition, Written
 from tests.sim.log import MARKER, Broker, ConcurrentTransactionsError, KafkaError, Stored
 from tests.sim.loop import Process, SimLoop
 
@@ -44,6 +50,7 @@ class Faults:
     fates: tuple[Fate, ...] = tuple(Fate)[1:]
     slow: float = 0.02  # chance that a request takes a hundred times longer
     markers: tuple[float, ...] = (0.0, 0.0, 0.0, 0.01, 0.2)  # seconds from a commit until all can see it
+    torn: float = 0.0  # chance that the broker dies at the end of a transaction, and forgets some of its markers
 
 
 class Network:
@@ -145,29 +152,51 @@ class SimSession:
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         async with asyncio.timeout(DEADLINE):
             await self._fence()
+            await self._mend()
             return await self._read(partitions)
 
     async def _fence(self) -> None:
         self._epoch = await self._call("init", lambda: self._broker.init(self._name))
 
+    async def _mend(self) -> None:
+        """End what the broker has left half-done; what the real session finds by reading is at hand here."""
+        name, epoch, broker = self._name, self._epoch, self._broker
+
+        def at_of(record: Stored) -> int:
+            if record.key == META_KEY.encode() and record.value:
+                return msgspec.json.decode(record.value, type=Meta).at // MS
+            return decided_at(record.headers) or 0
+
+        def look() -> tuple[list[Partition], bool]:
+            left = {p: log for p, log in broker.logs.items() if name in log.open}
+            own = {p: log for p, log in broker.logs.items() if name in log.epochs}
+            services = {p.topic.split(".")[-1] for p in own}
+            seen = [at_of(r) for log in own.values() for r in log.committed()] if left else []
+            seen += [mark.at for p, mark in broker.marks.items() if p.topic.split(".")[-1] in services]
+            opened = (at_of(r) for log in left.values() for r in log.stored if r.transaction is log.open[name])
+            return list(left), was_committed(opened, seen)
+
+        torn, committed = await self._call("look behind", look, Fate.FINE)
+        if torn:
+            await self._call("mend", lambda: broker.mend(name, epoch, torn, commit=committed), Fate.FINE)
+            await self._call("settle", lambda: broker.check_settled(name))
+
     async def _read(self, partitions: Sequence[Partition]) -> Claim:
         broker = self._broker
         state = await self._call("read state", broker.log(self._state).newest)
-        offsets = await self._call(
-            "read offsets", lambda: {p: broker.offsets[p] for p in partitions if p in broker.offsets}
-        )
-        return Claim(state, offsets)
+        marks = await self._call("read offsets", lambda: {p: broker.marks[p] for p in partitions if p in broker.marks})
+        return Claim(state, marks)
 
     def begin(self) -> None:
         """Nothing is sent before the first produce."""
 
     async def produce(
-        self, outputs: Mapping[Partition, Sequence[Outgoing]], offsets: Mapping[Partition, int] | None = None
+        self, outputs: Mapping[Partition, Sequence[Outgoing]], marks: Mapping[Partition, Mark] | None = None
     ) -> Mapping[Partition, Written]:
         async with asyncio.timeout(DEADLINE):
-            if not offsets:
+            if not marks:
                 return await self._produce(outputs)
-            written, _ = await asyncio.gather(self._produce(outputs), self._send_offsets(offsets))
+            written, _ = await asyncio.gather(self._produce(outputs), self._send_offsets(marks))
             return written
 
     async def _produce(self, outputs: Mapping[Partition, Sequence[Outgoing]]) -> Mapping[Partition, Written]:
@@ -186,7 +215,7 @@ class SimSession:
 
         return await self._call("produce", effect, fate)
 
-    async def _send_offsets(self, offsets: Mapping[Partition, int]) -> None:
+    async def _send_offsets(self, offsets: Mapping[Partition, Mark]) -> None:
         name, epoch, broker = self._name, self._epoch, self._broker
         fate = self._network.draw(self._process, "offsets")
         apart = fate is Fate.LATE

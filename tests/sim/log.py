@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from gate.kafka.ports import Fetched, Headers, Outgoing, Partition
+from gate.kafka.ports import Fetched, Headers, Mark, Outgoing, Partition
 
 TRANSACTION_TIMEOUT = 30.0
 REAP_EVERY = 10.0
@@ -179,12 +179,18 @@ class Broker:
         later: Callable[[float, Callable[[], None]], object],
         marker_delay: Callable[[], float],
         state_topic: str,
+        crash: Callable[[], Callable[[], bool] | None] = lambda: None,
     ) -> None:
+        """`crash` tells at the end of each transaction whether the broker dies in the middle of it.
+
+        It then returns what tells for each marker whether it was written; the others never are.
+        """
         self.logs: dict[Partition, PartitionLog] = {}
-        self.offsets: dict[Partition, int] = {}
+        self.marks: dict[Partition, Mark] = {}
         self.producers: dict[str, Producer] = {}
         self.commits = 0
-        self._pending: dict[str, dict[Partition, int]] = {}
+        self.hanging: set[tuple[str, Partition]] = set()  # what a broker that died has left open
+        self._pending: dict[str, dict[Partition, Mark]] = {}
         self._offset_epochs: dict[str, int] = {}
         self._trace = trace
         self._now = now
@@ -192,6 +198,7 @@ class Broker:
         self._later = later
         self._marker_delay = marker_delay
         self._state_topic = state_topic
+        self._crash = crash
         self._reaping = False
 
     def log(self, partition: Partition) -> PartitionLog:
@@ -246,7 +253,12 @@ class Broker:
         """Return the log's timestamp for a produce to `partition` now; -1 with CreateTime."""
         return self._clock_ms() if partition.topic == self._state_topic else -1
 
-    def add_offsets(self, name: str, epoch: int, offsets: Mapping[Partition, int]) -> None:
+    @property
+    def offsets(self) -> dict[Partition, int]:
+        """The group's committed offsets."""
+        return {partition: mark.offset for partition, mark in self.marks.items()}
+
+    def add_offsets(self, name: str, epoch: int, offsets: Mapping[Partition, Mark]) -> None:
         """TxnOffsetCommit."""
         if epoch < self._offset_epochs.get(name, epoch):
             raise FencedError(f"offsets: epoch {epoch} of {name} is over")
@@ -263,6 +275,16 @@ class Broker:
         if commit:
             self.commits += 1
 
+    def mend(self, name: str, epoch: int, partitions: Iterable[Partition], *, commit: bool) -> None:
+        """End what is left open by a transaction of nothing, in one go: nobody dies in the middle of it here."""
+        self.add(name, epoch, partitions, offsets=True)
+        self.end(name, epoch, commit=commit)
+
+    def check_settled(self, name: str) -> None:
+        """Raise ConcurrentTransactionsError while markers are on their way."""
+        if self.producers[name].ending:
+            raise ConcurrentTransactionsError(name)
+
     def _current(self, name: str, epoch: int) -> Producer:
         producer = self.producers[name]
         if epoch != producer.epoch:
@@ -276,16 +298,23 @@ class Broker:
         producer.partitions, producer.offsets, producer.since, producer.ending = {}, False, None, True
         self._trace.add("end", name, epoch, commit)
 
-        def write() -> None:
+        def write(is_written: Callable[[], bool] = lambda: True) -> None:
             for partition in partitions:
-                self.log(partition).mark(name, epoch, self._clock_ms(), commit=commit)
-            pending = self._pending.pop(name, {}) if offsets else {}
-            if offsets:
+                if is_written():
+                    self.log(partition).mark(name, epoch, self._clock_ms(), commit=commit)
+                    self.hanging.discard((name, partition))
+                else:
+                    self.hanging.add((name, partition))
+            if offsets and is_written():
+                pending = self._pending.pop(name, {})
                 self._offset_epochs[name] = epoch
-            if commit:
-                self.offsets.update(pending)
+                if commit:
+                    self.marks.update(pending)
             producer.ending = False
 
+        if (is_written := self._crash()) is not None:
+            write(is_written)
+            return
         delay = self._marker_delay()
         if delay:
             self._later(delay, write)
@@ -312,5 +341,4 @@ class Broker:
     def open_transactions(self) -> list[str]:
         """Return what is not ended."""
         open_ = [name for name, producer in self.producers.items() if producer.since is not None or producer.ending]
-        hanging = [f"{t}-{n} by {name}" for (t, n), log in self.logs.items() for name in log.open]
-        return open_ + hanging
+        return open_ + [f"{t}-{n} by {name}" for (t, n), log in self.logs.items() for name in log.open]

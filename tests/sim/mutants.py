@@ -6,17 +6,20 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from unittest import mock
 
+import msgspec
+
 from gate.admission.parked import Parked
 from gate.admission.plan import Plan
-from gate.kafka import routing
-from gate.kafka.clock import MS, BrokerClock
+from gate.kafka import routing, shard
+from gate.kafka.clock import MS
 from gate.kafka.commit import BatchWriter
 from gate.kafka.desk import Desk, Turn
-from gate.kafka.ports import Claim, Inbox, Outgoing, Partition, Written
+from gate.kafka.ports import Claim, Inbox, Mark, Outgoing, Partition, Written
 from gate.kafka.routing import Batch
 from gate.kafka.shard import Shard
 from gate.limits import Limiter
 from gate.limits.runs import Ring
+from tests.sim import client
 from tests.sim.client import SimSession
 from tests.sim.log import PartitionLog
 from tests.sim.scenario import START_MS
@@ -114,22 +117,28 @@ def read_before_fencing(claim: Any) -> Any:
     return early
 
 
-@_plant(Desk, "offsets")
-def offset_too_high(offsets: Any) -> Any:
+@_plant(Desk, "marks")
+def offset_too_high(marks: Any) -> Any:
     """The committed offset skips a request."""
-    return lambda self, turns: {p: o + ("requests" in p.topic) for p, o in offsets(self, turns).items()}
+    return lambda self, turns, now: {
+        p: Mark(o + ("requests" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
+    }
 
 
-@_plant(Desk, "offsets")
-def offset_too_low(offsets: Any) -> Any:
+@_plant(Desk, "marks")
+def offset_too_low(marks: Any) -> Any:
     """The committed offset is that of the last request instead of the next one."""
-    return lambda self, turns: {p: o - ("requests" in p.topic) for p, o in offsets(self, turns).items()}
+    return lambda self, turns, now: {
+        p: Mark(o - ("requests" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
+    }
 
 
-@_plant(Desk, "offsets")
-def watermark_too_high(offsets: Any) -> Any:
+@_plant(Desk, "marks")
+def watermark_too_high(marks: Any) -> Any:
     """The oldest parked request is already given up."""
-    return lambda self, turns: {p: o + ("delayed" in p.topic) for p, o in offsets(self, turns).items()}
+    return lambda self, turns, now: {
+        p: Mark(o + ("delayed" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
+    }
 
 
 @_plant(Desk, "start_offset")
@@ -175,10 +184,10 @@ def clock_of_the_member(now: Any) -> Any:
     return lambda self: self._env.wall() // MS * MS
 
 
-@_plant(BrokerClock, "advance_to")
-def earlier_than_the_last_owner(advance_to: Any) -> Any:
+@_plant(shard, "read_meta")
+def earlier_than_the_last_owner(read_meta: Any) -> Any:
     """A new owner decides by a time before that of the last decision."""
-    return lambda self, moment, local: None
+    return lambda *args: msgspec.structs.replace(read_meta(*args), at=0)
 
 
 @_plant(Inbox, "give_back")
@@ -253,7 +262,12 @@ def never_again(sleep: Any) -> Any:
 @_plant(Desk, "learn")
 def new_topic_from_its_beginning(learn: Any) -> Any:
     """A topic that the shard did not have when it was taken over is read from its beginning."""
-    return lambda self, offsets: None
+
+    def anew(self: Desk, marks: Mapping[Partition, Mark]) -> None:
+        for place in marks:
+            self._positions.get(self._names.service_of(place.topic) or "", {}).pop(place.number, None)
+
+    return anew
 
 
 @_plant(Desk, "route")
@@ -270,3 +284,31 @@ def parked_behind_fresh(route: Any) -> Any:
         turn.pulled = pulled
 
     return behind
+
+
+@_plant(client, "was_committed")
+def half_done_always_aborted(was_committed: Any) -> Any:
+    """What a broker has left half-done is aborted, also where a part of it was seen to be committed."""
+    return lambda left, seen: False
+
+
+@_plant(SimSession, "_mend")
+def half_done_not_looked_for(mend: Any) -> Any:
+    """A transaction that a broker has left half-done is ended by whatever comes next."""
+
+    async def blind(self: SimSession) -> None:
+        pass
+
+    return blind
+
+
+@_plant(Desk, "positions")
+def offsets_of_the_group_believed(positions: Any) -> Any:
+    """Only the group's offsets tell how far requests are decided."""
+    return lambda self, turns: {}
+
+
+@_plant(Shard, "doubt")
+def broker_never_doubted(doubt: Any) -> Any:
+    """Who had a commit answered before a broker died goes on as if all of it could be seen."""
+    return lambda self: None

@@ -140,7 +140,10 @@ def draw(seed: int, hours: float) -> Scenario:
         fates = tuple(Fate)[1:]
         if random.random() < 0.5:
             fates = tuple(random.sample(fates, 2))
-        faults = Faults(random.choice((0.02, 0.05, 0.2)), random.choice((2, 5, 10)), fates, random.choice((0.0, 0.1)))
+        faults = Faults(
+            random.choice((0.02, 0.05, 0.2)), random.choice((2, 5, 10)), fates, random.choice((0.0, 0.1)),
+            torn=Random(f"torn {seed}").choice((0.0, 0.0, 0.02, 0.1)),
+        )  # fmt: skip
         for _ in range(random.choice((0, 1, 3, 6))):
             at = random.choice(offers).at + random.uniform(-1, 10)
             events.append((min(max(0.0, at), 0.8 * seconds), random.choice(Kind.ALL)))

@@ -17,7 +17,7 @@ from gate.kafka.assignor import balance, shard_of
 from gate.kafka.control import PauseUntil, Resume
 from gate.kafka.feedback import Lag, Received
 from gate.kafka.gate import Gate
-from gate.kafka.ports import Outgoing, Partition, Session
+from gate.kafka.ports import Mark, Outgoing, Partition, Session
 from gate.limits import runs as runs_module
 from gate.policy import Policy, Settings
 from tests.sim.checker import Checker, Committed
@@ -113,11 +113,11 @@ class Member(Gate):
         async with asyncio.timeout(10):
             await self.world.network.call(self.process, "confirm", lambda: self.world.group.confirm(self, shard))
 
-    async def committed(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
-        offsets = self.world.broker.offsets
+    async def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+        marks = self.world.broker.marks
         async with asyncio.timeout(10):
             return await self.world.network.call(
-                self.process, "offsets", lambda: {p: offsets[p] for p in partitions if p in offsets}
+                self.process, "offsets", lambda: {p: marks[p] for p in partitions if p in marks}
             )
 
     async def prepare(self, services: Collection[str]) -> None:
@@ -215,8 +215,10 @@ class World:
     def __post_init__(self) -> None:
         self.random = Random(f"world {self.scenario.seed}")
         self.clock_shift_ms = 0
+        self.clock_set = False
         self.variant = 0
         self.last_fault = 0.0
+        self.torn = False
         self.network = Network(self.loop, Random(f"net {self.scenario.seed}"), self.scenario.faults, self.note)
         self.network.kill, self.network.pause = self.kill, self.pause
         self.broker = Broker(
@@ -226,6 +228,7 @@ class World:
             later=self.network.later,
             marker_delay=lambda: self.random.choice(self.scenario.faults.markers),
             state_topic=NAMES.state,
+            crash=self._crash,
         )
         self.group = Group(self)
         self.gates: dict[Process, Member] = {}
@@ -328,6 +331,7 @@ class World:
                 delay = self.random.uniform(0, 2)
                 self.loop.call_later(delay, each.set_policy, self.policy, context=each.process.context)
         elif kind == Kind.CLOCK:
+            self.clock_set = True
             self.clock_shift_ms += self.random.choice((-HOUR_MS, HOUR_MS))
             self._fault(kind, self.clock_shift_ms)
             if self.random.random() < 0.5:
@@ -340,6 +344,21 @@ class World:
             self.network.later(self.random.uniform(5, 60), self._show)
         elif kind == Kind.COMMAND:
             self._command(self.random.choice(self.scenario.services))
+
+    def _crash(self) -> Callable[[], bool] | None:
+        """Let the broker die at the end of a transaction, now and then. See `Broker`."""
+        chance = self.scenario.faults.torn
+        if not chance or not self.network.ill or self.network.down or self.random.random() >= chance:
+            return None
+        seconds, written = self.random.choice((1.0, 5.0)), self.random.choice((0.0, 0.3, 0.7))
+        self.note("torn", seconds, written)  # all may be decided by now
+        self.torn = True
+        self.network.down = True
+        self.network.later(seconds, lambda: setattr(self.network, "down", False))
+        for member in self.gates.values():
+            delay = self.network.latency()
+            self.loop.call_later(delay, member.doubt, context=member.process.context)
+        return lambda: self.random.random() < written
 
     def _show(self) -> None:
         self.hidden = ""
@@ -405,8 +424,11 @@ class World:
         )
 
     def look(self) -> None:
-        """Check in mid-run: what is committed must be in order at any moment."""
-        self.problems += self._read().finish(policy=self.policy, offsets=self.broker.offsets)
+        """Check in mid-run: what is committed must be in order at any moment, once a broker's death is got over."""
+        if self.broker.hanging:
+            self.loop.call_later(1.0, self.look)
+            return
+        self.problems += self._read().finish(policy=self.policy, offsets=self.broker.offsets, torn=self.torn)
 
     def check(self) -> None:
         """Check the whole run."""
@@ -415,8 +437,9 @@ class World:
             offsets=self.broker.offsets,
             drained=True,
             open_transactions=self.broker.open_transactions(),
-            last_fault_ms=None if self.clock_shift_ms else START_MS + int(self.last_fault * 1000),
+            last_fault_ms=None if self.clock_set else START_MS + int(self.last_fault * 1000),
             timely_from_ms=START_MS + 20_000 if self.scenario.calm else None,
+            torn=self.torn,
         )
 
     def _read(self) -> Checker:

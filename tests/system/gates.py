@@ -85,10 +85,16 @@ class GateProcess:
 
 @contextmanager
 def gate(
-    folder: Path, bootstrap: str, prefix: str, policy: str, *args: str, env: dict[str, str] | None = None
+    folder: Path,
+    bootstrap: str,
+    prefix: str,
+    policy: str,
+    *args: str,
+    env: dict[str, str] | None = None,
+    program: Sequence[str] = ("-m", "gate"),
 ) -> Iterator[GateProcess]:
     """Run a gate until the end of the block."""
-    process = GateProcess(folder, bootstrap, prefix, policy, *args, env=env)
+    process = GateProcess(folder, bootstrap, prefix, policy, *args, env=env, program=program)
     try:
         yield process
     finally:

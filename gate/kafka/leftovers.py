@@ -1,0 +1,84 @@
+"""What a broker has left half-done of a predecessor's transaction, and how that was decided.
+
+A broker that is killed may note a transaction as complete without writing all of its markers: KRaft, where partitions
+are not in its metadata yet when it looks for their leaders ("likely deleted already and hence can be skipped" in its
+log). Then some partitions hold the batch, committed or not, and in others it is open: nobody reads it, nor anything
+behind it, until the next transaction of the same producer publishes it.
+
+Batches of a shard follow each other in time, and say by what time they were decided: in their stamps, and in the
+changelog. So what is open was committed if anything as new was seen to be, and was not if nothing was.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gate.errors import GateError
+from gate.kafka.desk import META_KEY, read_meta
+from gate.kafka.headers import decided_at
+from gate.kafka.ports import Mark, Partition, Record
+from gate.kafka.wire import LATEST, Reader, read_all
+
+MS: Final = 1_000_000
+BACKOFF: Final = 0.1
+PATIENCE: Final = 10  # times BACKOFF, for markers that are on their way
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """A transaction that has its end in some partitions and not in others."""
+
+    partitions: tuple[Partition, ...]  # where it is open
+    committed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the owner of a shard writes."""
+
+    state: Partition
+    outputs: tuple[Partition, ...]  # of its services alone
+    reports: tuple[Partition, ...]  # others write there too
+
+
+def was_committed(left: Iterable[int], seen: Iterable[int]) -> bool:
+    """Tell how a transaction was decided: from the times in what it has left open, and in what is committed."""
+    return max(left, default=0) <= max(seen, default=-1)
+
+
+async def look(reader: Reader, places: Places, producer_id: int, marks: Iterable[Mark], shards: int) -> Torn | None:
+    """Look for what is left open by a producer that has been fenced. None: all is settled.
+
+    `marks` are the group's committed offsets: they may have their end where nothing else has. Raises GateError where
+    somebody else has a transaction open in the changelog, and StateMismatchError.
+    """
+    left = await _left_open(reader, places, producer_id)
+    torn = tuple(partition for partition, records in left.items() if records)
+    if not torn:
+        return None
+    newest = await read_all(reader, places.state)
+    seen = [read_meta(newest.get(META_KEY), shards).at // MS, *(mark.at for mark in marks)]
+    for partition, end in (await reader.offsets(places.outputs, LATEST)).items():
+        last = await reader.last_committed(partition, end)
+        seen.append((decided_at(last.headers) if last is not None else None) or 0)
+    key = META_KEY.encode()
+    times = [read_meta(r.value, shards).at // MS for r in left.get(places.state, ()) if r.key == key]
+    times += [at for p in places.outputs for r in left.get(p, ()) if (at := decided_at(r.headers)) is not None]
+    return Torn(torn, was_committed(times, seen))
+
+
+async def _left_open(reader: Reader, places: Places, producer_id: int) -> Mapping[Partition, Sequence[Record]]:
+    everywhere = (places.state, *places.outputs, *places.reports)
+    await reader.learn({partition.topic for partition in everywhere})
+    for _ in range(PATIENCE):
+        unstable = await reader.unstable(everywhere)
+        left = {p: await reader.left_open(p, start, end, producer_id) for p, (start, end) in unstable.items()}
+        if left.get(places.state, True):
+            return left
+        await asyncio.sleep(BACKOFF)
+    raise GateError(
+        f"somebody else has a transaction open in {places.state.topic}-{places.state.number}; what was committed"
+        " behind it can't be read",
+        hint="find it with `kafka-transactions.sh find-hanging`, and end it with `... abort`",
+    )
