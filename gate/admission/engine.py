@@ -137,8 +137,12 @@ class Engine:
         return sum(lane.requests for lane in self.lanes.values())
 
     def pause(self, now: int, until: int, tenant: str = "") -> None:
-        """Admit nothing, or nothing of one tenant, before `until`."""
-        self._pause(now, min(until, FOREVER), tenant)
+        """Admit nothing, or nothing of one tenant, before `until`.
+
+        The longest pause counts: a worker that was told to wait for seconds must not end what an operator asked for.
+        """
+        before = self.tenants.paused.get(short(tenant), 0) if tenant else self.paused_until
+        self._pause(now, max(before, min(until, FOREVER)), tenant)
 
     def resume(self, now: int, tenant: str = "") -> None:
         """End a pause."""

@@ -73,8 +73,8 @@ def pause(
 ) -> None:
     """Admit nothing of a service, or of one of its tenants, for a time.
 
-    What comes meanwhile waits, as under any limit, and is told when it will be admitted. A later pause replaces an
-    earlier one; `gate resume` ends it. Without --until and --for it lasts until then.
+    What comes meanwhile waits, as under any limit, and is told when it will be admitted. Of several
+    pauses the longest counts; `gate resume` ends them. Without --until and --for it lasts until then.
 
     Example: `gate pause payments --for 15m`
 

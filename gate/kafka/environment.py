@@ -5,7 +5,7 @@ from typing import Protocol
 
 from gate.admission.model import Event, Usage
 from gate.kafka.feedback import Feedback
-from gate.kafka.ports import Mark, Outgoing, Partition, Session, Source
+from gate.kafka.ports import Mark, Outgoing, Partition, Pool, Session, Source
 from gate.kafka.topics import Names
 
 
@@ -32,6 +32,8 @@ class Environment(Protocol):
     def source(self) -> Source: ...  # noqa: D102
     @property
     def observer(self) -> Observer: ...  # noqa: D102
+    @property
+    def pool(self) -> Pool: ...  # noqa: D102
     @property
     def feedback(self) -> Feedback: ...  # noqa: D102
     @property

@@ -16,7 +16,7 @@ from gate.kafka.feedback import Feedback
 from gate.kafka.leftovers import Places, Torn, look
 from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.notices import Notices
-from gate.kafka.ports import Claim, Mark, Partition, Session
+from gate.kafka.ports import Claim, Mark, Partition, Pool, Session
 from gate.kafka.reporting import Reporter, shard_in
 from gate.kafka.reset import reset
 from gate.kafka.routing import Topics
@@ -32,6 +32,8 @@ CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
 RESTORE_DEADLINE: Final = 120.0
 POLLERS: Final = 2
+POOL_BYTES: Final = 16 << 20
+LEAST_BYTES: Final = 256 << 10
 RESET_POLL: Final = 0.2
 
 log = structlog.get_logger("gate")
@@ -53,6 +55,7 @@ class Gate:
         self.settings = settings
         self.shards = settings.shards
         self.observer = observer
+        self.pool = Pool(POOL_BYTES, LEAST_BYTES)
         self._reset_state = reset_state
         self._policy = policy
         self._options: dict[str, Any] = {"bootstrap_servers": settings.bootstrap, **client_options}

@@ -125,10 +125,20 @@ class Source(Protocol):
 
 
 @dataclass(slots=True)
+class Pool:
+    """How much all inboxes of a gate may hold together, bytes. Each may hold `least` of it whatever the others do."""
+
+    limit: int
+    least: int
+    size: int = 0
+
+
+@dataclass(slots=True)
 class Inbox:
     """What has been fetched for a shard and not been decided yet. `wake` is called at each arrival."""
 
     limit: int  # bytes; full above it
+    pool: Pool
     wake: "Wake"
     waiting: dict[Partition, list[Fetched]] = field(default_factory=dict)
     size: int = 0
@@ -144,8 +154,18 @@ class Inbox:
         """Add what was fetched."""
         if not self.closed:
             self.waiting.setdefault(partition, []).append(fetched)
-            self.size += fetched.size
+            self._grow(fetched.size)
             self.wake()
+
+    def close(self) -> None:
+        """Take nothing more, and hold nothing."""
+        self.closed = True
+        self.waiting.clear()
+        self._grow(-self.size)
+
+    def _grow(self, size: int) -> None:
+        self.size += size
+        self.pool.size += size
 
     def take(self, partition: Partition, room: int) -> tuple[list[Record], int] | None:
         """Take up to `room` records of `partition`, and the offset behind them. None: nothing waits."""
@@ -163,7 +183,7 @@ class Inbox:
                 waiting[0] = Fetched(first.records[keep:], first.next_offset, first.size)
                 return records, records[-1].offset + 1
             records.extend(first.records)
-            self.size -= first.size
+            self._grow(-first.size)
             waiting.pop(0)
             end = first.next_offset
         if not waiting:
@@ -174,7 +194,7 @@ class Inbox:
         """Forget a partition that is not there any more."""
         self.followed.discard(partition)
         self.held.discard(partition)
-        self.size -= sum(fetched.size for fetched in self.waiting.pop(partition, ()))
+        self._grow(-sum(fetched.size for fetched in self.waiting.pop(partition, ())))
 
     def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int) -> None:
         """Put records that were taken and can't go yet in front again, and read no further."""
@@ -183,7 +203,8 @@ class Inbox:
 
     def wants(self, partition: Partition) -> bool:
         """Tell whether `partition` may be read on."""
-        return not self.closed and self.size < self.limit and partition not in self.held
+        has_room = self.size < self.pool.least or self.pool.size < self.pool.limit
+        return not self.closed and self.size < self.limit and has_room and partition not in self.held
 
 
 class Wake(Protocol):

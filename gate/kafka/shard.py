@@ -47,7 +47,7 @@ class Shard:
         self._idle.set()
         self._paused = self._stopping = self._doubted = False
         self._changed = False  # the services or the policy, since the last batch
-        self._inbox = Inbox(INBOX_BYTES, self._woken.set)
+        self._inbox = Inbox(INBOX_BYTES, environment.pool, self._woken.set)
         self._clock = BrokerClock()
         self._desk: Desk | None = None
         self._claimed: set[Partition] = set()  # whose committed offsets came with the claim
@@ -144,8 +144,8 @@ class Shard:
         for service in self._desk.services if self._desk is not None else ():
             self._env.observer.forget(service)
         self._env.source.unfollow(self._inbox)
-        self._inbox.closed = True
-        self._inbox = Inbox(INBOX_BYTES, self._woken.set)
+        self._inbox.close()
+        self._inbox = Inbox(INBOX_BYTES, self._env.pool, self._woken.set)
         self._clock = BrokerClock()
         self._desk = None
 

@@ -17,6 +17,7 @@ LONG_POLL_MS: Final = 500
 # What becomes readable while a long poll is under way is not made to wait for its end: a second poll takes it.
 SHORT_POLL_MS: Final = 50
 PARTITION_BYTES: Final = 1 << 20
+FETCH_BYTES: Final = 4 << 20
 BACKOFF: Final = 0.2
 READ_DEADLINE: Final = 10.0
 
@@ -138,7 +139,9 @@ class KafkaSource:
                 ready[partition].position = offset
         wanted = {p: followed.position for p, followed in ready.items() if followed.position is not None}
         wait = SHORT_POLL_MS if index else LONG_POLL_MS
-        answers = await poller.fetch(node, wanted, wait_ms=wait, partition_bytes=PARTITION_BYTES)
+        answers = await poller.fetch(
+            node, wanted, wait_ms=wait, partition_bytes=PARTITION_BYTES, total_bytes=FETCH_BYTES
+        )
         for partition, answer in answers.items():
             followed = ready[partition]
             if self._followed.get(partition) is not followed:

@@ -23,6 +23,7 @@ from gate.kafka.ports import Fetched, Partition, Record
 
 EARLIEST: Final = -2
 BACKOFF: Final = 0.1
+FETCH_BYTES: Final = 8 << 20
 SCAN_BYTES: Final = 1 << 20
 LOOK_BACK: Final = 10_000
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
@@ -159,7 +160,7 @@ class Reader:
         *,
         wait_ms: int,
         partition_bytes: int,
-        total_bytes: int = 8 << 20,
+        total_bytes: int = FETCH_BYTES,
         committed: bool = True,
     ) -> dict[Partition, Fetched | type[errors.KafkaError]]:
         """Send one fetch request to `node`. A partition's error is returned, the request's own is raised.

@@ -95,10 +95,10 @@ def _spelt(template: str, prefix: str) -> str:
 
 def _read_prefix(value: object) -> str:
     text = read_text(value)
-    if set(text) - _ALPHABET or len(text) > _MAX_PREFIX:
+    if set(text) - _ALPHABET or len(text) > _MAX_PREFIX or text.endswith("."):
         raise wrong(
             f"{quoted(text)} cannot begin a topic's name",
-            f"use letters, digits, `.`, `_` and `-`, at most {_MAX_PREFIX}",
+            f"use letters, digits, `.`, `_` and `-`, at most {_MAX_PREFIX}, and no `.` at its end",
         )
     return text
 

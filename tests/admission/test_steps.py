@@ -150,6 +150,21 @@ def test_pause_and_resume(policy, start):
     assert sim.engine.wake_at() == start + SECOND
 
 
+@pytest.mark.parametrize("tenant", ["", "acme"])
+def test_of_several_pauses_the_longest_counts(policy, start, tenant):
+    """A worker that was told to wait for a second must not end what an operator has asked for."""
+    sim = Simulation(policy(), now=start)
+    sim.engine.pause(start, start + 60 * SECOND, tenant)
+    sim.engine.pause(start, start + SECOND, tenant)
+    assert table(sim.submit(Run(0, 1, tenant="acme")), start) == [(0, 1, D, Reason.PAUSED, 60_000)]
+    sim.engine.pause(start, start + 90 * SECOND, tenant)
+    sim.run_until(start + 70 * SECOND)
+    assert sim.history.admitted_at[0] == 0
+    sim.engine.resume(start + 71 * SECOND, tenant)
+    sim.run_until(start + 72 * SECOND)
+    assert sim.history.admitted_at[0] == start + 71 * SECOND
+
+
 def test_a_paused_tenant_blocks_nobody_else(policy, start):
     sim = Simulation(policy(), now=start)
     sim.engine.pause(start, start + 5 * SECOND, "acme")

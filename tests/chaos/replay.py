@@ -23,6 +23,7 @@ class Replay:
         self.limiter = Limiter(spec, 0)
         self.waiting: set[Place] = set()
         self._moves: list[tuple[int, bool, Place]] = []  # (ms, leaves, place)
+        self._window = spec.windows[0]
         self._used: dict[int, int] = {}
         self._charges: list[tuple[int, int]] = []
 
@@ -51,6 +52,15 @@ class Replay:
         while self._charges and self._charges[-1][0] <= at:
             moment, units = self._charges.pop()
             self.limiter.charge(moment * MS, units)
+
+    def counted(self, at: int) -> tuple[int, int]:
+        """Return what the window counts at the least and at the most: its cells may keep a bit more, a bit longer."""
+        cell = -(-self._window.size // 1000 // MS)
+        quantum = -(-self._window.limit // 0xFFFF)
+        start = at - self._window.size // MS
+        exact = sum(units for moment, units in self._used.items() if start < moment <= at)
+        more = sum(units for moment, units in self._used.items() if start - cell < moment <= start)
+        return exact, exact + more + quantum - 1
 
 
 def problems(
@@ -112,13 +122,13 @@ def _compare(where: str, state: Mapping[str, bytes], services: Mapping[str, Repl
             )
         now, limiter = at * MS, replay.limiter.copy()
         stored = Limiter.load(limiter.spec, decode(key, state[key], ServiceRecord).limiter)
-        levels = {
-            "bucket": (stored.tokens(now), limiter.tokens(now)),
-            "window": (stored.window_fill(now), limiter.window_fill(now)),
-        }
-        for name, (kept_level, implied) in levels.items():
-            if kept_level != implied:
+        tokens = limiter.tokens(now)
+        for name, kept_level, least, most in (
+            ("bucket", stored.tokens(now), tokens, tokens),
+            ("window", stored.fullest(now)[0], *replay.counted(at)),
+        ):
+            if not least <= kept_level <= most:
                 yield (
                     f"{where}: the {name} of {service} stands at {float(kept_level)} in the state,"
-                    f" {float(implied)} by the topics"
+                    f" {float(least)} to {float(most)} by the topics"
                 )

@@ -2,7 +2,7 @@
 
 from gate.kafka.clock import MS
 from gate.kafka.desk import FORMAT, HOLD_ROOM, Desk, Meta
-from gate.kafka.ports import Fetched, Inbox, Partition
+from gate.kafka.ports import Fetched, Inbox, Partition, Pool
 from gate.kafka.topics import Names
 from gate.policy import parse_policy
 from tests.sim.log import Stored
@@ -16,7 +16,7 @@ FIRST, SECOND_ONE = Partition("gate.requests.slow", 0), Partition("gate.requests
 def test_what_is_held_is_looked_at_sparingly_and_each_partition_has_its_turn():
     desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, {}, NOW)
     served = desk.serve("slow", NOW)
-    inbox = Inbox(1 << 20, lambda: None)
+    inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
     for partition, count in ((FIRST, 1000), (SECOND_ONE, 3)):
         inbox.put(partition, Fetched([Stored(i, 1, b"k", b"v", ()) for i in range(count)], count, 10 * count))
 

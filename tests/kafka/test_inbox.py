@@ -1,6 +1,6 @@
 """What was fetched is taken in order, once, and what can't go yet is put back in front."""
 
-from gate.kafka.ports import Fetched, Inbox, Partition
+from gate.kafka.ports import Fetched, Inbox, Partition, Pool
 
 P = Partition("gate.requests.x", 0)
 
@@ -15,7 +15,7 @@ def fetched(first: int, stop: int, next_offset: int | None = None, size: int = 1
 
 
 def inbox(limit: int = 25) -> Inbox:
-    return Inbox(limit, lambda: None)
+    return Inbox(limit, Pool(1000, 10), lambda: None)
 
 
 def offsets(records) -> list[int]:
@@ -77,12 +77,32 @@ def test_what_is_given_back_comes_first_and_holds_its_partition():
 
 def test_a_closed_inbox_takes_nothing():
     woken = []
-    box = Inbox(10, lambda: woken.append(1))
-    box.closed = True
+    box = Inbox(10, Pool(1000, 10), lambda: woken.append(1))
     box.put(P, fetched(0, 2))
+    woken.clear()
+    box.close()
+    assert box.size == box.pool.size == 0
+    box.put(P, fetched(2, 4))
     assert not box.waiting
     assert not woken
     assert not box.wants(P)
+
+
+def test_many_inboxes_share_what_there_is_and_none_is_starved():
+    pool = Pool(limit=100, least=15)
+    greedy, modest = Inbox(1000, pool, lambda: None), Inbox(1000, pool, lambda: None)
+    while greedy.wants(P):
+        greedy.put(P, fetched(0, 1))
+    assert (greedy.size, pool.size) == (100, 100)
+    while modest.wants(P):
+        modest.put(P, fetched(0, 1))
+    assert (modest.size, pool.size) == (20, 120), "what is its own, whatever the others hold"
+    greedy.take(P, 5)
+    assert (greedy.size, pool.size) == (50, 70)
+    assert modest.wants(P)
+    greedy.drop(P)
+    modest.close()
+    assert pool.size == 0
 
 
 def test_a_dropped_partition_leaves_nothing():

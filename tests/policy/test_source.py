@@ -137,7 +137,7 @@ def test_a_billion_laughs_are_cut_short():
     begun = time.process_time()
     with pytest.raises(PolicyError, match=f"more than {MAX_VALUES:,} values"):
         parse_policy("\n".join(layers))
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < 20  # all of it would take weeks
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, "- " * 100_000, "? " * 100_000])

@@ -477,6 +477,8 @@ def _installed(scenario: Scenario) -> Iterator[None]:
         patches: list[tuple[Any, str, Any]] = [
             (shard_module, "BATCH_RECORDS", scenario.batch),
             (shard_module, "INBOX_BYTES", scenario.inbox),
+            (gate_module, "POOL_BYTES", scenario.inbox),
+            (gate_module, "LEAST_BYTES", scenario.inbox // 4 + 1),
             (shard_module, "log", _Silent()),
             (gate_module, "log", _Silent()),
             (desk_module, "PULLS", scenario.pulls),
