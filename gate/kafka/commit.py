@@ -30,6 +30,7 @@ class BatchWriter:
         self._clock = clock
         self._env = environment
         self._state = Partition(environment.names.state, shard)
+        self.prepared = 0  # local time at which the last batch was ready to be committed, or written if not atomic
 
     async def claim(self, meta: Meta, outdated: Iterable[str] = ()) -> Meta:
         """Write how the changelog is to be read, in a transaction of its own, and delete the keys that are `outdated`.
@@ -51,7 +52,7 @@ class BatchWriter:
 
     async def correct(self, desk: Desk, partitions: Iterable[Partition]) -> None:
         """Commit the offsets that a broker has lost, or committed by themselves."""
-        marks = desk.wrong_marks(partitions)
+        marks = desk.positions.wrong(partitions, desk.decided_until)
         if marks and self._session.atomic:
             self._session.begin()
             await self._write_state({}, {META_KEY: desk.meta(desk.decided_until)}, [], marks)
@@ -64,8 +65,10 @@ class BatchWriter:
         """
         session = self._session
         if not session.atomic:
+            self.prepared = self._env.local()
             await self._reach(batch.now)
         outputs: dict[Partition, Sequence[Outgoing | Raw]] = dict(batch.outputs)
+        session.compress(desk.codecs(turns))
         parks = any(turn.parked for turn in turns)
         if parks:  # the state says where they are, so they must be there first
             session.begin()
@@ -76,7 +79,7 @@ class BatchWriter:
             reach("after-produce")
         changes = desk.changes(turns)
         if session.atomic:
-            changes |= desk.positions(turns)
+            changes |= desk.noted(turns)
         reports = self._reports(desk, batch.now, turns)
         marks = desk.marks(turns, batch.now if session.atomic else 0)
         if not (parks or outputs or changes or reports or marks):
@@ -91,6 +94,8 @@ class BatchWriter:
             await self._write_in_order(desk.leaving(turns), outputs, changes, reports)
             await session.produce({}, marks)
         reach("before-commit")
+        if session.atomic:
+            self.prepared = self._env.local()
         await self._reach(batch.now)
         reach("in-commit")
         await session.commit()

@@ -14,11 +14,11 @@ import msgspec
 from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
 from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
-from gate.admission.state import decode, encode
 from gate.errors import GateError
 from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
 from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record
+from gate.kafka.positions import OFFSETS_KIND, Positions
 from gate.kafka.routing import Batch, Piece, Topics, Wish, number_through, read_runs
 from gate.kafka.topics import Names
 from gate.limits import Spec, StateError
@@ -30,27 +30,12 @@ QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
 MOST_ROOM: Final = 4_000
 META_KEY: Final = "meta"
-OFFSETS_KIND: Final = "offsets"
 LEAVING_KEY: Final = "leaving"  # without transactions: what was taken off the delayed topic and may not be out yet
 FORMAT: Final = 1
 
 
 class StateMismatchError(GateError):
     """The changelog was written by a gate that divides services differently, or by a newer one."""
-
-
-class Position(msgspec.Struct, array_like=True, frozen=True):
-    """How far a partition is decided, and by what its last decided request can be known again."""
-
-    next: int
-    last: int = -1
-    timestamp: int = -1
-
-
-class PositionsRecord(msgspec.Struct, array_like=True, frozen=True):
-    """`offsets/<service>`: by partition."""
-
-    positions: dict[int, Position]
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -73,6 +58,7 @@ class Served:
     offsets: dict[int, int] = field(default_factory=dict)  # next request to decide, by partition
     delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
     admitted: int = 0  # requests, since this desk was made
+    codec: int = 0  # how the newest requests were compressed
     usage_at: int = 0  # when usage was last published
     wakes_at: int | None = None  # the earliest look that is planned
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
@@ -108,11 +94,10 @@ class Desk:
         self._names = names
         self._policy = policy
         self._meta = meta
-        self._marks = marks
+        self.positions = Positions(names, marks, meta.since)
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
-        self._positions: dict[str, dict[int, Position]] = {}  # by service
         groups: dict[str, bytes] = {}
         for key, value in state.items():
             kind, _, rest = key.partition("/")
@@ -122,7 +107,7 @@ class Desk:
                 groups[key] = value
             elif kind == OFFSETS_KIND:
                 with _readable(f"how far {rest} was decided"):
-                    self._positions[rest] = dict(decode(key, value, PositionsRecord).positions)
+                    self.positions.restore(rest, key, value)
             elif rest:
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
         with _readable("the state of the groups"):
@@ -145,45 +130,14 @@ class Desk:
         return served
 
     def start_offset(self, served: Served, partition: Partition) -> int | None:
-        """Return where to read a request partition from; None: from its beginning.
-
-        The state knows best: a broker may have committed the group's offset and not what goes with it, or the other way
-        round. An offset that claims to have come with a position, and did not, is such a one.
-        """
+        """Return where to read a request partition from; None: from its beginning."""
         if partition.number in served.offsets:
             return served.offsets[partition.number]
-        position = self._positions.get(served.name, {}).get(partition.number)
-        if position is not None:
-            return position.next
-        mark = self._marks.get(partition)
-        torn = mark is not None and self._meta.since and mark.at * MS >= self._meta.since
-        return None if mark is None or torn else mark.offset
-
-    def wrong_marks(self, partitions: Iterable[Partition]) -> dict[Partition, Mark]:
-        """Return what the group's committed offsets should be, where they are not what the state says."""
-        result: dict[Partition, Mark] = {}
-        for place in partitions:
-            position = self._positions.get(self._names.service_of(place.topic) or "", {}).get(place.number)
-            mark = self._marks.get(place)
-            if position is not None and (mark is None or mark.offset != position.next):
-                result[place] = Mark(position.next, self._meta.at // MS)
-        return result
-
-    def unmarked(self, service: str, partition: Partition) -> Position | None:
-        """Return a position without a committed offset: it has expired, or the topic was deleted and made anew."""
-        return None if partition in self._marks else self._positions.get(service, {}).get(partition.number)
-
-    def drop_position(self, service: str, partition: Partition) -> None:
-        """Forget the position in a partition, as that one is no more."""
-        del self._positions[service][partition.number]
-
-    def learn(self, marks: Mapping[Partition, Mark]) -> None:
-        """Take in committed offsets of partitions that came later."""
-        self._marks = {**self._marks, **marks}
+        return self.positions.start(served.name, partition)
 
     def forget(self, partition: Partition, service: str) -> None:
-        """Forget the committed offset of a partition: it is gone, and one of the same name would start anew."""
-        self._marks = {known: mark for known, mark in self._marks.items() if known != partition}
+        """Forget how far a partition was decided: it is gone, and one of the same name would start anew."""
+        self.positions.forget(partition)
         if service in self.services:
             self.services[service].offsets.pop(partition.number, None)
 
@@ -292,7 +246,8 @@ class Desk:
             for piece in pieces:
                 rest = piece.records[max(0, held - piece.first) :]
                 if rest:
-                    inbox.give_back(Partition(served.topics.requests, piece.partition), rest, rest[-1].offset + 1)
+                    place = Partition(served.topics.requests, piece.partition)
+                    inbox.give_back(place, rest, rest[-1].offset + 1, served.codec)
                     served.offsets[piece.partition] = rest[0].offset
             served.room = max(HOLD_ROOM, 2 * held)
             if held:
@@ -358,30 +313,25 @@ class Desk:
             changed.update(turn.served.engine.changes())
         return changed
 
-    def positions(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
+    def noted(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
         """Return the state records of how far the services of a batch are decided."""
-        changed: dict[str, bytes | None] = {}
+        changed: dict[str, None] = {}
         for turn in turns:
-            served = turn.served
-            positions = self._positions.setdefault(served.name, {})
             for piece in (piece for piece in turn.pieces if not piece.returned):
-                number, end = piece.partition, served.offsets[piece.partition]
-                last = next((record for record in reversed(piece.records) if record.offset < end), None)
-                before = positions.get(number, Position(end))
-                positions[number] = (
-                    Position(end, before.last, before.timestamp)
-                    if last is None
-                    else Position(end, last.offset, last.timestamp)
-                )
-                changed[f"{OFFSETS_KIND}/{served.name}"] = b""
-        for key in changed:
-            changed[key] = encode(PositionsRecord(self._positions[key.partition("/")[2]]))
-        return changed
+                end = turn.served.offsets[piece.partition]
+                self.positions.advance(turn.served.name, piece.partition, piece.records, end)
+                changed[turn.served.name] = None
+        return {f"{OFFSETS_KIND}/{service}": self.positions.record(service) for service in changed}
 
     @property
     def decided_until(self) -> int:
         """By what time the last batch was decided, ns."""
         return self._meta.at
+
+    @staticmethod
+    def codecs(turns: Iterable[Turn]) -> dict[str, int]:
+        """Return how the requests of a batch were compressed, by the topics that they go to."""
+        return {topic: turn.served.codec for turn in turns for topic in turn.served.topics.outputs}
 
     def meta(self, now: int) -> bytes:
         """Return the record that goes with every batch."""

@@ -26,7 +26,7 @@ from gate.kafka.topics import Names, Templates
 from gate.kafka.wire import Reader, read_all
 from gate.kafka.writer import KafkaSession
 from gate.observe import alerts
-from gate.policy import Compression, Delivery, Policy, Settings
+from gate.policy import Delivery, Policy, Settings
 
 CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
@@ -265,7 +265,7 @@ class Gate:
         return KafkaSession(
             f"{self.settings.group_id}-{shard}" if exactly_once else None,
             self.settings.group_id, state, restore, self._membership.commit,
-            deadline=CALL_DEADLINE, look_behind=look_behind, compression=_codec(self.settings.compression),
+            deadline=CALL_DEADLINE, look_behind=look_behind, compression=self.settings.compression,
             **self._options,
         )  # fmt: skip
 
@@ -306,7 +306,3 @@ class Gate:
     async def prepare(self, services: Collection[str]) -> None:
         """Make sure that the services' output topics are there."""
         await self._cluster.prepare(services)
-
-
-def _codec(compression: Compression) -> str | None:
-    return None if compression in {Compression.NONE, Compression.KEEP} else compression.value

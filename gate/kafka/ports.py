@@ -59,6 +59,7 @@ class Fetched:
     records: Sequence[Record]
     next_offset: int
     size: int  # bytes on the wire
+    codec: int = 0  # how the producer compressed it, as in a batch's attributes (0: not at all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,9 @@ class Session(Protocol):
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """Fence every earlier owner, then read what it committed: its state, and the offsets of `partitions`."""
+
+    def compress(self, codecs: Mapping[str, int]) -> None:
+        """Compress what goes to these topics by these codecs from now on, if it is to be kept as it comes."""
 
     def begin(self) -> None:
         """Start a batch."""
@@ -167,6 +171,11 @@ class Inbox:
         self.size += size
         self.pool.size += size
 
+    def codec(self, partition: Partition) -> int | None:
+        """Return how what waits first in `partition` was compressed; None: nothing waits."""
+        waiting = self.waiting.get(partition)
+        return waiting[0].codec if waiting else None
+
     def take(self, partition: Partition, room: int) -> tuple[list[Record], int] | None:
         """Take up to `room` records of `partition`, and the offset behind them. None: nothing waits."""
         waiting = self.waiting.get(partition)
@@ -180,7 +189,7 @@ class Inbox:
                 if keep == 0:
                     break
                 records.extend(first.records[:keep])
-                waiting[0] = Fetched(first.records[keep:], first.next_offset, first.size)
+                waiting[0] = Fetched(first.records[keep:], first.next_offset, first.size, first.codec)
                 return records, records[-1].offset + 1
             records.extend(first.records)
             self._grow(-first.size)
@@ -196,10 +205,10 @@ class Inbox:
         self.held.discard(partition)
         self._grow(-sum(fetched.size for fetched in self.waiting.pop(partition, ())))
 
-    def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int) -> None:
+    def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int, codec: int = 0) -> None:
         """Put records that were taken and can't go yet in front again, and read no further."""
         self.held.add(partition)
-        self.waiting.setdefault(partition, []).insert(0, Fetched(records, next_offset, 0))
+        self.waiting.setdefault(partition, []).insert(0, Fetched(records, next_offset, 0, codec))
 
     def wants(self, partition: Partition) -> bool:
         """Tell whether `partition` may be read on."""

@@ -14,12 +14,13 @@ import structlog
 
 from gate.kafka.clock import MS, BrokerClock
 from gate.kafka.commit import BatchWriter
-from gate.kafka.desk import LEAVING_KEY, META_KEY, OFFSETS_KIND, Desk, Turn, read_meta
+from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Turn, read_meta
 from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Watched
 from gate.kafka.headers import not_before
 from gate.kafka.ports import Inbox, Partition, Record, Session
+from gate.kafka.positions import OFFSETS_KIND
 from gate.kafka.routing import Batch
 from gate.policy import Policy
 
@@ -27,7 +28,8 @@ BATCH_RECORDS: Final = 4_000
 INBOX_BYTES: Final = 4 << 20
 FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 30.0
-LEAD: Final = 5 * MS  # about what it takes from waking up to being ready to commit
+LEAST_LEAD: Final = 5 * MS
+MOST_LEAD: Final = 50 * MS
 
 log = structlog.get_logger("gate.shard")
 
@@ -47,6 +49,7 @@ class Shard:
         self._idle.set()
         self._paused = self._stopping = self._doubted = False
         self._changed = False  # the services or the policy, since the last batch
+        self._lead = LEAST_LEAD  # about what it takes from waking up to being ready to commit
         self._inbox = Inbox(INBOX_BYTES, environment.pool, self._woken.set)
         self._clock = BrokerClock()
         self._desk: Desk | None = None
@@ -221,7 +224,7 @@ class Shard:
             await self._env.prepare(new.keys())
             late = {p for partitions in new.values() for p in partitions} - self._claimed
             if late:  # the claim knows nothing of them
-                desk.learn(await self._env.committed(sorted(late)))
+                desk.positions.learn(await self._env.committed(sorted(late)))
         for service, partitions in new.items():
             served = desk.serve(service, self._now())
             for partition in partitions:
@@ -231,7 +234,7 @@ class Shard:
 
     async def _check_position(self, desk: Desk, service: str, partition: Partition) -> None:
         """Forget a position that belongs to a topic of the same name which is no more."""
-        position = desk.unmarked(service, partition)
+        position = desk.positions.unmarked(service, partition)
         if position is None:
             return
         there = await self._env.source.read(partition, [position.last])
@@ -239,7 +242,7 @@ class Shard:
             log.warning(
                 "made anew, or emptied; reading from its beginning", partition=f"{partition.topic}-{partition.number}"
             )
-            desk.drop_position(service, partition)
+            desk.positions.drop(service, partition)
 
     def _now(self) -> int:
         """Return broker time in whole milliseconds, so that stamps say exactly what decisions were made by."""
@@ -254,7 +257,7 @@ class Shard:
             await self._refresh(desk)
         self._woken.clear()
         wake = desk.next_wake()
-        delay = None if wake is None else (wake - LEAD - self._now()) / 1e9
+        delay = None if wake is None else (wake - self._lead - self._now()) / 1e9
         if self._paused or self._stopping:
             return False
         if self._inbox.has_work() or (delay is not None and delay <= 0):
@@ -277,6 +280,9 @@ class Shard:
             if not await writer.write(desk, batch, turns):
                 return False
             reach("after-commit")
+            # what took longer may take longer again; what did not is believed bit by bit
+            needed = max(writer.prepared - started, self._lead - self._lead // 16)
+            self._lead = max(LEAST_LEAD, min(needed, MOST_LEAD))
             self._tell(turns, batch.now, started)
             return True
         finally:
@@ -289,7 +295,7 @@ class Shard:
         """
         # each batch later than the last one: see gate.kafka.leftovers
         now, wake = max(self._now(), desk.decided_until + MS), desk.next_wake()
-        return now if wake is None or wake > now + LEAD else max(now, -(-wake // MS) * MS)
+        return now if wake is None or wake > now + self._lead else max(now, -(-wake // MS) * MS)
 
     async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:
         due = desk.due(batch.now)
@@ -342,6 +348,7 @@ class Shard:
             if service is None:
                 continue
             served = desk.services[service]
+            served.codec = self._inbox.codec(partition) or 0
             part = self._inbox.take(partition, room if served.room is None else min(room, served.room))
             if part is None:
                 continue

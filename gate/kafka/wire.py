@@ -91,7 +91,7 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
         elif not (batch.is_transactional and batch.producer_id in dead):
             kept.append(batch)
         position = max(position, batch.next_offset)
-    return Fetched(_Undecoded(kept, start), position, len(raw))
+    return Fetched(_Undecoded(kept, start), position, len(raw), kept[0].compression_type if kept else 0)
 
 
 def _fetch_request(

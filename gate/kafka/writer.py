@@ -9,20 +9,20 @@ from typing import Any, Final
 import aiokafka
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.client import CoordinationType
-from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TransactionalIdAuthorizationFailed
-from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
+from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
 from gate.kafka.leftovers import Torn
 from gate.kafka.ports import Claim, Mark, Outgoing, Partition, Raw, Written
+from gate.kafka.sender import track
+from gate.policy import Compression
 
 BATCH_BYTES: Final = 1_000_000
 KNOWN: Final = "0.14.0"  # the version whose private parts `fill` was written for
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
-PROMPT_BACKOFF: Final = 0.002
 SETTLING: Final = 0.05
 
 log = structlog.get_logger("gate.writer")
@@ -30,77 +30,6 @@ log = structlog.get_logger("gate.writer")
 
 class UnknownOutcomeError(KafkaError):  # type: ignore[misc]
     """The broker has the batch, but didn't say where (it saw a repeated sequence number)."""
-
-
-class _Prompt:
-    """Asks again soon, and ever later: after a commit the broker still writes its markers, for some ms mostly.
-
-    aiokafka would wait for 20 ms where it is told so, and for 100 ms where it is not.
-    """
-
-    _sender: Any
-
-    def handle_response(self, response: Any) -> float | None:
-        sender = self._sender
-        backoff: float | None = super().handle_response(response)  # type: ignore[misc]
-        if backoff is not None:
-            backoff = min(PROMPT_BACKOFF * 2**sender.refusals, backoff)
-        sender.refusals = 0 if backoff is None else sender.refusals + 1
-        return backoff
-
-
-class _PromptAdd(_Prompt, AddPartitionsToTxnHandler):  # type: ignore[misc]
-    """Is told that there are concurrent transactions."""
-
-
-class _PromptOffsets(_Prompt, TxnOffsetCommitHandler):  # type: ignore[misc]
-    """Is told that the group's coordinator is not available."""
-
-
-class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
-    """Is told that there are not enough replicas."""
-
-    def __init__(self, sender: Sender, batches: Any) -> None:
-        super().__init__(sender, batches)
-        tries = max(batch.retry_count for batch in batches.values())
-        self._default_backoff: float = min(PROMPT_BACKOFF * 2**tries, sender._retry_backoff)  # noqa: SLF001
-
-
-class _TrackedSender(Sender):  # type: ignore[misc]
-    """A sender that can be stopped for sure: aiokafka's own waits for its requests, which it repeats for ever."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.requests: set[asyncio.Task[None]] = set()
-        self.refusals = 0  # in a row
-
-    def _track(self, task: asyncio.Task[None] | None) -> None:
-        if task is not None:
-            self.requests.add(task)
-            task.add_done_callback(self.requests.discard)
-
-    async def _send_produce_req(self, node_id: int, batches: Any) -> None:
-        self._track(asyncio.current_task())
-        await _PromptProduce(self, batches).do(node_id)
-        self._in_flight.remove(node_id)
-        self._muted_partitions.difference_update(batches)
-
-    async def _do_add_partitions_to_txn(self, tps: Any) -> Any:
-        node = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
-        return await _PromptAdd(self, tps).do(node)
-
-    async def _do_txn_offset_commit(self, offsets: Any, group_id: str) -> None:
-        try:
-            node = await self._find_coordinator(CoordinationType.GROUP, group_id)
-        except GroupAuthorizationFailedError as error:
-            self._txn_manager.error_transaction(error)
-        else:
-            await _PromptOffsets(self, offsets, group_id).do(node)
-
-    def _maybe_do_transactional_request(self) -> Any:
-        task = super()._maybe_do_transactional_request()
-        self._track(task)
-        return task
 
 
 def fill(builder: Any, records: Sequence[Outgoing | Raw], start: int) -> int:
@@ -150,7 +79,7 @@ class KafkaSession:
         *,
         deadline: float,
         look_behind: Callable[[int], Awaitable[Torn | None]] | None = None,
-        compression: str | None = None,
+        compression: Compression = Compression.NONE,
         **client_options: Any,
     ) -> None:
         """Prepare; nothing is sent before `claim`.
@@ -166,6 +95,8 @@ class KafkaSession:
         self._commit_offsets = commit_offsets
         self.atomic = transactional_id is not None
         self._deadline = deadline
+        self._keeps = compression is Compression.KEEP and aiokafka.__version__ == KNOWN
+        self._codecs: Mapping[str, int] = {}
         self._topics: frozenset[str] = frozenset()
         self._producer = AIOKafkaProducer(
             transactional_id=transactional_id,
@@ -175,14 +106,11 @@ class KafkaSession:
             linger_ms=0,
             max_batch_size=BATCH_BYTES,
             max_request_size=16 << 20,
-            compression_type=compression,
+            compression_type=None if compression in {Compression.NONE, Compression.KEEP} else compression.value,
             request_timeout_ms=int(deadline * 1000),
             **client_options,
         )
-        sender = self._producer._sender  # noqa: SLF001 - see _TrackedSender
-        sender.__class__ = _TrackedSender
-        sender.requests, sender.refusals = set(), 0
-        self._sender: _TrackedSender = sender
+        self._sender = track(self._producer._sender)  # noqa: SLF001
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """See `ports.Session`. Starting the producer fences; only after that may anything be read."""
@@ -219,6 +147,11 @@ class KafkaSession:
             await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
             await (self._producer.commit_transaction() if torn.committed else self._producer.abort_transaction())
 
+    def compress(self, codecs: Mapping[str, int]) -> None:
+        """See `ports.Session`."""
+        if self._keeps:
+            self._codecs = codecs
+
     def begin(self) -> None:
         """See `ports.Session`."""
         if self.atomic:
@@ -254,7 +187,11 @@ class KafkaSession:
         pending: list[tuple[int, Awaitable[Any]]] = []
         start = 0
         while start < len(records):
-            builder = self._producer.create_batch()
+            if self._keeps:
+                codec = self._codecs.get(partition.topic, 0)
+                builder = BatchBuilder(BATCH_BYTES, codec, is_transactional=self.atomic)
+            else:
+                builder = self._producer.create_batch()
             count = fill(builder, records, start)
             builder.close()
             future = await self._producer.send_batch(builder, partition.topic, partition=partition.number)

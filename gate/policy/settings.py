@@ -159,11 +159,6 @@ class Settings(StrictModel):
         """Host and port to serve HTTP on, port 0 for any free one; None: no HTTP."""
         return None if self.http is None else _address(self.http, 0)
 
-    @property
-    def codec(self) -> str | None:
-        """Compression of the batches that the gate makes itself; None: none."""
-        return None if self.compression in {Compression.NONE, Compression.KEEP} else self.compression.value
-
     def override(self, **settings: Any) -> Self:
         """Return these settings with some replaced; None leaves one as it is, "off" switches `http` off.
 

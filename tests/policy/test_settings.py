@@ -60,13 +60,6 @@ def test_http_addresses(written, address):
     assert settings.override(shards=3).http_address == address
 
 
-@pytest.mark.parametrize(
-    ("compression", "codec"), [("none", None), ("keep", None), ("gzip", "gzip"), ("zstd", "zstd"), ("lz4", "lz4")]
-)
-def test_codec(compression, codec):
-    assert Settings().override(compression=compression).codec == codec
-
-
 def test_overriding_keeps_the_rest_and_what_follows_follows():
     settings = parse_policy("shards: 4\ntopics: {alerts: 'alarms'}").settings
     assert settings.override(bootstrap=None, prefix=None) == settings

@@ -187,6 +187,9 @@ class SimSession:
         marks = await self._call("read offsets", lambda: {p: broker.marks[p] for p in partitions if p in broker.marks})
         return Claim(state, marks)
 
+    def compress(self, codecs: Mapping[str, int]) -> None:
+        """Nothing is compressed here."""
+
     def begin(self) -> None:
         """Nothing is sent before the first produce."""
 

@@ -15,6 +15,7 @@ from gate.kafka.clock import MS
 from gate.kafka.commit import BatchWriter
 from gate.kafka.desk import Desk, Turn
 from gate.kafka.ports import Claim, Inbox, Mark, Outgoing, Partition, Written
+from gate.kafka.positions import Positions
 from gate.kafka.routing import Batch
 from gate.kafka.shard import Shard
 from gate.limits import Limiter
@@ -259,13 +260,13 @@ def never_again(sleep: Any) -> Any:
     return for_ever
 
 
-@_plant(Desk, "learn")
+@_plant(Positions, "learn")
 def new_topic_from_its_beginning(learn: Any) -> Any:
     """A topic that the shard did not have when it was taken over is read from its beginning."""
 
-    def anew(self: Desk, marks: Mapping[Partition, Mark]) -> None:
+    def anew(self: Positions, marks: Mapping[Partition, Mark]) -> None:
         for place in marks:
-            self._positions.get(self._names.service_of(place.topic) or "", {}).pop(place.number, None)
+            self._known.get(self._names.service_of(place.topic) or "", {}).pop(place.number, None)
 
     return anew
 
@@ -302,8 +303,8 @@ def half_done_not_looked_for(mend: Any) -> Any:
     return blind
 
 
-@_plant(Desk, "positions")
-def offsets_of_the_group_believed(positions: Any) -> Any:
+@_plant(Desk, "noted")
+def offsets_of_the_group_believed(noted: Any) -> Any:
     """Only the group's offsets tell how far requests are decided."""
     return lambda self, turns: {}
 

@@ -40,6 +40,8 @@ async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, 
         for name in ("batch", "default", "interactive"):
             await send(bootstrap, topics["lanes"], [(b"k", name.encode(), lane(name))] * 180, partitions=1)
         await send(bootstrap, topics["fair"], [(b"k", b"flood", tenant("loud"))] * 400, partitions=1)
+        # with a bucket of one, what a cold broker or a busy machine delays delays all behind it
+        await read_count(bootstrap, [f"{prefix}.admitted.lanes"], 100)
         await send(bootstrap, topics["queue"], [(b"k", b"%d" % i, []) for i in range(150)], partitions=1)
         await send(bootstrap, topics["fair"], [(b"k", b"one", tenant("quiet"))], partitions=1)
 
@@ -81,7 +83,7 @@ async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, 
 async def test_a_limit_that_changes_under_a_backlog(bootstrap, prefix, tmp_path):
     topic, counts = f"{prefix}.requests.pay", (40, 20)
     await create(bootstrap, topic, partitions=1)
-    limits = "services: {pay: {requests_per_second: %d, burst_size: 5, window_size: null}}\n"
+    limits = "services: {pay: {requests_per_second: %d, burst_size: 15, window_size: null}}\n"
     with gate(tmp_path, bootstrap, prefix, limits % 50, "--http", "0") as running:
         until(running.is_ready, explain=running.text)
         top = "".join(running.config.read_text().splitlines(keepends=True)[:3])
@@ -96,9 +98,9 @@ async def test_a_limit_that_changes_under_a_backlog(bootstrap, prefix, tmp_path)
     for record in out:
         by_policy.setdefault(stamp(record).policy, []).append(stamp(record).at_ms)
     fast, slow, faster = by_policy.values()
-    assert_never_over(fast, rate=Fraction(50), burst=5)
-    assert_never_over(slow, rate=Fraction(10), burst=5)
-    assert_never_over(faster, rate=Fraction(500), burst=5)
+    assert_never_over(fast, rate=Fraction(50), burst=15)
+    assert_never_over(slow, rate=Fraction(10), burst=15)
+    assert_never_over(faster, rate=Fraction(500), burst=15)
     assert len(slow) >= counts[1] - 10
     assert faster[-1] - faster[0] <= 1.02 * len(faster) * 2 + 300, "drained at the new rate, not at the promised times"
     assert [r.value for r in out] == [b"%d" % i for i in range(400)]

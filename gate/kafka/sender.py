@@ -1,0 +1,89 @@
+"""aiokafka's sender, so that it can be stopped for sure and asks again soon where a broker is not ready yet."""
+
+import asyncio
+from typing import Any, Final
+
+from aiokafka.client import CoordinationType
+from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
+
+PROMPT_BACKOFF: Final = 0.002  # seconds, doubled each time
+
+
+class _Prompt:
+    """Asks again soon, and ever later: after a commit the broker still writes its markers, for some ms mostly.
+
+    aiokafka would wait for 20 ms where it is told so, and for 100 ms where it is not.
+    """
+
+    _sender: Any
+
+    def handle_response(self, response: Any) -> float | None:
+        sender = self._sender
+        backoff: float | None = super().handle_response(response)  # type: ignore[misc]
+        if backoff is not None:
+            backoff = min(PROMPT_BACKOFF * 2**sender.refusals, backoff)
+        sender.refusals = 0 if backoff is None else sender.refusals + 1
+        return backoff
+
+
+class _PromptAdd(_Prompt, AddPartitionsToTxnHandler):  # type: ignore[misc]
+    """Is told that there are concurrent transactions."""
+
+
+class _PromptOffsets(_Prompt, TxnOffsetCommitHandler):  # type: ignore[misc]
+    """Is told that the group's coordinator is not available."""
+
+
+class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
+    """Is told that there are not enough replicas."""
+
+    def __init__(self, sender: Sender, batches: Any) -> None:
+        super().__init__(sender, batches)
+        tries = max(batch.retry_count for batch in batches.values())
+        self._default_backoff: float = min(PROMPT_BACKOFF * 2**tries, sender._retry_backoff)  # noqa: SLF001
+
+
+class TrackedSender(Sender):  # type: ignore[misc]
+    """A sender that can be stopped for sure: aiokafka's own waits for its requests, which it repeats for ever."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.requests: set[asyncio.Task[None]] = set()
+        self.refusals = 0  # in a row
+
+    def _track(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            self.requests.add(task)
+            task.add_done_callback(self.requests.discard)
+
+    async def _send_produce_req(self, node_id: int, batches: Any) -> None:
+        self._track(asyncio.current_task())
+        await _PromptProduce(self, batches).do(node_id)
+        self._in_flight.remove(node_id)
+        self._muted_partitions.difference_update(batches)
+
+    async def _do_add_partitions_to_txn(self, tps: Any) -> Any:
+        node = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
+        return await _PromptAdd(self, tps).do(node)
+
+    async def _do_txn_offset_commit(self, offsets: Any, group_id: str) -> None:
+        try:
+            node = await self._find_coordinator(CoordinationType.GROUP, group_id)
+        except GroupAuthorizationFailedError as error:
+            self._txn_manager.error_transaction(error)
+        else:
+            await _PromptOffsets(self, offsets, group_id).do(node)
+
+    def _maybe_do_transactional_request(self) -> Any:
+        task = super()._maybe_do_transactional_request()
+        self._track(task)
+        return task
+
+
+def track(sender: Any) -> TrackedSender:
+    """Make a producer's own sender such a one."""
+    sender.__class__ = TrackedSender
+    sender.requests, sender.refusals = set(), 0
+    tracked: TrackedSender = sender
+    return tracked
