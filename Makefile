@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 
-.PHONY: demo test check format bench soak chaos scenarios docs clean setup compose-tool test-tools
+.PHONY: demo test check format bench soak chaos scenarios docs clean setup lock compose-tool test-tools
 
 setup: $(READY)
 
@@ -15,6 +15,14 @@ $(READY): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+# Pins what pyproject.toml asks for, for all systems
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml
+lock:
+	@command -v uv >/dev/null || { echo "uv is not installed: python3 -m pip install uv"; exit 2; }
+	$(LOCK) --group dev --group interop --all-extras -o requirements.txt
+	$(LOCK) --group dev --group bench --all-extras -o requirements-bench.txt
+	$(LOCK) --group dev --group interop --group docs --all-extras -o requirements-docs.txt
 
 demo: $(READY)
 	@$(BIN)/gate demo

@@ -35,7 +35,7 @@ class _Followed:
 class KafkaSource:
     """`ports.Source` over Kafka. Make it in the event loop that uses it; `close` ends its tasks.
 
-    `on_trouble` is called when a broker that was read from does not answer any more.
+    `on_trouble` is called when the connection to a broker that was read from breaks.
     """
 
     def __init__(self, pollers: Sequence[Reader], single: Reader, on_trouble: Callable[[], None]) -> None:
@@ -120,7 +120,8 @@ class KafkaSource:
             except (errors.KafkaError, OSError, TimeoutError) as error:
                 if self.trouble is None:
                     log.warning("the broker does not answer; trying again", node=node, why=repr(error))
-                    self._on_trouble()
+                    if not isinstance(error, TimeoutError | errors.RequestTimedOutError):  # slow is not gone
+                        self._on_trouble()
                 self.trouble = str(error) or type(error).__name__
                 self._pollers[index].refresh()
                 await asyncio.sleep(BACKOFF)
