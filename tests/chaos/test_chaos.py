@@ -21,7 +21,6 @@ def _quiet(caplog):
     caplog.set_level(logging.CRITICAL, "aiokafka")
 
 
-@pytest.mark.long
 @pytest.mark.timeout(240)  # on a busy machine; 100 s on an idle one
 async def test_nothing_is_lost_doubled_over_or_idle_in_twenty_kills(tmp_path):
     report = await run(tmp_path, seed=20, kills=KILLS, requests=REQUESTS, seconds=SECONDS)
