@@ -162,6 +162,7 @@ async def _watch(config: Path, gate: Gate, stopped: asyncio.Event) -> None:
                 gate.check_policy(policy)
                 gate.set_policy(policy)
                 log.info("policy changed", before=before, now=policy.version)
+            gate.observer.metrics.policy_read(good=True)
             refused = ""
         except GateError as error:
             if str(error) != refused:

@@ -222,6 +222,7 @@ class Gate:
 
     def refuse_policy(self, path: str, error: str) -> None:
         """Say that a changed policy file is broken, and that the old policy stays."""
+        self.observer.metrics.policy_read(good=False)
         log.error("policy refused; the old one stays", file=path, policy=self._policy.version, why=error)
         self._notices.send(alerts.policy_refused(path, self._policy.version, error, self.wall(), self.names.prefix))
 

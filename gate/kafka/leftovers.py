@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from gate.errors import GateError
 from gate.kafka.desk import META_KEY, read_meta
 from gate.kafka.headers import decided_at
@@ -23,6 +25,8 @@ from gate.kafka.wire import LATEST, Reader, read_all
 MS: Final = 1_000_000
 BACKOFF: Final = 0.1
 PATIENCE: Final = 10  # times BACKOFF, for markers that are on their way
+
+log = structlog.get_logger("gate.leftovers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ async def look(reader: Reader, places: Places, producer_id: int, marks: Iterable
     `marks` are the group's committed offsets: they may have their end where nothing else has. Raises GateError where
     somebody else has a transaction open in the changelog, and StateMismatchError.
     """
+    places = await _led(reader, places)
     left = await _left_open(reader, places, producer_id)
     torn = tuple(partition for partition, records in left.items() if records)
     if not torn:
@@ -68,9 +73,22 @@ async def look(reader: Reader, places: Places, producer_id: int, marks: Iterable
     return Torn(torn, was_committed(times, seen))
 
 
+async def _led(reader: Reader, places: Places) -> Places:
+    """Leave out what has no leader: it can't be looked at, and must not keep a shard's other services waiting."""
+    everywhere = {places.state, *places.outputs, *places.reports}
+    await reader.learn({partition.topic for partition in everywhere})
+    for _ in range(PATIENCE):  # after a restart it takes a moment until all have one
+        away = {partition for partition in everywhere if reader.leader(partition) is None}
+        if not away:
+            return places
+        await asyncio.sleep(BACKOFF)
+    log.warning("partitions without a leader; not looked at", partitions=sorted(f"{t}-{n}" for t, n in away))
+    outputs = tuple(partition for partition in places.outputs if partition not in away)
+    return Places(places.state, outputs, tuple(partition for partition in places.reports if partition not in away))
+
+
 async def _left_open(reader: Reader, places: Places, producer_id: int) -> Mapping[Partition, Sequence[Record]]:
     everywhere = (places.state, *places.outputs, *places.reports)
-    await reader.learn({partition.topic for partition in everywhere})
     for _ in range(PATIENCE):
         unstable = await reader.unstable(everywhere)
         left = {p: await reader.left_open(p, start, end, producer_id) for p, (start, end) in unstable.items()}

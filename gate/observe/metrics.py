@@ -57,6 +57,12 @@ class Metrics(Collector):
             "By how much the estimate of the broker's clock may be wrong.",
             registry=registry,
         )
+        self._policy = Gauge(
+            "gate_policy_last_reload_successful",
+            "1; 0 while the policy file is refused and an older one is in force.",
+            registry=registry,
+        )
+        self._policy.set(1)
         Info("gate_build", "The version that runs.", registry=registry).info({"version": version})
         registry.register(self)
 
@@ -95,6 +101,10 @@ class Metrics(Collector):
     def rebalanced(self) -> None:
         """Count an assignment of shards."""
         self._rebalances.inc()
+
+    def policy_read(self, *, good: bool) -> None:
+        """Note whether the policy file, as it is now, is in force."""
+        self._policy.set(good)
 
     def clock(self, skew: float, error: float) -> None:
         """Take this host's clock minus the broker's, and the bound of the estimate's error; seconds."""

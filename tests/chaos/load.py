@@ -54,7 +54,7 @@ def policy(total_rate: float) -> str:
 shards: {SHARDS}
 defaults: {{overflow: delay, max_delay: 7200}}
 groups:
-  pair: {{{limits(3 * pair)}}}
+  pair: {{{limits(4 * pair)}}}
 services:
   calm: {{{limits(own["calm"])}}}
   busy: {{{limits(own["busy"])}}}

@@ -86,6 +86,8 @@ def test_what_happens_is_counted(metrics, registry):
     metrics.malformed("payments", 2)
     metrics.malformed("payments", 1)
     metrics.clock(0.25, 0.001)
+    assert scrape(registry)["gate_policy_last_reload_successful", ()] == 1
+    metrics.policy_read(good=False)
     metrics.lagged("payments", [0.02, -0.5], [])
     samples = scrape(registry)
     assert samples["gate_transactions_total", ()] == 2
@@ -93,6 +95,7 @@ def test_what_happens_is_counted(metrics, registry):
     assert samples["gate_transaction_failures_total", ()] == 1
     assert samples["gate_rebalances_total", ()] == 1
     assert samples["gate_clock_skew_seconds", ()] == 0.25
+    assert samples["gate_policy_last_reload_successful", ()] == 0
     assert samples["gate_build_info", (("version", "1.2.3"),)] == 1
     assert samples["gate_decision_lag_seconds_sum", (("service", "payments"),)] == 0.02  # a negative lag counts as none
     assert samples["gate_decision_lag_seconds_count", (("service", "payments"),)] == 2

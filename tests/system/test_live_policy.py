@@ -23,6 +23,7 @@ async def test_a_higher_limit_drains_at_once_and_a_broken_file_changes_nothing(b
         top = head(running)
         running.config.write_text(top + "services: {pay: {requests_per_second: 1/min, brust: 3}}\n")
         running.wait_for("policy refused")
+        assert "gate_policy_last_reload_successful 0.0" in running.get("/metrics")
         (running.config.parent / "note").write_text("something else changes in the folder")
         running.config.write_text("")
         until(lambda: "is empty" in running.text(), explain=running.text)
@@ -39,6 +40,7 @@ async def test_a_higher_limit_drains_at_once_and_a_broken_file_changes_nothing(b
         assert len(await read_count(bootstrap, [f"{prefix}.admitted.pay"], 2, deadline=1)) == 1
         running.config.write_text(top + "services: {pay: {requests_per_second: 1000}}\n")
         out = await read_count(bootstrap, [f"{prefix}.admitted.pay"], 300)
+        assert "gate_policy_last_reload_successful 1.0" in running.get("/metrics")
     assert sorted(r.value for r in out) == sorted(b"%d" % i for i in range(300)), running.text()
     assert len({stamp(r).policy for r in out}) == 2
 
