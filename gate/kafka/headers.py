@@ -222,20 +222,22 @@ class Origin(NamedTuple):
     attempt: int
 
 
+def _stamp(headers: Headers) -> re.Match[bytes] | None:
+    return next(
+        (m for name, value in headers if name == STAMP and value is not None and (m := _ORIGIN.match(value))), None
+    )
+
+
 def origin(headers: Headers) -> Origin | None:
     """Return the origin that the gate stamped onto a record; None without a stamp."""
-    for name, value in headers:
-        if name == STAMP and value is not None and (found := _ORIGIN.match(value)):
-            return Origin(found[1], int(found[3]))
-    return None
+    found = _stamp(headers)
+    return Origin(found[1], int(found[3])) if found else None
 
 
 def decided_at(headers: Headers) -> int | None:
     """Return by what time a stamped record was decided, unix ms; None without a stamp."""
-    for name, value in headers:
-        if name == STAMP and value is not None and (found := _ORIGIN.match(value)):
-            return int(found[2])
-    return None
+    found = _stamp(headers)
+    return int(found[2]) if found else None
 
 
 def not_before(headers: Headers) -> int | None:
