@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.memory import use_memory
 from bench.pipeline.contenders import Setting, gate_command
 from bench.pipeline.load import Shape, fill
 from bench.pipeline.process import FailedError, Process
@@ -77,6 +78,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     minutes = parser.parse_args().minutes
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    use_memory()
     keep = {
         "log.retention.ms": "120000",
         "log.segment.bytes": str(16 << 20),

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.memory import use_memory
 from bench.pipeline import latency, page, plan
 from bench.pipeline.contenders import EXACTLY_ONCE, KAFKA_STREAMS, build_kafka_streams
 from bench.pipeline.process import FailedError
@@ -65,6 +66,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # of topics that come and go; what fails raises
     rounds = arguments.rounds or (2 if arguments.quick else 5)
+    use_memory()
     failures: list[str] = []
     try:
         build_kafka_streams()

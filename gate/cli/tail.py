@@ -106,7 +106,7 @@ def _topic(names: Names, kind: Kind, service: str) -> str:
     return names.alerts if kind == "alerts" else str(getattr(names, kind)(service))
 
 
-def _wanted(names: Names, kind: Kind, service: str | None, there: dict[str, int]) -> set[TopicPartition]:
+def _wanted(names: Names, kind: Kind, service: str | None, there: Mapping[str, int]) -> set[TopicPartition]:
     if kind == "alerts" or service is not None:
         topics = [_topic(names, kind, service or "")]
     else:

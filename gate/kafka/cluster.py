@@ -43,6 +43,8 @@ class Cluster:
         self._names = names
         self._create = create
         self._replication = replication_factor
+        self._asking = asyncio.Lock()
+        self._next: asyncio.Task[Mapping[str, int]] | None = None  # asks for all topics as soon as it can
         self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
 
     async def start(self) -> None:
@@ -56,10 +58,17 @@ class Cluster:
         if task is not None and task.cancelling():
             raise asyncio.CancelledError  # aiokafka's close swallows it, and Ctrl-C would go unheard
 
-    async def partitions(self) -> dict[str, int]:
-        """Return all topics and their numbers of partitions."""
-        async with asyncio.timeout(DEADLINE):
-            topics = await self._admin.describe_topics()
+    async def partitions(self) -> Mapping[str, int]:
+        """Return all topics and their numbers of partitions. Shards that ask at the same time share one answer."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._ask_partitions(), name="topics")
+        return await asyncio.shield(self._next)
+
+    async def _ask_partitions(self) -> Mapping[str, int]:
+        async with self._asking:
+            self._next = None  # who asks from now on may want to see what is made meanwhile
+            async with asyncio.timeout(DEADLINE):
+                topics = await self._admin.describe_topics()
         return {t["topic"]: len(t["partitions"]) for t in topics if not t["error_code"]}
 
     async def offsets(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, int]:

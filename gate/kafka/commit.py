@@ -156,15 +156,13 @@ class BatchWriter:
         self._env.observer.clock(skew / 1e9, self._clock.error / 1e9)
 
     def _reports(self, desk: Desk, now: int, turns: Sequence[Turn]) -> Reports:
-        """Return alerts, and the usage of services that had none published for a while."""
+        """Return alerts, and the usage that is to be published."""
         alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)
         observer = self._env.observer
         reports = [(alerts, observer.encode_event(event)) for event in desk.events(turns)]
-        for turn in turns:
-            current = desk.usage(turn.served, now)
-            if current is not None:
-                observer.usage(current)
-                reports.append((usage, observer.encode_usage(current, self._shard)))
+        for current in desk.usages(turns, now):
+            observer.usage(current)
+            reports.append((usage, observer.encode_usage(current, self._shard)))
         # by the broker's time: it refuses records from a clock that is an hour ahead of its own
         return [(partition, record._replace(timestamp=now // MS)) for partition, record in reports]
 

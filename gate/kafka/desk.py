@@ -6,7 +6,7 @@ No I/O: the shard task brings requests and takes away what is to be written.
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -19,13 +19,14 @@ from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
 from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record
 from gate.kafka.positions import OFFSETS_KIND, Positions
-from gate.kafka.routing import Batch, Piece, Topics, Wish, number_through, read_runs
+from gate.kafka.routing import Batch, Piece, Taken, Topics, Wish, number_through, read_runs
 from gate.kafka.topics import Names
 from gate.limits import Spec, StateError
 from gate.policy import Policy
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
 USAGE_EVERY: Final = 1_000 * MS
+USAGE_RATE: Final = 16  # services whose usage is published in that time: many must not drown in their reports
 QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
 MOST_ROOM: Final = 4_000
@@ -55,11 +56,11 @@ class Served:
     name: str
     engine: Engine
     topics: Topics
-    offsets: dict[int, int] = field(default_factory=dict)  # next request to decide, by partition
     delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
     admitted: int = 0  # requests, since this desk was made
     codec: int = 0  # how the newest requests were compressed
     usage_at: int = 0  # when usage was last published
+    reports: bool = False  # it is to be published again
     wakes_at: int | None = None  # the earliest look that is planned
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
     first: int = 0  # which of the partitions has its turn first while requests are held
@@ -114,6 +115,8 @@ class Desk:
             self.budgets = Budgets(now, _specs(policy), groups)
         self.services: dict[str, Served] = {}
         self._wakes: list[tuple[int, str]] = []
+        self._reports: list[tuple[int, str]] = []  # heap: when whose usage is to be published
+        self._since = now
         for service in list(self._stored):
             self.serve(service, now)
 
@@ -128,18 +131,6 @@ class Desk:
             self._assume_busy(served, now)
             self._touch(served)
         return served
-
-    def start_offset(self, served: Served, partition: Partition) -> int | None:
-        """Return where to read a request partition from; None: from its beginning."""
-        if partition.number in served.offsets:
-            return served.offsets[partition.number]
-        return self.positions.start(served.name, partition)
-
-    def forget(self, partition: Partition, service: str) -> None:
-        """Forget how far a partition was decided: it is gone, and one of the same name would start anew."""
-        self.positions.forget(partition)
-        if service in self.services:
-            self.services[service].offsets.pop(partition.number, None)
 
     def governs(self, service: str) -> bool:
         """Tell whether a policy says what may pass, or the gate fails open where none does."""
@@ -203,7 +194,7 @@ class Desk:
         """Return when `due` will next have something; None: not by itself."""
         if self._touched:
             return 0
-        return self._wakes[0][0] if self._wakes else None
+        return min((heap[0][0] for heap in (self._wakes, self._reports) if heap), default=None)
 
     def _pop(self) -> str:
         moment, service = heapq.heappop(self._wakes)
@@ -227,8 +218,8 @@ class Desk:
             else:
                 heapq.heappush(self._wakes, (moment, served.name))
 
-    def decide(self, served: Served, now: int, taken: Sequence[tuple[int, Sequence[Record]]], inbox: Inbox) -> Turn:
-        """Decide about requests `taken` of a service as (partition number, records), and about what is parked.
+    def decide(self, served: Served, now: int, taken: Sequence[Taken], inbox: Inbox) -> Turn:
+        """Decide about requests `taken` of a service, and about what is parked.
 
         What the engine holds goes back into the inbox.
         """
@@ -243,19 +234,23 @@ class Desk:
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
         if held is not None:
             malformed = [wish for wish in malformed if wish.index < held]  # behind it they are read again
-            for piece in pieces:
-                rest = piece.records[max(0, held - piece.first) :]
-                if rest:
-                    place = Partition(served.topics.requests, piece.partition)
-                    inbox.give_back(place, rest, rest[-1].offset + 1, served.codec)
-                    served.offsets[piece.partition] = rest[0].offset
             served.room = max(HOLD_ROOM, 2 * held)
             if held:
                 served.first = next(piece.partition for piece in reversed(pieces) if piece.first < held) + 1
+            pieces = [self._give_back(served, piece, held - piece.first, inbox) for piece in pieces]
         elif served.room is not None:
             served.room = 2 * served.room if served.room < MOST_ROOM else None
         self._schedule(served)
         return Turn(served, pieces, step, malformed, reading.clean)
+
+    @staticmethod
+    def _give_back(served: Served, piece: Piece, keep: int, inbox: Inbox) -> Piece:
+        """Put what is behind the first `keep` requests back into the inbox, and return the rest."""
+        rest = piece.records[max(0, keep) :]
+        if not rest:
+            return piece
+        inbox.give_back(Partition(served.topics.requests, piece.partition), rest, piece.end, served.codec)
+        return replace(piece, records=piece.records[: max(0, keep)], end=rest[0].offset)
 
     def reconsider(self, service: str, taken: Sequence[tuple[Pull, Sequence[Record]]], now: int) -> Turn:
         """Decide anew about requests that an earlier owner took off the delayed topic, as if they had just come.
@@ -263,7 +258,8 @@ class Desk:
         Some may be out already: they are charged again, so that nothing is admitted beyond the limits.
         """
         served = self.serve(service, now)
-        pieces = number_through([(pull.partition, records) for pull, records in taken], returned=True)
+        parts = [(pull.partition, records, pull.offset + pull.count) for pull, records in taken]
+        pieces = number_through(parts, returned=True)
         reading = read_runs(pieces)
         step = served.engine.step(now, reading.runs, 0)
         if any(decision.verdict is Verdict.HELD for decision in step.decisions):
@@ -318,8 +314,7 @@ class Desk:
         changed: dict[str, None] = {}
         for turn in turns:
             for piece in (piece for piece in turn.pieces if not piece.returned):
-                end = turn.served.offsets[piece.partition]
-                self.positions.advance(turn.served.name, piece.partition, piece.records, end)
+                self.positions.advance(turn.served.name, piece.partition, piece.records, piece.end)
                 changed[turn.served.name] = None
         return {f"{OFFSETS_KIND}/{service}": self.positions.record(service) for service in changed}
 
@@ -338,20 +333,25 @@ class Desk:
         self._meta = msgspec.structs.replace(self._meta, at=now)
         return encode_meta(self._meta)
 
-    def usage(self, served: Served, now: int) -> Usage | None:
-        """Return the usage of a service if it is to be published now.
+    def usages(self, turns: Iterable[Turn], now: int) -> list[Usage]:
+        """Return what is to be published now, of services that had a turn or whose rates have not sunk to nothing."""
+        for turn in turns:
+            self._report(turn.served)
+        told = []
+        while self._reports and self._reports[0][0] <= now:
+            served = self.services[heapq.heappop(self._reports)[1]]
+            served.reports, served.usage_at = False, now
+            told.append(usage := served.engine.usage(now))
+            if usage.offered_per_second > QUIET or usage.requests_per_second > QUIET:
+                self._report(served)
+        return told
 
-        A service that has become quiet is looked at again until its rates have sunk to nothing.
-        """
-        every = USAGE_EVERY * max(1, len(self.services) // 100)  # many services must not drown in their reports
-        if now < served.usage_at + every:
-            self._wake(served.usage_at + every, served)
-            return None
-        served.usage_at = now
-        usage = served.engine.usage(now)
-        if usage.offered_per_second > QUIET or usage.requests_per_second > QUIET:
-            self._wake(now + every, served)
-        return usage
+    def _report(self, served: Served) -> None:
+        """Have the usage of a service published, at a moment that it shares with others."""
+        if not served.reports:
+            served.reports = True
+            soonest = served.usage_at + USAGE_EVERY * max(1, len(self.services) // USAGE_RATE)
+            heapq.heappush(self._reports, (soonest - (soonest - self._since) % USAGE_EVERY, served.name))
 
     def marks(self, turns: Iterable[Turn], now: int) -> dict[Partition, Mark]:
         """Return the offsets to commit: behind the last decided request, and the oldest parked one.
@@ -363,7 +363,7 @@ class Desk:
         for turn in turns:
             served = turn.served
             for piece in (piece for piece in turn.pieces if not piece.returned):
-                result[Partition(served.topics.requests, piece.partition)] = Mark(served.offsets[piece.partition], at)
+                result[Partition(served.topics.requests, piece.partition)] = Mark(piece.end, at)
             for number in {p.number for p, _ in turn.parked} | {pull.partition for pull, _ in turn.pulled}:
                 mark = served.engine.low_watermark(number)
                 end = served.delayed_end[number] if mark is None else mark

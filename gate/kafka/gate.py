@@ -254,13 +254,12 @@ class Gate:
         async def restore(partitions: Sequence[Partition]) -> Claim:
             async with asyncio.timeout(RESTORE_DEADLINE):
                 stored = await read_all(self._single, state)
-            return Claim(stored, await self._cluster.marks(self.settings.group_id, partitions))
+            return Claim(stored, await self.committed(partitions))
 
         async def look_behind(producer_id: int) -> Torn | None:
             async with asyncio.timeout(RESTORE_DEADLINE):
                 requests, places = await self._places(shard)
-                marks = await self._cluster.marks(self.settings.group_id, requests)
-                return await look(self._single, places, producer_id, marks.values(), self.shards)
+                return await look(self._single, places, producer_id, lambda: self.committed(requests), self.shards)
 
         exactly_once = self.settings.delivery is Delivery.EXACTLY_ONCE
         return KafkaSession(

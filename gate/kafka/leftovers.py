@@ -10,7 +10,7 @@ changelog. So what is open was committed if anything as new was seen to be, and 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,11 +51,17 @@ def was_committed(left: Iterable[int], seen: Iterable[int]) -> bool:
     return max(left, default=0) <= max(seen, default=-1)
 
 
-async def look(reader: Reader, places: Places, producer_id: int, marks: Iterable[Mark], shards: int) -> Torn | None:
+async def look(
+    reader: Reader,
+    places: Places,
+    producer_id: int,
+    committed: Callable[[], Awaitable[Mapping[Partition, Mark]]],
+    shards: int,
+) -> Torn | None:
     """Look for what is left open by a producer that has been fenced. None: all is settled.
 
-    `marks` are the group's committed offsets: they may have their end where nothing else has. Raises GateError where
-    somebody else has a transaction open in the changelog, and StateMismatchError.
+    `committed` reads the group's committed offsets: they may have their end where nothing else has. Raises GateError
+    where somebody else has a transaction open in the changelog, and StateMismatchError.
     """
     places = await _led(reader, places)
     left = await _left_open(reader, places, producer_id)
@@ -63,7 +69,7 @@ async def look(reader: Reader, places: Places, producer_id: int, marks: Iterable
     if not torn:
         return None
     newest = await read_all(reader, places.state)
-    seen = [read_meta(newest.get(META_KEY), shards).at // MS, *(mark.at for mark in marks)]
+    seen = [read_meta(newest.get(META_KEY), shards).at // MS, *(mark.at for mark in (await committed()).values())]
     for partition, end in (await reader.offsets(places.outputs, LATEST)).items():
         last = await reader.last_committed(partition, end)
         seen.append((decided_at(last.headers) if last is not None else None) or 0)

@@ -84,11 +84,10 @@ class Positions:
         return result
 
     def advance(self, service: str, number: int, records: Sequence[Record], end: int) -> None:
-        """Note that a batch has decided `records` of a partition up to offset `end`."""
+        """Note that a batch has decided `records` of a partition, and that the next one is at `end` or behind it."""
         positions = self._known.setdefault(service, {})
-        last = next((record for record in reversed(records) if record.offset < end), None)
-        if last is not None:
-            positions[number] = Position(end, last.offset, last.timestamp)
+        if records:
+            positions[number] = Position(end, records[-1].offset, records[-1].timestamp)
         else:
             before = positions.get(number, Position(end))
             positions[number] = Position(end, before.last, before.timestamp)

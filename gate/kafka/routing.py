@@ -55,13 +55,20 @@ class Piece:
     partition: int
     first: int
     records: Sequence[Record]
+    end: int  # the next offset to decide behind them
     returned: bool = False  # they were parked once and are decided anew
 
 
-def number_through(parts: Sequence[tuple[int, Sequence[Record]]], *, returned: bool = False) -> list[Piece]:
-    """Return requests, given as (partition, records), as pieces that are numbered through a batch."""
-    firsts = accumulate((len(records) for _, records in parts), initial=0)
-    return [Piece(number, first, records, returned) for (number, records), first in zip(parts, firsts, strict=False)]
+Taken = tuple[int, Sequence[Record], int]  # requests of a partition, and the offset behind them
+
+
+def number_through(parts: Sequence[Taken], *, returned: bool = False) -> list[Piece]:
+    """Return requests as pieces that are numbered through a batch."""
+    firsts = accumulate((len(records) for _, records, _ in parts), initial=0)
+    return [
+        Piece(number, first, records, end, returned)
+        for (number, records, end), first in zip(parts, firsts, strict=False)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

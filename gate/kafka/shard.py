@@ -19,9 +19,9 @@ from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Watched
 from gate.kafka.headers import not_before
-from gate.kafka.ports import Inbox, Partition, Record, Session
+from gate.kafka.ports import Inbox, Partition, Session
 from gate.kafka.positions import OFFSETS_KIND
-from gate.kafka.routing import Batch
+from gate.kafka.routing import Batch, Taken
 from gate.policy import Policy
 
 BATCH_RECORDS: Final = 4_000
@@ -212,7 +212,7 @@ class Shard:
             self._env.source.drop(partition)
             self._inbox.drop(partition)
             self._claimed.discard(partition)
-            desk.forget(partition, self._env.names.service_of(partition.topic) or "")
+            desk.positions.forget(partition)
         new = {
             service: partitions
             for service in self._requests
@@ -226,11 +226,11 @@ class Shard:
             if late:  # the claim knows nothing of them
                 desk.positions.learn(await self._env.committed(sorted(late)))
         for service, partitions in new.items():
-            served = desk.serve(service, self._now())
+            desk.serve(service, self._now())
             for partition in partitions:
                 await self._check_position(desk, service, partition)
                 self._inbox.followed.add(partition)
-                self._env.source.follow(partition, desk.start_offset(served, partition), self._inbox)
+                self._env.source.follow(partition, desk.positions.start(service, partition), self._inbox)
 
     async def _check_position(self, desk: Desk, service: str, partition: Partition) -> None:
         """Forget a position that belongs to a topic of the same name which is no more."""
@@ -337,9 +337,9 @@ class Shard:
                     )  # fmt: skip
                 turn.pulled.append((pull, records))
 
-    def _take(self, desk: Desk) -> dict[str, list[tuple[int, Sequence[Record]]]]:
+    def _take(self, desk: Desk) -> dict[str, list[Taken]]:
         """Take what waits in the inbox, up to the size of a batch."""
-        taken: dict[str, list[tuple[int, Sequence[Record]]]] = {}
+        taken: dict[str, list[Taken]] = {}
         room = BATCH_RECORDS
         for partition in list(self._inbox.waiting):
             if partition in self._inbox.held or room <= 0:
@@ -354,8 +354,7 @@ class Shard:
                 continue
             records, end = part
             room -= len(records)
-            served.offsets[partition.number] = end
-            taken.setdefault(service, []).append((partition.number, records))
+            taken.setdefault(service, []).append((partition.number, records, end))
         return taken
 
     def _tell(self, turns: Sequence[Turn], now: int, started: int) -> None:

@@ -20,19 +20,20 @@ def test_what_is_held_is_looked_at_sparingly_and_each_partition_has_its_turn():
     for partition, count in ((FIRST, 1000), (SECOND_ONE, 3)):
         inbox.put(partition, Fetched([Stored(i, 1, b"k", b"v", ()) for i in range(count)], count, 10 * count))
 
-    went, looks = [], []
+    went, looks, ends = [], [], {}
     for second in range(8):
         inbox.held.clear()
         taken = []
         for partition in sorted(inbox.waiting):
-            records, served.offsets[partition.number] = inbox.take(partition, served.room or 4_000)
-            taken.append((partition.number, records))
-        looks.append(sum(len(records) for _, records in taken))
+            taken.append((partition.number, *inbox.take(partition, served.room or 4_000)))
+        looks.append(sum(len(records) for _, records, _ in taken))
         turn = desk.decide(served, NOW + second * SECOND, taken, inbox)
         held = min(decision.first for decision in turn.step.decisions if decision.verdict.name == "HELD")
-        went += [piece.partition for piece in turn.pieces for _ in piece.records[: max(0, held - piece.first)]]
+        assert held == sum(len(piece.records) for piece in turn.pieces)
+        went += [piece.partition for piece in turn.pieces for _ in piece.records]
+        ends |= {piece.partition: piece.end for piece in turn.pieces}
 
     assert went == [0, 1, 0, 1, 0, 1, 0, 0]
     assert looks[0] == 1003
     assert max(looks[1:]) <= 2 * HOLD_ROOM
-    assert served.offsets == {0: 5, 1: 3}
+    assert ends == {0: 5, 1: 3}

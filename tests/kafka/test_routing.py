@@ -22,7 +22,7 @@ class Rec:
 
 
 def piece(partition: int, first: int, *headers: list[tuple[str, bytes | None]]) -> Piece:
-    return Piece(partition, first, [Rec(100 * partition + i, h) for i, h in enumerate(headers)])
+    return Piece(partition, first, [Rec(100 * partition + i, h) for i, h in enumerate(headers)], 100 * partition + 99)
 
 
 def stamps(records) -> list:

@@ -142,16 +142,10 @@ def watermark_too_high(marks: Any) -> Any:
     }
 
 
-@_plant(Desk, "start_offset")
-def seek_forgotten(start_offset: Any) -> Any:
-    """A new owner reads on where it stood when it last owned the shard."""
-    stood: dict[tuple[int, Partition], int] = {}
-
-    def remembered(self: Desk, served: Any, partition: Partition) -> int | None:
-        start = start_offset(self, served, partition)
-        return stood.setdefault((id(self._policy), partition), start or 0)
-
-    return remembered
+@_plant(Positions, "start")
+def seek_forgotten(_start: Any) -> Any:
+    """A new owner reads each partition from its beginning."""
+    return lambda _self, _service, _partition: None
 
 
 @_plant(Plan, "book")
