@@ -14,6 +14,7 @@ from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
 from gate.kafka.ports import Mark, Partition
+from gate.kafka.together import Together
 from gate.kafka.topics import Names
 
 DEADLINE: Final = 15.0
@@ -43,8 +44,7 @@ class Cluster:
         self._names = names
         self._create = create
         self._replication = replication_factor
-        self._asking = asyncio.Lock()
-        self._next: asyncio.Task[Mapping[str, int]] | None = None  # asks for all topics as soon as it can
+        self._partitions = Together(self._ask_partitions)
         self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
 
     async def start(self) -> None:
@@ -59,16 +59,12 @@ class Cluster:
             raise asyncio.CancelledError  # aiokafka's close swallows it, and Ctrl-C would go unheard
 
     async def partitions(self) -> Mapping[str, int]:
-        """Return all topics and their numbers of partitions. Shards that ask at the same time share one answer."""
-        if self._next is None:
-            self._next = asyncio.create_task(self._ask_partitions(), name="topics")
-        return await asyncio.shield(self._next)
+        """Return all topics and their numbers of partitions."""
+        return await self._partitions()
 
     async def _ask_partitions(self) -> Mapping[str, int]:
-        async with self._asking:
-            self._next = None  # who asks from now on may want to see what is made meanwhile
-            async with asyncio.timeout(DEADLINE):
-                topics = await self._admin.describe_topics()
+        async with asyncio.timeout(DEADLINE):
+            topics = await self._admin.describe_topics()
         return {t["topic"]: len(t["partitions"]) for t in topics if not t["error_code"]}
 
     async def offsets(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Final
 
 import msgspec
@@ -40,13 +41,15 @@ class BatchWriter:
         """
         self._session.begin()
         changes: dict[str, bytes | None] = dict.fromkeys(outdated)
+        error = inf
         for _ in range(CLOCK_TRIES):
             await self._write_state({}, {**changes, META_KEY: encode_meta(meta)}, [], {})
+            before, error = error, self._clock.error
             if not meta.since:  # positions are kept from now on, at the earliest that can be
                 since = self._env.local() + self._clock.offset - self._clock.error
                 meta = msgspec.structs.replace(meta, since=since // MS * MS)
-            elif self._clock.error <= CLOCK_ERROR:
-                break
+            elif error <= CLOCK_ERROR or error > before / 2:
+                break  # good enough, or hardly to be had better now
         await self._session.commit()
         return meta
 

@@ -195,7 +195,7 @@ class Gate:
                 owned = self._assigned.get_nowait()
             lost = [self._owned.pop(number) for number in list(self._owned) if number not in owned]
             await asyncio.gather(*(shard.stop(DRAIN_DEADLINE) for shard in lost))
-            for number, services in owned.items():
+            for number, services in sorted(owned.items(), key=lambda item: -len(item[1])):  # who waits goes first
                 if number not in self._owned:
                     self._owned[number] = Shard(number, self._policy, self)
                 self._owned[number].start(services)

@@ -9,15 +9,17 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
 from gate.kafka.assignor import make_assignor, shard_of
 from gate.kafka.ports import Partition
+from gate.kafka.together import Together
 from gate.kafka.topics import Names
 
 CALL_DEADLINE: Final = 10.0
-HEARTBEAT_MS: Final = 250  # by its answer a member learns that another has left, and shards wait for it
+HEARTBEAT_MS: Final = 100  # by its answer a member learns that another has left, and shards wait for it
 REVOKE_DEADLINE: Final = 3.0  # no heartbeat is sent meanwhile
 NEVER_EXPELLED_MS: Final = 2**31 - 1  # polls are not what shows that a shard lives: its supervisor is
 
@@ -60,6 +62,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.owned: Owned = {}
         self.rebalances = 0
         self.state_lost = False
+        self._prove = Together(self._commit_owned)
         assignor = make_assignor(shards, names.state, self._shard_of_topic, lambda: self.owned)
         self._consumer = AIOKafkaConsumer(
             group_id=group,
@@ -107,8 +110,14 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 
         An offset commit carries member and generation: the one public call by which a member can prove itself.
         """
+        if shard not in self.owned:
+            raise IllegalStateError(f"shard {shard} is not owned any more")
+        await self._prove()
+
+    async def _commit_owned(self) -> None:
+        nothing = OffsetAndMetadata(0, "")
         async with asyncio.timeout(CALL_DEADLINE):
-            await self._consumer.commit({TopicPartition(self._names.state, shard): OffsetAndMetadata(0, "")})
+            await self._consumer.commit({TopicPartition(self._names.state, shard): nothing for shard in self.owned})
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit offsets as this member; raises if it is not one any more.
