@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
+from consumers.throttle import Throttle
 from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
 from gate.admission.model import MS, SECOND, Run, Verdict
 from gate.admission.simulation import Simulation
 from gate.limits import Spec, Window
 from gate.policy import ServicePolicy
+from tests.consumers.pipelines import Pipeline, World
 
 START = 1_764_000_000 * SECOND
 LANES = {"interactive": Fraction(6), "default": Fraction(3), "batch": Fraction(1)}
@@ -168,6 +171,15 @@ def workers_stop() -> Iterator[Figure]:
     yield Figure("workers go on", f"time for {left:,} that waited", (sim.now - began) / SECOND, "s", left / 1_000 + 2)
 
 
+def a_pipeline_is_paced() -> Iterator[Figure]:
+    limits = "requests_per_second: 1000, burst_size: 100, window_size: null"
+    for max_wait in (30.0, 2.0):
+        done = World(limits, [Pipeline(Throttle(max_wait=max_wait), 60_000)]).run(70)
+        name = f"60,000 items paced at 1,000/s, max_wait {max_wait:g} s"
+        yield Figure(name, "beyond the ideal 60 s", ((done.finished or inf) / 60 - 1) * 100, "%", 2)
+        yield Figure(name, "longest wait of the backlog after 1 s", done.worst(1.0), "s", max_wait)
+
+
 def a_million_parked() -> Iterator[Figure]:
     yield from million("alike, every offset apart", 2, lambda _: [Run(0, 2_000)])
     yield from million(
@@ -238,6 +250,7 @@ SCENARIOS = (
     a_thousand_tenants,
     a_limit_changes_under_a_backlog,
     workers_stop,
+    a_pipeline_is_paced,
     a_million_parked,
 )
 
