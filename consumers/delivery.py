@@ -17,6 +17,7 @@ from aiokafka.structs import TopicPartition
 from consumers.alert import Alert
 from consumers.offsets import Commits
 from consumers.sinks.sink import LaterError, RefusedError, Sink
+from gate.kafka.access import access
 from gate.kafka.connect import running
 
 _POLL_MS: Final = 200
@@ -108,7 +109,7 @@ async def carry(
     anything else: what comes from then on is delivered, whatever happens.
     """
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **access(bootstrap),
         group_id=group_id,
         isolation_level="read_committed",
         enable_auto_commit=False,

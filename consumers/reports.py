@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from consumers.usage import Usage, decode
+from gate.kafka.access import access
 from gate.kafka.connect import running
 
 _POLL_MS: Final = 500
@@ -26,7 +27,7 @@ async def follow(bootstrap: str, topic: str, service: str, tell: Callable[[Usage
     while True:
         try:
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="latest"
+                **access(bootstrap), isolation_level="read_committed", auto_offset_reset="latest"
             )
             async with running(consumer):
                 await _appears(consumer, topic)

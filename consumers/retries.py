@@ -24,6 +24,7 @@ from consumers.offsets import Commits, Offsets
 from consumers.outbox import Outbox
 from consumers.retry import Retry
 from consumers.sender import TooLargeError
+from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.kafka.topics import Names
 
@@ -54,7 +55,7 @@ class Retries:
         topics = "|".join(re.escape(names.retries(service)) for service in services)
         self._pattern = rf"^(?:{topics})\Z"  # a pattern, as the topics come with the first failure
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap,
+            **access(bootstrap),
             group_id=f"{group_id}.retries",
             enable_auto_commit=False,
             auto_offset_reset="earliest",

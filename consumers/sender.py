@@ -16,6 +16,7 @@ from aiokafka.errors import (
 from aiokafka.structs import RecordMetadata
 
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.cluster import Cluster, TopicSpec
 from gate.kafka.connect import BrokerUnreachableError, running
 from gate.kafka.topics import Names
@@ -54,9 +55,7 @@ class Sender:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Sender"]:
         """Connect, and disconnect at the end. Raises BrokerUnreachableError."""
-        self.cluster = Cluster(
-            self._names, create=True, replication_factor=_BROKER_DEFAULT, bootstrap_servers=self._bootstrap
-        )
+        self.cluster = Cluster(self._names, create=True, replication_factor=_BROKER_DEFAULT, **access(self._bootstrap))
         try:
             try:
                 await self.cluster.start()
@@ -136,7 +135,7 @@ class Sender:
             if self._producer is not broken:
                 return
             producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap,
+                **access(self._bootstrap),
                 enable_idempotence=True,
                 request_timeout_ms=int(_SEND_SECONDS * 500),  # it gives a record up before we do
                 max_batch_size=self._batch_bytes,

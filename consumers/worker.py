@@ -22,6 +22,7 @@ from consumers.retries import Retries
 from consumers.retry import Retry, asked_to_wait
 from consumers.sender import TooLargeError
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.kafka.topics import Names
 
@@ -118,7 +119,7 @@ class Worker(Program):
         if not await self._connected():
             return
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **access(self._bootstrap),
             group_id=self._group_id,
             isolation_level="read_committed",
             enable_auto_commit=False,

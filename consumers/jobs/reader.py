@@ -15,6 +15,7 @@ from consumers.headers import ERROR, ERROR_ATTEMPTS, job_id, last, number
 from consumers.jobs.matching import Matching, News
 from consumers.jobs.ticket import Decision, JobFailedError, Verdict
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.cluster import Cluster
 from gate.kafka.topics import Names
 
@@ -45,7 +46,7 @@ class Reader:
         self._hurry = asyncio.Event()  # something is missing
         self._following = asyncio.Lock()
         self.consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap,
+            **access(bootstrap),
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # where what was to be read has expired

@@ -2,7 +2,8 @@
 
 Limits that are never idle admit at times that do not depend on whose turn it is, if costs are equal. So the time of
 a request follows from two steps: how many units go before it, from the tags of the lanes and tenants, and when the
-last of them goes. Exact for costs of 1 and up to 64 waiting tenants per lane that have no limits of their own. Else:
+last of them goes. Exact for costs of 1 and up to 64 waiting tenants per lane that have no limits of their own. Else,
+where more waits than a `rehearsal` takes:
 - mixed costs: off by at most one request of the largest cost per other queue;
 - more tenants: an upper bound, late by at most one turn of all tenants, which beyond 1,024 tenants may be a turn of all
   that they have parked up to the request's own depth;

@@ -39,13 +39,21 @@ class Plan:
         limiters = self.limiters if own is None else [*self.limiters, own]
         times: list[int] = []
         time = self.at
-        while len(times) < count:
-            time = ready_at(limiters, time, cost)
+        while count:
+            ready = time
+            for limiter in limiters:  # for each request that waits: loops, as generators take twice the time
+                soonest = limiter.ready_at(time, cost)
+                if soonest > ready:  # noqa: PLR1730 - as above
+                    ready = soonest
+            time = whole_ms(ready)
             if time > latest:
                 return times, time
-            fitting = min((limiter.fit(time, count - len(times), cost) for limiter in limiters), default=count)
+            fitting = count
+            for limiter in limiters:
+                fitting = limiter.fit(time, fitting, cost)
             for limiter in limiters:
                 limiter.charge(time, fitting * cost)
             times += [time] * fitting
+            count -= fitting
             self.at = time
         return times, time

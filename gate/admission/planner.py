@@ -1,7 +1,7 @@
 """Stamps requests that must wait with the time at which they will be admitted if nothing else comes.
 
 All that waits in one queue is planned exactly (`plan`). Where several queues wait, a request's place in their order and
-the moments of admission give its time (`horizon`).
+the moments of admission give its time (`horizon`); where that is an estimate and little waits, a rehearsal does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,13 @@ from gate.admission.horizon import Horizon, Positions
 from gate.admission.lanes import Lane, Queue
 from gate.admission.parked import Parked
 from gate.admission.plan import Plan, ready_at
+from gate.admission.rehearsal import MOST, Rehearsal
 from gate.admission.scheduler import Scheduler
 from gate.admission.shared import Limits
 from gate.admission.tenants import Tenant
 from gate.limits import NEVER, Limiter
+
+Booked = tuple[list[int], int]  # the times of an arrival's requests, and that of the first that was not booked
 
 _REPLAY: Final = 20_000  # parked requests that are planned anew when a plan is missing; for more, places are counted
 
@@ -43,13 +46,16 @@ class Planner:
         """Note that requests left without being admitted: what was planned behind them comes earlier."""
         self.plan = None
 
-    def book(self, arrivals: Sequence[Arrival], start: int, latest: Sequence[int]) -> list[tuple[list[int], int]]:
+    def book(self, arrivals: Sequence[Arrival], start: int, latest: Sequence[int]) -> list[Booked]:
         """Plan what is left of each arrival, which the scheduler counts as waiting already, from `start` on.
 
         Returns, per arrival, the times that are not after its latest one, and the time of the first that is. Requests
         that are not planned no longer count as waiting.
         """
         self._use_plan(arrivals, start)
+        played = self._play(arrivals, start, latest)
+        if played is not None:
+            return played
         ahead = self._ahead(arrivals)
         positions = Positions(self._scheduler.lanes)
         owns: dict[Tenant, Limiter | None] = {}
@@ -73,12 +79,47 @@ class Planner:
                         own.charge(time, arrival.cost)
                     times.append(time)
                     ahead[queue] += arrival.cost
-            shed = arrival.left - len(times)
-            if shed:
-                self._scheduler.shrink(queue, shed, shed * arrival.cost)
+            self._shed(arrival, len(times))
             planned.append((times, time))
         self._keep_promises(owns)
         return planned
+
+    def _play(self, arrivals: Sequence[Arrival], start: int, latest: Sequence[int]) -> list[Booked] | None:
+        """Plan by a rehearsal; None: there is a simpler way, or too much waits, or others draw on the budget."""
+        budget = self._limits.budget
+        if (
+            self.plan is not None
+            or self._parked.requests + sum(arrival.left for arrival in arrivals) > MOST
+            or (budget is not None and budget.others(self._limits.service))
+        ):
+            return None
+        counts = [arrival.left for arrival in arrivals]
+        late: dict[int, int] = {}
+        while True:
+            rehearsal = Rehearsal(self._scheduler, self._parked, arrivals, counts, latest)
+            if rehearsal.plain:
+                return None
+            shared = [_ahead_of(limiter) for limiter in self._limits.limiters()]
+            times, shed = rehearsal.play(shared, start)
+            counts = [len(times.get(number, ())) for number in range(len(arrivals))]
+            late |= shed
+            if not shed:
+                break
+        for arrival, count in zip(arrivals, counts, strict=True):
+            self._shed(arrival, count)
+        for limiter, ahead in zip(self._limits.limiters(), shared, strict=True):
+            limiter.follow(ahead)
+        for tenant in {arrival.queue.tenant for arrival in arrivals}:
+            tenant.plan = None
+            if tenant.limiter is not None and tenant in rehearsal.own:
+                tenant.limiter.follow(rehearsal.own[tenant])
+        return [(times.get(number, []), late.get(number, start)) for number in range(len(arrivals))]
+
+    def _shed(self, arrival: Arrival, planned: int) -> None:
+        """Let what is not planned no longer count as waiting."""
+        shed = arrival.left - planned
+        if shed:
+            self._scheduler.shrink(arrival.queue, shed, shed * arrival.cost)
 
     def _keep_promises(self, owns: Mapping[Tenant, Limiter | None]) -> None:
         """Let the limiters compress what their plans have compressed, or they would admit before the time promised."""

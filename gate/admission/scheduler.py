@@ -1,7 +1,7 @@
 """Serves queues as long as the limits allow: parked requests first, behind them those of the batch at hand."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 
 from gate.admission.arrivals import Arrival
@@ -44,6 +44,12 @@ class Scheduler:
     def all(self) -> Iterable[Lane]:
         """All lanes of the policy."""
         return self._all.values()
+
+    def working(self) -> Iterator[Queue]:
+        """Yield the queues that take part or that a tenant's limit blocks."""
+        for lane in self.lanes.flows():
+            yield from lane.fair.flows()
+        yield from {queue: None for until, _, _, queue in self._blocked if queue.until == until}
 
     def queue(self, arrivals: Iterable[Arrival]) -> None:
         """Append fresh requests to their queues."""

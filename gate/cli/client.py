@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import check_bootstrap, wait_for_broker
 from gate.kafka.topics import Names, check_service_name
@@ -67,7 +68,7 @@ class Client:
     @asynccontextmanager
     async def cluster(self) -> AsyncIterator[Cluster]:
         """Connect to what knows the topics."""
-        cluster = Cluster(self.names, create=True, replication_factor=BROKER_DEFAULT, bootstrap_servers=self.bootstrap)
+        cluster = Cluster(self.names, create=True, replication_factor=BROKER_DEFAULT, **access(self.bootstrap))
         try:
             await cluster.start()
             yield cluster

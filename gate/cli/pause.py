@@ -15,6 +15,7 @@ from consumers.text import timestamp
 from gate.cli.client import Client, Service, log_to_stderr
 from gate.errors import GateError
 from gate.kafka import control
+from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.kafka.headers import TENANT, Malformed, read_wishes
 
@@ -127,7 +128,7 @@ async def _command(client: Client, service: str, what: control.Command) -> None:
     async with client.cluster() as cluster:
         if topic not in await cluster.partitions():
             raise GateError(f"there is no topic {topic}: no gate has run with this prefix", hint="start one: gate run")
-    producer = AIOKafkaProducer(bootstrap_servers=client.bootstrap, enable_idempotence=True)
+    producer = AIOKafkaProducer(**access(client.bootstrap), enable_idempotence=True)
     send = partial(producer.send_and_wait, topic, control.encode(what), service.encode(), partition=0)
     async with running(producer):
         try:

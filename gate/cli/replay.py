@@ -16,6 +16,7 @@ from gate.admission.replay import Outcome, Request
 from gate.admission.replay import replay as play
 from gate.cli.client import Client, Flag, Service, log_to_stderr, say
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.recording import reader, recorded
 from gate.policy import Policy, load_policy
 from gate.policy.fields import read_duration
@@ -88,7 +89,7 @@ def replay(
 async def _read(client: Client, service: str, since_ms: int | None) -> tuple[list[Request], int]:
     await client.reach()
     topic = client.names.requests(service)
-    async with client.cluster() as cluster, reader(bootstrap_servers=client.bootstrap) as source:
+    async with client.cluster() as cluster, reader(**access(client.bootstrap)) as source:
         partitions = (await cluster.partitions()).get(topic)
         if partitions is None:
             raise GateError(f"there is no topic {topic}", hint="check the service's name and --prefix")

@@ -20,6 +20,7 @@ from consumers.pacing import Pacer
 from consumers.progress import bar
 from gate.cli.client import Client, Flag, Service, log_to_stderr, say
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.cluster import TopicSpec
 from gate.kafka.connect import running
 from gate.kafka.headers import COST, DEADLINE, MAX_COST, PRIORITY, TENANT, Malformed, read_wishes
@@ -119,7 +120,7 @@ async def _submit(
             await cluster.ensure(TopicSpec(topic, partitions, {}))
             say(f"created topic {topic} with {partitions} partitions")
     producer = AIOKafkaProducer(
-        bootstrap_servers=client.bootstrap,
+        **access(client.bootstrap),
         enable_idempotence=True,  # with acks from all replicas; a repeated send is one request
         linger_ms=5,
         max_batch_size=_BATCH_BYTES,

@@ -18,6 +18,7 @@ from consumers.alerts import Alert
 from consumers.headers import ERROR
 from consumers.text import printable, timestamp
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
+from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.kafka.headers import NOT_BEFORE, RETRY_AFTER, STAMP, Stamp, parse_stamp
 from gate.kafka.topics import Names
@@ -83,7 +84,7 @@ async def _tail(
 
 async def _records(client: Client, kind: Kind, service: str | None, *, oldest: bool) -> AsyncIterator[ConsumerRecord]:
     """Yield the committed records of all topics of a kind for ever; new topics are read from their beginning."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=client.bootstrap, isolation_level="read_committed")
+    consumer = AIOKafkaConsumer(**access(client.bootstrap), isolation_level="read_committed")
     loop = asyncio.get_running_loop()
     async with client.cluster() as cluster, running(consumer):
         from_end, look_at, silent = not oldest, loop.time(), False

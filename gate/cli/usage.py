@@ -16,6 +16,7 @@ from consumers.text import printable
 from gate.admission.model import SECOND, Usage
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.limits import NEVER
 from gate.observe.usage import decode, to_json
@@ -66,7 +67,7 @@ async def _read(client: Client) -> dict[str, Usage]:
     if not count:
         raise GateError(f"no gate has published usage at {client.bootstrap}: there is no topic {topic}", hint=_HINT)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=client.bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
+        **access(client.bootstrap), isolation_level="read_committed", auto_offset_reset="earliest"
     )
     newest: dict[str, Usage] = {}
     async with running(consumer), asyncio.timeout(_READ_SECONDS):

@@ -11,6 +11,7 @@ from aiokafka import codec
 from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.cluster import STAMP_ROOM, Cluster, TopicSpec
 from gate.kafka.ports import Claim, Outgoing, Partition
 from gate.kafka.routing import Topics
@@ -151,7 +152,7 @@ class Checkup:
             nothing,
             no_offsets,
             deadline=DEADLINE,
-            bootstrap_servers=self._bootstrap,
+            **access(self._bootstrap),
         )
         try:
             await session.claim([])

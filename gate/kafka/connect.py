@@ -10,6 +10,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
+from gate.kafka.access import PROTOCOL, access, described
 
 START_SECONDS: Final = 30.0  # a group's rebalance is part of a start
 STOP_SECONDS: Final = 10.0
@@ -56,7 +57,8 @@ async def wait_for_broker(bootstrap: str, seconds: float, on_wait: Callable[[str
         if loop.time() + pause >= deadline:
             raise BrokerUnreachableError(
                 f"no Kafka broker answers at {bootstrap} (tried for {seconds:g} s)",
-                hint="name another with --bootstrap HOST:PORT, or start one with `gate broker`",
+                hint="name another with --bootstrap HOST:PORT, or start one with `gate broker`; it was asked by"
+                f" {described()}: where that is not what it wants, set {PROTOCOL} and what goes with it",
             )
         if on_wait is not None:
             on_wait(f"no Kafka broker answers at {bootstrap} yet; trying for {seconds:g} s")
@@ -66,7 +68,7 @@ async def wait_for_broker(bootstrap: str, seconds: float, on_wait: Callable[[str
 
 
 async def _answers(bootstrap: str, deadline: float) -> bool:
-    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    client = AIOKafkaClient(**access(bootstrap))
     try:
         async with asyncio.timeout_at(deadline):
             await client.bootstrap()

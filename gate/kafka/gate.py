@@ -10,6 +10,7 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 
 from gate.errors import GateError
+from gate.kafka.access import access
 from gate.kafka.assignor import shard_of
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
@@ -58,7 +59,7 @@ class Gate:
         self.pool = Pool(POOL_BYTES, LEAST_BYTES)
         self._reset_state = reset_state
         self._policy = policy
-        self._options: dict[str, Any] = {"bootstrap_servers": settings.bootstrap, **client_options}
+        self._options: dict[str, Any] = {**access(settings.bootstrap), **client_options}
         self._owned: dict[int, Shard] = {}
         self._assigned: asyncio.Queue[Owned] = asyncio.Queue()
         self._stack = AsyncExitStack()

@@ -1,6 +1,6 @@
 """From an engine's decisions to records: what goes to which topic, stamped how."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -8,8 +8,10 @@ from typing import Final
 
 from gate.admission.model import Decision, Pull, Reason, Run, Verdict
 from gate.kafka.headers import (
+    NOT_BEFORE,
     OURS,
     PLAIN,
+    RETRY_AFTER,
     STAMP,
     Malformed,
     StampTemplate,
@@ -152,26 +154,24 @@ class Batch:
             for piece, start, stop in _overlaps(pieces, decision.first, decision.first + decision.count):
                 out = self.to(topic, piece.partition)
                 records = piece.records[start - piece.first : stop - piece.first]
-                if clean and decision.not_before is None and not piece.returned:
-                    head, tail = stamps.around(topics.requests, piece.partition)
-                    out += [
-                        (r.key, r.value, r.timestamp, [*r.headers, (STAMP, b"%b%d%b" % (head, r.offset, tail))])
-                        for r in records
-                    ]
+                if decision.verdict is Verdict.DELAYED:
+                    place = Partition(topic, piece.partition)
+                    parked += [(place, index) for index in range(len(out), len(out) + len(records))]
+                times: list[int] | None = None
+                if decision.not_before is not None:
+                    told = decision.not_before[start - decision.first : stop - decision.first]
+                    times = [-(-time // MS) for time in told]
+                if clean and not piece.returned:
+                    out += stamps.plainly(topics.requests, piece.partition, records, times)
                     continue
                 if piece.returned:
                     stamp = stamps.returned(topics.delayed, piece.partition)
                 else:
                     stamp = stamps.fresh(topics.requests, piece.partition)
-                if decision.not_before is None:
+                if times is None:
                     out.extend(Outgoing(r.key, r.value, r.timestamp, restamp(r.headers, stamp(r))) for r in records)
                     continue
-                if decision.verdict is Verdict.DELAYED:
-                    place = Partition(topic, piece.partition)
-                    parked.extend((place, len(out) + i) for i in range(len(records)))
-                times = decision.not_before[start - decision.first : stop - decision.first]
-                for record, not_before in zip(records, times, strict=True):
-                    due = -(-not_before // MS)
+                for record, due in zip(records, times, strict=True):
                     headers = restamp(record.headers, stamp(record), retry_after(at, due), due)
                     out.append(Outgoing(record.key, record.value, record.timestamp, headers))
         return parked
@@ -202,13 +202,37 @@ class _Stamps:
     """The stamps of one decision: all that is alike is encoded once."""
 
     def __init__(self, verdict: Verdict, at: int, policy: str, reason: Reason | None, limit: str | None) -> None:
+        self._at = at
         self._make = partial(
             StampTemplate, verdict.value, at, policy=policy, reason=reason and reason.value, limit=limit
         )
 
-    def around(self, topic: str, partition: int) -> tuple[bytes, bytes]:
-        """Return what stands before and behind the offset in the stamps of a request partition."""
-        return self._make(attempt=1).around(source_of(topic, partition))
+    def plainly(
+        self, topic: str, partition: int, records: Sequence[Record], times: Sequence[int] | None
+    ) -> Iterable[Raw]:
+        """Stamp records that carry no stamp; `times`: those at which they will be admitted, unix ms.
+
+        The way of most requests, hence at once and without a call for each.
+        """
+        head, tail = self._make(attempt=1).around(source_of(topic, partition))
+        if times is None:
+            return [
+                (r.key, r.value, r.timestamp, [*r.headers, (STAMP, b"%b%d%b" % (head, r.offset, tail))])
+                for r in records
+            ]
+        waits = [retry_after(self._at, due) for due in times]
+        return [
+            (
+                r.key, r.value, r.timestamp,
+                [
+                    *r.headers,
+                    (STAMP, b"%b%d%b" % (head, r.offset, tail)),
+                    (RETRY_AFTER, b"%d" % wait),
+                    (NOT_BEFORE, b"%d" % due),
+                ],
+            )
+            for r, due, wait in zip(records, times, waits, strict=True)
+        ]  # fmt: skip
 
     def fresh(self, topic: str, partition: int) -> Callable[[Record], bytes]:
         """Return what stamps requests of a request partition."""

@@ -4,10 +4,11 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gate.admission.model import MS, SECOND, Run
+from gate.admission.rehearsal import MOST
 from gate.admission.simulation import Simulation
 from gate.limits import Spec, Window
 from gate.policy import ServicePolicy, Tenants
@@ -106,6 +107,26 @@ def test_lanes_and_tenants_are_stamped_exactly_while_nothing_else_comes(seed):
     sim, _, last = play(rng, policy, ["", "a", "b", "c"], [1])
     for number in range(last, len(sim.history.submitted_at)):
         assert sim.history.not_before[number] in (0, sim.history.admitted_at[number])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(SEEDS)
+def test_little_that_waits_is_stamped_exactly_for_any_mix_of_costs_and_limits(seed):
+    rng = random.Random(seed)
+    own = random_spec(rng)
+    limits = {"requests_per_second": own.rate, "burst_size": own.burst, "window_size": None, "windows": own.windows}
+    tenants = Tenants.of({"a": limits, "b": limits}) if rng.random() < 0.7 else None
+    policy = ServicePolicy(
+        "svc", random_spec(rng), lanes=rng.choice([ONE_LANE, *LANES]), tenants=tenants,
+        max_delay=rng.choice([None, None, 3 * SECOND]),
+    )  # fmt: skip
+    sim, _, last = play(rng, policy, ["", "a", "b", "c"], [1, 1, 2, 5], deadline=rng.choice([0, 0.3]))
+    history = sim.history
+    ends = [max(both) for both in zip(history.admitted_at, history.rejected_at, strict=True)]
+    assume(sum(at >= history.submitted_at[last] for at in ends) <= MOST)  # also those that were shed at once
+    for number in range(last, len(ends)):
+        if not history.rejected_at[number]:
+            assert history.not_before[number] in (0, history.admitted_at[number])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from gate.cli.demo.traffic import offer
 from gate.cli.demo.verify import broken_promises
 from gate.cli.progress import progress
 from gate.errors import GateError
+from gate.kafka.access import VARIABLES
 from gate.kafka.connect import wait_for_broker
 from gate.kafka.local import LocalBroker
 from gate.kafka.topics import Names
@@ -65,8 +66,9 @@ def demo(*, seconds: Seconds = 12.0, bootstrap: str | None = None) -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both mean: stop, and leave nothing behind
     bootstrap = bootstrap or os.environ.get(f"{ENVIRONMENT}BOOTSTRAP")
-    for setting in Settings.model_fields:  # they are meant for another gate than the one that is started here
-        os.environ.pop(ENVIRONMENT + setting.upper(), None)
+    other = [ENVIRONMENT + setting.upper() for setting in Settings.model_fields]
+    for variable in (*other, *(() if bootstrap else VARIABLES)):  # meant for another gate, or another broker
+        os.environ.pop(variable, None)
     with ExitStack() as stack:
         _log_to(LOG, stack)
         guest = bootstrap is not None

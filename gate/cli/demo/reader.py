@@ -8,6 +8,7 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer
 
 from gate.cli.demo.tally import Tally
+from gate.kafka.access import access
 from gate.kafka.connect import running
 
 _POLL_MS: Final = 50
@@ -22,7 +23,7 @@ class Reader:
         self._round = asyncio.Condition()  # told after each poll
         self._consumer = AIOKafkaConsumer(
             *tally.topics,
-            bootstrap_servers=bootstrap,
+            **access(bootstrap),
             isolation_level="read_committed",
             auto_offset_reset="earliest",
             enable_auto_commit=False,

@@ -8,6 +8,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 
 from gate.cli.demo.scenario import Part
+from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.kafka.headers import ID
 
@@ -22,7 +23,7 @@ async def offer(bootstrap: str, topic: str, part: Part, seconds: float) -> set[s
     """
     loop = asyncio.get_running_loop()
     sent: list[Future[Any]] = []
-    async with running(AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True)) as producer:
+    async with running(AIOKafkaProducer(**access(bootstrap), enable_idempotence=True)) as producer:
         start = loop.time()
         for number, moment in enumerate(part.arrivals(seconds)):
             if (pause := start + moment - loop.time()) > 0:

@@ -61,7 +61,10 @@ def _uuid() -> str:
 
 
 def server_properties(port: int, controller_port: int, more: Mapping[str, str]) -> str:
-    """Return `server.properties`; what lays out the node itself can't be replaced by `more` (ValueError)."""
+    """Return `server.properties`; what lays out the node itself can't be replaced by `more` (ValueError).
+
+    `listeners` of `more` are added to those that the node has.
+    """
     layout = {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -71,6 +74,9 @@ def server_properties(port: int, controller_port: int, more: Mapping[str, str]) 
         "controller.listener.names": "CONTROLLER",
         "log.dirs": DATA,  # relative: a path may hold a comma, and this is a list
     }
+    if added := more.get("listeners"):
+        layout["listeners"] += f",{added}"
+        more = {name: value for name, value in more.items() if name != "listeners"}
     if fixed := layout.keys() & more.keys():
         raise ValueError(f"the local broker sets {', '.join(sorted(fixed))} itself")
     # JSON's escapes are also those of a Java properties file, which is read as Latin-1
