@@ -11,7 +11,7 @@ from gate.admission.budgets import Budgets
 from gate.admission.deciding import decide
 from gate.admission.lanes import lanes_of
 from gate.admission.model import MS, SECOND, Event, Reason, Run, Step, Usage, Verdict
-from gate.admission.overflow import FOREVER, Held
+from gate.admission.overflow import UNTIL_RESUMED, Held
 from gate.admission.parked import Parked
 from gate.admission.plan import ready_at
 from gate.admission.planner import Planner
@@ -142,7 +142,7 @@ class Engine:
         The longest pause counts: a worker that was told to wait for seconds must not end what an operator asked for.
         """
         before = self.tenants.paused.get(short(tenant), 0) if tenant else self.paused_until
-        self._pause(now, max(before, min(until, FOREVER)), tenant)
+        self._pause(now, max(before, min(until, UNTIL_RESUMED)), tenant)
 
     def resume(self, now: int, tenant: str = "") -> None:
         """End a pause."""

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from gate.admission.arrivals import Arrival
-from gate.admission.model import Reason, Verdict
+from gate.admission.model import MS, Reason, Verdict
 from gate.admission.planner import Planner
 from gate.admission.shared import Bound, Limits
 
 FOREVER: Final = 2**62  # a time, in ns, that fits into a record
+# The end of a pause without one: so late that nobody sees it, and so early that limiters can be charged beyond it.
+UNTIL_RESUMED: Final = (FOREVER - 2**59) // MS * MS
 
 Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
 

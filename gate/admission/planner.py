@@ -110,9 +110,10 @@ class Planner:
         for limiter, ahead in zip(self._limits.limiters(), shared, strict=True):
             limiter.follow(ahead)
         for tenant in {arrival.queue.tenant for arrival in arrivals}:
-            tenant.plan = None
-            if tenant.limiter is not None and tenant in rehearsal.own:
-                tenant.limiter.follow(rehearsal.own[tenant])
+            own = tenant.plan = rehearsal.own.get(tenant)
+            if tenant.limiter is not None and own is not None:
+                tenant.limiter.follow(own)
+        self._outlook = _Outlook(self._limits)  # it was copied from limiters that have changed since
         return [(times.get(number, []), late.get(number, start)) for number in range(len(arrivals))]
 
     def _shed(self, arrival: Arrival, planned: int) -> None:

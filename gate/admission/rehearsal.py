@@ -98,7 +98,7 @@ class Rehearsal:
                 now = self._next_unblocked()
                 continue
             entry = self._waiting[queue][0]
-            if now > entry.latest:
+            if now > entry.latest and entry.arrival is None:  # its deadline has passed by then
                 self._done(queue, entry, entry.left)
                 continue
             until = self._blocks(queue.tenant, now, entry.cost)

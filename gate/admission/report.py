@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from gate.admission.model import SECOND, LaneUsage, LimitUsage, Reason, Refusal, Total, Usage
+from gate.admission.overflow import UNTIL_RESUMED
 from gate.admission.shared import Limits
-from gate.limits import Limiter
+from gate.limits import NEVER, Limiter
 
 if TYPE_CHECKING:
     from gate.admission.engine import Engine
@@ -43,6 +44,12 @@ def limit_usage(limits: Limits, now: int) -> tuple[LimitUsage, ...]:
             per_second = window.limit * SECOND / window.size
             told.append(LimitUsage(f"{name}.window", window.limit, per_second, limiter.window_fill(now)))
     return tuple(told)
+
+
+def _pause(until: int, now: int) -> int | None:
+    if until <= now:
+        return None
+    return NEVER if until >= UNTIL_RESUMED else until
 
 
 def _named(limits: Limits) -> list[tuple[Limiter, str, Reason | None]]:
@@ -87,7 +94,7 @@ def service_usage(engine: "Engine", now: int) -> Usage:
         ),
         breach_since=engine.breach.since,
         last_refusal=None if refusal is None else Refusal(*refusal),
-        paused_until=engine.paused_until if engine.paused_until > now else None,
+        paused_until=_pause(engine.paused_until, now),
         in_flight=(engine.lag or 0) + engine.admitted_since if watched else None,
         tenants=len(engine.tenants),
         unknown_lanes=engine.unknown_lanes,

@@ -16,6 +16,7 @@ from gate.kafka.ports import Mark, Outgoing, Partition, Raw, Record, Session
 from gate.kafka.routing import Batch
 
 CLOCK_ERROR: Final = 4 * MS  # good enough to decide by
+CLOCK_POOR: Final = 20 * MS  # to be narrowed if that can be had
 CLOCK_TRIES: Final = 5
 
 Outputs = Mapping[Partition, Sequence[Outgoing | Raw]]
@@ -48,7 +49,7 @@ class BatchWriter:
             if not meta.since:  # positions are kept from now on, at the earliest that can be
                 since = self._env.local() + self._clock.offset - self._clock.error
                 meta = msgspec.structs.replace(meta, since=since // MS * MS)
-            elif error <= CLOCK_ERROR or error > before / 2:
+            elif error <= CLOCK_ERROR or (error <= CLOCK_POOR and error > before / 2):
                 break  # good enough, or hardly to be had better now
         await self._session.commit()
         return meta

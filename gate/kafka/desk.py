@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -27,6 +28,7 @@ from gate.policy import Policy
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
 USAGE_EVERY: Final = 1_000 * MS
 USAGE_RATE: Final = 16  # services whose usage is published in that time: many must not drown in their reports
+USAGE_SLOTS: Final = 8  # times that at the longest: pacers that hear nothing for 10 s take the gate to be away
 QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
 MOST_ROOM: Final = 4_000
@@ -61,6 +63,7 @@ class Served:
     codec: int = 0  # how the newest requests were compressed
     usage_at: int = 0  # when usage was last published
     reports: bool = False  # it is to be published again
+    settled: bool = False  # it has been looked at since its rates sank to nothing
     wakes_at: int | None = None  # the earliest look that is planned
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
     first: int = 0  # which of the partitions has its turn first while requests are held
@@ -336,6 +339,7 @@ class Desk:
     def usages(self, turns: Iterable[Turn], now: int) -> list[Usage]:
         """Return what is to be published now, of services that had a turn or whose rates have not sunk to nothing."""
         for turn in turns:
+            turn.served.settled &= not (turn.pieces or turn.pulled)
             self._report(turn.served)
         told = []
         while self._reports and self._reports[0][0] <= now:
@@ -344,14 +348,20 @@ class Desk:
             told.append(usage := served.engine.usage(now))
             if usage.offered_per_second > QUIET or usage.requests_per_second > QUIET:
                 self._report(served)
+            elif not served.settled:  # a last look: what is told once must be ready to be told again
+                served.settled = True
+                self._wake(now + USAGE_EVERY, served)
         return told
 
     def _report(self, served: Served) -> None:
-        """Have the usage of a service published, at a moment that it shares with others."""
+        """Have the usage of a service published, at a moment that it shares with some others."""
         if not served.reports:
             served.reports = True
-            soonest = served.usage_at + USAGE_EVERY * max(1, len(self.services) // USAGE_RATE)
-            heapq.heappush(self._reports, (soonest - (soonest - self._since) % USAGE_EVERY, served.name))
+            slots = min(USAGE_SLOTS, max(1, len(self.services) // USAGE_RATE))
+            beat = (served.usage_at - self._since) // USAGE_EVERY + 1
+            beat += (crc32(served.name.encode()) - beat) % slots
+            moment = self._since + beat * USAGE_EVERY if served.usage_at else 0
+            heapq.heappush(self._reports, (moment, served.name))
 
     def marks(self, turns: Iterable[Turn], now: int) -> dict[Partition, Mark]:
         """Return the offsets to commit: behind the last decided request, and the oldest parked one.

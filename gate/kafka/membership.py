@@ -110,14 +110,15 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 
         An offset commit carries member and generation: the one public call by which a member can prove itself.
         """
-        if shard not in self.owned:
+        if shard not in self.owned or shard not in await self._prove() & self.owned.keys():
             raise IllegalStateError(f"shard {shard} is not owned any more")
-        await self._prove()
 
-    async def _commit_owned(self) -> None:
-        nothing = OffsetAndMetadata(0, "")
+    async def _commit_owned(self) -> frozenset[int]:
+        """Prove what is owned now, and return it."""
+        nothing, owned = OffsetAndMetadata(0, ""), frozenset(self.owned)
         async with asyncio.timeout(CALL_DEADLINE):
-            await self._consumer.commit({TopicPartition(self._names.state, shard): nothing for shard in self.owned})
+            await self._consumer.commit({TopicPartition(self._names.state, shard): nothing for shard in owned})
+        return owned
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit offsets as this member; raises if it is not one any more.

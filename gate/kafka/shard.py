@@ -164,6 +164,8 @@ class Shard:
         self._doubted = False
         started = self._env.local()
         await self._env.confirm(self.number)
+        if self._stopping:
+            raise asyncio.CancelledError  # it has another owner, which must not be fenced
         partitions = [p for service in self._requests for p in self._partitions(service)]
         claim = await session.claim(partitions)
         reach("after-claim")

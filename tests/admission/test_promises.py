@@ -125,7 +125,9 @@ def test_little_that_waits_is_stamped_exactly_for_any_mix_of_costs_and_limits(se
     ends = [max(both) for both in zip(history.admitted_at, history.rejected_at, strict=True)]
     assume(sum(at >= history.submitted_at[last] for at in ends) <= MOST)  # also those that were shed at once
     for number in range(last, len(ends)):
-        if not history.rejected_at[number]:
+        if history.rejected_at[number]:  # and told when it would have gone
+            assert history.not_before[number] > history.submitted_at[number]
+        else:
             assert history.not_before[number] in (0, history.admitted_at[number])
 
 

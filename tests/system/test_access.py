@@ -8,12 +8,20 @@ import sys
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from consumers.jobs import JobClient
 from gate.kafka.local import config
 from tests.system.gates import create, gate, read_count, until
 
 POLICY = "services: {pay: {requests_per_second: 1000, burst_size: 1000}}\n"
+
+
+def pkcs8(key: bytes) -> str:
+    """Return a key in the one form that Java reads."""
+    private = serialization.load_pem_private_key(key, None)
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return private.private_bytes(*form).decode()
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def guarded(own_broker, tmp_path):
             "listener.name.guarded.plain.sasl.jaas.config": f'{login} user_gate="secret";',
             "listener.name.guarded.ssl.keystore.type": "PEM",
             "listener.name.guarded.ssl.keystore.certificate.chain": chain,
-            "listener.name.guarded.ssl.keystore.key": own.private_key_pem.bytes().decode(),
+            "listener.name.guarded.ssl.keystore.key": pkcs8(own.private_key_pem.bytes()),
         }
     )
     credentials = {
@@ -58,7 +66,7 @@ def test_gate_commands_and_libraries_get_through(guarded, tmp_path, monkeypatch)
     asyncio.run(create(plain, "gate.requests.pay"))
     with gate(tmp_path, bootstrap, "gate", POLICY, "--http", "0", env=credentials) as running:
         until(running.is_ready, explain=running.text)
-        submitted = command("submit", "pay", "-", bootstrap=bootstrap, environment=credentials)
+        submitted = command("submit", "pay", bootstrap=bootstrap, environment=credentials)
         assert submitted.returncode == 0, submitted.stderr
         for name, value in credentials.items():
             monkeypatch.setenv(name, value)
