@@ -142,7 +142,7 @@ def draw(seed: int, hours: float) -> Scenario:
             fates = tuple(random.sample(fates, 2))
         faults = Faults(
             random.choice((0.02, 0.05, 0.2)), random.choice((2, 5, 10)), fates, random.choice((0.0, 0.1)),
-            torn=Random(f"torn {seed}").choice((0.0, 0.0, 0.02, 0.1)),
+            torn=Random(f"torn {seed}").choice((0.0, 0.02, 0.1, 0.1)),
         )  # fmt: skip
         for _ in range(random.choice((0, 1, 3, 6))):
             at = random.choice(offers).at + random.uniform(-1, 10)
