@@ -185,6 +185,17 @@ class Lane(Flow):
             self.epoch += 1
 
 
+def head(lanes: Fair[Lane]) -> Queue | None:
+    """Return the queue whose turn it is; None: none that takes part has work. Those that have none leave."""
+    while (lane := lanes.first()) is not None:
+        while (queue := lane.fair.first()) is not None:
+            if queue.requests or queue.fresh:
+                return queue
+            lane.fair.leave(queue)
+        lanes.leave(lane)
+    return None
+
+
 def lanes_of(weights: Mapping[str, Fraction]) -> dict[str, Lane]:
     """Make the lanes of a policy."""
     rows = zip(weights.items(), strides(list(weights.values())), strict=True)

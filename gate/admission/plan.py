@@ -18,7 +18,12 @@ def whole_ms(time: int) -> int:
 
 def ready_at(limiters: Iterable[Limiter], now: int, cost: int) -> int:
     """Return the first whole millisecond from `now` at which all limiters admit `cost` if nothing else comes."""
-    return whole_ms(max((limiter.ready_at(now, cost) for limiter in limiters), default=now))
+    ready = now
+    for limiter in limiters:  # asked for each request that waits, and max() over a generator takes twice the time
+        soonest = limiter.ready_at(now, cost)
+        if soonest > ready:  # noqa: PLR1730 - as above
+            ready = soonest
+    return whole_ms(ready)
 
 
 class Plan:
@@ -40,12 +45,7 @@ class Plan:
         times: list[int] = []
         time = self.at
         while count:
-            ready = time
-            for limiter in limiters:  # for each request that waits: loops, as generators take twice the time
-                soonest = limiter.ready_at(time, cost)
-                if soonest > ready:  # noqa: PLR1730 - as above
-                    ready = soonest
-            time = whole_ms(ready)
+            time = ready_at(limiters, time, cost)
             if time > latest:
                 return times, time
             fitting = count

@@ -81,7 +81,7 @@ class Planner:
                     ahead[queue] += arrival.cost
             self._shed(arrival, len(times))
             planned.append((times, time))
-        self._keep_promises(owns)
+        self._keep_promises(owns, () if self.plan is None else self.plan.limiters)
         return planned
 
     def _play(self, arrivals: Sequence[Arrival], start: int, latest: Sequence[int]) -> list[Booked] | None:
@@ -94,26 +94,25 @@ class Planner:
         ):
             return None
         counts = [arrival.left for arrival in arrivals]
+        rehearsal = Rehearsal(self._scheduler, self._parked, arrivals, counts, latest)
+        if rehearsal.plain:
+            return None
         late: dict[int, int] = {}
         while True:
-            rehearsal = Rehearsal(self._scheduler, self._parked, arrivals, counts, latest)
-            if rehearsal.plain:
-                return None
             shared = [_ahead_of(limiter) for limiter in self._limits.limiters()]
             times, shed = rehearsal.play(shared, start)
-            counts = [len(times.get(number, ())) for number in range(len(arrivals))]
-            late |= shed
             if not shed:
                 break
+            late |= shed
+            counts = [len(times.get(number, ())) for number in range(len(arrivals))]
+            rehearsal = Rehearsal(self._scheduler, self._parked, arrivals, counts, latest)
         for arrival, count in zip(arrivals, counts, strict=True):
             self._shed(arrival, count)
-        for limiter, ahead in zip(self._limits.limiters(), shared, strict=True):
-            limiter.follow(ahead)
-        for tenant in {arrival.queue.tenant for arrival in arrivals}:
-            own = tenant.plan = rehearsal.own.get(tenant)
-            if tenant.limiter is not None and own is not None:
-                tenant.limiter.follow(own)
-        self._outlook = _Outlook(self._limits)  # it was copied from limiters that have changed since
+        owns = {arrival.queue.tenant: rehearsal.own.get(arrival.queue.tenant) for arrival in arrivals}
+        for tenant, own in owns.items():
+            tenant.plan = own
+        self._outlook = _Outlook(self._limits)  # the old one was copied from limiters that change now
+        self._keep_promises(owns, shared)
         return [(times.get(number, []), late.get(number, start)) for number in range(len(arrivals))]
 
     def _shed(self, arrival: Arrival, planned: int) -> None:
@@ -122,13 +121,16 @@ class Planner:
         if shed:
             self._scheduler.shrink(arrival.queue, shed, shed * arrival.cost)
 
-    def _keep_promises(self, owns: Mapping[Tenant, Limiter | None]) -> None:
-        """Let the limiters compress what their plans have compressed, or they would admit before the time promised."""
+    def _keep_promises(self, owns: Mapping[Tenant, Limiter | None], shared: Sequence[Limiter]) -> None:
+        """Let the limiters compress what their plans have compressed, or they would admit before the time promised.
+
+        `shared` are the plans of the shared limits, if there are any.
+        """
         for tenant, own in owns.items():
             if own is not None and tenant.limiter is not None:
                 tenant.limiter.follow(own)
-        if self.plan is not None:
-            for limiter, ahead in zip(self._limits.limiters(), self.plan.limiters, strict=True):
+        if shared:
+            for limiter, ahead in zip(self._limits.limiters(), shared, strict=True):
                 limiter.follow(ahead)
         self._outlook.keep_promises()
 

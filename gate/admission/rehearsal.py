@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from gate.admission.arrivals import Arrival
-from gate.admission.lanes import COST_CAP, Fair, Lane, Queue
+from gate.admission.lanes import COST_CAP, Fair, Lane, Queue, head
 from gate.admission.model import MS
 from gate.admission.parked import Parked
 from gate.admission.plan import ready_at, whole_ms
@@ -67,6 +67,7 @@ class Rehearsal:
     def _enter(self, queue: Queue, lane: Lane, entries: deque[_Entry]) -> None:
         twin = Queue(lane, queue.tenant)
         twin.epoch, twin.start, twin.order = queue.epoch, queue.start, queue.order
+        twin.requests = sum(entry.left for entry in entries)
         self._waiting[twin] = entries
         limiter = queue.tenant.limiter
         if limiter is not None and queue.tenant not in self.own:
@@ -93,7 +94,7 @@ class Rehearsal:
         shed: dict[int, int] = {}
         while self._waiting:
             self._unblock(now)
-            queue = self._head()
+            queue = head(self._lanes)
             if queue is None:
                 now = self._next_unblocked()
                 continue
@@ -129,15 +130,6 @@ class Rehearsal:
     def _next_unblocked(self) -> int:
         return whole_ms(self._blocked[0][0]) if self._blocked else NEVER
 
-    def _head(self) -> Queue | None:
-        while (lane := self._lanes.first()) is not None:
-            while (queue := lane.fair.first()) is not None:
-                if queue in self._waiting:
-                    return queue
-                lane.fair.leave(queue)
-            self._lanes.leave(lane)
-        return None
-
     def _blocks(self, tenant: Tenant, now: int, cost: int) -> int:
         """Return until when a tenant has to wait for itself; 0: it has not."""
         if tenant.paused_until > now:
@@ -156,6 +148,7 @@ class Rehearsal:
 
     def _done(self, queue: Queue, entry: _Entry, count: int) -> None:
         entry.left -= count
+        queue.requests -= count
         if not entry.left:
             self._waiting[queue].popleft()
             if not self._waiting[queue]:

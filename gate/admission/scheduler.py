@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 
 from gate.admission.arrivals import Arrival
-from gate.admission.lanes import COST_CAP, Fair, Lane, Queue
+from gate.admission.lanes import COST_CAP, Fair, Lane, Queue, head
 from gate.admission.model import Pull, Reason, Verdict
 from gate.admission.parked import Parked
 from gate.admission.plan import whole_ms
@@ -178,13 +178,7 @@ class Scheduler:
 
     def head(self) -> Queue | None:
         """Return the queue whose turn it is; None: no queue has work that its tenant's limit allows."""
-        while (lane := self.lanes.first()) is not None:
-            while (queue := lane.fair.first()) is not None:
-                if queue.requests or queue.fresh:
-                    return queue
-                lane.fair.leave(queue)
-            self.lanes.leave(lane)
-        return None
+        return head(self.lanes)
 
     def serve(self, now: int, limits: Limits, room: int, allowed: int | None, pulls: list[Pull]) -> Bound | None:
         """Admit while queues and limits allow, at most `room` parked requests and `allowed` in all.
