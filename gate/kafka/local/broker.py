@@ -1,5 +1,6 @@
 """One Apache Kafka broker in KRaft mode, as a child process."""
 
+import os
 import signal
 import subprocess
 import time
@@ -127,8 +128,10 @@ class LocalBroker:
         self._launch()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay, answers do not come."""
+        """SIGSTOP: connections stay, answers do not come. Returns when it stands still."""
         self._running().send_signal(signal.SIGSTOP)
+        # a thread that runs on another core may answer for a moment yet
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Undo `pause`."""
