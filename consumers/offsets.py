@@ -3,7 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final
+from contextlib import contextmanager
+from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -14,6 +15,7 @@ from consumers import done_map
 
 COMMIT_SECONDS: Final = 0.2  # what was done since the last commit is done again after a crash
 _DEADLINE: Final = 10.0
+_GIVING_AWAY: Final = 3 * _DEADLINE  # to finish writing, to commit, and to spare
 
 log = structlog.get_logger("consumers")
 
@@ -89,12 +91,24 @@ class Offsets:
             yield range(first, last + 1)
 
 
+def session(seconds: float) -> dict[str, Any]:
+    """Return how a consumer whose offsets are committed by `Commits` shows that it lives.
+
+    It is missed after `seconds`. A member that sends heartbeats may take longer to give its partitions away.
+    """
+    return {
+        "session_timeout_ms": int(seconds * 1000),
+        "heartbeat_interval_ms": int(seconds * 300),
+        "rebalance_timeout_ms": int((seconds + _GIVING_AWAY) * 1000),
+    }
+
+
 class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
     """Commits the offsets of a consumer's partitions, regularly and before they go to another member.
 
-    `drain` is awaited first when partitions are taken away: time to finish what is under way. It must be shorter than
-    the consumer's session timeout, as no heartbeat is sent meanwhile. With `done_maps`, what is done behind an
-    unfinished record is committed too, in the metadata: whoever reads the partition next does not do it again.
+    `drain` is awaited first when partitions are taken away: time to finish what is under way, while the whole group
+    waits. With `done_maps`, what is done behind an unfinished record is committed too, in the metadata: whoever reads
+    the partition next does not do it again.
     """
 
     def __init__(
@@ -110,14 +124,27 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
         self._offsets: dict[TopicPartition, Offsets] = {}
         self._committed: dict[TopicPartition, tuple[int, str]] = {}
         self._lock = asyncio.Lock()
+        self._settling: set[asyncio.Future[None]] = set()
+        self._leaving = False  # the partitions are about to go: what begins now is done again by others
 
     def of(self, partition: TopicPartition) -> Offsets:
         """Return the offsets of a partition that is read now."""
         return self._offsets.setdefault(partition, Offsets())
 
     def holds(self, partition: TopicPartition, offsets: Offsets) -> bool:
-        """Tell whether a partition is still read as it was when these were its offsets."""
-        return self._offsets.get(partition) is offsets
+        """Tell whether a partition is still read as it was when these were its offsets, and stays for now."""
+        return not self._leaving and self._offsets.get(partition) is offsets
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Keep the partitions for some seconds more: what is being written here of a record is the end of it."""
+        settled = asyncio.get_running_loop().create_future()
+        self._settling.add(settled)
+        try:
+            yield
+        finally:
+            self._settling.discard(settled)
+            settled.set_result(None)
 
     async def learn(self, partitions: Iterable[TopicPartition]) -> bool:
         """Read what is known to be done of partitions that are new here. False: meanwhile a rebalance took them away.
@@ -184,6 +211,11 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
         """Finish and commit what can be finished in time; the next owner does the rest again."""
         if self._offsets and self._drain is not None:
             await self._drain()
+        self._leaving = True
+        if self._settling:
+            _, late = await asyncio.wait(set(self._settling), timeout=_DEADLINE)
+            if late:
+                log.warning("partitions go before all is written: it may be done twice", records=len(late))
         await self.commit()
         self._forget()
 
@@ -195,3 +227,4 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
     def _forget(self) -> None:
         self._offsets.clear()
         self._committed.clear()
+        self._leaving = False

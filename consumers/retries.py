@@ -20,7 +20,7 @@ from aiokafka.structs import TopicPartition
 
 from consumers.handlers import Job
 from consumers.headers import NOT_BEFORE, attempt, last, number
-from consumers.offsets import Commits, Offsets
+from consumers.offsets import Commits, Offsets, session
 from consumers.outbox import Outbox
 from consumers.retry import Retry
 from consumers.sender import TooLargeError
@@ -38,6 +38,7 @@ log = structlog.get_logger("consumers.retries")
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     record: ConsumerRecord
+    partition: TopicPartition
     offsets: Offsets
     due: float  # unix seconds
 
@@ -46,7 +47,14 @@ class Retries:
     """Submits waiting jobs when their time has come. The workers of a group share the work."""
 
     def __init__(
-        self, bootstrap: str, group_id: str, names: Names, services: Iterable[str], outbox: Outbox, retry: Retry
+        self,
+        bootstrap: str,
+        group_id: str,
+        names: Names,
+        services: Iterable[str],
+        outbox: Outbox,
+        retry: Retry,
+        session_seconds: float,
     ) -> None:
         self._names = names
         self._outbox = outbox
@@ -61,6 +69,7 @@ class Retries:
             auto_offset_reset="earliest",
             metadata_max_age_ms=1_000,
             isolation_level="read_committed",
+            **session(session_seconds),
         )
 
     async def run(self) -> None:
@@ -74,7 +83,7 @@ class Retries:
                     self._take(partition, records, commits.of(partition))
                 due = [waiting for partition in list(self._waiting) for waiting in self._due(partition, commits)]
                 if due:
-                    await asyncio.gather(*map(self._submit, due))
+                    await asyncio.gather(*(self._submit(waiting, commits) for waiting in due))
                     await commits.commit()
 
     def _take(self, partition: TopicPartition, records: Iterable[ConsumerRecord], offsets: Offsets) -> None:
@@ -83,7 +92,7 @@ class Retries:
             offsets.start(record.offset)
             not_before = (number(last(record.headers, NOT_BEFORE)) or 0) / 1000
             # whoever wrote it may have had another clock
-            waiting = _Waiting(record, offsets, min(not_before, now + self._longest))
+            waiting = _Waiting(record, partition, offsets, min(not_before, now + self._longest))
             self._waiting.setdefault(partition, deque()).append(waiting)
         self._consumer.pause(partition)  # until these are gone
 
@@ -100,23 +109,25 @@ class Retries:
                 self._consumer.resume(partition)
         return due
 
-    async def _submit(self, waiting: _Waiting) -> None:
+    async def _submit(self, waiting: _Waiting, commits: Commits) -> None:
+        """Submit a job; try until the broker takes it, or its partition goes to another member."""
         record = waiting.record
         service = self._names.service_of(record.topic, "retries")
         assert service is not None  # the subscription says so
-        while True:
-            try:
-                await self._outbox.submit_waiting(service, record)
-            except TooLargeError as error:
-                job = _job(service, record)
-                await self._outbox.give_up(job, f"can't be tried again: {error}", attempt(record.headers) - 1)
-            except (KafkaError, TimeoutError) as error:
-                why = str(error) or "the broker does not answer"
-                log.warning("job can't be submitted again yet", service=service, error=why)
-                await asyncio.sleep(_BACKOFF_SECONDS)
-                continue
-            waiting.offsets.done(record.offset)
-            return
+        with commits.settling():
+            while commits.holds(waiting.partition, waiting.offsets):
+                try:
+                    await self._outbox.submit_waiting(service, record)
+                except TooLargeError as error:
+                    job = _job(service, record)
+                    await self._outbox.give_up(job, f"can't be tried again: {error}", attempt(record.headers) - 1)
+                except (KafkaError, TimeoutError) as error:
+                    why = str(error) or "the broker does not answer"
+                    log.warning("job can't be submitted again yet", service=service, error=why)
+                    await asyncio.sleep(_BACKOFF_SECONDS)
+                    continue
+                waiting.offsets.done(record.offset)
+                return
 
 
 def _job(service: str, record: ConsumerRecord) -> Job:

@@ -15,7 +15,7 @@ from aiokafka.structs import TopicPartition
 
 from consumers.handlers import Handler, HandlerTimeoutError, Job, Threads, call
 from consumers.line import Line, Taken
-from consumers.offsets import Commits
+from consumers.offsets import Commits, session
 from consumers.outbox import Outbox, encode
 from consumers.program import Program
 from consumers.retries import Retries
@@ -31,6 +31,7 @@ _AHEAD_BY_KEY: Final = 1_000  # jobs that are taken although they can't start ye
 _MAX_ERROR_CHARACTERS: Final = 300
 _POLL_MS: Final = 200
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, while the broker does not take what is to be written
+_REMEMBERED: Final = 1_000  # jobs that ended when their partitions had gone: some come back at once
 _INT32_MAX: Final = 2**31 - 1
 
 H = TypeVar("H", bound=Handler)
@@ -91,6 +92,7 @@ class Worker(Program):
         self._threads = Threads()
         self._outbox = Outbox(bootstrap, self._names, self._retry)
         self._under_way: dict[tuple[TopicPartition, int], Taken] = {}
+        self._ended_late: dict[tuple[TopicPartition, int], None] = {}  # done here when their partitions had gone
         self._moved = asyncio.Event()  # a job has ended, or the worker is to stop
 
     def handler(self, service: str) -> Callable[[H], H]:
@@ -125,12 +127,13 @@ class Worker(Program):
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             metadata_max_age_ms=3_000,  # topics that are made later are found within this time
-            session_timeout_ms=int(self._session_seconds * 1000),
-            heartbeat_interval_ms=int(self._session_seconds * 300),
+            **session(self._session_seconds),
             max_poll_interval_ms=_INT32_MAX,  # a long job is no reason to lose partitions; heartbeats show life
         )
         services = [service for service, _ in self._handlers.values()]
-        retries = Retries(self._bootstrap, self._group_id, self._names, services, self._outbox, self._retry)
+        retries = Retries(
+            self._bootstrap, self._group_id, self._names, services, self._outbox, self._retry, self._session_seconds
+        )
         async with self._outbox.running(), running(consumer):
             await self._work(consumer, retries)
 
@@ -198,6 +201,8 @@ class Worker(Program):
                 is_new = offsets.start(record.offset)
                 if (running_on := self._under_way.get((partition, record.offset))) is not None:
                     running_on.offsets = offsets  # the partition went away and came back
+                elif is_new and (partition, record.offset) in self._ended_late:
+                    offsets.done(record.offset)
                 elif is_new:
                     taken = Taken(self._job(record), partition, offsets)
                     self._under_way[partition, record.offset] = taken
@@ -232,34 +237,34 @@ class Worker(Program):
         job = taken.job
         _, handler = self._handlers[job.topic]
         # before the work, so that little can go wrong between its end and its result
-        if self._results and not await self._written(job, lambda: self._outbox.make_results(job)):
+        if self._results and not await self._written(taken, commits, lambda: self._outbox.make_results(job)):
             return
         try:
             answer = await call(handler, job, self._threads, self._timeout)
             result = encode(answer) if self._results and answer is not None else None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its failure
             if commits.holds(taken.partition, taken.offsets):  # else another worker does it again anyway
-                await self._failed(taken, error)
+                await self._failed(taken, commits, error)
             if isinstance(error, HandlerTimeoutError) and self._threads.hung >= self._concurrency:
                 raise _too_many_hang(self._threads.hung) from None
             return
         if result is None:
-            taken.offsets.done(job.offset)
+            self._done(taken, commits)
         else:
-            await self._settle(taken, lambda: self._outbox.answer(job, result))
+            await self._settle(taken, commits, lambda: self._outbox.answer(job, result))
 
-    async def _failed(self, taken: Taken, error: BaseException) -> None:
+    async def _failed(self, taken: Taken, commits: Commits, error: BaseException) -> None:
         job = taken.job
         why = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]
         log.warning("job failed", service=job.service, id=job.id, attempt=job.attempt, error=why)
         if (seconds := asked_to_wait(error, time.time())) is not None:
             self._line.pause(job.service, asyncio.get_running_loop().time() + seconds)
             await self._ask_for_pause(job.service, seconds)
-            await self._settle(taken, lambda: self._outbox.submit_again(job))
+            await self._settle(taken, commits, lambda: self._outbox.submit_again(job))
         elif job.attempt < self._retry.attempts:
-            await self._settle(taken, lambda: self._outbox.put_off(job))
+            await self._settle(taken, commits, lambda: self._outbox.put_off(job))
         else:
-            await self._settle(taken, lambda: self._give_up(job, why))
+            await self._settle(taken, commits, lambda: self._give_up(job, why))
 
     async def _ask_for_pause(self, service: str, seconds: float) -> None:
         try:
@@ -273,13 +278,15 @@ class Worker(Program):
         await self._outbox.give_up(job, why, job.attempt)
         log.error("job given up", service=job.service, id=job.id, attempts=job.attempt, error=why)
 
-    async def _settle(self, taken: Taken, write: Callable[[], Awaitable[None]]) -> None:
+    async def _settle(self, taken: Taken, commits: Commits, write: Callable[[], Awaitable[None]]) -> None:
         """Write what became of a job; then it is done. Stopped before, it is done again."""
-        if await self._written(taken.job, write):
-            taken.offsets.done(taken.job.offset)
+        with commits.settling():
+            if await self._written(taken, commits, write):
+                self._done(taken, commits)
 
-    async def _written(self, job: Job, write: Callable[[], Awaitable[None]]) -> bool:
-        """Try until the broker takes it. False: stopped before."""
+    async def _written(self, taken: Taken, commits: Commits, write: Callable[[], Awaitable[None]]) -> bool:
+        """Try until the broker takes it. False: stopped before, or the job is another worker's by now."""
+        job = taken.job
         for attempt in count():
             try:
                 await write()
@@ -289,9 +296,19 @@ class Worker(Program):
                 log.warning("what became of a job can't be written yet", id=job.id, error=_words(error))
                 if await self._stops_within(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))):
                     break
+                if not commits.holds(taken.partition, taken.offsets):
+                    break
             else:
                 return True
         return False
+
+    def _done(self, taken: Taken, commits: Commits) -> None:
+        place = taken.partition, taken.job.offset
+        taken.offsets.done(taken.job.offset)
+        if not commits.holds(taken.partition, taken.offsets):
+            self._ended_late[place] = None
+            if len(self._ended_late) > _REMEMBERED:
+                del self._ended_late[next(iter(self._ended_late))]
 
 
 def _words(error: Exception) -> str:

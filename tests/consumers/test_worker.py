@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from consumers.offsets import Commits
 from consumers.retry import Retry
 from consumers.worker import Worker
 from gate.errors import GateError
@@ -439,3 +440,123 @@ async def test_a_job_that_runs_through_a_rebalance_is_not_started_twice(log, wor
     kept = [(pay, partition) for pay, partition, value in started if value == b"long" and pay is pays[0]]
     assert len(kept) == 2  # one of each partition, although the first worker has read one of them anew
     held.set()
+
+
+async def test_a_job_that_ends_between_two_owners_is_not_done_again_here(log, worker, start, until, monkeypatch):
+    topic = log.names.admitted("payments")
+    await log.create(topic, partitions=2)
+    gone, started = asyncio.Event(), []
+    forget = Commits._forget
+
+    def forget_and_tell(commits):
+        had = len(commits._offsets)
+        forget(commits)
+        if had == 2:
+            gone.set()
+
+    monkeypatch.setattr(Commits, "_forget", forget_and_tell)
+    pays = [worker(session_seconds=3), worker(session_seconds=3)]
+    for pay in pays:
+
+        @pay.handler("payments")
+        async def handle(job, pay=pay):
+            started.append((pay, job.partition, job.value))
+            if job.value == b"long":
+                await gone.wait()
+
+    start(pays[0])
+    for partition in range(2):
+        await log.write(topic, b"long", partition=partition)
+    await until(lambda: len(started) == 2)
+    start(pays[1])
+
+    await asyncio.wait_for(gone.wait(), 20)
+    for partition in range(2):
+        await log.write(topic, b"last", partition=partition)
+    await until(lambda: {partition for _, partition, value in started if value == b"last"} == {0, 1})
+    kept = [partition for pay, partition, value in started if value == b"long" and pay is pays[0]]
+    assert sorted(kept) == [0, 1]
+
+
+async def test_a_failed_job_that_is_being_put_off_is_not_done_by_the_next_owner(log, worker, start, until):
+    topic, retries = log.names.admitted("payments"), log.names.retries("payments")
+    await log.create(topic, partitions=2)
+    drained, writing, started = asyncio.Event(), 0, []
+    retry = Retry(attempts=5, first=0.05)
+    pays = [worker(session_seconds=3, retry=retry), worker(session_seconds=3, retry=retry)]
+    yield_all, put_off = pays[0]._yield_all, pays[0]._outbox.put_off
+
+    async def yield_and_tell():
+        await yield_all()
+        drained.set()
+
+    async def put_off_late(job):
+        nonlocal writing
+        writing += 1
+        await drained.wait()
+        await put_off(job)
+
+    pays[0]._yield_all, pays[0]._outbox.put_off = yield_and_tell, put_off_late
+    for pay in pays:
+
+        @pay.handler("payments")
+        async def handle(job, pay=pay):
+            started.append((pay, job.partition, job.value))
+            if job.value == b"fails":
+                raise OSError("now and then")
+
+    start(pays[0])
+    for partition in range(2):
+        await log.write(topic, b"fails", partition=partition)
+    await until(lambda: writing == 2)
+    start(pays[1])
+
+    async def shared():
+        for partition in range(2):
+            await log.write(topic, b"short", partition=partition)
+        return {pay for pay, _, value in started if value == b"short"} == set(pays)
+
+    await until(shared)
+    assert sum(value == b"fails" for _, _, value in started) == 2
+    assert len(await log.read(retries)) == 2
+
+
+async def test_a_retry_that_is_being_submitted_is_not_submitted_by_the_next_owner(
+    admitted, log, worker, start, until, prefix, monkeypatch
+):
+    requests = log.names.requests("payments")
+    await log.create(requests)
+    pays = [worker(session_seconds=3, retry=Retry(attempts=2, first=0.01)) for _ in range(2)]
+    submitting, leaves = asyncio.Event(), asyncio.Event()
+    submit, revoked = pays[0]._outbox.submit_waiting, Commits.on_partitions_revoked
+
+    async def revoke_and_tell(commits, partitions):
+        if commits._settling:
+            asyncio.get_running_loop().call_soon(leaves.set)
+        await revoked(commits, partitions)
+
+    monkeypatch.setattr(Commits, "on_partitions_revoked", revoke_and_tell)
+
+    async def submit_late(service, record):
+        submitting.set()
+        await leaves.wait()
+        await submit(service, record)
+
+    pays[0]._outbox.submit_waiting = submit_late
+    for pay in pays:
+
+        @pay.handler("payments")
+        async def handle(job):
+            raise OSError("now and then")
+
+    start(pays[0])
+    await log.write(admitted, b"1")
+    await asyncio.wait_for(submitting.wait(), 20)
+    start(pays[1])
+    await asyncio.wait_for(leaves.wait(), 20)
+
+    async def committed():
+        return await log.committed(f"{prefix}-workers.retries", log.names.retries("payments")) == 1
+
+    await until(committed)
+    assert len(await log.read(requests)) == 1
