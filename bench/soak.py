@@ -84,7 +84,7 @@ def main() -> int:
         "log.segment.bytes": str(16 << 20),
         "log.retention.check.interval.ms": "10000",
     }
-    with LocalBroker.start(heap="1g", properties=keep, on_progress=print) as broker:
+    with LocalBroker.start(heap="1g", properties=keep, optimize=True, on_progress=print) as broker:
         try:
             samples = asyncio.run(soak(broker.bootstrap, minutes))
         except FailedError as error:

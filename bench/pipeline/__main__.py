@@ -81,7 +81,7 @@ def main() -> int:
         if case.contender.name != left_out and (kept is None or case.contender.name in kept)
     ]
     results: list[Result] = []
-    with LocalBroker.start(heap=BROKER_HEAP, on_progress=print) as broker:
+    with LocalBroker.start(heap=BROKER_HEAP, optimize=True, on_progress=print) as broker:
         print(f"{rounds} rounds of {len(cases)} runs, in random order", flush=True)
         outcomes, failed = asyncio.run(run_rounds(cases, rounds, broker.bootstrap))
         failures += failed

@@ -40,6 +40,7 @@ class LocalBroker:
         heap: str,
         properties: Mapping[str, str],
         timeout: float,
+        optimize: bool,
     ) -> None:
         self._runtime = runtime
         self._folder = folder
@@ -47,6 +48,7 @@ class LocalBroker:
         self._heap = heap
         self._properties = properties
         self._timeout = timeout
+        self._optimize = optimize
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -59,12 +61,14 @@ class LocalBroker:
         properties: Mapping[str, str] | None = None,
         on_progress: jars.Progress = lambda _message: None,
         timeout: float = START_TIMEOUT,
+        optimize: bool = False,
     ) -> Self:
         """Start a broker and return when it answers.
 
         `folder` keeps the data over runs; without one it lives in a temporary folder until `stop`. `port`: a free one
         if not given. `properties` are added to `server.properties`. `timeout` in seconds counts from the start of the
-        JVM, not the download. Raises GateError if there is no Java, no download or no broker.
+        JVM, not the download. `optimize` lets the JVM compile as in production: slower in its first minutes, then twice
+        as quick to answer. Raises GateError if there is no Java, no download or no broker.
         """
         runtime = Runtime.provide(on_progress)
         held = BrokerFolder.open(folder)
@@ -74,7 +78,9 @@ class LocalBroker:
                 attempts -= 1
                 outer = port or config.free_port()
                 ports = (outer, config.free_port(taken=outer))
-                broker = cls(runtime, held, ports, heap=heap, properties=properties or {}, timeout=timeout)
+                broker = cls(
+                    runtime, held, ports, heap=heap, properties=properties or {}, timeout=timeout, optimize=optimize
+                )
                 on_progress("starting the broker")
                 try:
                     broker._launch()
@@ -174,7 +180,7 @@ class LocalBroker:
         self.folder.joinpath("server.properties").write_text(properties, "ascii")
         self.folder.joinpath("log4j2.properties").write_text(config.LOG4J, "ascii")
         self._log.unlink(missing_ok=True)
-        command = self._runtime.command(self._heap, self._runtime.archive_flag())
+        command = self._runtime.command(self._heap, self._runtime.archive_flag(), optimize=self._optimize)
         self._process = bound.spawn(command, cwd=self.folder, output=self._log)
         try:
             self._await_answer(self._process, cluster)

@@ -72,10 +72,10 @@ class Runtime:
                 raise GateError("Kafka's storage tool failed", hint=(error.stderr or error.stdout).strip()) from error
             folder.joinpath(config.DATA, _CHECKPOINT).replace(template)
 
-    def command(self, heap: str, *flags: str) -> list[str]:
+    def command(self, heap: str, *flags: str, optimize: bool) -> list[str]:
         """Return the command line of a broker that runs in its own folder."""
         return [
-            *self._java(),
+            *self._java(optimize=optimize),
             f"-Xmx{heap}",
             "-XX:+ExitOnOutOfMemoryError",
             "-Xlog:disable",
@@ -86,8 +86,9 @@ class Runtime:
             "server.properties",
         ]
 
-    def _java(self) -> list[str]:
-        return [str(self.java.executable), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", self.class_path]
+    def _java(self, *, optimize: bool = False) -> list[str]:
+        level = 4 if optimize else 1
+        return [str(self.java.executable), "-XX:+UseSerialGC", f"-XX:TieredStopAtLevel={level}", "-cp", self.class_path]
 
     @property
     def archive(self) -> Path:
