@@ -43,14 +43,18 @@ class Plan:
         """
         limiters = self.limiters if own is None else [*self.limiters, own]
         times: list[int] = []
-        time = self.at
+        time = before = self.at
+        several = True  # went at the last moment; where only one did, the next moment mostly takes one as well
         while count:
-            time = ready_at(limiters, time, cost)
+            before, time = time, ready_at(limiters, time, cost)
             if time > latest:
                 return times, time
-            fitting = count
-            for limiter in limiters:
-                fitting = limiter.fit(time, fitting, cost)
+            fitting = 1  # for that the time was asked
+            if several or time == before:
+                fitting = count
+                for limiter in limiters:
+                    fitting = limiter.fit(time, fitting, cost)
+                several = fitting > 1
             for limiter in limiters:
                 limiter.charge(time, fitting * cost)
             times += [time] * fitting

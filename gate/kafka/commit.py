@@ -8,8 +8,9 @@ from typing import Final
 import msgspec
 
 from gate.admission.model import Pull
+from gate.kafka.changelog import LEAVING_KEY, META_KEY, Meta, encode_meta, read_leaving
 from gate.kafka.clock import MS, BrokerClock
-from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Meta, Turn, encode_meta, read_leaving
+from gate.kafka.desk import Desk, Turn
 from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.ports import Mark, Outgoing, Partition, Raw, Record, Session

@@ -4,11 +4,9 @@ No I/O: the shard task brings requests and takes away what is to be written.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
-from zlib import crc32
 
 import msgspec
 
@@ -16,39 +14,21 @@ from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
 from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
 from gate.errors import GateError
+from gate.kafka.changelog import LEAVING_KEY, META_KEY, Meta, encode_leaving, encode_meta, readable
 from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
 from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record
 from gate.kafka.positions import OFFSETS_KIND, Positions
+from gate.kafka.publication import Publication
 from gate.kafka.routing import Batch, Piece, Taken, Topics, Wish, number_through, read_runs
 from gate.kafka.topics import Names
-from gate.limits import Spec, StateError
+from gate.limits import Spec
 from gate.policy import Policy
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
-USAGE_EVERY: Final = 1_000 * MS
-USAGE_RATE: Final = 16  # services whose usage is published in that time: many must not drown in their reports
-USAGE_SLOTS: Final = 8  # times that at the longest: pacers that hear nothing for 10 s take the gate to be away
 QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
 MOST_ROOM: Final = 4_000
-META_KEY: Final = "meta"
-LEAVING_KEY: Final = "leaving"  # without transactions: what was taken off the delayed topic and may not be out yet
-FORMAT: Final = 1
-
-
-class StateMismatchError(GateError):
-    """The changelog was written by a gate that divides services differently, or by a newer one."""
-
-
-class Meta(msgspec.Struct, frozen=True):
-    """What every batch writes: how this changelog is to be read, and how far it has come."""
-
-    format: int
-    shards: int
-    at: int = 0  # by what time the last batch was decided, ns: the next owner starts no earlier
-    since: int = 0  # from when on positions have been kept here, ns; 0: they have not
-    control: int = 0  # the next command of the control topic
 
 
 @dataclass(slots=True)
@@ -61,8 +41,6 @@ class Served:
     delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
     admitted: int = 0  # requests, since this desk was made
     codec: int = 0  # how the newest requests were compressed
-    usage_at: int = 0  # when usage was last published
-    reports: bool = False  # it is to be published again
     settled: bool = False  # it has been looked at since its rates sank to nothing
     wakes_at: int | None = None  # the earliest look that is planned
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
@@ -110,16 +88,15 @@ class Desk:
             if kind == "group":
                 groups[key] = value
             elif kind == OFFSETS_KIND:
-                with _readable(f"how far {rest} was decided"):
+                with readable(f"how far {rest} was decided"):
                     self.positions.restore(rest, key, value)
             elif rest:
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
-        with _readable("the state of the groups"):
+        with readable("the state of the groups"):
             self.budgets = Budgets(now, _specs(policy), groups)
         self.services: dict[str, Served] = {}
         self._wakes: list[tuple[int, str]] = []
-        self._reports: list[tuple[int, str]] = []  # heap: when whose usage is to be published
-        self._since = now
+        self._publication = Publication(now)
         for service in list(self._stored):
             self.serve(service, now)
 
@@ -128,7 +105,7 @@ class Desk:
         served = self.services.get(service)
         if served is None:
             policy, stored = self._policy.effective(service), self._stored.pop(service, {})
-            with _readable(f"the state of {service}"):
+            with readable(f"the state of {service}"):
                 engine = Engine.restore(service, policy, self.budgets, now, self._policy.version, stored)
             served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
             self._assume_busy(served, now)
@@ -197,7 +174,8 @@ class Desk:
         """Return when `due` will next have something; None: not by itself."""
         if self._touched:
             return 0
-        return min((heap[0][0] for heap in (self._wakes, self._reports) if heap), default=None)
+        moments = (self._wakes[0][0] if self._wakes else None, self._publication.next())
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def _pop(self) -> str:
         moment, service = heapq.heappop(self._wakes)
@@ -303,7 +281,7 @@ class Desk:
     def leaving(turns: Iterable[Turn]) -> bytes | None:
         """Return a note of the parked requests that leave in a batch; None: none does."""
         notes = [(turn.served.name, pull) for turn in turns for pull in (*turn.returned, *turn.step.pulls)]
-        return msgspec.msgpack.encode(notes) if notes else None
+        return encode_leaving(notes) if notes else None
 
     def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
         """Return the state records that a batch has changed."""
@@ -340,28 +318,17 @@ class Desk:
         """Return what is to be published now, of services that had a turn or whose rates have not sunk to nothing."""
         for turn in turns:
             turn.served.settled &= not (turn.pieces or turn.pulled)
-            self._report(turn.served)
+            self._publication.plan(turn.served.name, len(self.services))
         told = []
-        while self._reports and self._reports[0][0] <= now:
-            served = self.services[heapq.heappop(self._reports)[1]]
-            served.reports, served.usage_at = False, now
+        for name in self._publication.due(now):
+            served = self.services[name]
             told.append(usage := served.engine.usage(now))
             if usage.offered_per_second > QUIET or usage.requests_per_second > QUIET:
-                self._report(served)
+                self._publication.plan(name, len(self.services))
             elif not served.settled:  # a last look: what is told once must be ready to be told again
                 served.settled = True
-                self._wake(now + USAGE_EVERY, served)
+                self._wake(now + Publication.EVERY, served)
         return told
-
-    def _report(self, served: Served) -> None:
-        """Have the usage of a service published, at a moment that it shares with some others."""
-        if not served.reports:
-            served.reports = True
-            slots = min(USAGE_SLOTS, max(1, len(self.services) // USAGE_RATE))
-            beat = (served.usage_at - self._since) // USAGE_EVERY + 1
-            beat += (crc32(served.name.encode()) - beat) % slots
-            moment = self._since + beat * USAGE_EVERY if served.usage_at else 0
-            heapq.heappush(self._reports, (moment, served.name))
 
     def marks(self, turns: Iterable[Turn], now: int) -> dict[Partition, Mark]:
         """Return the offsets to commit: behind the last decided request, and the oldest parked one.
@@ -386,53 +353,5 @@ class Desk:
         return [event for turn in turns for event in turn.served.engine.events()]
 
 
-RESET_HINT: Final = (
-    "restore the state topic, or run a newer gate if one wrote it; "
-    "`gate run --state reset` forgets all limits and all that is parked"
-)
-
-
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    try:
-        yield
-    except StateError as error:
-        raise StateMismatchError(f"{what} can't be read: {error}", hint=RESET_HINT) from None
-
-
 def _specs(policy: Policy) -> dict[str, Spec]:
     return {name: group.spec for name, group in policy.groups.items()}
-
-
-def read_leaving(note: bytes) -> list[tuple[str, Pull]]:
-    """Read what `Desk.leaving` noted."""
-    return msgspec.msgpack.decode(note, type=list[tuple[str, Pull]])
-
-
-def encode_meta(meta: Meta) -> bytes:
-    """Return the record that goes with every batch."""
-    return msgspec.json.encode(meta)
-
-
-def read_meta(raw: bytes | None, shards: int) -> Meta:
-    """Check how the changelog is to be read. Raises StateMismatchError."""
-    if raw is None:
-        return Meta(FORMAT, shards)
-    try:
-        meta = msgspec.json.decode(raw, type=Meta)
-    except msgspec.DecodeError as error:
-        raise StateMismatchError(
-            f"the description in the state topic can't be read: {error}",
-            hint=RESET_HINT,
-        ) from None
-    if meta.format > FORMAT:
-        raise StateMismatchError(
-            f"the state was written by a newer gate (format {meta.format}, this one knows {FORMAT})",
-            hint="run the newer version",
-        )
-    if meta.shards != shards:
-        raise StateMismatchError(
-            f"this cluster divides services onto {meta.shards} shards, this gate was started with {shards}",
-            hint=f"start it with `--shards {meta.shards}`",
-        )
-    return meta

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from gate.errors import GateError
-from gate.kafka.desk import META_KEY, read_meta
+from gate.kafka.changelog import META_KEY, read_meta
 from gate.kafka.headers import decided_at
 from gate.kafka.ports import Mark, Partition, Record
 from gate.kafka.wire import LATEST, Reader, read_all

@@ -12,9 +12,10 @@ from typing import Final
 import msgspec
 import structlog
 
+from gate.kafka.changelog import LEAVING_KEY, META_KEY, read_meta
 from gate.kafka.clock import MS, BrokerClock
 from gate.kafka.commit import BatchWriter
-from gate.kafka.desk import LEAVING_KEY, META_KEY, Desk, Turn, read_meta
+from gate.kafka.desk import Desk, Turn
 from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Watched

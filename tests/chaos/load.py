@@ -25,11 +25,11 @@ BATCH_RECORDS = 500
 # nobody decides, so that a good part is parked, and rates that make up for it, so that all is gone soon after the end
 SHARES: dict[str, tuple[float, float]] = {
     "calm": (0.20, 10.0),
-    "busy": (0.20, 1.8),
-    "quick": (0.10, 1.8),
-    "lanes": (0.12, 1.8),
-    "tenants": (0.08, 1.8),
-    "costly": (0.06, 1.8),
+    "busy": (0.20, 2.4),
+    "quick": (0.10, 2.4),
+    "lanes": (0.12, 2.4),
+    "tenants": (0.08, 2.4),
+    "costly": (0.06, 2.4),
     "left": (0.07, 0.5),
     "right": (0.07, 0.5),
     "reject": (0.05, 0.8),

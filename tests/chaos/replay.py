@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from gate.admission.state import SegmentRecord, ServiceRecord, decode
-from gate.kafka.desk import META_KEY, Meta
+from gate.kafka.changelog import META_KEY, Meta
 from gate.limits import Limiter, Spec
 
 MS = 1_000_000

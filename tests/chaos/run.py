@@ -21,7 +21,7 @@ from tests.system.gates import create
 SESSION = 2.0  # seconds
 HALF_DONE = "the broker has left a transaction half-done"
 RATIO = 0.999
-DRAIN = 180.0
+DRAIN = 300.0
 BROKER_PROPERTIES = {"log.cleaner.enable": "false"}  # the changelog stays whole, to be compared at each kill
 SETTLED = SESSION + 1.5  # seconds after another one in which a fault's consequences are not its own
 HELD_OFF = SESSION + 4.0  # seconds after a fault in which an outage is its consequence

@@ -10,7 +10,7 @@ import pytest
 from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
 from gate.admission.model import Run, Verdict
-from gate.kafka.desk import META_KEY, Meta
+from gate.kafka.changelog import META_KEY, Meta
 from gate.kafka.failpoints import POINTS
 from gate.kafka.local.config import free_port
 from gate.limits import Spec, Window

@@ -1,7 +1,8 @@
 """What a desk does with a service that holds its requests back."""
 
+from gate.kafka.changelog import FORMAT, Meta
 from gate.kafka.clock import MS
-from gate.kafka.desk import FORMAT, HOLD_ROOM, Desk, Meta
+from gate.kafka.desk import HOLD_ROOM, Desk
 from gate.kafka.ports import Fetched, Inbox, Partition, Pool
 from gate.kafka.topics import Names
 from gate.policy import parse_policy

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gate.admission.state import SegmentRecord, decode
-from gate.kafka.desk import META_KEY, Desk, read_meta
+from gate.kafka.changelog import META_KEY, read_meta
+from gate.kafka.desk import Desk
 from gate.kafka.headers import Malformed, Wishes, read_wishes
 from gate.kafka.ports import Headers, Partition
 from gate.kafka.topics import Names

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import msgspec
 
+from gate.kafka.changelog import META_KEY, Meta
 from gate.kafka.clock import MS
-from gate.kafka.desk import META_KEY, Meta
 from gate.kafka.headers import decided_at
 from gate.kafka.leftovers import was_committed
 from gate.kafka.ports import Claim, Inbox, Mark, Outgoing, Partition, Written

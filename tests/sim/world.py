@@ -18,6 +18,7 @@ from gate.kafka.control import PauseUntil, Resume
 from gate.kafka.feedback import Lag, Received
 from gate.kafka.gate import Gate
 from gate.kafka.ports import Mark, Outgoing, Partition, Session
+from gate.kafka.publication import Publication
 from gate.limits import runs as runs_module
 from gate.policy import Policy, Settings
 from tests.sim.checker import Checker, Committed
@@ -483,7 +484,7 @@ def _installed(scenario: Scenario) -> Iterator[None]:
             (gate_module, "log", _Silent()),
             (desk_module, "PULLS", scenario.pulls),
             (runs_module, "LOG_RUNS", scenario.runs),
-            (desk_module, "USAGE_EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
+            (Publication, "EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
         ]
         for module, name, value in patches:
             stack.enter_context(mock.patch.object(module, name, value))
