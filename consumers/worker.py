@@ -54,7 +54,8 @@ class Worker(Program):
     A job is done when its handler has returned, its result is written (if `results` and it is not None), or it was put
     off or given up. What is done is committed several times a second, also behind jobs that are not; so a worker that
     is killed loses nothing, and only what ran or had just ended is done again. A worker that dies is missed after
-    `session_seconds`.
+    `session_seconds`. When workers come or go, partitions move: running jobs then have a third of that time to end, and
+    what takes longer is done again by whoever gets its partition.
 
     A failed job waits in the service's retries topic and is then submitted to the gate again, as `retry` says. After
     `retry.attempts` failures it goes to the rejected topic, with the stamp by which it was admitted and the error in
