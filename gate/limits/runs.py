@@ -17,6 +17,7 @@ LOG_RUNS: Final = 120  # 16 B each: as large as the cells, so a limit up to 120 
 _BYTE_MAX: Final = 0xFF
 _CELL_MAX: Final = 0xFFFF
 _BLOCK: Final = 32
+_SPAN: Final = 128  # cells that are looked at in one go
 
 
 class Log:
@@ -182,10 +183,16 @@ class Ring:
         cells, around, first, last = self._cells, len(self._cells), self._first, self._last
         dead = horizon * (around - 1) // self._window.size
         quanta = 0
-        while first <= last and (first <= dead or (first < last and not cells[first % around])):
-            quanta += cells[first % around]
-            cells[first % around] = 0
-            first += 1
+        while first <= last:
+            place = first % around
+            if not cells[place] and first < last:
+                first = self._behind_empty(first)
+            elif first <= dead:
+                quanta += cells[place]
+                cells[place] = 0
+                first += 1
+            else:
+                break
         self._first = first
         freed = quanta * self._quantum
         if first <= last:
@@ -193,6 +200,18 @@ class Ring:
         freed += self._carry
         self._carry = 0
         return freed, None
+
+    def _behind_empty(self, index: int) -> int:
+        """Pass over empty cells, many at once in C; return the next that is not, or the newest."""
+        cells, around, last = self._cells, len(self._cells), self._last
+        while index < last:
+            start = index % around
+            span = cells[start : min(start + _SPAN, start + last - index)].tobytes()  # ends where the ring does
+            rest = span.lstrip(b"\0")
+            index += (len(span) - len(rest)) // cells.itemsize
+            if rest:
+                break
+        return index
 
     def reach(self, units: int) -> int | None:
         """Return the edge of the run with which the oldest ones make up `units`; None: all are too few."""
