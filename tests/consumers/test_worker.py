@@ -411,12 +411,14 @@ async def test_what_was_done_behind_a_slow_job_is_not_done_again(admitted, log, 
     assert again == [b"slow", b"last"]
 
 
-async def test_a_job_that_runs_through_a_rebalance_is_not_started_twice(log, worker, start, until):
-    topic = log.names.admitted("payments")
-    await log.create(topic, partitions=2)
-    held, started = asyncio.Event(), []
-    pays = [worker(session_seconds=3), worker(session_seconds=3)]
+async def two_workers_at_long_jobs(log, worker, start, until, held):
+    """Let the first of two workers begin a job of each of two partitions, which last until `held`.
 
+    Returns the workers, and a list that grows by (worker, partition, value) with each job that is started.
+    """
+    topic, started = log.names.admitted("payments"), []
+    await log.create(topic, partitions=2)
+    pays = [worker(session_seconds=3), worker(session_seconds=3)]
     for pay in pays:
 
         @pay.handler("payments")
@@ -429,6 +431,12 @@ async def test_a_job_that_runs_through_a_rebalance_is_not_started_twice(log, wor
     for partition in range(2):
         await log.write(topic, b"long", partition=partition)
     await until(lambda: len(started) == 2)
+    return pays, started
+
+
+async def test_a_job_that_runs_through_a_rebalance_is_not_started_twice(log, worker, start, until):
+    topic, held = log.names.admitted("payments"), asyncio.Event()
+    pays, started = await two_workers_at_long_jobs(log, worker, start, until, held)
     start(pays[1])  # takes one of the partitions over
 
     async def shared():
@@ -443,9 +451,7 @@ async def test_a_job_that_runs_through_a_rebalance_is_not_started_twice(log, wor
 
 
 async def test_a_job_that_ends_between_two_owners_is_not_done_again_here(log, worker, start, until, monkeypatch):
-    topic = log.names.admitted("payments")
-    await log.create(topic, partitions=2)
-    gone, started = asyncio.Event(), []
+    topic, gone = log.names.admitted("payments"), asyncio.Event()
     forget = Commits._forget
 
     def forget_and_tell(commits):
@@ -455,19 +461,7 @@ async def test_a_job_that_ends_between_two_owners_is_not_done_again_here(log, wo
             gone.set()
 
     monkeypatch.setattr(Commits, "_forget", forget_and_tell)
-    pays = [worker(session_seconds=3), worker(session_seconds=3)]
-    for pay in pays:
-
-        @pay.handler("payments")
-        async def handle(job, pay=pay):
-            started.append((pay, job.partition, job.value))
-            if job.value == b"long":
-                await gone.wait()
-
-    start(pays[0])
-    for partition in range(2):
-        await log.write(topic, b"long", partition=partition)
-    await until(lambda: len(started) == 2)
+    pays, started = await two_workers_at_long_jobs(log, worker, start, until, gone)
     start(pays[1])
 
     await asyncio.wait_for(gone.wait(), 20)
