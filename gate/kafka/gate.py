@@ -194,8 +194,10 @@ class Gate:
             self.observer.metrics.rebalanced()
             while not self._assigned.empty():
                 owned = self._assigned.get_nowait()
-            lost = [self._owned.pop(number) for number in list(self._owned) if number not in owned]
-            await asyncio.gather(*(shard.stop(DRAIN_DEADLINE) for shard in lost))
+            lost = [number for number in self._owned if number not in owned]
+            await asyncio.gather(*(self._owned[number].stop(DRAIN_DEADLINE) for number in lost))
+            for number in lost:  # not sooner: `stop` may come amid this, and must know of them
+                del self._owned[number]
             for number, services in sorted(owned.items(), key=lambda item: -len(item[1])):  # who waits goes first
                 if number not in self._owned:
                     self._owned[number] = Shard(number, self._policy, self)

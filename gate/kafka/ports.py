@@ -88,6 +88,10 @@ class Session(Protocol):
     def atomic(self) -> bool:
         """Tell whether a batch is visible as a whole or not at all; else each write is visible at once."""
 
+    @property
+    def unfinished(self) -> bool:
+        """Tell whether a batch was begun whose end is not known; readers of what is committed may wait for it."""
+
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """Fence every earlier owner, then read what it committed: its state, and the offsets of `partitions`."""
 

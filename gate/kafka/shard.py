@@ -56,6 +56,7 @@ class Shard:
         self._desk: Desk | None = None
         self._claimed: set[Partition] = set()  # whose committed offsets came with the claim
         self._task: asyncio.Task[None] | None = None
+        self._unfinished = False  # the last session ended amid a batch
 
     # -- what the gate calls ---------------------------------------------------------------------------------------
 
@@ -86,6 +87,8 @@ class Shard:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        if self._unfinished:
+            await self._abort(deadline)
 
     def set_policy(self, policy: Policy) -> None:
         """Decide by `policy` from the next batch on."""
@@ -139,6 +142,7 @@ class Shard:
                 self.ready = False
                 self._idle.set()
                 self._let_go()
+                self._unfinished = session.unfinished
                 await session.discard()
             if not self._stopping:
                 await self._sleep(backoff)
@@ -152,6 +156,19 @@ class Shard:
         self._inbox = Inbox(INBOX_BYTES, self._env.pool, self._woken.set)
         self._clock = BrokerClock()
         self._desk = None
+
+    async def _abort(self, deadline: float) -> None:
+        """End what the last session has left open: nobody else may come to do it before its transaction times out."""
+        session = self._env.new_session(self.number)
+        try:
+            async with asyncio.timeout(deadline):
+                await self._env.confirm(self.number)
+                await session.claim(())
+        except Exception as error:  # noqa: BLE001 - the next owner ends it then, or the broker in time
+            log.info("left to the next owner", shard=self.number, why=repr(error))
+        finally:
+            await session.discard()
+        self._unfinished = False
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -94,6 +94,7 @@ class KafkaSession:
         self._restore = restore
         self._commit_offsets = commit_offsets
         self.atomic = transactional_id is not None
+        self.unfinished = False
         self._deadline = deadline
         self._keeps = compression is Compression.KEEP and aiokafka.__version__ == KNOWN
         self._codecs: Mapping[str, int] = {}
@@ -146,6 +147,7 @@ class KafkaSession:
         async with asyncio.timeout(self._deadline):
             await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
             await (self._producer.commit_transaction() if torn.committed else self._producer.abort_transaction())
+        self.unfinished = False
 
     def compress(self, codecs: Mapping[str, int]) -> None:
         """See `ports.Session`."""
@@ -155,6 +157,7 @@ class KafkaSession:
     def begin(self) -> None:
         """See `ports.Session`."""
         if self.atomic:
+            self.unfinished = True
             self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
 
     async def produce(
@@ -215,11 +218,13 @@ class KafkaSession:
         if self.atomic:
             async with asyncio.timeout(self._deadline):
                 await self._producer.commit_transaction()
+            self.unfinished = False
 
     async def abort(self) -> None:
         """Take the batch back. A gate does not: it discards, and the next session's epoch aborts what is left."""
         async with asyncio.timeout(self._deadline):
             await self._producer.abort_transaction()
+        self.unfinished = False
 
     async def discard(self) -> None:
         """See `ports.Session`: cancel every request, then close the connections."""

@@ -1,13 +1,16 @@
 """A broker that dies in the middle of ending a transaction ends it in some partitions and forgets the others."""
 
+import asyncio
 import re
 
 import pytest
 
 from gate.kafka.assignor import shard_of
+from gate.kafka.local.config import free_port
 from tests.chaos import topics
+from tests.chaos.proxy import Api, Drop, Proxy
 from tests.chaos.tearing import TEARS
-from tests.system.gates import create, gate, read, send, stamp
+from tests.system.gates import create, gate, read, send, stamp, until
 
 SHARDS = 16
 REQUESTS = 60
@@ -58,3 +61,28 @@ async def test_a_torn_batch_is_ended_as_it_was_decided(own_broker, prefix, tmp_p
         assert sorted(ended) == ["False"] + ["True"] * (len(TEARS) - only_offsets - 1), running.text()
     else:
         assert ended == ["False"] * (len(TEARS) - only_offsets), running.text()
+
+
+async def test_a_gate_that_is_told_to_stop_ends_what_it_has_left_open(own_broker, prefix, tmp_path):
+    """It may be the last one: who reads what is committed would wait until the broker's time is up."""
+    inside, outside = free_port(), free_port()
+    proxy = Proxy(outside, inside)
+    await proxy.start()
+    try:
+        listeners = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{outside}"}
+        await asyncio.to_thread(own_broker, port=inside, properties=listeners)
+        bootstrap = f"127.0.0.1:{outside}"
+        await create(bootstrap, *names(prefix, "requests"))
+        program = ("-m", "tests.chaos.altered", "--deadline", "1")
+        with gate(tmp_path, bootstrap, prefix, POLICY, program=program) as running:
+            taken_over = lambda: running.text().count("shard taken over") >= SHARDS  # noqa: E731
+            await asyncio.to_thread(until, taken_over, explain=running.text)
+            proxy.judge = lambda request: Drop() if request.api == Api.END_TXN else None
+            await offer(bootstrap, prefix, 0, 1)
+            await asyncio.to_thread(running.wait_for, "shard starts anew")
+            names_of_all = await topics.topics(bootstrap)
+            assert await topics.open_transactions(bootstrap, names_of_all), "there is something to end"
+            assert await asyncio.to_thread(running.stop) == 0, running.text()
+            assert await topics.open_transactions(bootstrap, names_of_all) == [], running.text()
+    finally:
+        await proxy.stop()

@@ -141,6 +141,7 @@ class SimSession:
         self._name = name
         self._state = state
         self._epoch = -1
+        self.unfinished = False
 
     async def _call(self, what: str, effect: Callable[[], T], fate: Fate | None = None) -> T:
         while True:
@@ -192,6 +193,7 @@ class SimSession:
 
     def begin(self) -> None:
         """Nothing is sent before the first produce."""
+        self.unfinished = True
 
     async def produce(
         self, outputs: Mapping[Partition, Sequence[Outgoing]], marks: Mapping[Partition, Mark] | None = None
@@ -235,6 +237,7 @@ class SimSession:
     async def commit(self) -> None:
         async with asyncio.timeout(DEADLINE):
             await self._call("end", lambda: self._broker.end(self._name, self._epoch, commit=True))
+        self.unfinished = False
 
     async def discard(self) -> None:
         await asyncio.sleep(self._network.latency())
