@@ -54,10 +54,15 @@ class Limiter(SlidingWindow):
                 raise ValueError(f"cannot charge {units} units: nothing that was charged is given back")
             return
         now = self._advance(now)
-        for window in self._windows():
-            window._add(now, units)
         spec = self.spec
-        self._full = max(self._full, now * spec.scale) + units * spec.step
+        if spec.windows:
+            if now > self._edge:
+                self._open(now)
+            self._used += units
+            for window in self._more:
+                window._add(now, units)
+        start, full = now * spec.scale, self._full
+        self._full = (full if full > start else start) + units * spec.step  # noqa: FURB136 - as in ready_at
 
     def take(self, now: int, count: int, cost: int = 1) -> int:
         """Charge as many of `count` requests of `cost` units each as fit at `now`; return how many."""
@@ -101,6 +106,8 @@ class Limiter(SlidingWindow):
         """Return the earliest time from `now` on that admits `cost` if nothing else comes; NEVER if none does."""
         now = self._advance(now)
         bucket = self._bucket_at(now, cost)
+        if self._used + cost <= self._window.limit and not self._more:  # see try_take: it can only be too high
+            return bucket
         window = self._windows_at(now, cost)
         return bucket if bucket > window else window  # noqa: FURB136 - max() takes thrice the time
 
