@@ -88,16 +88,16 @@ def main() -> int:
         results += plan.ratios(outcomes)
         print(f"\n{table(outcomes)}\n", flush=True)
         raw = [plan.by_contender(case, outcomes[case]) for case in outcomes]
+        if not arguments.only:
+            try:  # before thousands of topics come, whose files the broker deletes for minutes after
+                results += asyncio.run(latency.measure(broker.bootstrap, quick=arguments.quick))
+            except FailedError as error:
+                failures.append(str(error))
         if not arguments.quick and not arguments.only:
             scaled, failed = asyncio.run(run_rounds(plan.scale_cases(), min(rounds, 3), broker.bootstrap))
             failures += failed
             results += plan.scale_ratios(scaled)
             raw += [plan.by_contender(case, scaled[case]) for case in scaled]
-        if not arguments.only:
-            try:
-                results += asyncio.run(latency.measure(broker.bootstrap, quick=arguments.quick))
-            except FailedError as error:
-                failures.append(str(error))
     RAW.parent.mkdir(exist_ok=True)
     RAW.write_text(json.dumps(raw, indent=1) + "\n")
     write(results)

@@ -36,11 +36,15 @@ TIGHT = {"requests_per_second": TIGHT_RATE, "burst_size": TIGHT_RATE, "window_si
 async def measure(bootstrap: str, *, quick: bool) -> list[Result]:
     """Raises FailedError if the gate ends or records do not come."""
     rounds, seconds = (1, 5) if quick else (3, 20)
+    samples: dict[str, list[list[float]]] = {"plain": [], "at_least_once": [], "exactly_once": []}
+    lags = []
+    for _ in range(rounds):  # side by side: what slows the machine for a while slows all of them
+        for name, found in samples.items():
+            found.append(await _light_load(bootstrap, name, seconds))
+        lags.append(await _release(bootstrap))
     results = []
-    for name in ("plain", "at_least_once", "exactly_once"):
-        samples = [await _light_load(bootstrap, name, seconds) for _ in range(rounds)]
-        results += _percentiles(f"latency/{name}", samples, "ms from produce to fetch at light load")
-    lags = [await _release(bootstrap) for _ in range(rounds)]
+    for name, found in samples.items():
+        results += _percentiles(f"latency/{name}", found, "ms from produce to fetch at light load")
     return results + _percentiles("release-lag", lags, "ms from the promised time to fetch, exactly once")
 
 
