@@ -38,9 +38,13 @@ log = structlog.get_logger("consumers.retries")
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     record: ConsumerRecord
-    partition: TopicPartition
     offsets: Offsets
     due: float  # unix seconds
+
+    @property
+    def partition(self) -> TopicPartition:
+        """Where it waits."""
+        return TopicPartition(self.record.topic, self.record.partition)
 
 
 class Retries:
@@ -92,8 +96,8 @@ class Retries:
             offsets.start(record.offset)
             not_before = (number(last(record.headers, NOT_BEFORE)) or 0) / 1000
             # whoever wrote it may have had another clock
-            waiting = _Waiting(record, partition, offsets, min(not_before, now + self._longest))
-            self._waiting.setdefault(partition, deque()).append(waiting)
+            due = min(not_before, now + self._longest)
+            self._waiting.setdefault(partition, deque()).append(_Waiting(record, offsets, due))
         self._consumer.pause(partition)  # until these are gone
 
     def _due(self, partition: TopicPartition, commits: Commits) -> list[_Waiting]:
@@ -112,22 +116,28 @@ class Retries:
     async def _submit(self, waiting: _Waiting, commits: Commits) -> None:
         """Submit a job; try until the broker takes it, or its partition goes to another member."""
         record = waiting.record
-        service = self._names.service_of(record.topic, "retries")
-        assert service is not None  # the subscription says so
         with commits.settling():
             while commits.holds(waiting.partition, waiting.offsets):
-                try:
-                    await self._outbox.submit_waiting(service, record)
-                except TooLargeError as error:
-                    job = _job(service, record)
-                    await self._outbox.give_up(job, f"can't be tried again: {error}", attempt(record.headers) - 1)
-                except (KafkaError, TimeoutError) as error:
-                    why = str(error) or "the broker does not answer"
-                    log.warning("job can't be submitted again yet", service=service, error=why)
-                    await asyncio.sleep(_BACKOFF_SECONDS)
-                    continue
-                waiting.offsets.done(record.offset)
-                return
+                if await self._passed_on(record):
+                    waiting.offsets.done(record.offset)
+                    return
+                await asyncio.sleep(_BACKOFF_SECONDS)
+
+    async def _passed_on(self, record: ConsumerRecord) -> bool:
+        """Submit a job, or give it up if it has become too large. Tells whether the broker has taken it."""
+        service = self._names.service_of(record.topic, "retries")
+        assert service is not None  # the subscription says so
+        try:
+            try:
+                await self._outbox.submit_waiting(service, record)
+            except TooLargeError as error:
+                job = _job(service, record)
+                await self._outbox.give_up(job, f"can't be tried again: {error}", attempt(record.headers) - 1)
+        except (KafkaError, TimeoutError) as error:
+            why = str(error) or "the broker does not answer"
+            log.warning("job can't be submitted again yet", service=service, error=why)
+            return False
+        return True
 
 
 def _job(service: str, record: ConsumerRecord) -> Job:

@@ -1,5 +1,6 @@
 """What a shard gets from the gate around it, as protocols; tests/sim stands in for it as well."""
 
+from asyncio import Semaphore
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -34,6 +35,10 @@ class Environment(Protocol):
     def observer(self) -> Observer: ...  # noqa: D102
     @property
     def pool(self) -> Pool: ...  # noqa: D102
+    @property
+    def large(self) -> Semaphore:
+        """How many large batches may be under way: each takes ten times the memory of what was fetched for it."""
+
     @property
     def feedback(self) -> Feedback: ...  # noqa: D102
     @property

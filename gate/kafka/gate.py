@@ -35,6 +35,7 @@ RESTORE_DEADLINE: Final = 120.0
 POLLERS: Final = 2
 POOL_BYTES: Final = 16 << 20
 LEAST_BYTES: Final = 256 << 10
+LARGE_BATCHES: Final = 3  # at once; more only wait for the same processor
 RESET_POLL: Final = 0.2
 
 log = structlog.get_logger("gate")
@@ -57,6 +58,7 @@ class Gate:
         self.shards = settings.shards
         self.observer = observer
         self.pool = Pool(POOL_BYTES, LEAST_BYTES)
+        self.large = asyncio.Semaphore(LARGE_BATCHES)
         self._reset_state = reset_state
         self._policy = policy
         self._options: dict[str, Any] = {**access(settings.bootstrap), **client_options}

@@ -3,31 +3,50 @@
 import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiokafka import errors
 
 from gate.kafka.ports import Partition, Record
-from gate.kafka.wire import Reader
+from gate.kafka.wire import Reader, drain
 
 FIRST_BYTES: Final = 1 << 15
 MOST_BYTES: Final = 1 << 18
 CACHE_BYTES: Final = 16 << 20
+RECORD_BYTES: Final = 700  # of memory for the objects of a record that has been taken apart
 BACKOFF: Final = 0.2
 DEADLINE: Final = 10.0
 ATTEMPTS: Final = 4  # before a parked request is taken for gone
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Chunk:
     """What one fetch has brought: the records from `first` on, up to `end`."""
 
     first: int
     end: int
-    records: dict[int, Record]
     size: int  # bytes, as the broker sent them
+    rest: Iterator[Record]  # what nobody has come to yet
+    passed: dict[int, Record] = field(default_factory=dict)  # on the way to another one
+
+    @property
+    def memory(self) -> int:
+        """About what it takes, bytes."""
+        return self.size + RECORD_BYTES * len(self.passed)
+
+    def take(self, offset: int) -> Record | None:
+        """Take a record out: it leaves the delayed topic now, and is wanted again after an error only."""
+        if offset in self.passed:
+            return self.passed.pop(offset)
+        for record in self.rest:
+            if record.offset == offset:
+                return record
+            self.passed[record.offset] = record
+            if record.offset > offset:
+                break
+        return None
 
     def leads_to(self, offset: int) -> bool:
         """Tell whether who has read this goes on at `offset`: close behind it, as lanes leave gaps for each other."""
@@ -73,7 +92,10 @@ class ParkedReader:
         if chunk is None or offset >= chunk.end:
             return None
         self._chunks.move_to_end((partition, chunk.first))
-        return chunk.records.get(offset)
+        before = chunk.memory
+        record = chunk.take(offset)
+        self._size += chunk.memory - before
+        return record
 
     async def _load(self, partition: Partition, offset: int) -> None:
         """Read what is at `offset` and behind it, if it is there."""
@@ -92,18 +114,18 @@ class ParkedReader:
         if before is not None and goes_on:
             self._drop(partition, before.first)
         self._drop(partition, offset)
-        chunk = _Chunk(offset, answer.next_offset, {r.offset: r for r in answer.records}, answer.size)
+        chunk = _Chunk(offset, answer.next_offset, answer.size, drain(answer.records))
         self._chunks[partition, offset] = chunk
         firsts = self._firsts.setdefault(partition, [])
         firsts.insert(bisect_right(firsts, offset), offset)
-        self._size += chunk.size
+        self._size += chunk.memory
         while len(self._chunks) > 1 and self._size > CACHE_BYTES:
             self._drop(*next(iter(self._chunks)))
 
     def _drop(self, partition: Partition, first: int) -> None:
         chunk = self._chunks.pop((partition, first), None)
         if chunk is not None:
-            self._size -= chunk.size
+            self._size -= chunk.memory
             self._firsts[partition].remove(first)
             if not self._firsts[partition]:
                 del self._firsts[partition]

@@ -6,7 +6,7 @@ starts anew from what is committed.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Final
 
 import msgspec
@@ -27,6 +27,7 @@ from gate.policy import Policy
 
 BATCH_RECORDS: Final = 4_000
 INBOX_BYTES: Final = 4 << 20
+LARGE_BYTES: Final = 64 << 10
 FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 30.0
 LEAST_LEAD: Final = 5 * MS
@@ -280,8 +281,10 @@ class Shard:
         delay = None if wake is None else (wake - self._lead - self._now()) / 1e9
         if self._paused or self._stopping:
             return False
-        if self._inbox.has_work() or (delay is not None and delay <= 0):
-            return await self._batch(desk, writer)
+        works = self._inbox.has_work()
+        if works or (delay is not None and delay <= 0):
+            async with self._env.large if works and self._inbox.size > LARGE_BYTES else nullcontext():
+                return not (self._paused or self._stopping) and await self._batch(desk, writer)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._woken.wait()

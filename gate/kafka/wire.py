@@ -49,15 +49,17 @@ class _Undecoded(Sequence[Record]):
 
     def _decoded(self) -> list[Record]:
         if self._records is None:
-            records: list[Record] = []
-            for batch in self._batches:
-                if batch.base_offset >= self._start:
-                    records.extend(batch)
-                else:
-                    records.extend(record for record in batch if record.offset >= self._start)
-            self._records = records
-            self._batches = []
+            self._records = list(self.drain())
         return self._records
+
+    def drain(self) -> Iterator[Record]:
+        """Give the records away one by one; none is kept here."""
+        batches, self._batches = self._batches, []
+        for batch in batches:
+            if batch.base_offset >= self._start:
+                yield from batch
+            else:
+                yield from (record for record in batch if record.offset >= self._start)
 
     def __len__(self) -> int:
         return len(self._decoded())
@@ -67,6 +69,11 @@ class _Undecoded(Sequence[Record]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._decoded()[index]
+
+
+def drain(records: Sequence[Record]) -> Iterator[Record]:
+    """Yield what was fetched, once: what is not looked at stays the bytes that it came in."""
+    return records.drain() if isinstance(records, _Undecoded) else iter(records)
 
 
 def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetched:

@@ -89,16 +89,39 @@ def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes_first(monkey
     monkeypatch.setattr(parked, "CACHE_BYTES", 10 * parked.FIRST_BYTES)
     log = Log(1_000_000)
     reader = ParkedReader(log)
-    places = [7_919 * n for n in range(100)]
-    for place in places:
-        read(reader, 0, place)
+    places = [7_919 * n for n in range(1, 100)]
+    for turn, place in enumerate(places):
+        read(reader, turn, place)
         assert reader._size <= parked.CACHE_BYTES
     assert log.fetches.count((HERE, 0)) == 1, "used all the time"
     before = len(log.fetches)
-    read(reader, *places[-5:])
+    assert before == 1 + len(places)
+    read(reader, *(place + 1 for place in places[-5:]))
     assert len(log.fetches) == before
-    read(reader, places[1])
+    read(reader, places[1] + 1)
     assert len(log.fetches) == before + 1
+
+
+def test_what_is_passed_over_is_kept_for_who_comes_to_it_and_counts(monkeypatch):
+    log = Log(1_000_000)
+    reader = ParkedReader(log)
+    read(reader, 0)
+    small = reader._size
+    assert read(reader, *range(0, 300, 3)) == list(range(0, 300, 3))
+    assert reader._size == small + 198 * parked.RECORD_BYTES
+    assert read(reader, *range(1, 300, 3)) == list(range(1, 300, 3))
+    assert reader._size == small + 99 * parked.RECORD_BYTES
+    assert len(log.fetches) == 2
+    monkeypatch.setattr(parked, "CACHE_BYTES", 2 * parked.FIRST_BYTES)
+    read(reader, 500_000, 600_000)
+    assert reader._size <= parked.CACHE_BYTES
+
+
+def test_what_has_left_can_be_read_again_after_an_error():
+    log = Log(100)
+    reader = ParkedReader(log)
+    assert read(reader, *range(50)) == read(reader, *range(50)) == list(range(50))
+    assert len(log.fetches) <= 2 + 1
 
 
 def test_partitions_are_kept_apart():
