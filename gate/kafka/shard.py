@@ -20,14 +20,12 @@ from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Watched
 from gate.kafka.headers import not_before
-from gate.kafka.ports import Inbox, Partition, Session
+from gate.kafka.intake import Intake
+from gate.kafka.ports import Partition, Session
 from gate.kafka.positions import OFFSETS_KIND
-from gate.kafka.routing import Batch, Taken
+from gate.kafka.routing import Batch
 from gate.policy import Policy
 
-BATCH_RECORDS: Final = 4_000
-INBOX_BYTES: Final = 4 << 20
-LARGE_BYTES: Final = 64 << 10
 FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 30.0
 LEAST_LEAD: Final = 5 * MS
@@ -45,17 +43,15 @@ class Shard:
         self.failures = 0
         self._env = environment
         self._policy = policy
-        self._requests: dict[str, int] = {}  # service -> number of partitions of its request topic
         self._woken = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._paused = self._stopping = self._doubted = False
         self._changed = False  # the services or the policy, since the last batch
         self._lead = LEAST_LEAD  # about what it takes from waking up to being ready to commit
-        self._inbox = Inbox(INBOX_BYTES, environment.pool, self._woken.set)
+        self._intake = Intake(environment, self._woken.set, {})
         self._clock = BrokerClock()
         self._desk: Desk | None = None
-        self._claimed: set[Partition] = set()  # whose committed offsets came with the claim
         self._task: asyncio.Task[None] | None = None
         self._unfinished = False  # the last session ended amid a batch
 
@@ -63,7 +59,7 @@ class Shard:
 
     def start(self, requests: Mapping[str, int]) -> None:
         """Begin, or go on after `pause`, with these services (name -> partitions of the request topic)."""
-        self._requests = dict(requests)
+        self._intake.services = dict(requests)
         self._changed = True
         self._paused = False
         self._woken.set()
@@ -115,10 +111,11 @@ class Shard:
         return [
             Watched(
                 name, policy.worker_group,
-                tuple(Partition(served.topics.admitted, p.number) for p in self._partitions(name)), served.admitted,
+                tuple(Partition(served.topics.admitted, p.number) for p in self._intake.partitions(name)),
+                served.admitted,
             )
             for name, served in desk.services.items()
-            if name in self._requests
+            if name in self._intake.services
             and (policy := desk.policy.effective(name)).max_in_flight is not None
             and policy.worker_group is not None
         ]  # fmt: skip
@@ -152,9 +149,8 @@ class Shard:
     def _let_go(self) -> None:
         for service in self._desk.services if self._desk is not None else ():
             self._env.observer.forget(service)
-        self._env.source.unfollow(self._inbox)
-        self._inbox.close()
-        self._inbox = Inbox(INBOX_BYTES, self._env.pool, self._woken.set)
+        self._intake.close()
+        self._intake = Intake(self._env, self._woken.set, self._intake.services)
         self._clock = BrokerClock()
         self._desk = None
 
@@ -185,10 +181,11 @@ class Shard:
         await self._env.confirm(self.number)
         if self._stopping:
             raise asyncio.CancelledError  # it has another owner, which must not be fenced
-        partitions = [p for service in self._requests for p in self._partitions(service)]
+        intake = self._intake
+        partitions = [p for service in intake.services for p in intake.partitions(service)]
         claim = await session.claim(partitions)
         reach("after-claim")
-        self._claimed = set(partitions)
+        intake.claimed = set(partitions)
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         outdated: list[str] = []
         if not session.atomic:  # state comes before outputs: only the group knows what was decided in the end
@@ -200,7 +197,7 @@ class Shard:
         desk = self._desk = Desk(self._env.names, self._policy, meta, state, claim.marks, self._now())
         await writer.finish_leaving(desk, claim.state.get(LEAVING_KEY), self._now())
         await self._refresh(desk)
-        await writer.correct(desk, self._inbox.followed)
+        await writer.correct(desk, intake.inbox.followed)
         reach("after-restore")
         seconds = (self._env.local() - started) / 1e9
         log.info("shard taken over", shard=self.number, keys=len(claim.state), seconds=round(seconds, 3))
@@ -211,7 +208,7 @@ class Shard:
         self._changed = False
         if desk.policy is not self._policy:
             desk.set_policy(self._policy, self._now())
-        await self._follow(desk)
+        await self._intake.follow(desk, self._now())
         if unknown := [watched for watched in self.watched() if watched.service not in desk.measured]:
             await self._env.feedback.measure(unknown)  # or the first requests would wait for nothing
         desk.apply(self._env.feedback, self._now())
@@ -221,49 +218,6 @@ class Shard:
             self._idle.set()
             self._woken.clear()
             await self._woken.wait()
-
-    def _partitions(self, service: str) -> list[Partition]:
-        topic = self._env.names.requests(service)
-        return [Partition(topic, number) for number in range(self._requests[service])]
-
-    async def _follow(self, desk: Desk) -> None:
-        """Read the request partitions that are not read yet, and no longer those that are gone."""
-        wanted = {partition for service in self._requests for partition in self._partitions(service)}
-        for partition in self._inbox.followed - wanted:
-            self._env.source.drop(partition)
-            self._inbox.drop(partition)
-            self._claimed.discard(partition)
-            desk.positions.forget(partition)
-        new = {
-            service: partitions
-            for service in self._requests
-            # where no policy says what may pass and the gate fails closed, requests stay where they are
-            if desk.governs(service)
-            and (partitions := [p for p in self._partitions(service) if p not in self._inbox.followed])
-        }
-        if new:
-            await self._env.prepare(new.keys())
-            late = {p for partitions in new.values() for p in partitions} - self._claimed
-            if late:  # the claim knows nothing of them
-                desk.positions.learn(await self._env.committed(sorted(late)))
-        for service, partitions in new.items():
-            desk.serve(service, self._now())
-            for partition in partitions:
-                await self._check_position(desk, service, partition)
-                self._inbox.followed.add(partition)
-                self._env.source.follow(partition, desk.positions.start(service, partition), self._inbox)
-
-    async def _check_position(self, desk: Desk, service: str, partition: Partition) -> None:
-        """Forget a position that belongs to a topic of the same name which is no more."""
-        position = desk.positions.unmarked(service, partition)
-        if position is None:
-            return
-        there = await self._env.source.read(partition, [position.last])
-        if [record.timestamp for record in there] != [position.timestamp]:
-            log.warning(
-                "made anew, or emptied; reading from its beginning", partition=f"{partition.topic}-{partition.number}"
-            )
-            desk.positions.drop(service, partition)
 
     def _now(self) -> int:
         """Return broker time in whole milliseconds, so that stamps say exactly what decisions were made by."""
@@ -281,9 +235,8 @@ class Shard:
         delay = None if wake is None else (wake - self._lead - self._now()) / 1e9
         if self._paused or self._stopping:
             return False
-        works = self._inbox.has_work()
-        if works or (delay is not None and delay <= 0):
-            async with self._env.large if works and self._inbox.size > LARGE_BYTES else nullcontext():
+        if self._intake.inbox.has_work() or (delay is not None and delay <= 0):
+            async with self._env.large if self._intake.is_large else nullcontext():
                 return not (self._paused or self._stopping) and await self._batch(desk, writer)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
@@ -323,62 +276,18 @@ class Shard:
     async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:
         due = desk.due(batch.now)
         for service in due:
-            self._inbox.held -= set(self._partitions(service)) if service in self._requests else set()
-        taken = self._take(desk)
+            self._intake.release(service)
+        taken = self._intake.take(desk)
         turns: list[Turn] = []
         for service in sorted(due | taken.keys()):
             served = desk.services[service]
-            turns.append(desk.decide(served, batch.now, taken.get(service, ()), self._inbox))
-        await self._pull(turns)
+            turns.append(desk.decide(served, batch.now, taken.get(service, ()), self._intake.inbox))
+        await self._intake.pull(turns)
         for turn in turns:
             desk.route(turn, batch)
         if taken:
             self._env.source.poke()
         return turns
-
-    async def _pull(self, turns: Sequence[Turn]) -> None:
-        """Read what leaves the delayed topics, each partition in the order of its log: the plan's jumps to and fro."""
-        wanted: dict[Partition, list[int]] = {}
-        for turn in turns:
-            for pull in turn.step.pulls:
-                partition = Partition(turn.served.topics.delayed, pull.partition)
-                wanted.setdefault(partition, []).extend(range(pull.offset, pull.offset + pull.count))
-        there = {
-            partition: {record.offset: record for record in await self._env.source.read(partition, sorted(offsets))}
-            for partition, offsets in wanted.items()
-        }
-        for turn in turns:
-            for pull in turn.step.pulls:
-                found = there[partition := Partition(turn.served.topics.delayed, pull.partition)]
-                offsets = range(pull.offset, pull.offset + pull.count)
-                records = [found[offset] for offset in offsets if offset in found]
-                if len(records) < pull.count:
-                    log.error(
-                        "parked requests are gone from the delayed topic (deleted, or expired); they can't be admitted",
-                        topic=partition.topic, partition=partition.number, offset=pull.offset,
-                        gone=pull.count - len(records),
-                    )  # fmt: skip
-                turn.pulled.append((pull, records))
-
-    def _take(self, desk: Desk) -> dict[str, list[Taken]]:
-        """Take what waits in the inbox, up to the size of a batch."""
-        taken: dict[str, list[Taken]] = {}
-        room = BATCH_RECORDS
-        for partition in list(self._inbox.waiting):
-            if partition in self._inbox.held or room <= 0:
-                continue
-            service = self._env.names.service_of(partition.topic)
-            if service is None:
-                continue
-            served = desk.services[service]
-            served.codec = self._inbox.codec(partition) or 0
-            part = self._inbox.take(partition, room if served.room is None else min(room, served.room))
-            if part is None:
-                continue
-            records, end = part
-            room -= len(records)
-            taken.setdefault(service, []).append((partition.number, records, end))
-        return taken
 
     def _tell(self, turns: Sequence[Turn], now: int, started: int) -> None:
         observer = self._env.observer

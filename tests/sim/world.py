@@ -12,6 +12,7 @@ from unittest import mock
 from gate.admission.model import SECOND, Event, Usage
 from gate.kafka import desk as desk_module
 from gate.kafka import gate as gate_module
+from gate.kafka import intake as intake_module
 from gate.kafka import shard as shard_module
 from gate.kafka.assignor import balance, shard_of
 from gate.kafka.control import PauseUntil, Resume
@@ -476,11 +477,14 @@ def _installed(scenario: Scenario) -> Iterator[None]:
     """Scale the shard's constants to the run, and keep its log out of the way."""
     with ExitStack() as stack:
         patches: list[tuple[Any, str, Any]] = [
-            (shard_module, "BATCH_RECORDS", scenario.batch),
-            (shard_module, "INBOX_BYTES", scenario.inbox),
+            (intake_module, "BATCH_RECORDS", scenario.batch),
+            (intake_module, "LARGE_BYTES", 50 * scenario.batch),  # half a batch, so that shards take turns
+            (gate_module, "LARGE_BATCHES", 1),
+            (intake_module, "INBOX_BYTES", scenario.inbox),
             (gate_module, "POOL_BYTES", scenario.inbox),
             (gate_module, "LEAST_BYTES", scenario.inbox // 4 + 1),
             (shard_module, "log", _Silent()),
+            (intake_module, "log", _Silent()),
             (gate_module, "log", _Silent()),
             (desk_module, "PULLS", scenario.pulls),
             (runs_module, "LOG_RUNS", scenario.runs),

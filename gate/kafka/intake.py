@@ -1,0 +1,133 @@
+"""What a shard reads: requests as they come, into its inbox, and parked ones when they leave."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from gate.kafka.desk import Desk, Turn
+from gate.kafka.environment import Environment
+from gate.kafka.ports import Inbox, Partition, Wake
+from gate.kafka.routing import Taken
+
+BATCH_RECORDS: Final = 4_000
+INBOX_BYTES: Final = 4 << 20
+LARGE_BYTES: Final = 64 << 10
+
+log = structlog.get_logger("gate.intake")
+
+
+class Intake:
+    """Reads for one owner of a shard, from its take-over until `close`.
+
+    `services` are to be read (name -> partitions of the request topic); `follow` takes in what has changed of them.
+    """
+
+    def __init__(self, environment: Environment, wake: Wake, services: Mapping[str, int]) -> None:
+        self.services = services
+        self.claimed: set[Partition] = set()  # whose committed offsets came with the claim
+        self._env = environment
+        self.inbox = Inbox(INBOX_BYTES, environment.pool, wake)
+
+    def close(self) -> None:
+        """Read no more, and hold nothing."""
+        self._env.source.unfollow(self.inbox)
+        self.inbox.close()
+
+    @property
+    def is_large(self) -> bool:
+        """Tell whether what waits makes a batch that takes much memory."""
+        return self.inbox.size > LARGE_BYTES and self.inbox.has_work()
+
+    def partitions(self, service: str) -> list[Partition]:
+        """Return the request partitions of a service."""
+        topic = self._env.names.requests(service)
+        return [Partition(topic, number) for number in range(self.services[service])]
+
+    def release(self, service: str) -> None:
+        """Read a service on that was held."""
+        if service in self.services:
+            self.inbox.held -= set(self.partitions(service))
+
+    async def follow(self, desk: Desk, now: int) -> None:
+        """Read the request partitions that are not read yet, and no longer those that are gone."""
+        wanted = {partition for service in self.services for partition in self.partitions(service)}
+        for partition in self.inbox.followed - wanted:
+            self._env.source.drop(partition)
+            self.inbox.drop(partition)
+            self.claimed.discard(partition)
+            desk.positions.forget(partition)
+        new = {
+            service: partitions
+            for service in self.services
+            # where no policy says what may pass and the gate fails closed, requests stay where they are
+            if desk.governs(service)
+            and (partitions := [p for p in self.partitions(service) if p not in self.inbox.followed])
+        }
+        if new:
+            await self._env.prepare(new.keys())
+            late = {p for partitions in new.values() for p in partitions} - self.claimed
+            if late:  # the claim knows nothing of them
+                desk.positions.learn(await self._env.committed(sorted(late)))
+        for service, partitions in new.items():
+            desk.serve(service, now)
+            for partition in partitions:
+                await self._check_position(desk, service, partition)
+                self.inbox.followed.add(partition)
+                self._env.source.follow(partition, desk.positions.start(service, partition), self.inbox)
+
+    async def _check_position(self, desk: Desk, service: str, partition: Partition) -> None:
+        """Forget a position that belongs to a topic of the same name which is no more."""
+        position = desk.positions.unmarked(service, partition)
+        if position is None:
+            return
+        there = await self._env.source.read(partition, [position.last])
+        if [record.timestamp for record in there] != [position.timestamp]:
+            log.warning(
+                "made anew, or emptied; reading from its beginning", partition=f"{partition.topic}-{partition.number}"
+            )
+            desk.positions.drop(service, partition)
+
+    def take(self, desk: Desk) -> dict[str, list[Taken]]:
+        """Take what waits in the inbox, up to the size of a batch."""
+        taken: dict[str, list[Taken]] = {}
+        room = BATCH_RECORDS
+        for partition in list(self.inbox.waiting):
+            if partition in self.inbox.held or room <= 0:
+                continue
+            service = self._env.names.service_of(partition.topic)
+            if service is None:
+                continue
+            served = desk.services[service]
+            served.codec = self.inbox.codec(partition) or 0
+            part = self.inbox.take(partition, room if served.room is None else min(room, served.room))
+            if part is None:
+                continue
+            records, end = part
+            room -= len(records)
+            taken.setdefault(service, []).append((partition.number, records, end))
+        return taken
+
+    async def pull(self, turns: Sequence[Turn]) -> None:
+        """Read what leaves the delayed topics, each partition in the order of its log: the plan's jumps to and fro."""
+        wanted: dict[Partition, list[int]] = {}
+        for turn in turns:
+            for pull in turn.step.pulls:
+                partition = Partition(turn.served.topics.delayed, pull.partition)
+                wanted.setdefault(partition, []).extend(range(pull.offset, pull.offset + pull.count))
+        there = {
+            partition: {record.offset: record for record in await self._env.source.read(partition, sorted(offsets))}
+            for partition, offsets in wanted.items()
+        }
+        for turn in turns:
+            for pull in turn.step.pulls:
+                found = there[partition := Partition(turn.served.topics.delayed, pull.partition)]
+                offsets = range(pull.offset, pull.offset + pull.count)
+                records = [found[offset] for offset in offsets if offset in found]
+                if len(records) < pull.count:
+                    log.error(
+                        "parked requests are gone from the delayed topic (deleted, or expired); they can't be admitted",
+                        topic=partition.topic, partition=partition.number, offset=pull.offset,
+                        gone=pull.count - len(records),
+                    )  # fmt: skip
+                turn.pulled.append((pull, records))
