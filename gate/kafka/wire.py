@@ -13,12 +13,12 @@ import structlog
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
+from gate.kafka.fetching import Fetch, answers_of
 from gate.kafka.ports import Fetched, Partition, Record
 
 EARLIEST: Final = -2
@@ -103,20 +103,12 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
 
 def _fetch_request(
     wanted: Mapping[Partition, int], wait_ms: int, partition_bytes: int, total_bytes: int, *, committed: bool
-) -> FetchRequest:
+) -> Fetch:
     topics: dict[str, list[tuple[int, int, int]]] = {}
     for partition, offset in wanted.items():
         topics.setdefault(partition.topic, []).append((partition.number, offset, partition_bytes))
     isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
-    return FetchRequest(wait_ms, 1, total_bytes, isolation, list(topics.items()))
-
-
-def _answers(response: Any) -> Iterator[tuple[Partition, int, Sequence[tuple[int, int]], bytes]]:
-    """Yield (partition, error code, aborted transactions, bytes of record batches)."""
-    for topic, partitions in response.topics:
-        for number, code, _highwater, *rest in partitions:
-            # v4 to v10 end with (aborted, records), v11 with (aborted, preferred replica, records)
-            yield Partition(topic, number), code, rest[2] if response.API_VERSION >= 11 else rest[-2], rest[-1]
+    return Fetch(wait_ms, 1, total_bytes, isolation, list(topics.items()))
 
 
 class Reader:
@@ -177,7 +169,7 @@ class Reader:
         """
         request = _fetch_request(wanted, wait_ms, partition_bytes, total_bytes, committed=committed)
         result: dict[Partition, Fetched | type[errors.KafkaError]] = {}
-        for partition, code, aborted, raw in _answers(await self._client.send(node, request)):
+        for partition, code, aborted, raw in answers_of(await self._client.send(node, request)):
             if code:
                 result[partition] = errors.for_code(code)
             elif raw:
@@ -244,7 +236,7 @@ class Reader:
         left: list[Record] = []
         while start < end:
             request = _fetch_request({partition: start}, 200, SCAN_BYTES, SCAN_BYTES, committed=False)
-            for _, code, _, raw in _answers(await self._client.send(await self.locate(partition), request)):
+            for _, code, _, raw in answers_of(await self._client.send(await self.locate(partition), request)):
                 if code:
                     raise errors.for_code(code)(f"{partition.topic}-{partition.number} at offset {start}")
                 batches = MemoryRecords(raw or b"")
