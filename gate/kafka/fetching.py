@@ -35,8 +35,8 @@ class Answer(NamedTuple):
 class Answers:
     """Stands in for aiokafka's FetchResponse_v11. Partitions of which there is nothing to say are left out."""
 
-    def __init__(self, code: int, answers: list[Answer]) -> None:
-        self.code = code  # of the request as a whole
+    def __init__(self, error_code: int, answers: list[Answer]) -> None:
+        self.error_code = error_code  # of the request as a whole
         self.answers = answers
 
     @classmethod
@@ -55,14 +55,16 @@ class Answers:
             for _ in range(partitions):
                 number, code, _, _, _, count = _PARTITION.unpack_from(buffer, at)
                 at += _PARTITION.size
-                aborted_at, at = at, at + _ABORTED.size * max(0, count)
+                end = at + _ABORTED.size * max(0, count)
+                aborted, at = list(_ABORTED.iter_unpack(buffer[at:end])), end
                 _, size = _TWO.unpack_from(buffer, at)  # preferred replica, bytes
                 at += 8
                 if code or size > 0:
-                    aborted = [_ABORTED.unpack_from(buffer, aborted_at + 16 * i) for i in range(count)]
                     batches = bytes(buffer[at : at + size]) if size > 0 else None
                     found.append(Answer(Partition(str(name, "utf-8"), number), code, aborted, batches))
                 at += max(0, size)
+        if at != len(buffer):
+            raise ValueError(f"a fetch answer of {len(buffer)} bytes ends at {at}")
         return cls(error, found)
 
 
@@ -89,7 +91,7 @@ class Fetch(FetchRequest):  # type: ignore[misc]
 
     def build(self, request_struct_class: Any) -> Any:
         """Return it in the form that the broker understands."""
-        if request_struct_class is not FetchRequest_v11:
+        if request_struct_class is not FetchRequest_v11:  # the last one that aiokafka 0.14 knows
             return super().build(request_struct_class)
         head = -1, self._max_wait_ms, self._min_bytes, self._max_bytes, self._isolation_level
         return _FetchV11(*head, 0, -1, self._topics, [], "")  # no session
@@ -97,9 +99,9 @@ class Fetch(FetchRequest):  # type: ignore[misc]
 
 def answers_of(response: Any) -> Iterator[Answer]:
     """Yield what a broker has answered, in whichever form. Raises KafkaError if it refused all of the request."""
+    if code := getattr(response, "error_code", 0):  # since version 7
+        raise errors.for_code(code)
     if isinstance(response, Answers):
-        if response.code:
-            raise errors.for_code(response.code)
         yield from response.answers
         return
     for topic, partitions in response.topics:

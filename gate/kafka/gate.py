@@ -244,7 +244,7 @@ class Gate:
         faults = {
             f"shard {number}": f"failed {shard.failures} times" if shard.failures else "is being taken over"
             for number, shard in self._owned.items()
-            if not shard.ready
+            if not shard.ready and not shard.stopping
         }
         if self.source.trouble is not None:
             faults["broker"] = f"does not answer: {self.source.trouble}"

@@ -30,20 +30,19 @@ class _Chunk:
     size: int  # bytes, as the broker sent them
     rest: Iterator[Record]  # what nobody has come to yet
     passed: dict[int, Record] = field(default_factory=dict)  # on the way to another one
-
-    @property
-    def memory(self) -> int:
-        """About what it takes, bytes."""
-        return self.size + RECORD_BYTES * len(self.passed)
+    memory: int = 0  # about what these take, bytes
 
     def take(self, offset: int) -> Record | None:
         """Take a record out: it leaves the delayed topic now, and is wanted again after an error only."""
         if offset in self.passed:
-            return self.passed.pop(offset)
+            record = self.passed.pop(offset)
+            self.memory -= _memory(record)
+            return record
         for record in self.rest:
             if record.offset == offset:
                 return record
             self.passed[record.offset] = record
+            self.memory += _memory(record)
             if record.offset > offset:
                 break
         return None
@@ -51,6 +50,10 @@ class _Chunk:
     def leads_to(self, offset: int) -> bool:
         """Tell whether who has read this goes on at `offset`: close behind it, as lanes leave gaps for each other."""
         return self.end <= offset < 2 * self.end - self.first
+
+
+def _memory(record: Record) -> int:
+    return RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
 
 
 class ParkedReader:
@@ -93,9 +96,11 @@ class ParkedReader:
             return None
         self._chunks.move_to_end((partition, chunk.first))
         before = chunk.memory
-        record = chunk.take(offset)
-        self._size += chunk.memory - before
-        return record
+        try:
+            return chunk.take(offset)
+        finally:
+            self._size += chunk.memory - before
+            self._evict()
 
     async def _load(self, partition: Partition, offset: int) -> None:
         """Read what is at `offset` and behind it, if it is there."""
@@ -118,14 +123,18 @@ class ParkedReader:
         self._chunks[partition, offset] = chunk
         firsts = self._firsts.setdefault(partition, [])
         firsts.insert(bisect_right(firsts, offset), offset)
-        self._size += chunk.memory
+        self._size += chunk.size
+        self._evict()
+
+    def _evict(self) -> None:
+        """Drop what was used longest ago, as long as there is too much; never the last one used."""
         while len(self._chunks) > 1 and self._size > CACHE_BYTES:
             self._drop(*next(iter(self._chunks)))
 
     def _drop(self, partition: Partition, first: int) -> None:
         chunk = self._chunks.pop((partition, first), None)
         if chunk is not None:
-            self._size -= chunk.memory
+            self._size -= chunk.size + chunk.memory
             self._firsts[partition].remove(first)
             if not self._firsts[partition]:
                 del self._firsts[partition]

@@ -92,8 +92,11 @@ class Session(Protocol):
     def unfinished(self) -> bool:
         """Tell whether a batch was begun whose end is not known; readers of what is committed may wait for it."""
 
+    async def fence(self) -> None:
+        """Fence every earlier owner off, and end what it has left open."""
+
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
-        """Fence every earlier owner, then read what it committed: its state, and the offsets of `partitions`."""
+        """Fence, then read what the earlier owner has committed: its state, and the offsets of `partitions`."""
 
     def compress(self, codecs: Mapping[str, int]) -> None:
         """Compress what goes to these topics by these codecs from now on, if it is to be kept as it comes."""

@@ -5,8 +5,8 @@ starts anew from what is committed.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import msgspec
@@ -28,6 +28,8 @@ from gate.policy import Policy
 
 FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 30.0
+ABORT_DEADLINE: Final = 2.0
+PATIENCE: Final = 5.0
 LEAST_LEAD: Final = 5 * MS
 MOST_LEAD: Final = 50 * MS
 
@@ -46,14 +48,15 @@ class Shard:
         self._woken = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._paused = self._stopping = self._doubted = False
+        self.stopping = False
+        self._paused = self._doubted = False
         self._changed = False  # the services or the policy, since the last batch
         self._lead = LEAST_LEAD  # about what it takes from waking up to being ready to commit
         self._intake = Intake(environment, self._woken.set, {})
         self._clock = BrokerClock()
         self._desk: Desk | None = None
         self._task: asyncio.Task[None] | None = None
-        self._unfinished = False  # the last session ended amid a batch
+        self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
 
     # -- what the gate calls ---------------------------------------------------------------------------------------
 
@@ -77,15 +80,15 @@ class Shard:
 
     async def stop(self, deadline: float) -> None:
         """End: let the batch under way finish within `deadline` seconds, then give the shard up."""
-        self._stopping = True
+        self.stopping = True
         self._woken.set()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=deadline)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        if self._unfinished:
-            await self._abort(deadline)
+        if self._unfinished and not self._paused:  # paused: the next owner is about to come
+            await self._abort()
 
     def set_policy(self, policy: Policy) -> None:
         """Decide by `policy` from the next batch on."""
@@ -124,13 +127,13 @@ class Shard:
 
     async def _run(self) -> None:
         backoff = FIRST_BACKOFF
-        while not self._stopping:
+        while not self.stopping:
             session = self._env.new_session(self.number)
             try:
                 writer = BatchWriter(self.number, session, self._clock, self._env)
                 desk = await self._take_over(session, writer)
                 self.ready = True
-                while not self._stopping:
+                while not self.stopping:
                     if await self._turn(desk, writer):
                         self.failures, backoff = 0, FIRST_BACKOFF
             except Exception as error:  # noqa: BLE001 - whatever it is: throw away, restore, go on
@@ -140,9 +143,9 @@ class Shard:
                 self.ready = False
                 self._idle.set()
                 self._let_go()
-                self._unfinished = session.unfinished
+                self._unfinished |= session.unfinished
                 await session.discard()
-            if not self._stopping:
+            if not self.stopping:
                 await self._sleep(backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)
 
@@ -154,23 +157,24 @@ class Shard:
         self._clock = BrokerClock()
         self._desk = None
 
-    async def _abort(self, deadline: float) -> None:
-        """End what the last session has left open: nobody else may come to do it before its transaction times out."""
+    async def _abort(self) -> None:
+        """End what a session has left open: nobody else may come to do it before its transaction times out."""
+        self._idle.clear()  # a rebalance waits, or its next owner would be fenced off
         session = self._env.new_session(self.number)
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(ABORT_DEADLINE):
                 await self._env.confirm(self.number)
-                await session.claim(())
+                await session.fence()
         except Exception as error:  # noqa: BLE001 - the next owner ends it then, or the broker in time
             log.info("left to the next owner", shard=self.number, why=repr(error))
         finally:
+            self._idle.set()
             await session.discard()
-        self._unfinished = False
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self._stopping:
+                while not self.stopping:
                     self._woken.clear()
                     await self._woken.wait()
 
@@ -179,11 +183,12 @@ class Shard:
         self._doubted = False
         started = self._env.local()
         await self._env.confirm(self.number)
-        if self._stopping:
+        if self.stopping:
             raise asyncio.CancelledError  # it has another owner, which must not be fenced
         intake = self._intake
         partitions = [p for service in intake.services for p in intake.partitions(service)]
         claim = await session.claim(partitions)
+        self._unfinished = False
         reach("after-claim")
         intake.claimed = set(partitions)
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
@@ -214,7 +219,7 @@ class Shard:
         desk.apply(self._env.feedback, self._now())
 
     async def _not_paused(self) -> None:
-        while self._paused and not self._stopping:
+        while self._paused and not self.stopping:
             self._idle.set()
             self._woken.clear()
             await self._woken.wait()
@@ -233,15 +238,37 @@ class Shard:
         self._woken.clear()
         wake = desk.next_wake()
         delay = None if wake is None else (wake - self._lead - self._now()) / 1e9
-        if self._paused or self._stopping:
+        if self._is_halted():
             return False
         if self._intake.inbox.has_work() or (delay is not None and delay <= 0):
-            async with self._env.large if self._intake.is_large else nullcontext():
-                return not (self._paused or self._stopping) and await self._batch(desk, writer)
+            async with self._turn_among_large():
+                if self._changed:
+                    await self._refresh(desk)
+                if self._is_halted():
+                    return False
+                return await self._batch(desk, writer)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._woken.wait()
         return False
+
+    def _is_halted(self) -> bool:
+        """Tell whether this session must not begin a further batch."""
+        return self._paused or self.stopping or self._doubted
+
+    @asynccontextmanager
+    async def _turn_among_large(self) -> AsyncIterator[None]:
+        """Wait until few other large batches are in memory, if this will be one; where they hang, not for ever."""
+        large, mine = self._env.large, False
+        if self._intake.is_large:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    mine = await large.acquire()
+        try:
+            yield
+        finally:
+            if mine:
+                large.release()
 
     # -- one batch -------------------------------------------------------------------------------------------------
 

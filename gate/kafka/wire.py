@@ -49,12 +49,16 @@ class _Undecoded(Sequence[Record]):
 
     def _decoded(self) -> list[Record]:
         if self._records is None:
-            self._records = list(self.drain())
+            self._records = list(self._from(self._batches))
+            self._batches = []  # not sooner: after an error there is no less of it
         return self._records
 
     def drain(self) -> Iterator[Record]:
         """Give the records away one by one; none is kept here."""
         batches, self._batches = self._batches, []
+        return self._from(batches)
+
+    def _from(self, batches: list[Any]) -> Iterator[Record]:
         for batch in batches:
             if batch.base_offset >= self._start:
                 yield from batch

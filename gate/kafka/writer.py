@@ -114,7 +114,12 @@ class KafkaSession:
         self._sender = track(self._producer._sender)  # noqa: SLF001
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
-        """See `ports.Session`. Starting the producer fences; only after that may anything be read."""
+        """See `ports.Session`. Only after the fence may anything be read."""
+        await self.fence()
+        return await self._restore(partitions)
+
+    async def fence(self) -> None:
+        """See `ports.Session`. Starting the producer fences."""
         try:
             async with asyncio.timeout(self._deadline):
                 await self._producer.start()
@@ -136,7 +141,6 @@ class KafkaSession:
                 async with asyncio.timeout(self._deadline):
                     while await self._look_behind(producer_id) is not None:  # noqa: ASYNC110 - markers come
                         await asyncio.sleep(SETTLING)
-        return await self._restore(partitions)
 
     async def _end(self, torn: Torn) -> None:
         """End what is left open by a transaction that writes nothing: its markers end it, in all partitions alike."""

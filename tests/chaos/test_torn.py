@@ -63,7 +63,8 @@ async def test_a_torn_batch_is_ended_as_it_was_decided(own_broker, prefix, tmp_p
         assert ended == ["False"] * (len(TEARS) - only_offsets), running.text()
 
 
-async def test_a_gate_that_is_told_to_stop_ends_what_it_has_left_open(own_broker, prefix, tmp_path):
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_a_gate_that_is_told_to_stop_ends_what_it_has_left_open(own_broker, prefix, tmp_path, failures):
     """It may be the last one: who reads what is committed would wait until the broker's time is up."""
     inside, outside = free_port(), free_port()
     proxy = Proxy(outside, inside)
@@ -77,9 +78,13 @@ async def test_a_gate_that_is_told_to_stop_ends_what_it_has_left_open(own_broker
         with gate(tmp_path, bootstrap, prefix, POLICY, program=program) as running:
             taken_over = lambda: running.text().count("shard taken over") >= SHARDS  # noqa: E731
             await asyncio.to_thread(until, taken_over, explain=running.text)
-            proxy.judge = lambda request: Drop() if request.api == Api.END_TXN else None
+            ends, fences = {Api.END_TXN}, {Api.END_TXN, Api.INIT_PRODUCER_ID}
+            lost = fences if failures > 1 else ends  # with the fence it fails to take over as well
+            proxy.judge = lambda request: Drop() if request.api in lost else None
             await offer(bootstrap, prefix, 0, 1)
-            await asyncio.to_thread(running.wait_for, "shard starts anew")
+            failed = lambda: f"failures={failures}" in running.text()  # noqa: E731
+            await asyncio.to_thread(until, failed, explain=running.text)
+            lost = ends
             names_of_all = await topics.topics(bootstrap)
             assert await topics.open_transactions(bootstrap, names_of_all), "there is something to end"
             assert await asyncio.to_thread(running.stop) == 0, running.text()

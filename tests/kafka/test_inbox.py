@@ -6,6 +6,8 @@ P = Partition("gate.requests.x", 0)
 
 
 class Rec:
+    key = value = None
+
     def __init__(self, offset: int) -> None:
         self.offset = offset
 

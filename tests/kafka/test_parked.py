@@ -5,12 +5,14 @@ from itertools import chain, zip_longest
 
 import pytest
 from aiokafka import errors
+from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka import parked
 from gate.kafka.parked import ParkedReader
 from gate.kafka.ports import Fetched, Partition
+from gate.kafka.wire import decode
 from tests.kafka.test_inbox import Rec
 
 HERE, OTHER = Partition("gate.delayed.pay", 0), Partition("gate.delayed.pay", 1)
@@ -44,6 +46,26 @@ class Log:
 
     def refresh(self):
         self.refreshed += 1
+
+
+def batch(first, count, codec=0):
+    """Return the bytes of a batch of a topic: records from offset `first` on."""
+    builder = BatchBuilder(1 << 20, codec, is_transactional=False)
+    for number in range(first, first + count):
+        builder.append(key=None, value=b"%d" % number, timestamp=1)
+    return first.to_bytes(8, "big") + bytes(builder._build())[8:]  # a broker fills in the offset
+
+
+class Wire:
+    """A reader that answers with bytes."""
+
+    def __init__(self, *batches):
+        self.raw = b"".join(batches)
+        self.fetches = []
+
+    async def fetch_one(self, partition, offset, **_):
+        self.fetches.append(offset)
+        return decode(self.raw, (), offset)
 
 
 def read(reader, *offsets, partition=HERE):
@@ -108,7 +130,7 @@ def test_what_is_passed_over_is_kept_for_who_comes_to_it_and_counts(monkeypatch)
     read(reader, 0)
     small = reader._size
     assert read(reader, *range(0, 300, 3)) == list(range(0, 300, 3))
-    assert reader._size == small + 198 * parked.RECORD_BYTES
+    assert reader._size == small + 198 * parked.RECORD_BYTES, "Rec has neither key nor value"
     assert read(reader, *range(1, 300, 3)) == list(range(1, 300, 3))
     assert reader._size == small + 99 * parked.RECORD_BYTES
     assert len(log.fetches) == 2
@@ -146,3 +168,20 @@ def test_a_partition_that_moves_is_asked_for_and_said():
         read(reader, 3)
     assert log.refreshed == 1
     assert read(reader, 3) == [3]
+
+
+@pytest.mark.parametrize("codec", [0, 1, 4])
+def test_bytes_are_taken_apart_as_they_are_come_to(codec):
+    wire = Wire(batch(10, 10, codec), batch(20, 10), batch(35, 5, codec))
+    reader = ParkedReader(wire)
+    found = asyncio.run(reader.read(HERE, [15, 18, 22, 16, 29, 35, 39, 36]))
+    assert [(r.offset, r.value) for r in found] == [(n, b"%d" % n) for n in (15, 18, 22, 16, 29, 35, 39, 36)]
+    assert wire.fetches == [15], "from the middle of a batch"
+
+
+@pytest.mark.parametrize("codec", [0, 1])
+def test_what_was_fetched_is_a_sequence(codec):
+    records = decode(batch(10, 10, codec) + batch(20, 3), (), 15).records
+    assert len(records) == 8
+    assert [r.offset for r in records] == [r.offset for r in records] == list(range(15, 23))
+    assert records[2].offset == 17

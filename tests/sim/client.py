@@ -152,12 +152,12 @@ class SimSession:
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         async with asyncio.timeout(DEADLINE):
-            await self._fence()
-            await self._mend()
+            await self.fence()
             return await self._read(partitions)
 
-    async def _fence(self) -> None:
+    async def fence(self) -> None:
         self._epoch = await self._call("init", lambda: self._broker.init(self._name))
+        await self._mend()
 
     async def _mend(self) -> None:
         """End what the broker has left half-done; what the real session finds by reading is at hand here."""

@@ -1,0 +1,85 @@
+"""What happens to a shard that waits for its turn with a large batch."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from gate.kafka import shard as shard_module
+from gate.kafka.intake import LARGE_BYTES
+from gate.kafka.ports import Fetched, Partition, Pool
+from gate.kafka.shard import Shard
+from gate.policy import parse_policy
+
+POLICY = parse_policy("defaults: {requests_per_second: 1}")
+DESK = SimpleNamespace(next_wake=lambda: None)
+
+
+class Waiting(Shard):
+    """Its batches are counted instead of made."""
+
+    def __init__(self, turns: int) -> None:
+        pool = Pool(1 << 30, 1)
+        environment = SimpleNamespace(pool=pool, large=asyncio.Semaphore(turns), local=lambda: 0)
+        super().__init__(0, POLICY, environment)
+        self.large = environment.large
+        self.done: list[str] = []
+        self._changed = False
+
+    def fetch(self, size: int) -> None:
+        self._intake.inbox.put(Partition("gate.requests.x", 0), Fetched([object()], 1, size))
+
+    async def turn(self) -> bool:
+        return await self._turn(DESK, None)
+
+    async def _refresh(self, desk) -> None:
+        self._changed = False
+        self.done.append("refresh")
+
+    async def _batch(self, desk, writer) -> bool:
+        self.done.append("batch")
+        return True
+
+
+async def waiting(shard: Waiting) -> "asyncio.Task[bool]":
+    task = asyncio.create_task(shard.turn())
+    while not shard.large._waiters:
+        await asyncio.sleep(0)
+    return task
+
+
+@pytest.mark.parametrize("what", ["doubt", "pause"])
+async def test_who_is_called_off_while_it_waits_begins_no_batch(what):
+    """Least of all after a doubt: a further transaction would end what the broker has left half-done of the last."""
+    shard = Waiting(0)
+    shard.fetch(LARGE_BYTES + 1)
+    task = await waiting(shard)
+    getattr(shard, what)()
+    shard.large.release()
+    assert not await task
+    assert not shard.done
+    assert not shard.large.locked(), "its turn is the next one's"
+
+
+async def test_what_has_changed_while_it_waits_is_taken_in():
+    shard = Waiting(0)
+    shard.fetch(LARGE_BYTES + 1)
+    task = await waiting(shard)
+    shard.set_policy(POLICY)
+    shard.large.release()
+    assert await task
+    assert shard.done == ["refresh", "batch"]
+
+
+async def test_small_batches_wait_for_nobody():
+    shard = Waiting(0)
+    shard.fetch(LARGE_BYTES)
+    assert await shard.turn()
+
+
+async def test_large_ones_that_hang_stop_no_other_for_ever(monkeypatch):
+    monkeypatch.setattr(shard_module, "PATIENCE", 0.01)
+    shard = Waiting(0)
+    shard.fetch(LARGE_BYTES + 1)
+    assert await shard.turn()
+    assert shard.large.locked(), "what it did not get it does not give back"
