@@ -42,7 +42,7 @@ class Answers:
     @classmethod
     def decode(cls, data: BytesIO) -> "Answers":
         """Read it from the rest of `data`."""
-        buffer, at = data.getbuffer(), data.tell()
+        buffer, at = data.getvalue(), data.tell()  # what it was made from; getbuffer() would copy all of it
         _, error, _, topics = _ANSWER.unpack_from(buffer, at)
         at += _ANSWER.size
         found: list[Answer] = []
@@ -60,7 +60,7 @@ class Answers:
                 _, size = _TWO.unpack_from(buffer, at)  # preferred replica, bytes
                 at += 8
                 if code or size > 0:
-                    batches = bytes(buffer[at : at + size]) if size > 0 else None
+                    batches = buffer[at : at + size] if size > 0 else None
                     found.append(Answer(Partition(str(name, "utf-8"), number), code, aborted, batches))
                 at += max(0, size)
         if at != len(buffer):

@@ -7,6 +7,7 @@ per record. The gate reads at any offset (parked requests are pulled out of orde
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final
 
 import structlog
@@ -49,21 +50,21 @@ class _Undecoded(Sequence[Record]):
 
     def _decoded(self) -> list[Record]:
         if self._records is None:
-            self._records = list(self._from(self._batches))
-            self._batches = []  # not sooner: after an error there is no less of it
+            records: list[Record] = []
+            for part in self._parts(self._batches):
+                records.extend(part)
+            self._records, self._batches = records, []  # not sooner: after an error there is no less of it
         return self._records
 
     def drain(self) -> Iterator[Record]:
         """Give the records away one by one; none is kept here."""
         batches, self._batches = self._batches, []
-        return self._from(batches)
+        return chain.from_iterable(self._parts(batches))
 
-    def _from(self, batches: list[Any]) -> Iterator[Record]:
+    def _parts(self, batches: list[Any]) -> Iterator[Iterable[Record]]:
         for batch in batches:
-            if batch.base_offset >= self._start:
-                yield from batch
-            else:
-                yield from (record for record in batch if record.offset >= self._start)
+            whole = batch.base_offset >= self._start
+            yield batch if whole else (record for record in batch if record.offset >= self._start)
 
     def __len__(self) -> int:
         return len(self._decoded())

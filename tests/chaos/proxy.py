@@ -74,6 +74,7 @@ class Proxy:
         for link in list(self._links):
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
+        await asyncio.sleep(0)  # sockets are closed a moment after their connections
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -81,6 +82,7 @@ class Proxy:
         self._links.add(task)
         task.add_done_callback(self._links.discard)
         # a connection that is cut ends like any other one: asyncio would complain about a cancelled handler
+        cut = True
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             up_reader, up_writer = await asyncio.open_connection(self.host, self.upstream, limit=64 << 20)
             answers = asyncio.ensure_future(_pump(up_reader, writer))
@@ -88,9 +90,12 @@ class Proxy:
                 await self._forward(reader, up_writer)
                 up_writer.write_eof()
                 await answers
+                cut = False
             finally:
                 answers.cancel()
-                up_writer.close()
+                up_writer.transport.abort()
+        if cut:  # nobody may be there any more to take what is left
+            writer.transport.abort()
         writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, up: asyncio.StreamWriter) -> None:
