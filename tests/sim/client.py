@@ -156,8 +156,11 @@ class SimSession:
             return await self._read(partitions)
 
     async def fence(self) -> None:
-        self._epoch = await self._call("init", lambda: self._broker.init(self._name))
+        await self._fence()
         await self._mend()
+
+    async def _fence(self) -> None:
+        self._epoch = await self._call("init", lambda: self._broker.init(self._name))
 
     async def _mend(self) -> None:
         """End what the broker has left half-done; what the real session finds by reading is at hand here."""
