@@ -56,13 +56,13 @@ class Answers:
                 number, code, _, _, _, count = _PARTITION.unpack_from(buffer, at)
                 at += _PARTITION.size
                 end = at + _ABORTED.size * max(0, count)
-                aborted, at = list(_ABORTED.iter_unpack(buffer[at:end])), end
-                _, size = _TWO.unpack_from(buffer, at)  # preferred replica, bytes
-                at += 8
+                _, size = _TWO.unpack_from(buffer, end)  # preferred replica, bytes
+                start = end + _TWO.size
                 if code or size > 0:
-                    batches = buffer[at : at + size] if size > 0 else None
+                    aborted = list(_ABORTED.iter_unpack(buffer[at:end]))
+                    batches = buffer[start : start + size] if size > 0 else None
                     found.append(Answer(Partition(str(name, "utf-8"), number), code, aborted, batches))
-                at += max(0, size)
+                at = start + max(0, size)
         if at != len(buffer):
             raise ValueError(f"a fetch answer of {len(buffer)} bytes ends at {at}")
         return cls(error, found)

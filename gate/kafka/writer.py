@@ -150,8 +150,7 @@ class KafkaSession:
         nothing = {TopicPartition(*self._state): OffsetAndMetadata(0, "")}
         async with asyncio.timeout(self._deadline):
             await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
-            await (self._producer.commit_transaction() if torn.committed else self._producer.abort_transaction())
-        self.unfinished = False
+            await (self.commit() if torn.committed else self.abort())
 
     def compress(self, codecs: Mapping[str, int]) -> None:
         """See `ports.Session`."""

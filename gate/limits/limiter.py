@@ -56,9 +56,7 @@ class Limiter(SlidingWindow):
         now = self._advance(now)
         spec = self.spec
         if spec.windows:
-            if now > self._edge:
-                self._open(now)
-            self._used += units
+            self._add(now, units)
             for window in self._more:
                 window._add(now, units)
         start, full = now * spec.scale, self._full
