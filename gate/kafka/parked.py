@@ -10,7 +10,7 @@ from typing import Final
 from aiokafka import errors
 
 from gate.kafka.ports import Partition, Record
-from gate.kafka.wire import Reader, drain
+from gate.kafka.wire import Reader
 
 FIRST_BYTES: Final = 1 << 15
 MOST_BYTES: Final = 1 << 18
@@ -119,7 +119,7 @@ class ParkedReader:
         if before is not None and goes_on:
             self._drop(partition, before.first)
         self._drop(partition, offset)
-        chunk = _Chunk(offset, answer.next_offset, answer.size, drain(answer.records))
+        chunk = _Chunk(offset, answer.next_offset, answer.size, iter(answer.records))
         self._chunks[partition, offset] = chunk
         firsts = self._firsts.setdefault(partition, [])
         firsts.insert(bisect_right(firsts, offset), offset)

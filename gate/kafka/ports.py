@@ -3,8 +3,9 @@
 Real Kafka stands behind them in `gate run`; an in-memory log with a simulated clock and injected faults in the tests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -54,9 +55,12 @@ Raw = tuple[bytes | None, bytes | None, int | None, list[tuple[str, bytes | None
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Consecutive committed records of one partition; `next_offset` is where reading goes on (gaps are legal)."""
+    """Consecutive committed records of one partition; `next_offset` is where reading goes on (gaps are legal).
 
-    records: Sequence[Record]
+    The records may be taken apart on the way: go through them once.
+    """
+
+    records: Iterable[Record]
     next_offset: int
     size: int  # bytes on the wire
     codec: int = 0  # how the producer compressed it, as in a batch's attributes (0: not at all)
@@ -145,13 +149,30 @@ class Pool:
 
 
 @dataclass(slots=True)
+class _Piece:
+    """What is left of a fetch: what is not looked at stays the bytes that it came in."""
+
+    rest: Iterator[Record]
+    next_offset: int
+    size: int
+    codec: int
+    ahead: list[Record] = field(default_factory=list)  # the next record, if it is known
+
+    def take(self, room: int) -> list[Record]:
+        """Take up to `room` (at least one) records; `ahead` is empty then if these were the last."""
+        records = list(islice(chain(self.ahead, self.rest), room))
+        self.ahead = list(islice(self.rest, 1))
+        return records
+
+
+@dataclass(slots=True)
 class Inbox:
     """What has been fetched for a shard and not been decided yet. `wake` is called at each arrival."""
 
     limit: int  # bytes; full above it
     pool: Pool
     wake: "Wake"
-    waiting: dict[Partition, list[Fetched]] = field(default_factory=dict)
+    waiting: dict[Partition, list[_Piece]] = field(default_factory=dict)
     size: int = 0
     closed: bool = False
     followed: set[Partition] = field(default_factory=set)
@@ -164,7 +185,8 @@ class Inbox:
     def put(self, partition: Partition, fetched: Fetched) -> None:
         """Add what was fetched."""
         if not self.closed:
-            self.waiting.setdefault(partition, []).append(fetched)
+            piece = _Piece(iter(fetched.records), fetched.next_offset, fetched.size, fetched.codec)
+            self.waiting.setdefault(partition, []).append(piece)
             self._grow(fetched.size)
             self.wake()
 
@@ -184,21 +206,16 @@ class Inbox:
         return waiting[0].codec if waiting else None
 
     def take(self, partition: Partition, room: int) -> tuple[list[Record], int] | None:
-        """Take up to `room` records of `partition`, and the offset behind them. None: nothing waits."""
+        """Take up to `room` (at least one) records of `partition`, and the offset behind them. None: nothing waits."""
         waiting = self.waiting.get(partition)
         if not waiting:
             return None
         records: list[Record] = []
-        while waiting:
+        while waiting and len(records) < room:
             first = waiting[0]
-            if len(first.records) > room - len(records):
-                keep = room - len(records)
-                if keep == 0:
-                    break
-                records.extend(first.records[:keep])
-                waiting[0] = Fetched(first.records[keep:], first.next_offset, first.size, first.codec)
+            records += first.take(room - len(records))
+            if first.ahead:
                 return records, records[-1].offset + 1
-            records.extend(first.records)
             self._grow(-first.size)
             waiting.pop(0)
             end = first.next_offset
@@ -210,12 +227,12 @@ class Inbox:
         """Forget a partition that is not there any more."""
         self.followed.discard(partition)
         self.held.discard(partition)
-        self._grow(-sum(fetched.size for fetched in self.waiting.pop(partition, ())))
+        self._grow(-sum(piece.size for piece in self.waiting.pop(partition, ())))
 
     def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int, codec: int = 0) -> None:
         """Put records that were taken and can't go yet in front again, and read no further."""
         self.held.add(partition)
-        self.waiting.setdefault(partition, []).insert(0, Fetched(records, next_offset, 0, codec))
+        self.waiting.setdefault(partition, []).insert(0, _Piece(iter(records), next_offset, 0, codec))
 
     def wants(self, partition: Partition) -> bool:
         """Tell whether `partition` may be read on."""

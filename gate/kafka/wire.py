@@ -5,6 +5,7 @@ per record. The gate reads at any offset (parked requests are pulled out of orde
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -38,47 +39,11 @@ class CorruptBatchError(errors.KafkaError):  # type: ignore[misc]
     retriable = True
 
 
-class _Undecoded(Sequence[Record]):
-    """Records that are taken apart when they are looked at: until then they cost their bytes, not objects."""
-
-    __slots__ = ("_batches", "_records", "_start")
-
-    def __init__(self, batches: list[Any], start: int) -> None:
-        self._batches = batches
-        self._start = start
-        self._records: list[Record] | None = None
-
-    def _decoded(self) -> list[Record]:
-        if self._records is None:
-            records: list[Record] = []
-            for part in self._parts(self._batches):
-                records.extend(part)
-            self._records, self._batches = records, []  # not sooner: after an error there is no less of it
-        return self._records
-
-    def drain(self) -> Iterator[Record]:
-        """Give the records away one by one; none is kept here."""
-        batches, self._batches = self._batches, []
-        return chain.from_iterable(self._parts(batches))
-
-    def _parts(self, batches: list[Any]) -> Iterator[Iterable[Record]]:
-        for batch in batches:
-            whole = batch.base_offset >= self._start
-            yield batch if whole else (record for record in batch if record.offset >= self._start)
-
-    def __len__(self) -> int:
-        return len(self._decoded())
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._decoded())
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._decoded()[index]
-
-
-def drain(records: Sequence[Record]) -> Iterator[Record]:
-    """Yield what was fetched, once: what is not looked at stays the bytes that it came in."""
-    return records.drain() if isinstance(records, _Undecoded) else iter(records)
+def _records(batches: deque[Any], start: int) -> Iterator[Iterable[Record]]:
+    """Yield the records of one batch after the other, from offset `start` on; what has been read is let go."""
+    while batches:
+        batch = batches.popleft()
+        yield batch if batch.base_offset >= start else (record for record in batch if record.offset >= start)
 
 
 def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetched:
@@ -88,7 +53,7 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
     """
     pending = sorted(aborted or (), key=lambda entry: entry[1])
     dead: set[int] = set()
-    kept: list[Any] = []
+    kept: deque[Any] = deque()
     position = start
     batches = MemoryRecords(raw)
     while batches.has_next():
@@ -103,7 +68,8 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
         elif not (batch.is_transactional and batch.producer_id in dead):
             kept.append(batch)
         position = max(position, batch.next_offset)
-    return Fetched(_Undecoded(kept, start), position, len(raw), kept[0].compression_type if kept else 0)
+    codec = kept[0].compression_type if kept else 0
+    return Fetched(chain.from_iterable(_records(kept, start)), position, len(raw), codec)
 
 
 def _fetch_request(
@@ -262,7 +228,8 @@ class Reader:
                 while start < end:
                     answer = await self.fetch_one(partition, start, wait_ms=200, partition_bytes=SCAN_BYTES)
                     if answer is not None:
-                        last = next((r for r in reversed(answer.records) if r.offset < end), last)
+                        for record in answer.records:
+                            last = record if record.offset < end else last
                         start = answer.next_offset
                 if last is not None:
                     return last

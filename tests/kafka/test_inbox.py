@@ -37,6 +37,19 @@ def test_take_in_parts():
     assert not box.has_work()
 
 
+def test_no_more_is_taken_apart_than_is_taken():
+    seen = []
+    box = inbox()
+    box.put(P, Fetched((seen.append(i) or Rec(i) for i in range(9)), 9, 10))
+    assert seen == []
+    for stop in 2, 4, 6, 8:
+        records, end = box.take(P, 2)
+        assert (offsets(records), end) == ([stop - 2, stop - 1], stop)
+        assert seen == list(range(stop + 1)), "and the one behind, which tells whether there is more"
+    assert offsets(box.take(P, 2)[0]) == [8]
+    assert not box.has_work()
+
+
 def test_a_piece_without_records_still_moves_the_offset():
     box = inbox()
     box.put(P, fetched(0, 0, next_offset=4))

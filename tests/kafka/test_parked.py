@@ -180,8 +180,6 @@ def test_bytes_are_taken_apart_as_they_are_come_to(codec):
 
 
 @pytest.mark.parametrize("codec", [0, 1])
-def test_what_was_fetched_is_a_sequence(codec):
+def test_what_was_fetched_begins_where_it_was_asked_for(codec):
     records = decode(batch(10, 10, codec) + batch(20, 3), (), 15).records
-    assert len(records) == 8
-    assert [r.offset for r in records] == [r.offset for r in records] == list(range(15, 23))
-    assert records[2].offset == 17
+    assert [record.offset for record in records] == list(range(15, 23))
