@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 from zlib import crc32
@@ -13,6 +14,18 @@ _CHECKSUM: Final = Struct("<I")
 _HINT: Final = "delete the record to start with a full limiter, or restore it from where it was written"
 
 
+@lru_cache(maxsize=1024)  # thousands of keys are written at a time, with the same limits and times
+def _varint(value: int) -> bytes:
+    """Return a zigzag varint (as in Protocol Buffers, without their bound)."""
+    rest = 2 * value if value >= 0 else -2 * value - 1
+    data = bytearray()
+    while rest > 0x7F:
+        data.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    data.append(rest)
+    return bytes(data)
+
+
 class Writer:
     """Collects numbers, of any size and sign, and raw bytes."""
 
@@ -20,13 +33,8 @@ class Writer:
         self.data = bytearray([VERSION])
 
     def numbers(self, *values: int) -> None:
-        """Append each value as a zigzag varint (as in Protocol Buffers, without their bound)."""
-        for value in values:
-            rest = 2 * value if value >= 0 else -2 * value - 1
-            while rest > 0x7F:
-                self.data.append(rest & 0x7F | 0x80)
-                rest >>= 7
-            self.data.append(rest)
+        """Append each value as a varint."""
+        self.data += b"".join(map(_varint, values))
 
     def raw(self, data: bytes) -> None:
         """Append `data` with its length."""

@@ -199,11 +199,8 @@ class Limiter(SlidingWindow):
     def dump(self) -> bytes:
         """Return the whole state, with the limits it was made for, versioned and checksummed."""
         spec, out = self.spec, Writer()
-        rate = spec.rate or Fraction(0)
-        out.numbers(self.last, rate.numerator, rate.denominator, spec.burst)
-        out.numbers(self._full - self.last * spec.scale, len(spec.windows))
+        out.numbers(self.last, *spec.numbers, self._full - self.last * spec.scale, len(spec.windows))
         for window in self._windows():
-            out.numbers(window._window.limit, window._window.size)
             window._write(out, self.last)
         return seal(out)
 

@@ -79,10 +79,12 @@ class Log:
 
     def write(self, out: Writer, last: int) -> None:
         """Write the runs, newest first, each time relative to the next newer, the newest to `last`."""
-        out.numbers(len(self._runs) // 2)
-        for edge, count in reversed(list(self)):
-            out.numbers(last - edge, count)
-            last = edge
+        runs = self._runs
+        numbers = [len(runs) // 2]
+        for place in range(len(runs) - 2, -1, -2):
+            numbers += last - runs[place], runs[place + 1]
+            last = runs[place]
+        out.numbers(*numbers)
 
     def read(self, source: Reader, last: int) -> None:
         """Read what `write` wrote."""

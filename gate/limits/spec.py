@@ -38,11 +38,13 @@ class Spec:
     scale: int = field(init=False, repr=False, compare=False, default=0)
     step: int = field(init=False, repr=False, compare=False, default=0)
     depth: int = field(init=False, repr=False, compare=False, default=0)
+    numbers: tuple[int, int, int] = field(init=False, repr=False, compare=False, default=(0, 1, 0))  # to be kept
 
     def __post_init__(self) -> None:
         if not isinstance(self.windows, tuple) or not all(isinstance(window, Window) for window in self.windows):
             raise TypeError(f"windows must be a tuple of Window, not {self.windows!r}")
         if self.rate is None:
+            object.__setattr__(self, "numbers", (0, 1, self.burst))
             return
         if not isinstance(self.rate, Fraction):
             raise TypeError(f"rate must be a Fraction of units per second or None, not {self.rate!r}: use parse_rate")
@@ -54,6 +56,7 @@ class Spec:
         object.__setattr__(self, "scale", self.rate.numerator // common)
         object.__setattr__(self, "step", ticks // common)
         object.__setattr__(self, "depth", self.burst * self.step)
+        object.__setattr__(self, "numbers", (self.rate.numerator, self.rate.denominator, self.burst))
 
     @property
     def ceiling(self) -> int | None:

@@ -134,10 +134,11 @@ class SlidingWindow:
         self._expire(now)
 
     def _write(self, out: Writer, last: int) -> None:
-        """Write the runs, their times relative to `last` or to one another."""
-        log = self._log
+        """Write limit, size and the runs, their times relative to `last` or to one another."""
+        window, log = self._window, self._log
         fresh = self._used - self._logged
-        out.numbers(fresh, self._edge - last if fresh else 0, log.kind if log is not None else 0)
+        kind = log.kind if log is not None else 0
+        out.numbers(window.limit, window.size, fresh, self._edge - last if fresh else 0, kind)
         if log is not None:
             log.write(out, last)
 
