@@ -35,6 +35,11 @@ class BatchWriter:
         self._state = Partition(environment.names.state, shard)
         self.prepared = 0  # local time at which the last batch was ready to be committed, or written if not atomic
 
+    @property
+    def settling(self) -> float:
+        """See `ports.Session`."""
+        return self._session.settling
+
     async def claim(self, meta: Meta, outdated: Iterable[str] = ()) -> Meta:
         """Write how the changelog is to be read, in a transaction of its own, and delete the keys that are `outdated`.
 

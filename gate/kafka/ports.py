@@ -96,6 +96,10 @@ class Session(Protocol):
     def unfinished(self) -> bool:
         """Tell whether a batch was begun whose end is not known; readers of what is committed may wait for it."""
 
+    @property
+    def settling(self) -> float:
+        """For how many seconds yet a next batch would be told to wait, as the last one is being ended."""
+
     async def fence(self) -> None:
         """Fence every earlier owner off, and end what it has left open."""
 

@@ -8,6 +8,7 @@ from aiokafka.errors import GroupAuthorizationFailedError
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
 
 PROMPT_BACKOFF: Final = 0.002  # seconds, doubled each time
+MOST_SETTLING: Final = 0.008  # seconds
 
 
 class _Prompt:
@@ -28,7 +29,17 @@ class _Prompt:
 
 
 class _PromptAdd(_Prompt, AddPartitionsToTxnHandler):  # type: ignore[misc]
-    """Is told that there are concurrent transactions."""
+    """Is told that there are concurrent transactions: the last one's markers are not all written."""
+
+    def handle_response(self, response: Any) -> float | None:
+        sender = self._sender
+        was_first = not sender.refusals
+        backoff = super().handle_response(response)
+        if backoff is not None:  # twice as long after five refusals, half as long after 40 times without one
+            sender.settling = min(1.15 * sender.settling, MOST_SETTLING)
+        elif was_first:
+            sender.settling = max(0.983 * sender.settling, PROMPT_BACKOFF / 2)
+        return backoff
 
 
 class _PromptOffsets(_Prompt, TxnOffsetCommitHandler):  # type: ignore[misc]
@@ -51,6 +62,7 @@ class TrackedSender(Sender):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.requests: set[asyncio.Task[None]] = set()
         self.refusals = 0  # in a row
+        self.settling = PROMPT_BACKOFF  # about what a broker takes to end a transaction after it has said so, seconds
 
     def _track(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:
@@ -84,6 +96,6 @@ class TrackedSender(Sender):  # type: ignore[misc]
 def track(sender: Any) -> TrackedSender:
     """Make a producer's own sender such a one."""
     sender.__class__ = TrackedSender
-    sender.requests, sender.refusals = set(), 0
+    sender.requests, sender.refusals, sender.settling = set(), 0, PROMPT_BACKOFF
     tracked: TrackedSender = sender
     return tracked

@@ -241,6 +241,8 @@ class Shard:
         if self._is_halted():
             return False
         if self._intake.inbox.has_work() or (delay is not None and delay <= 0):
+            if not self._intake.is_large:
+                await asyncio.sleep(writer.settling)  # instead of asking in vain: what comes meanwhile joins the batch
             async with self._turn_among_large():
                 if self._changed:
                     await self._refresh(desk)

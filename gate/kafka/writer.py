@@ -1,6 +1,7 @@
 """One transactional producer with a deadline on every call: `ports.Session` over Kafka."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -95,6 +96,7 @@ class KafkaSession:
         self._commit_offsets = commit_offsets
         self.atomic = transactional_id is not None
         self.unfinished = False
+        self._ended = 0.0  # when the last batch was committed, monotonic seconds
         self._deadline = deadline
         self._keeps = compression is Compression.KEEP and aiokafka.__version__ == KNOWN
         self._codecs: Mapping[str, int] = {}
@@ -112,6 +114,11 @@ class KafkaSession:
             **client_options,
         )
         self._sender = track(self._producer._sender)  # noqa: SLF001
+
+    @property
+    def settling(self) -> float:
+        """See `ports.Session`."""
+        return max(0.0, self._ended + self._sender.settling - time.monotonic()) if self.atomic else 0.0
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """See `ports.Session`. Only after the fence may anything be read."""
@@ -222,6 +229,7 @@ class KafkaSession:
             async with asyncio.timeout(self._deadline):
                 await self._producer.commit_transaction()
             self.unfinished = False
+            self._ended = time.monotonic()
 
     async def abort(self) -> None:
         """Take the batch back. A gate does not: it discards, and the next session's epoch aborts what is left."""

@@ -1,4 +1,4 @@
-"""What happens to a shard that waits for its turn with a large batch."""
+"""What happens to a shard that waits: for its turn with a large batch, for the end of the last one with a small."""
 
 import asyncio
 from types import SimpleNamespace
@@ -24,13 +24,15 @@ class Waiting(Shard):
         super().__init__(0, POLICY, environment)
         self.large = environment.large
         self.done: list[str] = []
+        self.sizes: list[int] = []  # of the inbox, as each batch began
+        self.writer = SimpleNamespace(settling=0.0)
         self._changed = False
 
     def fetch(self, size: int) -> None:
         self._intake.inbox.put(Partition("gate.requests.x", 0), Fetched([object()], 1, size))
 
     async def turn(self) -> bool:
-        return await self._turn(DESK, None)
+        return await self._turn(DESK, self.writer)
 
     async def _refresh(self, desk) -> None:
         self._changed = False
@@ -38,6 +40,7 @@ class Waiting(Shard):
 
     async def _batch(self, desk, writer) -> bool:
         self.done.append("batch")
+        self.sizes.append(self._intake.inbox.size)
         return True
 
 
@@ -83,3 +86,33 @@ async def test_large_ones_that_hang_stop_no_other_for_ever(monkeypatch):
     shard.fetch(LARGE_BYTES + 1)
     assert await shard.turn()
     assert shard.large.locked(), "what it did not get it does not give back"
+
+
+async def test_what_comes_while_the_last_batch_is_being_ended_joins_the_next():
+    shard = Waiting(1)
+    shard.writer.settling = 0.01
+    shard.fetch(100)
+    task = asyncio.create_task(shard.turn())
+    await asyncio.sleep(0)
+    shard.fetch(100)
+    assert await task
+    assert shard.sizes == [200]
+
+
+async def test_who_is_called_off_meanwhile_begins_no_batch():
+    shard = Waiting(1)
+    shard.writer.settling = 0.01
+    shard.fetch(100)
+    task = asyncio.create_task(shard.turn())
+    await asyncio.sleep(0)
+    shard.doubt()
+    assert not await task
+    assert not shard.done
+
+
+async def test_large_batches_wait_for_no_end_of_the_last():
+    """It has long been ended when they are decided."""
+    shard = Waiting(1)
+    shard.writer.settling = 3600.0
+    shard.fetch(LARGE_BYTES + 1)
+    assert await shard.turn()

@@ -67,8 +67,9 @@ class LocalBroker:
 
         `folder` keeps the data over runs; without one it lives in a temporary folder until `stop`. `port`: a free one
         if not given. `properties` are added to `server.properties`. `timeout` in seconds counts from the start of the
-        JVM, not the download. `optimize` lets the JVM compile as in production: slower in its first minutes, then twice
-        as quick to answer. Raises GateError if there is no Java, no download or no broker.
+        JVM, not the download. `optimize` runs the JVM as Kafka's own start script does, with all of `heap` at once:
+        slower in its first minutes, then twice as quick to answer, and without long pauses. Raises GateError if there
+        is no Java, no download or no broker.
         """
         runtime = Runtime.provide(on_progress)
         held = BrokerFolder.open(folder)
