@@ -130,7 +130,8 @@ class Gate:
         await self._stack.aclose()
 
     async def _client(self, client_id: str) -> AIOKafkaClient:
-        client = AIOKafkaClient(client_id=client_id, **self._options)
+        timeout = int(CALL_DEADLINE * 1000)  # or an answer that never comes is waited for for 40 s
+        client = AIOKafkaClient(client_id=client_id, request_timeout_ms=timeout, **self._options)
         self._stack.push_async_callback(client.close)
         await client.bootstrap()
         return client

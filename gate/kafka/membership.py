@@ -19,6 +19,7 @@ from gate.kafka.together import Together
 from gate.kafka.topics import Names
 
 CALL_DEADLINE: Final = 10.0
+ATTEMPTS: Final = 2  # to join, before all is connected anew
 HEARTBEAT_MS: Final = 100  # by its answer a member learns that another has left, and shards wait for it
 REVOKE_DEADLINE: Final = 3.0  # no heartbeat is sent meanwhile
 NEVER_EXPELLED_MS: Final = 2**31 - 1  # polls are not what shows that a shard lives: its supervisor is
@@ -59,6 +60,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self._shard_key = shard_key
         self._on_revoked = on_revoked
         self._on_assigned = on_assigned
+        self._session_timeout = session_timeout
         self.owned: Owned = {}
         self.rebalances = 0
         self.state_lost = False
@@ -73,6 +75,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             heartbeat_interval_ms=min(HEARTBEAT_MS, int(session_timeout * 1000) // 5),
             rebalance_timeout_ms=int(session_timeout * 1000),
             max_poll_interval_ms=NEVER_EXPELLED_MS,
+            request_timeout_ms=int((session_timeout + CALL_DEADLINE) * 1000),  # to join takes a whole rebalance
             metadata_max_age_ms=int(discovery_interval * 1000),
             **client_options,
         )
@@ -82,11 +85,12 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         return None if service is None else shard_of(self._shard_key(service), self._shards)
 
     async def start(self) -> None:
-        """Join the group. Raises KafkaError if no broker answers."""
+        """Join the group. Raises KafkaError if no broker answers, TimeoutError if the group lets nobody in."""
         requests = self._names.requests_pattern.removeprefix("^").removesuffix("$")
         state = self._names.state.replace(".", r"\.")
         self._consumer.subscribe(pattern=f"^({requests}|{state})$", listener=self)
-        await self._consumer.start()
+        async with asyncio.timeout(ATTEMPTS * (self._session_timeout + CALL_DEADLINE)):
+            await self._consumer.start()
 
     async def stop(self) -> None:
         """Leave the group."""

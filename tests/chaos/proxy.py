@@ -7,10 +7,12 @@ after the sender has hung up.
 import asyncio
 import struct
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
+
+from gate.kafka.local.config import free_port
 
 _HEAD = struct.Struct(">hhih")  # api key, api version, correlation id, length of the client id
 
@@ -19,6 +21,7 @@ class Api(IntEnum):
     """Kinds of requests that a gate's transactions and membership are made of."""
 
     PRODUCE = 0
+    JOIN_GROUP = 11
     HEARTBEAT = 12
     INIT_PRODUCER_ID = 22
     ADD_PARTITIONS = 24
@@ -63,6 +66,10 @@ class Proxy:
     struck: Counter[tuple[str, int]] = field(default_factory=Counter)  # by what was done and api
     _server: asyncio.Server | None = None
     _links: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._accept, self.host, self.port, limit=64 << 20)
@@ -119,6 +126,19 @@ class Proxy:
                 raise ConnectionAbortedError
             up.write(size + frame)
             await up.drain()
+
+
+@asynccontextmanager
+async def behind_proxy(start: Callable[..., object]) -> AsyncIterator[Proxy]:
+    """Start a broker by `start`, which takes what `LocalBroker.start` does, that is to be reached by a proxy only."""
+    proxy = Proxy(free_port(), free_port())
+    await proxy.start()
+    try:
+        listeners = {"advertised.listeners": f"PLAINTEXT://{proxy.bootstrap}"}
+        await asyncio.to_thread(start, port=proxy.upstream, properties=listeners)
+        yield proxy
+    finally:
+        await proxy.stop()
 
 
 def _request(frame: bytes) -> Request:

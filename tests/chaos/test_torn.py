@@ -6,9 +6,8 @@ import re
 import pytest
 
 from gate.kafka.assignor import shard_of
-from gate.kafka.local.config import free_port
 from tests.chaos import topics
-from tests.chaos.proxy import Api, Drop, Proxy
+from tests.chaos.proxy import Api, Drop, behind_proxy
 from tests.chaos.tearing import TEARS
 from tests.system.gates import create, gate, read, send, stamp, until
 
@@ -66,13 +65,8 @@ async def test_a_torn_batch_is_ended_as_it_was_decided(own_broker, prefix, tmp_p
 @pytest.mark.parametrize("failures", [1, 2])
 async def test_a_gate_that_is_told_to_stop_ends_what_it_has_left_open(own_broker, prefix, tmp_path, failures):
     """It may be the last one: who reads what is committed would wait until the broker's time is up."""
-    inside, outside = free_port(), free_port()
-    proxy = Proxy(outside, inside)
-    await proxy.start()
-    try:
-        listeners = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{outside}"}
-        await asyncio.to_thread(own_broker, port=inside, properties=listeners)
-        bootstrap = f"127.0.0.1:{outside}"
+    async with behind_proxy(own_broker) as proxy:
+        bootstrap = proxy.bootstrap
         await create(bootstrap, *names(prefix, "requests"))
         program = ("-m", "tests.chaos.altered", "--deadline", "1")
         with gate(tmp_path, bootstrap, prefix, POLICY, program=program) as running:
@@ -90,5 +84,3 @@ async def test_a_gate_that_is_told_to_stop_ends_what_it_has_left_open(own_broker
             assert await topics.open_transactions(bootstrap, names_of_all), "there is something to end"
             assert await asyncio.to_thread(running.stop) == 0, running.text()
             assert await topics.open_transactions(bootstrap, names_of_all) == [], running.text()
-    finally:
-        await proxy.stop()
