@@ -7,6 +7,7 @@ starts anew from what is committed.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import Final
 
 import msgspec
@@ -242,7 +243,9 @@ class Shard:
             return False
         if self._intake.inbox.has_work() or (delay is not None and delay <= 0):
             if not self._intake.is_large:
-                await asyncio.sleep(writer.settling)  # instead of asking in vain: what comes meanwhile joins the batch
+                # instead of asking in vain: what comes meanwhile joins the batch. What is due waits for nothing: it is
+                # decided as of its time only if that is still ahead, and with a bucket of one it delays all behind it
+                await asyncio.sleep(min(writer.settling, inf if delay is None else max(0.0, delay)))
             async with self._turn_among_large():
                 if self._changed:
                     await self._refresh(desk)

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from gate.kafka import shard as shard_module
+from gate.kafka.clock import MS
 from gate.kafka.intake import LARGE_BYTES
 from gate.kafka.ports import Fetched, Partition, Pool
 from gate.kafka.shard import Shard
 from gate.policy import parse_policy
 
 POLICY = parse_policy("defaults: {requests_per_second: 1}")
-DESK = SimpleNamespace(next_wake=lambda: None)
 
 
 class Waiting(Shard):
@@ -26,13 +26,14 @@ class Waiting(Shard):
         self.done: list[str] = []
         self.sizes: list[int] = []  # of the inbox, as each batch began
         self.writer = SimpleNamespace(settling=0.0)
+        self.desk = SimpleNamespace(next_wake=lambda: None)
         self._changed = False
 
     def fetch(self, size: int) -> None:
         self._intake.inbox.put(Partition("gate.requests.x", 0), Fetched([object()], 1, size))
 
     async def turn(self) -> bool:
-        return await self._turn(DESK, self.writer)
+        return await self._turn(self.desk, self.writer)
 
     async def _refresh(self, desk) -> None:
         self._changed = False
@@ -115,4 +116,15 @@ async def test_large_batches_wait_for_no_end_of_the_last():
     shard = Waiting(1)
     shard.writer.settling = 3600.0
     shard.fetch(LARGE_BYTES + 1)
+    assert await shard.turn()
+
+
+@pytest.mark.parametrize("due", [0, 5 * MS])
+async def test_what_is_due_waits_for_no_end_of_the_last(due):
+    """It is stamped by its own time only if that has not passed when the batch begins."""
+    shard = Waiting(1)
+    shard.writer.settling = 3600.0
+    shard._now = lambda: 0
+    shard.desk.next_wake = lambda: due
+    shard.fetch(100)
     assert await shard.turn()
