@@ -11,7 +11,7 @@ LATE_MS = 150
 POLICY = """
 defaults: {window_size: null}
 services:
-  queue: {requests_per_second: 25, burst_size: 1}
+  queue: {requests_per_second: 25, burst_size: 5}
   lanes: {requests_per_second: 50, burst_size: 5, priorities: {interactive: 6, default: 3, batch: 1}}
   fair: {requests_per_second: 50, burst_size: 5, tenants: {default: {requests_per_second: 1000, burst_size: 1000}}}
   deep: {requests_per_second: 1/min, burst_size: 1}
@@ -40,7 +40,7 @@ async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, 
         for name in ("batch", "default", "interactive"):
             await send(bootstrap, topics["lanes"], [(b"k", name.encode(), lane(name))] * 180, partitions=1)
         await send(bootstrap, topics["fair"], [(b"k", b"flood", tenant("loud"))] * 400, partitions=1)
-        # with a bucket of one, what a cold broker or a busy machine delays delays all behind it
+        # what a cold broker delays by more than the bucket holds delays all behind it
         await read_count(bootstrap, [f"{prefix}.admitted.lanes"], 100)
         await send(bootstrap, topics["queue"], [(b"k", b"%d" % i, []) for i in range(150)], partitions=1)
         await send(bootstrap, topics["fair"], [(b"k", b"one", tenant("quiet"))], partitions=1)
@@ -48,7 +48,7 @@ async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, 
         fair = await read_count(bootstrap, [f"{prefix}.admitted.fair"], 401)
         lanes = await read_count(bootstrap, [f"{prefix}.admitted.lanes"], 300)
         queue = await read_count(bootstrap, [f"{prefix}.admitted.queue"], 150)
-        parked = await read_count(bootstrap, [f"{prefix}.delayed.queue", f"{prefix}.delayed.fair"], 149 + 395)
+        parked = await read_count(bootstrap, [f"{prefix}.delayed.queue", f"{prefix}.delayed.fair"], 145 + 395)
 
         before = resident(running.process.pid)
         await send(bootstrap, topics["deep"], [(b"k", b"x" * 100, [])] * 30_000, partitions=1)
@@ -60,12 +60,12 @@ async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, 
 
     assert [r.value for r in queue] == [b"%d" % i for i in range(150)], "first in, first out"
     at = [stamp(r).at_ms for r in queue]
-    assert at[-1] - at[0] <= 149 * 40 + 1_000, "all in the ideal time and a second"
-    errors = [stamp(r).at_ms - promised[stamp(r).id] for r in queue[1:]]
+    assert at[-1] - at[0] <= 145 * 40 + 1_000, "all in the ideal time and a second"
+    errors = [stamp(r).at_ms - promised[stamp(r).id] for r in queue[5:]]
     assert min(errors) >= 0
     assert max(errors) <= LATE_MS, errors
     assert max(stamp(r).attempt for r in queue) <= 2
-    assert_never_over(at, rate=Fraction(25), burst=1)
+    assert_never_over(at, rate=Fraction(25), burst=5)
 
     # while all three lanes wait, and after those that came before the others
     shares = Counter(r.value for r in lanes[50:250])
