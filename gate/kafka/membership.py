@@ -60,7 +60,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self._shard_key = shard_key
         self._on_revoked = on_revoked
         self._on_assigned = on_assigned
-        self._session_timeout = session_timeout
+        self._deadline = session_timeout + CALL_DEADLINE  # of a request: to join takes a whole rebalance
         self.owned: Owned = {}
         self.rebalances = 0
         self.state_lost = False
@@ -75,7 +75,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             heartbeat_interval_ms=min(HEARTBEAT_MS, int(session_timeout * 1000) // 5),
             rebalance_timeout_ms=int(session_timeout * 1000),
             max_poll_interval_ms=NEVER_EXPELLED_MS,
-            request_timeout_ms=int((session_timeout + CALL_DEADLINE) * 1000),  # to join takes a whole rebalance
+            request_timeout_ms=int(self._deadline * 1000),
             metadata_max_age_ms=int(discovery_interval * 1000),
             **client_options,
         )
@@ -89,7 +89,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         requests = self._names.requests_pattern.removeprefix("^").removesuffix("$")
         state = self._names.state.replace(".", r"\.")
         self._consumer.subscribe(pattern=f"^({requests}|{state})$", listener=self)
-        async with asyncio.timeout(ATTEMPTS * (self._session_timeout + CALL_DEADLINE)):
+        async with asyncio.timeout(ATTEMPTS * self._deadline):
             await self._consumer.start()
 
     async def stop(self) -> None:

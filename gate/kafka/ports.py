@@ -3,7 +3,7 @@
 Real Kafka stands behind them in `gate run`; an in-memory log with a simulated clock and injected faults in the tests.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple, Protocol
@@ -152,20 +152,20 @@ class Pool:
     size: int = 0
 
 
-@dataclass(slots=True)
 class _Piece:
     """What is left of a fetch: what is not looked at stays the bytes that it came in."""
 
-    rest: Iterator[Record]
-    next_offset: int
-    size: int
-    codec: int
-    ahead: list[Record] = field(default_factory=list)  # the next record, if it is known
+    __slots__ = ("_rest", "ahead", "fetched")
+
+    def __init__(self, fetched: Fetched) -> None:
+        self.fetched = fetched
+        self.ahead: list[Record] = []  # the next record, if it is known
+        self._rest = iter(fetched.records)
 
     def take(self, room: int) -> list[Record]:
         """Take up to `room` (at least one) records; `ahead` is empty then if these were the last."""
-        records = list(islice(chain(self.ahead, self.rest), room))
-        self.ahead = list(islice(self.rest, 1))
+        records = list(islice(chain(self.ahead, self._rest), room))
+        self.ahead = list(islice(self._rest, 1))
         return records
 
 
@@ -189,8 +189,7 @@ class Inbox:
     def put(self, partition: Partition, fetched: Fetched) -> None:
         """Add what was fetched."""
         if not self.closed:
-            piece = _Piece(iter(fetched.records), fetched.next_offset, fetched.size, fetched.codec)
-            self.waiting.setdefault(partition, []).append(piece)
+            self.waiting.setdefault(partition, []).append(_Piece(fetched))
             self._grow(fetched.size)
             self.wake()
 
@@ -207,7 +206,7 @@ class Inbox:
     def codec(self, partition: Partition) -> int | None:
         """Return how what waits first in `partition` was compressed; None: nothing waits."""
         waiting = self.waiting.get(partition)
-        return waiting[0].codec if waiting else None
+        return waiting[0].fetched.codec if waiting else None
 
     def take(self, partition: Partition, room: int) -> tuple[list[Record], int] | None:
         """Take up to `room` (at least one) records of `partition`, and the offset behind them. None: nothing waits."""
@@ -220,9 +219,9 @@ class Inbox:
             records += first.take(room - len(records))
             if first.ahead:
                 return records, records[-1].offset + 1
-            self._grow(-first.size)
+            self._grow(-first.fetched.size)
             waiting.pop(0)
-            end = first.next_offset
+            end = first.fetched.next_offset
         if not waiting:
             del self.waiting[partition]
         return records, end
@@ -231,12 +230,12 @@ class Inbox:
         """Forget a partition that is not there any more."""
         self.followed.discard(partition)
         self.held.discard(partition)
-        self._grow(-sum(piece.size for piece in self.waiting.pop(partition, ())))
+        self._grow(-sum(piece.fetched.size for piece in self.waiting.pop(partition, ())))
 
     def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int, codec: int = 0) -> None:
         """Put records that were taken and can't go yet in front again, and read no further."""
         self.held.add(partition)
-        self.waiting.setdefault(partition, []).insert(0, _Piece(iter(records), next_offset, 0, codec))
+        self.waiting.setdefault(partition, []).insert(0, _Piece(Fetched(records, next_offset, 0, codec)))
 
     def wants(self, partition: Partition) -> bool:
         """Tell whether `partition` may be read on."""

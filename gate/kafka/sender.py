@@ -8,7 +8,7 @@ from aiokafka.errors import GroupAuthorizationFailedError
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
 
 PROMPT_BACKOFF: Final = 0.002  # seconds, doubled each time
-MOST_SETTLING: Final = 0.008  # seconds
+MOST_MARKING: Final = 0.008  # seconds
 
 
 class _Prompt:
@@ -36,9 +36,9 @@ class _PromptAdd(_Prompt, AddPartitionsToTxnHandler):  # type: ignore[misc]
         was_first = not sender.refusals
         backoff = super().handle_response(response)
         if backoff is not None:  # twice as long after five refusals, half as long after 40 times without one
-            sender.settling = min(1.15 * sender.settling, MOST_SETTLING)
+            sender.marking = min(1.15 * sender.marking, MOST_MARKING)
         elif was_first:
-            sender.settling = max(0.983 * sender.settling, PROMPT_BACKOFF / 2)
+            sender.marking = max(0.983 * sender.marking, PROMPT_BACKOFF / 2)
         return backoff
 
 
@@ -58,11 +58,9 @@ class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
 class TrackedSender(Sender):  # type: ignore[misc]
     """A sender that can be stopped for sure: aiokafka's own waits for its requests, which it repeats for ever."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.requests: set[asyncio.Task[None]] = set()
-        self.refusals = 0  # in a row
-        self.settling = PROMPT_BACKOFF  # about what a broker takes to end a transaction after it has said so, seconds
+    requests: set[asyncio.Task[None]]
+    refusals: int  # in a row
+    marking: float  # seconds; about what a broker takes to write the markers of a transaction, after its answer
 
     def _track(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:
@@ -96,6 +94,6 @@ class TrackedSender(Sender):  # type: ignore[misc]
 def track(sender: Any) -> TrackedSender:
     """Make a producer's own sender such a one."""
     sender.__class__ = TrackedSender
-    sender.requests, sender.refusals, sender.settling = set(), 0, PROMPT_BACKOFF
+    sender.requests, sender.refusals, sender.marking = set(), 0, PROMPT_BACKOFF
     tracked: TrackedSender = sender
     return tracked

@@ -118,7 +118,7 @@ class KafkaSession:
     @property
     def settling(self) -> float:
         """See `ports.Session`."""
-        return max(0.0, self._ended + self._sender.settling - time.monotonic()) if self.atomic else 0.0
+        return max(0.0, self._ended + self._sender.marking - time.monotonic()) if self.atomic else 0.0
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """See `ports.Session`. Only after the fence may anything be read."""

@@ -6,7 +6,7 @@ import pytest
 from aiokafka.errors import ConcurrentTransactions
 from aiokafka.structs import TopicPartition
 
-from gate.kafka.sender import MOST_SETTLING, PROMPT_BACKOFF, TrackedSender, _PromptAdd, track
+from gate.kafka.sender import MOST_MARKING, PROMPT_BACKOFF, TrackedSender, _PromptAdd, track
 
 HERE = TopicPartition("gate.admitted.x", 0)
 
@@ -25,7 +25,7 @@ class Coordinator:
     def begin(self) -> float:
         """Ask until it says yes; return how long after the end of the last transaction that was."""
         handler = _PromptAdd(self.sender, [HERE])
-        at = self.sender.settling
+        at = self.sender.marking
         while (backoff := handler.handle_response(self._answer(at))) is not None:
             self.refused += 1
             at += backoff
@@ -53,6 +53,6 @@ def test_it_waits_no_longer_than_it_may_and_no_shorter_than_pays():
     for _ in range(500):
         slow.begin()
         quick.begin()
-    assert slow.sender.settling == MOST_SETTLING
-    assert quick.sender.settling == PROMPT_BACKOFF / 2
+    assert slow.sender.marking == MOST_MARKING
+    assert quick.sender.marking == PROMPT_BACKOFF / 2
     assert quick.refused == 0

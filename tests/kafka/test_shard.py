@@ -89,12 +89,18 @@ async def test_large_ones_that_hang_stop_no_other_for_ever(monkeypatch):
     assert shard.large.locked(), "what it did not get it does not give back"
 
 
-async def test_what_comes_while_the_last_batch_is_being_ended_joins_the_next():
-    shard = Waiting(1)
+async def settling(shard: Waiting) -> "asyncio.Task[bool]":
+    """Let it begin to wait for the end of the last batch."""
     shard.writer.settling = 0.01
     shard.fetch(100)
     task = asyncio.create_task(shard.turn())
     await asyncio.sleep(0)
+    return task
+
+
+async def test_what_comes_while_the_last_batch_is_being_ended_joins_the_next():
+    shard = Waiting(1)
+    task = await settling(shard)
     shard.fetch(100)
     assert await task
     assert shard.sizes == [200]
@@ -102,10 +108,7 @@ async def test_what_comes_while_the_last_batch_is_being_ended_joins_the_next():
 
 async def test_who_is_called_off_meanwhile_begins_no_batch():
     shard = Waiting(1)
-    shard.writer.settling = 0.01
-    shard.fetch(100)
-    task = asyncio.create_task(shard.turn())
-    await asyncio.sleep(0)
+    task = await settling(shard)
     shard.doubt()
     assert not await task
     assert not shard.done
