@@ -8,10 +8,12 @@ from pathlib import Path
 from tests.system.gates import assert_never_over, create, gate, header, read_count, send, stamp, until
 
 LATE_MS = 150
+BURSTS = {"queue": 1, "steady": 5}
 POLICY = """
 defaults: {window_size: null}
 services:
-  queue: {requests_per_second: 25, burst_size: 5}
+  queue: {requests_per_second: 25, burst_size: 1}
+  steady: {requests_per_second: 25, burst_size: 5}
   lanes: {requests_per_second: 50, burst_size: 5, priorities: {interactive: 6, default: 3, batch: 1}}
   fair: {requests_per_second: 50, burst_size: 5, tenants: {default: {requests_per_second: 1000, burst_size: 1000}}}
   deep: {requests_per_second: 1/min, burst_size: 1}
@@ -32,7 +34,7 @@ def resident(pid: int) -> int:
 
 
 async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, tmp_path):
-    topics = {name: f"{prefix}.requests.{name}" for name in ("queue", "lanes", "fair", "deep")}
+    topics = {name: f"{prefix}.requests.{name}" for name in ("queue", "steady", "lanes", "fair", "deep")}
     await create(bootstrap, *topics.values(), partitions=1)
     with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as running:
         until(running.is_ready, explain=running.text)
@@ -40,15 +42,17 @@ async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, 
         for name in ("batch", "default", "interactive"):
             await send(bootstrap, topics["lanes"], [(b"k", name.encode(), lane(name))] * 180, partitions=1)
         await send(bootstrap, topics["fair"], [(b"k", b"flood", tenant("loud"))] * 400, partitions=1)
-        # what a cold broker delays by more than the bucket holds delays all behind it
+        # what a cold broker delays by more than a bucket holds delays all behind it
         await read_count(bootstrap, [f"{prefix}.admitted.lanes"], 100)
-        await send(bootstrap, topics["queue"], [(b"k", b"%d" % i, []) for i in range(150)], partitions=1)
+        for name in BURSTS:
+            await send(bootstrap, topics[name], [(b"k", b"%d" % i, []) for i in range(150)], partitions=1)
         await send(bootstrap, topics["fair"], [(b"k", b"one", tenant("quiet"))], partitions=1)
 
         fair = await read_count(bootstrap, [f"{prefix}.admitted.fair"], 401)
         lanes = await read_count(bootstrap, [f"{prefix}.admitted.lanes"], 300)
-        queue = await read_count(bootstrap, [f"{prefix}.admitted.queue"], 150)
-        parked = await read_count(bootstrap, [f"{prefix}.delayed.queue", f"{prefix}.delayed.fair"], 145 + 395)
+        queues = {name: await read_count(bootstrap, [f"{prefix}.admitted.{name}"], 150) for name in BURSTS}
+        delayed = [f"{prefix}.delayed.{name}" for name in (*BURSTS, "fair")]
+        parked = await read_count(bootstrap, delayed, 149 + 145 + 395)
 
         before = resident(running.process.pid)
         await send(bootstrap, topics["deep"], [(b"k", b"x" * 100, [])] * 30_000, partitions=1)
@@ -58,14 +62,18 @@ async def test_who_waits_is_told_when_and_goes_in_fair_turns(bootstrap, prefix, 
 
     promised = {stamp(r).id: int(header(r, "gate-not-before")) for r in parked}
 
-    assert [r.value for r in queue] == [b"%d" % i for i in range(150)], "first in, first out"
-    at = [stamp(r).at_ms for r in queue]
-    assert at[-1] - at[0] <= 145 * 40 + 1_000, "all in the ideal time and a second"
-    errors = [stamp(r).at_ms - promised[stamp(r).id] for r in queue[5:]]
-    assert min(errors) >= 0
-    assert max(errors) <= LATE_MS, errors
-    assert max(stamp(r).attempt for r in queue) <= 2
-    assert_never_over(at, rate=Fraction(25), burst=5)
+    late: dict[str, list[int]] = {}
+    for name, burst in BURSTS.items():
+        queue = queues[name]
+        assert [r.value for r in queue] == [b"%d" % i for i in range(150)], "first in, first out"
+        at = [stamp(r).at_ms for r in queue]
+        assert at[-1] - at[0] <= (150 - burst) * 40 + 1_000, "all in the ideal time and a second"
+        late[name] = [stamp(r).at_ms - promised[stamp(r).id] for r in queue[burst:]]
+        assert min(late[name]) >= 0
+        assert max(stamp(r).attempt for r in queue) <= 2
+        assert_never_over(at, rate=Fraction(25), burst=burst)
+    # with a bucket of one each stall of a busy machine delays all behind it: there only their sum is bounded, above
+    assert max(late["steady"]) <= LATE_MS, late
 
     # while all three lanes wait, and after those that came before the others
     shares = Counter(r.value for r in lanes[50:250])
