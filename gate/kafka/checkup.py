@@ -13,10 +13,11 @@ from aiokafka.errors import KafkaError
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.cluster import STAMP_ROOM, Cluster, TopicSpec
+from gate.kafka.connection import KNOWN
 from gate.kafka.ports import Claim, Outgoing, Partition
 from gate.kafka.routing import Topics
 from gate.kafka.topics import Names
-from gate.kafka.writer import KNOWN, KafkaSession
+from gate.kafka.writer import KafkaSession
 from gate.policy import Settings
 
 DEADLINE: Final = 10.0

@@ -42,7 +42,11 @@ class Answers:
     @classmethod
     def decode(cls, data: BytesIO) -> "Answers":
         """Read it from the rest of `data`."""
-        buffer, at = data.getvalue(), data.tell()  # what it was made from; getbuffer() would copy all of it
+        return cls.read(data.getvalue(), data.tell())  # what it was made from; getbuffer() would copy all of it
+
+    @classmethod
+    def read(cls, buffer: bytes | memoryview, at: int) -> "Answers":
+        """Read it from all that `buffer` holds from `at` on."""
         _, error, _, topics = _ANSWER.unpack_from(buffer, at)
         at += _ANSWER.size
         found: list[Answer] = []
@@ -60,7 +64,7 @@ class Answers:
                 start = end + _TWO.size
                 if code or size > 0:
                     aborted = list(_ABORTED.iter_unpack(buffer[at:end]))
-                    batches = buffer[start : start + size] if size > 0 else None
+                    batches = bytes(buffer[start : start + size]) if size > 0 else None
                     found.append(Answer(Partition(str(name, "utf-8"), number), code, aborted, batches))
                 at = start + max(0, size)
         if at != len(buffer):

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import structlog
-from aiokafka.client import AIOKafkaClient
 
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.assignor import shard_of
 from gate.kafka.cluster import Cluster
+from gate.kafka.connection import Client
 from gate.kafka.feedback import Feedback
 from gate.kafka.leftovers import Places, Torn, look
 from gate.kafka.membership import Membership, Owned, state_lost
@@ -129,9 +129,9 @@ class Gate:
         self._owned.clear()
         await self._stack.aclose()
 
-    async def _client(self, client_id: str) -> AIOKafkaClient:
+    async def _client(self, client_id: str) -> Client:
         timeout = int(CALL_DEADLINE * 1000)  # or an answer that never comes is waited for for 40 s
-        client = AIOKafkaClient(client_id=client_id, request_timeout_ms=timeout, **self._options)
+        client = Client(client_id=client_id, request_timeout_ms=timeout, **self._options)
         self._stack.push_async_callback(client.close)
         await client.bootstrap()
         return client

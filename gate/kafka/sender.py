@@ -7,6 +7,8 @@ from aiokafka.client import CoordinationType
 from aiokafka.errors import GroupAuthorizationFailedError
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
 
+from gate.kafka.producing import Produce
+
 PROMPT_BACKOFF: Final = 0.002  # seconds, doubled each time
 MOST_MARKING: Final = 0.008  # seconds
 
@@ -53,6 +55,11 @@ class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
         super().__init__(sender, batches)
         tries = max(batch.retry_count for batch in batches.values())
         self._default_backoff: float = min(PROMPT_BACKOFF * 2**tries, sender._retry_backoff)  # noqa: SLF001
+
+    def create_request(self) -> Produce:
+        request: Produce = super().create_request()
+        request.__class__ = Produce
+        return request
 
 
 class TrackedSender(Sender):  # type: ignore[misc]

@@ -15,13 +15,13 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
+from gate.kafka.connection import KNOWN, take_over
 from gate.kafka.leftovers import Torn
 from gate.kafka.ports import Claim, Mark, Outgoing, Partition, Raw, Written
 from gate.kafka.sender import track
 from gate.policy import Compression
 
 BATCH_BYTES: Final = 1_000_000
-KNOWN: Final = "0.14.0"  # the version whose private parts `fill` was written for
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 SETTLING: Final = 0.05
@@ -113,6 +113,7 @@ class KafkaSession:
             request_timeout_ms=int(deadline * 1000),
             **client_options,
         )
+        take_over(self._producer.client)
         self._sender = track(self._producer._sender)  # noqa: SLF001
 
     @property

@@ -4,9 +4,10 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gate.kafka.connection import KNOWN
 from gate.kafka.ports import Outgoing
 from gate.kafka.wire import decode
-from gate.kafka.writer import KNOWN, fill, fill_publicly
+from gate.kafka.writer import fill, fill_publicly
 
 texts = st.text("abcgé-", max_size=8)
 maybe = st.none() | st.binary(max_size=40)

@@ -1,0 +1,129 @@
+"""aiokafka's connections without the copies that they make of what they carry, five on the way in, eight on that out.
+
+A connection is set up, asked for its versions and authenticated as aiokafka does it; then its stream is taken over. An
+answer is read into one buffer and decoded there, a request goes out in the pieces that it was made of.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from struct import Struct
+from typing import Any, Final
+
+import aiokafka
+import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+
+KNOWN: Final = "0.14.0"  # the version whose private parts this and `writer.fill` were written for
+_SIZE: Final = Struct(">i")
+SMALLEST: Final = 64 << 10  # bytes that a connection holds to read into
+LARGEST: Final = 1 << 20  # and that it holds on to after an answer that took more
+
+log = structlog.get_logger("gate.connection")
+
+
+class Frames(asyncio.BufferedProtocol):
+    """Cuts what comes into frames: four bytes of size, then as many, which `connection.take` gets.
+
+    They are a view, good until it returns.
+    """
+
+    def __init__(self, connection: "Connection", stream: asyncio.Protocol) -> None:
+        self._connection = connection
+        self._stream = stream  # what aiokafka read by: it still wants to know of the end
+        self._buffer = bytearray(SMALLEST)
+        self._end = 0  # of what has come
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
+        """See asyncio: the place to read into."""
+        return memoryview(self._buffer)[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See asyncio: so much has been read."""
+        self._end += nbytes
+        start, missing = 0, _SIZE.size
+        with memoryview(self._buffer) as view:
+            while self._end - start >= _SIZE.size:
+                size = _SIZE.size + _SIZE.unpack_from(view, start)[0]
+                if self._end - start < size:
+                    missing = size
+                    break
+                try:
+                    with view[start + _SIZE.size : start + size] as frame:
+                        self._connection.take(frame)
+                except Exception as error:
+                    log.exception("an answer of a broker can't be read", connection=repr(self._connection))
+                    self._connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
+                    return
+                start += size
+        self._keep(start, missing)
+
+    def _keep(self, start: int, missing: int) -> None:
+        """Begin anew with what is left from `start` on, in a buffer that its `missing` bytes fit into."""
+        left = self._end - start
+        if missing > len(self._buffer) or len(self._buffer) > LARGEST >= missing:
+            old, self._buffer = self._buffer, bytearray(max(SMALLEST, missing))
+            self._buffer[:left] = old[start : self._end]
+        elif start and left:
+            self._buffer[:left] = self._buffer[start : self._end]
+        self._end = left
+
+    def eof_received(self) -> None:
+        """See asyncio: the transport closes."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._stream.connection_lost(exc)
+        self._connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=exc)
+
+
+class Connection(AIOKafkaConnection):  # type: ignore[misc]
+    """A connection to a broker whose stream has been taken over."""
+
+    def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:
+        """Send a request; await the result for its answer. Raises KafkaError."""
+        if self._writer is None or not expect_response:
+            sent: Awaitable[Any] = super().send(request, expect_response)
+            return sent
+        struct = request.prepare(self._versions)
+        number = self._next_correlation_id()
+        header = struct.build_request_header(correlation_id=number, client_id=self._client_id).encode()
+        pieces = [header, *struct.pieces()] if hasattr(struct, "pieces") else [header, struct.encode()]
+        self._writer.writelines([_SIZE.pack(sum(map(len, pieces))), *pieces])
+        answer = self._loop.create_future()
+        self._requests.append((number, struct, answer))
+        return asyncio.wait_for(answer, self._request_timeout)
+
+    def take(self, frame: memoryview) -> None:
+        """Hand an answer to who waits for it."""
+        number, request, answer = self._requests[0]
+        read = getattr(request.RESPONSE_TYPE, "read", None)
+        if read is None or answer.done() or _SIZE.unpack_from(frame)[0] != number:
+            self._handle_frame(bytes(frame))
+            return
+        answer.set_result(read(frame, _SIZE.size))
+        self._last_action = time.monotonic()
+        self._requests.popleft()
+
+
+class Client(AIOKafkaClient):  # type: ignore[misc]
+    """A client whose connections are such."""
+
+    async def _get_conn(self, node_id: int, **options: Any) -> Any:
+        connection = await super()._get_conn(node_id, **options)
+        if connection is not None and not isinstance(connection, Connection) and aiokafka.__version__ == KNOWN:
+            _take_over(connection)
+        return connection
+
+
+def take_over(client: AIOKafkaClient) -> None:
+    """Make a client that aiokafka has made for itself such a one."""
+    client.__class__ = Client
+
+
+def _take_over(connection: Any) -> None:  # with no request under way
+    connection._read_task.cancel()  # noqa: SLF001
+    connection.__class__ = Connection
+    transport = connection._writer.transport  # noqa: SLF001
+    transport.set_protocol(Frames(connection, transport.get_protocol()))

@@ -1,0 +1,114 @@
+"""Answers are cut out of whatever comes; connections that are taken over work, and end, as aiokafka's own."""
+
+import asyncio
+import struct
+
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v2, ProduceRequest_v3, ProduceRequest_v7
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gate.kafka import connection
+from gate.kafka.access import access
+from gate.kafka.connection import LARGEST, SMALLEST, Client, Connection, Frames
+from gate.kafka.producing import Produce
+
+ints = st.integers(-(2**31), 2**31 - 1)
+names = st.text(max_size=20).filter(lambda name: name.isprintable())
+batches = st.lists(st.tuples(names, st.lists(st.tuples(ints, st.binary(max_size=40)), max_size=4)), max_size=6)
+
+
+class Taker:
+    """Keeps the frames that it gets."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.closed: Exception | None = None
+
+    def take(self, frame: memoryview) -> None:
+        self.taken.append(bytes(frame))
+
+    def close(self, *, reason: object, exc: Exception) -> None:
+        self.closed = exc
+
+
+def deliver(frames: Frames, data: bytes, piece: int) -> None:
+    """Do as a transport does: read into the buffer, at most `piece` bytes at a time."""
+    while data:
+        view = frames.get_buffer(-1)
+        assert len(view), "there must be room, or the transport takes it for the end"
+        count = min(len(view), piece, len(data))
+        view[:count] = data[:count]
+        data = data[count:]
+        frames.buffer_updated(count)
+
+
+SIZES = st.sampled_from([0, 1, 3, 4, 5, 100, SMALLEST - 5, SMALLEST - 4, SMALLEST - 3, 3 * SMALLEST, LARGEST + 1])
+
+
+@given(st.lists(SIZES, max_size=6), st.sampled_from([1000, SMALLEST - 1, SMALLEST, LARGEST]) | st.integers(1, 5))
+def test_each_frame_is_taken_once_whole_and_in_order_however_it_comes(sizes, piece):
+    if piece < 1000:
+        sizes = [min(size, 100) for size in sizes]  # byte by byte
+    sent = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+    taker = Taker()
+    frames = Frames(taker, asyncio.Protocol())
+    deliver(frames, b"".join(struct.pack(">i", len(frame)) + frame for frame in sent), piece)
+    assert taker.taken == sent
+    assert len(frames._buffer) <= LARGEST, "what one large answer took is given back"
+
+
+def test_an_answer_that_cant_be_read_closes_the_connection():
+    class Confused(Taker):
+        def take(self, frame: memoryview) -> None:
+            raise ValueError("what is this")
+
+    taker = Confused()
+    deliver(Frames(taker, asyncio.Protocol()), struct.pack(">i", 4) + b"what", 100)
+    assert isinstance(taker.closed, ValueError)
+
+
+@given(st.none() | names, st.integers(-1, 1), ints, batches)
+def test_a_produce_request_is_byte_for_byte_that_of_aiokafka(transactional_id, acks, timeout, topics):
+    ours, theirs = (form(transactional_id, acks, timeout, topics) for form in (Produce, ProduceRequest))
+    for version in (ProduceRequest_v3, ProduceRequest_v7, *[ProduceRequest_v2] * (not transactional_id)):
+        assert ours.build(version).encode() == theirs.build(version).encode()
+
+
+async def ask(client: AIOKafkaClient) -> object:
+    return await client.send(client.get_random_node(), MetadataRequest([]))
+
+
+async def test_a_connection_is_taken_over_and_one_that_is_lost_is_replaced(bootstrap):
+    client = Client(**access(bootstrap))
+    await client.bootstrap()
+    try:
+        await ask(client)
+        (first,) = client._conns.values()
+        assert isinstance(first, Connection)
+        waiting = asyncio.ensure_future(ask(client))
+        await asyncio.sleep(0)  # it is under way
+        assert first._requests
+        first._writer.transport.abort()
+        with pytest.raises(KafkaConnectionError):
+            await waiting
+        assert not first.connected()
+        await ask(client)
+        (second,) = client._conns.values()
+        assert second is not first
+    finally:
+        await client.close()
+
+
+async def test_of_an_unknown_aiokafka_the_connections_stay_its_own(bootstrap, monkeypatch):
+    monkeypatch.setattr(connection, "KNOWN", "0.0")
+    client = Client(**access(bootstrap))
+    await client.bootstrap()
+    try:
+        await ask(client)
+        assert not any(isinstance(one, Connection) for one in client._conns.values())
+    finally:
+        await client.close()
