@@ -25,7 +25,7 @@ def fullest(limits: Limits, now: int) -> Fill | None:
     for limiter, name, reason in _named(limits):
         spec = limiter.spec
         if spec.rate is not None:
-            fills.append(Fill(1 - float(limiter.tokens(now)) / spec.burst, f"{name}.rate", reason or Reason.RATE))
+            fills.append(Fill(limiter.bucket_fill(now), f"{name}.rate", reason or Reason.RATE))
         if spec.windows:
             fills.append(Fill(limiter.window_fill(now), f"{name}.window", reason or Reason.WINDOW))
     return max(fills, key=lambda fill: fill.usage, default=None)
@@ -37,8 +37,7 @@ def limit_usage(limits: Limits, now: int) -> tuple[LimitUsage, ...]:
     for limiter, name, _ in _named(limits):
         spec = limiter.spec
         if spec.rate is not None:
-            used = 1 - float(limiter.tokens(now)) / spec.burst
-            told.append(LimitUsage(f"{name}.rate", spec.burst, float(spec.rate), used))
+            told.append(LimitUsage(f"{name}.rate", spec.burst, float(spec.rate), limiter.bucket_fill(now)))
         if spec.windows:
             window = min(spec.windows, key=lambda window: window.limit / window.size)
             per_second = window.limit * SECOND / window.size

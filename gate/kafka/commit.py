@@ -170,15 +170,15 @@ class BatchWriter:
         alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)
         observer = self._env.observer
         reports = [(alerts, observer.encode_event(event)) for event in desk.events(turns)]
-        for current in desk.usages(turns, now):
-            observer.usage(current)
-            reports.append((usage, observer.encode_usage(current, self._shard)))
+        reports += [(usage, observer.usage(current, self._shard)) for current in desk.usages(turns, now)]
         # by the broker's time: it refuses records from a clock that is an hour ahead of its own
         return [(partition, record._replace(timestamp=now // MS)) for partition, record in reports]
 
 
-def _together(outputs: Outputs, reports: Reports) -> dict[Partition, Sequence[Outgoing | Raw]]:
-    together = dict(outputs)
+def _together(outputs: Outputs, reports: Reports) -> Outputs:
+    if not reports:
+        return outputs
+    told: dict[Partition, list[Outgoing | Raw]] = {}
     for partition, record in reports:
-        together[partition] = [*together.get(partition, ()), record]
-    return together
+        told.setdefault(partition, []).append(record)
+    return {**outputs, **told}  # no request goes where these do

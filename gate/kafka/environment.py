@@ -18,10 +18,9 @@ class Observer(Protocol):
     def forget(self, service: str) -> None: ...  # noqa: D102
     def committed(self, seconds: float) -> None: ...  # noqa: D102
     def failed(self, shard: int, error: BaseException, failures: int) -> None: ...  # noqa: D102
-    def usage(self, usage: Usage) -> None: ...  # noqa: D102
     def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
     def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
-    def encode_usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102
+    def usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102
 
 
 class Environment(Protocol):

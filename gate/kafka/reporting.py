@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
 import structlog
 
 from gate.admission.model import Event, EventKind, Usage
@@ -56,10 +57,11 @@ class Reporter:
         if failures == LOUD_AFTER:
             self.notify(alerts.shard_failed(shard, str(error), failures, time.time_ns(), self._prefix))
 
-    def usage(self, usage: Usage) -> None:
-        """Publish the newest usage of a service."""
+    def usage(self, usage: Usage, shard: int) -> Outgoing:
+        """Show the newest usage of a service. Returns it as a record, which also tells the shard."""
         self.metrics.usage(usage)
-        self.board.usage[usage.service] = to_json(usage)
+        shown = self.board.usage[usage.service] = to_json(usage)
+        return Outgoing(usage.service.encode(), msgspec.json.encode({**shown, "shard": shard}), None, [])
 
     def forget(self, service: str) -> None:
         """Drop what was told of a service: it has another owner, or starts anew."""
@@ -86,10 +88,6 @@ class Reporter:
             )  # fmt: skip
         record = alerts.of_event(event, self._prefix)
         return Outgoing(record.key, record.value, None, list(record.headers))
-
-    def encode_usage(self, usage: Usage, shard: int) -> Outgoing:
-        """Return the usage record of a service, which also tells on which shard it is."""
-        return Outgoing(usage.service.encode(), json.dumps({**to_json(usage), "shard": shard}).encode(), None, [])
 
 
 def shard_in(record: bytes) -> int | None:

@@ -126,6 +126,11 @@ class Limiter(SlidingWindow):
             return spec.burst - Fraction(max(0, self._full - now * spec.scale), spec.step)
         return Fraction(min((window._window.limit - window._used for window in self._windows()), default=0))
 
+    def bucket_fill(self, now: int) -> float:
+        """Return the share of the burst that is used at `now`; above 1 where it was charged without asking."""
+        now = self._advance(now)
+        return max(0, self._full - now * self.spec.scale) / (self.spec.depth or 1)
+
     def window_fill(self, now: int) -> float:
         """Return the share of the fullest window that is used at `now`; above 1 where the limit was lowered since."""
         used, limit = self.fullest(now)

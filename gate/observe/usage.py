@@ -41,7 +41,7 @@ def from_json(record: dict[str, Any]) -> Usage:
 
 def encode(usage: Usage) -> bytes:
     """Return the value of the service's record in the usage topic."""
-    return json.dumps(to_json(usage), allow_nan=False).encode()
+    return msgspec.json.encode(to_json(usage))
 
 
 def decode(value: bytes) -> Usage:

@@ -136,6 +136,7 @@ class Machine(RuleBasedStateMachine):
         now = self.oracle.at(self.now)
         if self.limiter.spec.rate is not None:
             assert self.limiter.tokens(now) == self.oracle.level
+            assert self.limiter.bucket_fill(now) == float(1 - self.oracle.level / self.limiter.spec.burst)
         full = self.oracle.level == self.limiter.spec.burst or self.limiter.spec.rate is None
         empty = not any(self.oracle.used(now, size) for size in self.oracle.logs)
         if self.limiter.idle(now):

@@ -53,7 +53,7 @@ class Observer:
     def encode_event(self, event: Event) -> Outgoing:
         return Outgoing(event.service.encode(), f"{event.kind.value} {event.since}".encode(), None, ())
 
-    def encode_usage(self, usage: Usage, shard: int) -> Outgoing:
+    def usage(self, usage: Usage, shard: int) -> Outgoing:
         return Outgoing(usage.service.encode(), str(usage.backlog).encode(), None, ())
 
     def failed(self, shard: int, error: BaseException, failures: int) -> None:
