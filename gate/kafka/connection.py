@@ -14,6 +14,7 @@ import aiokafka
 import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.util import wait_for
 
 KNOWN: Final = "0.14.0"  # the version whose private parts this and `writer.fill` were written for
 _SIZE: Final = Struct(">i")
@@ -93,7 +94,8 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         self._writer.writelines([_SIZE.pack(sum(map(len, pieces))), *pieces])
         answer = self._loop.create_future()
         self._requests.append((number, struct, answer))
-        return asyncio.wait_for(answer, self._request_timeout)
+        waiting: Awaitable[Any] = wait_for(answer, self._request_timeout)
+        return waiting
 
     def take(self, frame: memoryview) -> None:
         """Hand an answer to who waits for it."""
