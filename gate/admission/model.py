@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 MS: Final = 1_000_000
 SECOND: Final = 1_000_000_000
 
@@ -34,8 +36,7 @@ class Reason(StrEnum):
     MALFORMED = "malformed"  # the shell's: an engine never sees such a request
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):  # a dataclass takes four times as long to make
     """`count` requests, numbered from `first` in the batch, that are alike. Runs are in order and do not overlap."""
 
     first: int

@@ -75,7 +75,7 @@ class Tenants:
         self._raw: dict[str, bytes] = {}
         self._unswept: list[str] = []  # restored and not looked at yet
         self._watch: list[tuple[int, str]] = []  # when to look whether a tenant can be forgotten
-        self._changed: set[Tenant] = set()
+        self._changed: dict[Tenant, None] = {}  # in order, so that a run can be repeated
         self._gone: list[str] = []
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class Tenants:
 
     def touch(self, tenant: Tenant, now: int) -> None:
         """Note that something of a tenant changed, and so must be written."""
-        self._changed.add(tenant)
+        self._changed[tenant] = None
         self._look_later(tenant, now)
 
     def sweep(self, now: int) -> None:
@@ -128,7 +128,7 @@ class Tenants:
     def _look(self, tenant: Tenant, now: int) -> None:
         if tenant.idle(now):
             del self._known[tenant.name]
-            self._changed.discard(tenant)
+            self._changed.pop(tenant, None)
             self._gone.append(tenant.name)
             tenant.watched = False
         else:
@@ -173,7 +173,7 @@ class Tenants:
     def changes(self) -> dict[str, bytes | None]:
         """Return the records that changed since the last call; None: delete."""
         records: dict[str, bytes | None] = {self._prefix + name: None for name in self._gone}
-        for tenant in sorted(self._changed, key=lambda tenant: tenant.name):
+        for tenant in self._changed:
             records[self._prefix + tenant.name] = encode(tenant.record())
         self._changed.clear()
         self._gone.clear()

@@ -26,20 +26,24 @@ def _varint(value: int) -> bytes:
     return bytes(data)
 
 
+def varints(*values: int) -> bytes:
+    """Return what `Writer.numbers` appends."""
+    return b"".join(map(_varint, values))
+
+
 class Writer:
     """Collects numbers, of any size and sign, and raw bytes."""
 
     def __init__(self) -> None:
-        self.data = bytearray([VERSION])
+        self.parts = [bytes([VERSION])]
 
     def numbers(self, *values: int) -> None:
         """Append each value as a varint."""
-        self.data += b"".join(map(_varint, values))
+        self.parts += map(_varint, values)
 
     def raw(self, data: bytes) -> None:
         """Append `data` with its length."""
-        self.numbers(len(data))
-        self.data += data
+        self.parts += _varint(len(data)), data
 
 
 class Reader:
@@ -92,7 +96,8 @@ class Reader:
 
 def seal(writer: Writer) -> bytes:
     """Return the bytes with their checksum."""
-    return bytes(writer.data) + _CHECKSUM.pack(crc32(writer.data))
+    data = b"".join(writer.parts)
+    return data + _CHECKSUM.pack(crc32(data))
 
 
 def unseal(data: bytes) -> Reader:

@@ -204,7 +204,9 @@ class Limiter(SlidingWindow):
     def dump(self) -> bytes:
         """Return the whole state, with the limits it was made for, versioned and checksummed."""
         spec, out = self.spec, Writer()
-        out.numbers(self.last, *spec.numbers, self._full - self.last * spec.scale, len(spec.windows))
+        out.numbers(self.last)
+        out.parts.append(spec.encoded)
+        out.numbers(self._full - self.last * spec.scale, len(spec.windows))
         for window in self._windows():
             window._write(out, self.last)
         return seal(out)

@@ -5,6 +5,8 @@ from fractions import Fraction
 from math import gcd
 from typing import Final
 
+from gate.limits.codec import varints
+
 NEVER: Final = 2**127  # a time that does not come
 MOST: Final = 2**62  # bound of limits, sizes and times: they are kept in 64-bit cells
 SECOND: Final = 1_000_000_000
@@ -16,10 +18,12 @@ class Window:
 
     limit: int
     size: int
+    encoded: bytes = field(init=False, repr=False, compare=False, default=b"")  # as they are kept
 
     def __post_init__(self) -> None:
         check_count("a window's limit", self.limit, "units")
         check_count("a window's size", self.size, "ns")
+        object.__setattr__(self, "encoded", varints(self.limit, self.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,13 @@ class Spec:
     scale: int = field(init=False, repr=False, compare=False, default=0)
     step: int = field(init=False, repr=False, compare=False, default=0)
     depth: int = field(init=False, repr=False, compare=False, default=0)
-    numbers: tuple[int, int, int] = field(init=False, repr=False, compare=False, default=(0, 1, 0))  # to be kept
+    encoded: bytes = field(init=False, repr=False, compare=False, default=b"")  # rate and burst, as they are kept
 
     def __post_init__(self) -> None:
         if not isinstance(self.windows, tuple) or not all(isinstance(window, Window) for window in self.windows):
             raise TypeError(f"windows must be a tuple of Window, not {self.windows!r}")
         if self.rate is None:
-            object.__setattr__(self, "numbers", (0, 1, self.burst))
+            object.__setattr__(self, "encoded", varints(0, 1, self.burst))
             return
         if not isinstance(self.rate, Fraction):
             raise TypeError(f"rate must be a Fraction of units per second or None, not {self.rate!r}: use parse_rate")
@@ -56,7 +60,7 @@ class Spec:
         object.__setattr__(self, "scale", self.rate.numerator // common)
         object.__setattr__(self, "step", ticks // common)
         object.__setattr__(self, "depth", self.burst * self.step)
-        object.__setattr__(self, "numbers", (self.rate.numerator, self.rate.denominator, self.burst))
+        object.__setattr__(self, "encoded", varints(self.rate.numerator, self.rate.denominator, self.burst))
 
     @property
     def ceiling(self) -> int | None:

@@ -135,10 +135,11 @@ class SlidingWindow:
 
     def _write(self, out: Writer, last: int) -> None:
         """Write limit, size and the runs, their times relative to `last` or to one another."""
-        window, log = self._window, self._log
+        log = self._log
         fresh = self._used - self._logged
         kind = log.kind if log is not None else 0
-        out.numbers(window.limit, window.size, fresh, self._edge - last if fresh else 0, kind)
+        out.parts.append(self._window.encoded)
+        out.numbers(fresh, self._edge - last if fresh else 0, kind)
         if log is not None:
             log.write(out, last)
 

@@ -162,4 +162,4 @@ def _plain(value: object) -> object:
         case BaseModel():
             return value.model_dump()
     assert is_dataclass(value)
-    return [getattr(value, part.name) for part in fields(value)]
+    return [getattr(value, part.name) for part in fields(value) if part.init]  # the rest follows from these
