@@ -1,11 +1,12 @@
 """aiokafka's connections without the copies that they make of what they carry, five on the way in, eight on that out.
 
 A connection is set up, asked for its versions and authenticated as aiokafka does it; then its stream is taken over. An
-answer is read into one buffer and decoded there, a request goes out in the pieces that it was made of.
+answer is read into one buffer and decoded there, the pieces of a request are joined once.
 """
 
 import asyncio
 import time
+import weakref
 from collections.abc import Awaitable
 from struct import Struct
 from typing import Any, Final
@@ -17,21 +18,21 @@ from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.util import wait_for
 
 KNOWN: Final = "0.14.0"  # the version whose private parts this and `writer.fill` were written for
-_SIZE: Final = Struct(">i")
+_INT: Final = Struct(">i")
 SMALLEST: Final = 64 << 10  # bytes that a connection holds to read into
-LARGEST: Final = 1 << 20  # and that it holds on to after an answer that took more
+LARGEST: Final = 1 << 20  # that it takes for an answer at once, and holds on to; more only as the answer comes
 
 log = structlog.get_logger("gate.connection")
 
 
 class Frames(asyncio.BufferedProtocol):
-    """Cuts what comes into frames: four bytes of size, then as many, which `connection.take` gets.
+    """Cuts what comes into frames, four bytes of size and then as many, and gives each to `connection.take`.
 
-    They are a view, good until it returns.
+    What it gives is a view, good until `take` returns.
     """
 
     def __init__(self, connection: "Connection", stream: asyncio.Protocol) -> None:
-        self._connection = connection
+        self._connection = weakref.ref(connection)  # as aiokafka does: one that is forgotten closes itself
         self._stream = stream  # what aiokafka read by: it still wants to know of the end
         self._buffer = bytearray(SMALLEST)
         self._end = 0  # of what has come
@@ -42,45 +43,55 @@ class Frames(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio: so much has been read."""
+        connection = self._connection()
+        if connection is None:
+            return
         self._end += nbytes
-        start, missing = 0, _SIZE.size
+        start, missing = 0, _INT.size
         with memoryview(self._buffer) as view:
-            while self._end - start >= _SIZE.size:
-                size = _SIZE.size + _SIZE.unpack_from(view, start)[0]
+            while self._end - start >= _INT.size:
+                size = _INT.size + _INT.unpack_from(view, start)[0]
                 if self._end - start < size:
                     missing = size
                     break
                 try:
-                    with view[start + _SIZE.size : start + size] as frame:
-                        self._connection.take(frame)
+                    with view[start + _INT.size : start + size] as frame:
+                        connection.take(frame)
                 except Exception as error:
-                    log.exception("an answer of a broker can't be read", connection=repr(self._connection))
-                    self._connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
+                    log.exception("an answer of a broker can't be read", connection=repr(connection))
+                    connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
                     return
                 start += size
         self._keep(start, missing)
 
     def _keep(self, start: int, missing: int) -> None:
-        """Begin anew with what is left from `start` on, in a buffer that its `missing` bytes fit into."""
-        left = self._end - start
-        if missing > len(self._buffer) or len(self._buffer) > LARGEST >= missing:
-            old, self._buffer = self._buffer, bytearray(max(SMALLEST, missing))
+        """Begin anew with what is left from `start` on, in a buffer that has room for some of its `missing` bytes."""
+        left, size = self._end - start, len(self._buffer)
+        if left == size or size < min(missing, LARGEST) or size > LARGEST >= missing:
+            old, self._buffer = self._buffer, bytearray(max(SMALLEST, min(missing, max(LARGEST, 2 * left))))
             self._buffer[:left] = old[start : self._end]
         elif start and left:
             self._buffer[:left] = self._buffer[start : self._end]
         self._end = left
 
     def eof_received(self) -> None:
-        """See asyncio: the transport closes."""
+        """See asyncio: the transport closes. It may take long to, so that the connection must know at once."""
+        self._stream.eof_received()
+        self._close(EOFError())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._stream.connection_lost(exc)
-        self._connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=exc)
+        self._close(exc)
+
+    def _close(self, exc: Exception | None) -> None:
+        connection = self._connection()
+        if connection is not None:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=exc)
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]
-    """A connection to a broker whose stream has been taken over."""
+    """A connection to a broker whose stream has been taken over: aiokafka made it, and it became one of these."""
 
     def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:
         """Send a request; await the result for its answer. Raises KafkaError."""
@@ -91,7 +102,9 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         number = self._next_correlation_id()
         header = struct.build_request_header(correlation_id=number, client_id=self._client_id).encode()
         pieces = [header, *struct.pieces()] if hasattr(struct, "pieces") else [header, struct.encode()]
-        self._writer.writelines([_SIZE.pack(sum(map(len, pieces))), *pieces])
+        # not writelines(): from 3.12 to 3.15 that breaks the loop on a transport that is about to close
+        # (https://github.com/python/cpython/issues/136234), and it makes a TLS record of each piece
+        self._writer.write(b"".join([_INT.pack(sum(map(len, pieces))), *pieces]))
         answer = self._loop.create_future()
         self._requests.append((number, struct, answer))
         waiting: Awaitable[Any] = wait_for(answer, self._request_timeout)
@@ -101,10 +114,10 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         """Hand an answer to who waits for it."""
         number, request, answer = self._requests[0]
         read = getattr(request.RESPONSE_TYPE, "read", None)
-        if read is None or answer.done() or _SIZE.unpack_from(frame)[0] != number:
+        if read is None or answer.done() or _INT.unpack_from(frame)[0] != number:
             self._handle_frame(bytes(frame))
             return
-        answer.set_result(read(frame, _SIZE.size))
+        answer.set_result(read(frame, _INT.size))
         self._last_action = time.monotonic()
         self._requests.popleft()
 
@@ -114,12 +127,13 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
 
     async def _get_conn(self, node_id: int, **options: Any) -> Any:
         connection = await super()._get_conn(node_id, **options)
-        if connection is not None and not isinstance(connection, Connection) and aiokafka.__version__ == KNOWN:
+        known = not isinstance(connection, Connection) and aiokafka.__version__ == KNOWN
+        if known and connection is not None and connection.connected():  # or aiokafka is about to close it
             _take_over(connection)
         return connection
 
 
-def take_over(client: AIOKafkaClient) -> None:
+def adopt(client: AIOKafkaClient) -> None:
     """Make a client that aiokafka has made for itself such a one."""
     client.__class__ = Client
 

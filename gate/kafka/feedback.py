@@ -97,7 +97,7 @@ class Feedback:
         while True:
             try:
                 after = await self._read(position)
-            except (KafkaError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is: who reads must go on
                 log.debug("control topic not readable now", why=repr(error))
                 await asyncio.sleep(BACKOFF)
                 continue

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import msgspec
 import structlog
 
 from gate.admission.model import Event, EventKind, Usage
@@ -16,7 +15,7 @@ from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
 from gate.observe.http import Board
 from gate.observe.metrics import Metrics
-from gate.observe.usage import to_json
+from gate.observe.usage import encode, to_json
 
 LOUD_AFTER: Final = 3  # failures in a row; one or two are a rebalance or a broker that restarts
 
@@ -61,7 +60,7 @@ class Reporter:
         """Show the newest usage of a service. Returns it as a record, which also tells the shard."""
         self.metrics.usage(usage)
         shown = self.board.usage[usage.service] = to_json(usage)
-        return Outgoing(usage.service.encode(), msgspec.json.encode({**shown, "shard": shard}), None, [])
+        return Outgoing(usage.service.encode(), encode({**shown, "shard": shard}), None, [])
 
     def forget(self, service: str) -> None:
         """Drop what was told of a service: it has another owner, or starts anew."""

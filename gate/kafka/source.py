@@ -117,7 +117,7 @@ class KafkaSource:
             try:
                 await self._poll(node, index, ready)
                 self.trouble = None
-            except (errors.KafkaError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is: who reads must go on
                 if self.trouble is None:
                     log.warning("the broker does not answer; trying again", node=node, why=repr(error))
                     if not isinstance(error, TimeoutError | errors.RequestTimedOutError):  # slow is not gone

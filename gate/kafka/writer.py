@@ -15,7 +15,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.connection import KNOWN, take_over
+from gate.kafka.connection import KNOWN, adopt
 from gate.kafka.leftovers import Torn
 from gate.kafka.ports import Claim, Mark, Outgoing, Partition, Raw, Written
 from gate.kafka.sender import track
@@ -113,7 +113,7 @@ class KafkaSession:
             request_timeout_ms=int(deadline * 1000),
             **client_options,
         )
-        take_over(self._producer.client)
+        adopt(self._producer.client)
         self._sender = track(self._producer._sender)  # noqa: SLF001
 
     @property

@@ -4,6 +4,7 @@ Times are unix ms: nanoseconds do not fit into the numbers of most JSON readers.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -39,9 +40,9 @@ def from_json(record: dict[str, Any]) -> Usage:
         raise ValueError(f"not a usage record: {error}") from error
 
 
-def encode(usage: Usage) -> bytes:
-    """Return the value of the service's record in the usage topic."""
-    return msgspec.json.encode(to_json(usage))
+def encode(shown: Mapping[str, Any]) -> bytes:
+    """Return the value of a record in the usage topic, of what `to_json` shows and whatever goes with it."""
+    return msgspec.json.encode(shown)
 
 
 def decode(value: bytes) -> Usage:

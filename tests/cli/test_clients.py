@@ -21,7 +21,7 @@ from gate.kafka.headers import Stamp, restamp
 from gate.kafka.topics import Names
 from gate.limits import NEVER
 from gate.observe.alerts import policy_refused
-from gate.observe.usage import encode
+from gate.observe.usage import encode, to_json
 from tests.consumers.log import Log
 
 AT_MS = 1_764_025_123_456
@@ -354,7 +354,7 @@ def published(log, names):
         await log.create(names.usage)
         calm = usage_of("calm", lanes=(), limits=(), breach_since=None, tokens=None)
         for usage in (usage_of("gone"), replace(calm, tokens=1.0), usage_of("payments"), calm):
-            await log.write(names.usage, encode(usage), key=usage.service.encode())
+            await log.write(names.usage, encode(to_json(usage)), key=usage.service.encode())
         await log.write(names.usage, None, key=b"gone")
 
     asyncio.run(go())
@@ -393,7 +393,8 @@ def test_states_are_told(gate, log, names):
                 {"at": 10**18, "breach_since": None},
             )
         ):
-            await log.write(names.usage, encode(replace(usage_of(f"s{number}"), **fields)), key=b"s%d" % number)
+            told = to_json(replace(usage_of(f"s{number}"), **fields))
+            await log.write(names.usage, encode(told), key=b"s%d" % number)
         await log.write(names.usage, b"junk", key=b"junk")
 
     asyncio.run(go())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from consumers.throttle import Throttle
 from consumers.usage import decode
 from gate.admission.simulation import Simulation
-from gate.observe.usage import encode
+from gate.observe.usage import encode, to_json
 from gate.policy import parse_policy
 
 TICK = 0.01  # s
@@ -87,7 +87,7 @@ class World:
                     log.append(count)
                 if now >= next_report and log:
                     next_report = now + 1.0
-                    value = encode(self.gate.engine.usage(time))
+                    value = encode(to_json(self.gate.engine.usage(time)))
                     for copy in range(self.copies):
                         heapq.heappush(reports, (now + self.delay(now) + 0.3 * copy, number := number + 1, value))
             if tick % 4:

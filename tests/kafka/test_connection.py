@@ -1,10 +1,15 @@
 """Answers are cut out of whatever comes; connections that are taken over work, and end, as aiokafka's own."""
 
 import asyncio
+import gc
 import struct
+import warnings
+import weakref
+from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v2, ProduceRequest_v3, ProduceRequest_v7
@@ -46,7 +51,9 @@ def deliver(frames: Frames, data: bytes, piece: int) -> None:
         frames.buffer_updated(count)
 
 
-SIZES = st.sampled_from([0, 1, 3, 4, 5, 100, SMALLEST - 5, SMALLEST - 4, SMALLEST - 3, 3 * SMALLEST, LARGEST + 1])
+SIZES = st.sampled_from(
+    [0, 1, 3, 4, 5, 100, SMALLEST - 5, SMALLEST - 4, SMALLEST - 3, 3 * SMALLEST, LARGEST + 1, 5 * LARGEST]
+)
 
 
 @given(st.lists(SIZES, max_size=6), st.sampled_from([1000, SMALLEST - 1, SMALLEST, LARGEST]) | st.integers(1, 5))
@@ -59,6 +66,13 @@ def test_each_frame_is_taken_once_whole_and_in_order_however_it_comes(sizes, pie
     deliver(frames, b"".join(struct.pack(">i", len(frame)) + frame for frame in sent), piece)
     assert taker.taken == sent
     assert len(frames._buffer) <= LARGEST, "what one large answer took is given back"
+
+
+def test_no_more_memory_is_taken_than_what_came_explains():
+    taker = Taker()
+    frames = Frames(taker, asyncio.Protocol())
+    deliver(frames, struct.pack(">i", 600 << 20) + b"and what follows", 100)
+    assert len(frames._buffer) <= LARGEST
 
 
 def test_an_answer_that_cant_be_read_closes_the_connection():
@@ -82,25 +96,63 @@ async def ask(client: AIOKafkaClient) -> object:
     return await client.send(client.get_random_node(), MetadataRequest([]))
 
 
-async def test_a_connection_is_taken_over_and_one_that_is_lost_is_replaced(bootstrap):
+@pytest.fixture
+async def client(bootstrap) -> AsyncIterator[Client]:
+    """A client with one connection, to the broker itself."""
     client = Client(**access(bootstrap))
     await client.bootstrap()
-    try:
-        await ask(client)
-        (first,) = client._conns.values()
-        assert isinstance(first, Connection)
-        waiting = asyncio.ensure_future(ask(client))
-        await asyncio.sleep(0)  # it is under way
-        assert first._requests
-        first._writer.transport.abort()
-        with pytest.raises(KafkaConnectionError):
-            await waiting
+    await ask(client)
+    yield client
+    await client.close()
+
+
+def only_connection(client: Client) -> Connection:
+    (found,) = client._conns.values()
+    assert isinstance(found, Connection)
+    return found
+
+
+@pytest.mark.parametrize("how", ["reset", "closed by the broker"])
+async def test_who_waits_hears_at_once_of_the_end_and_the_next_one_connects_anew(client, how):
+    first = only_connection(client)
+    waiting = asyncio.ensure_future(ask(client))
+    await asyncio.sleep(0)  # it is under way
+    assert first._requests
+    transport = first._writer.transport
+    if how == "reset":
+        transport.abort()
+    else:
+        transport.get_protocol().eof_received()  # and no more: a transport with bytes to send stays open
         assert not first.connected()
+    with pytest.raises(KafkaConnectionError):
+        await waiting
+    await ask(client)
+    assert only_connection(client) is not first
+    transport.close()
+
+
+async def test_a_connection_that_has_ended_already_is_left_to_aiokafka(client, monkeypatch):
+    async def too_late(*args, **options):
+        made = await create_conn(*args, **options)
+        made._reader.feed_eof()
+        return made
+
+    only_connection(client).close()
+    monkeypatch.setattr("aiokafka.client.create_conn", too_late)
+    with pytest.raises(KafkaConnectionError):
         await ask(client)
-        (second,) = client._conns.values()
-        assert second is not first
-    finally:
-        await client.close()
+
+
+async def test_a_connection_that_is_forgotten_is_not_kept_open(client):
+    forgotten = weakref.ref(only_connection(client))
+    transport = forgotten()._writer.transport
+    await asyncio.sleep(0)  # who asked last lets go of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        client._conns.clear()
+        gc.collect()
+    assert forgotten() is None
+    assert transport.is_closing()
 
 
 async def test_of_an_unknown_aiokafka_the_connections_stay_its_own(bootstrap, monkeypatch):
