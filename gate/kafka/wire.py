@@ -1,4 +1,4 @@
-"""Reading committed records straight from a partition: the one place that knows private parts of aiokafka 0.14.
+"""Reading committed records straight from a partition, over private parts of aiokafka 0.14.
 
 A group consumer reads ahead from one position per partition, drops what it read when it pauses, and builds an object
 per record. The gate reads at any offset (parked requests are pulled out of order) and passes records on as they are.
