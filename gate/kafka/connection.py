@@ -20,7 +20,8 @@ from aiokafka.util import wait_for
 KNOWN: Final = "0.14.0"  # the version whose private parts this and `writer.fill` were written for
 _INT: Final = Struct(">i")
 SMALLEST: Final = 64 << 10  # bytes that a connection holds to read into
-LARGEST: Final = 1 << 20  # that it takes for an answer at once, and holds on to; more only as the answer comes
+LARGEST: Final = 1 << 20  # and that it holds on to
+BELIEVED: Final = 16 << 20  # that it takes at once for an answer which says that it is so large; more only as it comes
 
 log = structlog.get_logger("gate.connection")
 
@@ -67,8 +68,8 @@ class Frames(asyncio.BufferedProtocol):
     def _keep(self, start: int, missing: int) -> None:
         """Begin anew with what is left from `start` on, in a buffer that has room for some of its `missing` bytes."""
         left, size = self._end - start, len(self._buffer)
-        if left == size or size < min(missing, LARGEST) or size > LARGEST >= missing:
-            old, self._buffer = self._buffer, bytearray(max(SMALLEST, min(missing, max(LARGEST, 2 * left))))
+        if left == size or size < min(missing, BELIEVED) or size > LARGEST >= missing:
+            old, self._buffer = self._buffer, bytearray(max(SMALLEST, min(missing, max(BELIEVED, 2 * left))))
             self._buffer[:left] = old[start : self._end]
         elif start and left:
             self._buffer[:left] = self._buffer[start : self._end]

@@ -17,7 +17,7 @@ LONG_POLL_MS: Final = 500
 # What becomes readable while a long poll is under way is not made to wait for its end: a second poll takes it.
 SHORT_POLL_MS: Final = 50
 PARTITION_BYTES: Final = 1 << 20
-FETCH_BYTES: Final = 4 << 20
+FETCH_BYTES: Final = 2 << 20
 BACKOFF: Final = 0.2
 READ_DEADLINE: Final = 10.0
 
