@@ -128,8 +128,9 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
 
     async def _get_conn(self, node_id: int, **options: Any) -> Any:
         connection = await super()._get_conn(node_id, **options)
-        known = not isinstance(connection, Connection) and aiokafka.__version__ == KNOWN
-        if known and connection is not None and connection.connected():  # or aiokafka is about to close it
+        fresh = connection is not None and not isinstance(connection, Connection)
+        # one that has ended already is closed by who reads it
+        if fresh and aiokafka.__version__ == KNOWN and connection.connected():
             _take_over(connection)
         return connection
 

@@ -8,24 +8,19 @@ from struct import Struct
 from typing import Any
 
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v7
+from aiokafka.protocol.types import String
 
-_SHORT, _INT, _HEAD, _BATCH = Struct(">h"), Struct(">i"), Struct(">hii"), Struct(">ii")
-
-
-def _text(text: str | None) -> bytes:
-    if text is None:
-        return _SHORT.pack(-1)
-    encoded = text.encode()
-    return _SHORT.pack(len(encoded)) + encoded
+_TEXT = String("utf-8")
+_INT, _HEAD, _BATCH = Struct(">i"), Struct(">hii"), Struct(">ii")
 
 
 class _ProduceV7(ProduceRequest_v7):  # type: ignore[misc]
     def pieces(self) -> list[bytes]:
         """Return what, joined, is the request; the batches are themselves."""
         head = _HEAD.pack(self.required_acks, self.timeout, len(self.topics))
-        pieces = [_text(self.transactional_id), head]
+        pieces = [_TEXT.encode(self.transactional_id), head]
         for topic, partitions in self.topics:
-            pieces += _text(topic), _INT.pack(len(partitions))
+            pieces += _TEXT.encode(topic), _INT.pack(len(partitions))
             for number, batch in partitions:
                 pieces += _BATCH.pack(number, len(batch)), batch
         return pieces

@@ -41,6 +41,10 @@ class Writer:
         """Append each value as a varint."""
         self.parts += map(_varint, values)
 
+    def encoded(self, data: bytes) -> None:
+        """Append what `varints` has made."""
+        self.parts.append(data)
+
     def raw(self, data: bytes) -> None:
         """Append `data` with its length."""
         self.parts += _varint(len(data)), data

@@ -205,7 +205,7 @@ class Limiter(SlidingWindow):
         """Return the whole state, with the limits it was made for, versioned and checksummed."""
         spec, out = self.spec, Writer()
         out.numbers(self.last)
-        out.parts.append(spec.encoded)
+        out.encoded(spec.encoded)
         out.numbers(self._full - self.last * spec.scale, len(spec.windows))
         for window in self._windows():
             window._write(out, self.last)

@@ -138,7 +138,7 @@ class SlidingWindow:
         log = self._log
         fresh = self._used - self._logged
         kind = log.kind if log is not None else 0
-        out.parts.append(self._window.encoded)
+        out.encoded(self._window.encoded)
         out.numbers(fresh, self._edge - last if fresh else 0, kind)
         if log is not None:
             log.write(out, last)

@@ -162,12 +162,9 @@ async def test_a_connection_that_is_forgotten_is_not_kept_open(client):
     assert transport.is_closing()
 
 
-async def test_of_an_unknown_aiokafka_the_connections_stay_its_own(bootstrap, monkeypatch):
+async def test_of_an_unknown_aiokafka_the_connections_stay_its_own(client, monkeypatch):
+    only_connection(client).close()
     monkeypatch.setattr(connection, "KNOWN", "0.0")
-    client = Client(**access(bootstrap))
-    await client.bootstrap()
-    try:
-        await ask(client)
-        assert not any(isinstance(one, Connection) for one in client._conns.values())
-    finally:
-        await client.close()
+    await ask(client)
+    assert client._conns
+    assert not any(isinstance(one, Connection) for one in client._conns.values())
