@@ -1,6 +1,7 @@
 """Fixtures that every room may use: above all one real Kafka broker for the whole run."""
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -27,6 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Find what a test has left open while it can still be told which one it was."""
+    if item.get_closest_marker("broker"):
+        gc.collect()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,6 +13,7 @@ from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError, TopicAlr
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
+from gate.kafka.connection import adopt
 from gate.kafka.ports import Mark, Partition
 from gate.kafka.together import Together
 from gate.kafka.topics import Names
@@ -46,6 +47,7 @@ class Cluster:
         self._replication = replication_factor
         self._partitions = Together(self._ask_partitions)
         self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
+        self._connections = adopt(self._admin)
 
     async def start(self) -> None:
         """Connect. Raises KafkaError if no broker answers."""
@@ -53,7 +55,10 @@ class Cluster:
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._admin.close()
+        try:
+            await self._admin.close()
+        finally:
+            self._connections.cut()
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError  # aiokafka's close swallows it, and Ctrl-C would go unheard

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import PROTOCOL, access, described
+from gate.kafka.connection import adopt
 
 START_SECONDS: Final = 30.0  # a group's rebalance is part of a start
 STOP_SECONDS: Final = 10.0
@@ -88,6 +89,7 @@ async def running(client: C, *, start_seconds: float = START_SECONDS) -> AsyncIt
     Neither end waits for a broker that is gone: aiokafka's own `start` and `stop` can hang for ever then. Raises
     BrokerUnreachableError if the start takes longer than `start_seconds`.
     """
+    connections = adopt(client)
     try:
         try:
             async with asyncio.timeout(start_seconds):
@@ -97,7 +99,10 @@ async def running(client: C, *, start_seconds: float = START_SECONDS) -> AsyncIt
             raise BrokerUnreachableError(f"the Kafka broker does not let a client start: {reason}") from error
         yield client
     finally:
-        await _stop(client)
+        try:
+            await _stop(client)
+        finally:
+            connections.cut()  # stop() closes them last, so not at all where it fails or is given up
 
 
 async def _stop(client: Client) -> None:
@@ -107,10 +112,5 @@ async def _stop(client: Client) -> None:
     if not stopping.done():
         log.warning("client does not stop in time", client=type(client).__name__, seconds=STOP_SECONDS)
         stopping.cancel()
-        # What it still runs ends with the event loop; its connections must not stay open until then.
-        inner: AIOKafkaClient = getattr(client, "client", None) or client._client  # type: ignore[attr-defined]  # noqa: SLF001
-        with suppress(KafkaError, OSError, TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await inner.close()
     elif not stopping.cancelled() and (error := stopping.exception()) is not None:
         log.warning("client stops with an error", client=type(client).__name__, error=str(error))

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Awaitable
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiokafka
 import structlog
@@ -124,20 +124,44 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
 
 
 class Client(AIOKafkaClient):  # type: ignore[misc]
-    """A client whose connections are such."""
+    """A client whose connections are such, and that makes none once it is closed.
+
+    aiokafka's makes them as long as anything of it runs: what `stop` did not reach, or gave up, would connect anew.
+    """
+
+    _ended = False
 
     async def _get_conn(self, node_id: int, **options: Any) -> Any:
-        connection = await super()._get_conn(node_id, **options)
-        fresh = connection is not None and not isinstance(connection, Connection)
+        connection = None if self._ended else await super()._get_conn(node_id, **options)
+        if connection is None:
+            return None
+        if self._ended:
+            connection.close(reason=CloseReason.SHUTDOWN)
+            return None
         # one that has ended already is closed by who reads it
-        if fresh and aiokafka.__version__ == KNOWN and connection.connected():
+        if not isinstance(connection, Connection) and aiokafka.__version__ == KNOWN and connection.connected():
             _take_over(connection)
         return connection
 
+    async def close(self) -> None:
+        """Close all connections, and wait for what they still have to send."""
+        self._ended = True
+        await super().close()
 
-def adopt(client: AIOKafkaClient) -> None:
-    """Make a client that aiokafka has made for itself such a one."""
+    def cut(self) -> None:
+        """Close all connections without waiting for anything."""
+        self._ended = True
+        if self._sync_task is not None:
+            self._sync_task.cancel()
+        for connection in self._conns.values():
+            connection.close(reason=CloseReason.SHUTDOWN)
+
+
+def adopt(owner: Any) -> Client:
+    """Make the client of a producer, a consumer or an admin client such a one, and return it."""
+    client = getattr(owner, "client", None) or owner._client  # noqa: SLF001
     client.__class__ = Client
+    return cast("Client", client)
 
 
 def _take_over(connection: Any) -> None:  # with no request under way

@@ -83,8 +83,8 @@ class Gate:
         self._cluster = Cluster(
             self.names, create=settings.create_topics, replication_factor=settings.replication_factor, **self._options
         )
-        await self._cluster.start()
         stack.push_async_callback(self._cluster.close)
+        await self._cluster.start()
         await self._check_topics()
         self._check_shards(await self._where(), self._policy)
         self._notices = Notices(self.names.alerts, **self._options)

@@ -14,6 +14,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
 from gate.kafka.assignor import make_assignor, shard_of
+from gate.kafka.connection import adopt
 from gate.kafka.ports import Partition
 from gate.kafka.together import Together
 from gate.kafka.topics import Names
@@ -79,6 +80,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             metadata_max_age_ms=int(discovery_interval * 1000),
             **client_options,
         )
+        self._connections = adopt(self._consumer)
 
     def _shard_of_topic(self, topic: str) -> int | None:
         service = self._names.service_of(topic)
@@ -103,6 +105,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
+        finally:
+            self._connections.cut()  # aiokafka closes them last, so not at all where it is given up
 
     def services(self) -> set[str]:
         """Return all services that have a request topic, whoever owns them."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka import connect
@@ -72,6 +73,48 @@ async def test_a_client_is_stopped_whatever_happens(client, bootstrap):
         async with running(made):
             raise ZeroDivisionError
     assert made._closed
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), KafkaError("no"), None], ids=repr)
+async def test_a_client_that_cannot_stop_leaves_no_connection(bootstrap, error, monkeypatch):
+    monkeypatch.setattr(connect, "STOP_SECONDS", 0.1)
+    client = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+
+    async def cannot(seconds: float = 1000) -> None:
+        if error is not None:
+            raise error
+        await asyncio.sleep(seconds)
+
+    async with running(client):
+        await client.topics()  # over a connection
+        (connection,) = client._client._conns.values()
+        assert connection.connected()
+        stop = client.stop
+        monkeypatch.setattr(client, "stop", cannot)
+    assert not connection.connected()
+    await stop()
+
+
+async def test_a_client_whose_stop_is_cancelled_leaves_no_connection(bootstrap, monkeypatch):
+    client = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+    stopping, stop = asyncio.Event(), client.stop
+
+    async def cannot() -> None:
+        stopping.set()
+        await asyncio.Event().wait()
+
+    async def use() -> None:
+        async with running(client):
+            await client.topics()
+            monkeypatch.setattr(client, "stop", cannot)
+
+    using = asyncio.ensure_future(use())
+    await stopping.wait()
+    using.cancel()
+    await asyncio.wait([using])
+    assert using.cancelled()
+    assert not any(connection.connected() for connection in client._client._conns.values())
+    await stop()
 
 
 async def test_a_broker_may_come_late_and_go_early(own_broker, monkeypatch):

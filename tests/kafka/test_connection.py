@@ -6,11 +6,12 @@ import struct
 import warnings
 import weakref
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import create_conn
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v2, ProduceRequest_v3, ProduceRequest_v7
 from hypothesis import given
@@ -113,15 +114,15 @@ async def client(bootstrap) -> AsyncIterator[Client]:
     await client.close()
 
 
-def only_connection(client: Client) -> Connection:
+def only_connection(client: Client) -> Any:
     (found,) = client._conns.values()
-    assert isinstance(found, Connection)
     return found
 
 
 @pytest.mark.parametrize("how", ["reset", "closed by the broker"])
 async def test_who_waits_hears_at_once_of_the_end_and_the_next_one_connects_anew(client, how):
     first = only_connection(client)
+    assert isinstance(first, Connection)
     waiting = asyncio.ensure_future(ask(client))
     await asyncio.sleep(0)  # it is under way
     assert first._requests
@@ -160,6 +161,24 @@ async def test_a_connection_that_is_forgotten_is_not_kept_open(client):
         gc.collect()
     assert forgotten() is None
     assert transport.is_closing()
+
+
+async def test_a_closed_client_connects_no_more(client):
+    client.cut()
+    with pytest.raises(NodeNotReadyError):
+        await ask(client)
+
+
+async def test_a_connection_that_is_made_while_the_client_closes_is_closed(client):
+    only_connection(client).close()
+    client._conns.clear()
+    asking = asyncio.ensure_future(ask(client))
+    while not client._get_conn_lock.locked():
+        await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(NodeNotReadyError):
+        await asking
+    assert not only_connection(client).connected()
 
 
 async def test_of_an_unknown_aiokafka_the_connections_stay_its_own(client, monkeypatch):
