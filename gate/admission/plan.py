@@ -45,10 +45,21 @@ class Plan:
         times: list[int] = []
         time = before = self.at
         several = True  # went at the last moment; where only one did, the next moment mostly takes one as well
+        singly, pause = 0, 1  # steps before all is tried in one go, and after a try that brought nothing
         while count:
+            if singly == 0 and len(limiters) == 1:
+                booked = limiters[0].take_apart(time, count, cost, MS, latest)
+                if booked:
+                    times += booked
+                    count -= len(booked)
+                    self.at = time = booked[-1]
+                    several = True
+                    continue
+                singly, pause = pause, 2 * pause
+            singly -= 1
             before, time = time, ready_at(limiters, time, cost)
             if time > latest:
-                return times, time
+                break
             fitting = 1  # for that the time was asked
             if several or time == before:
                 fitting = count

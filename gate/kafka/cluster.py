@@ -47,7 +47,7 @@ class Cluster:
         self._replication = replication_factor
         self._partitions = Together(self._ask_partitions)
         self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
-        self._connections = adopt(self._admin)
+        adopt(self._admin)
 
     async def start(self) -> None:
         """Connect. Raises KafkaError if no broker answers."""
@@ -55,10 +55,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Disconnect."""
-        try:
-            await self._admin.close()
-        finally:
-            self._connections.cut()
+        await self._admin.close()
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError  # aiokafka's close swallows it, and Ctrl-C would go unheard

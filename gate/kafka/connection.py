@@ -146,7 +146,10 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     async def close(self) -> None:
         """Close all connections, and wait for what they still have to send."""
         self._ended = True
-        await super().close()
+        try:
+            await super().close()
+        finally:
+            self.cut()
 
     def cut(self) -> None:
         """Close all connections without waiting for anything."""

@@ -113,7 +113,7 @@ class KafkaSession:
             request_timeout_ms=int(deadline * 1000),
             **client_options,
         )
-        self._connections = adopt(self._producer)
+        adopt(self._producer)
         self._sender = track(self._producer._sender)  # noqa: SLF001
 
     @property
@@ -251,8 +251,7 @@ class KafkaSession:
         self._producer._closed = True  # noqa: SLF001 - stop() would wait for what was just cancelled
         with suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(DISCARD_DEADLINE):
-                await self._connections.close()
-        self._connections.cut()
+                await self._producer.client.close()
 
     def _left_behind(self) -> Iterator[asyncio.Future[Any]]:
         """Yield the futures of aiokafka that nobody awaits any more."""

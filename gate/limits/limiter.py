@@ -70,6 +70,38 @@ class Limiter(SlidingWindow):
         self.charge(now, fitting * cost)
         return fitting
 
+    def take_apart(self, now: int, count: int, cost: int, grain: int, latest: int) -> list[int]:
+        """Charge requests of `cost` units one behind the other, each at the first multiple of `grain` that admits it.
+
+        Returns their times: of at most `count` requests, none after `latest`, and of none that a window could refuse
+        if nothing in it expired. So the bucket alone decides, and the windows are told in one go.
+        """
+        check_cost(cost)
+        now = self._advance(now)
+        spec = self.spec
+        for window in self._windows():
+            window._expire(now)
+            count = min(count, (window._window.limit - window._used) // cost)
+        if spec.step and cost > spec.burst:
+            return []
+        times: list[int] = []
+        scale, full, need = spec.scale, self._full, cost * spec.step
+        room, ticks, time = spec.depth - need, (scale or 1) * grain, -(-now // grain) * grain
+        for _ in range(count):
+            if full - room > time * scale:
+                time = -((room - full) // ticks) * grain
+            if time > latest:
+                break
+            start = time * scale
+            full = (full if full > start else start) + need  # noqa: FURB136 - as in ready_at
+            times.append(time)
+        if times:
+            self._advance(times[-1])
+            self._full = full
+            for window in self._windows():
+                window._add_each(times, cost)
+        return times
+
     def try_take(self, now: int, cost: int = 1) -> int | None:
         """Charge `cost` at `now` if it fits: None. Else charge nothing and return what `ready_at` returns.
 

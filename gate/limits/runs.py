@@ -15,7 +15,7 @@ from gate.limits.spec import Window
 
 LOG_RUNS: Final = 120  # 16 B each: as large as the cells, so a limit up to 120 is always exact
 _BYTE_MAX: Final = 0xFF
-_CELL_MAX: Final = 0xFFFF
+CELL_MAX: Final = 0xFFFF  # and the limit up to which a cell counts single units
 _BLOCK: Final = 32
 _SPAN: Final = 128  # cells that are looked at in one go
 
@@ -123,7 +123,7 @@ class Ring:
 
     def __init__(self, window: Window) -> None:
         # 1,000 makes cells of whole ms where windows are whole seconds; 1,024 leaves room for what quanta lose.
-        cells = 1000 if window.limit <= _CELL_MAX else 1024
+        cells = 1000 if window.limit <= CELL_MAX else 1024
         self._window = window
         self._cells = array("B", (0,)) * (cells + 1)  # one more: `now` may cut through the oldest and the newest
         self._carry = 0
@@ -136,7 +136,7 @@ class Ring:
 
     @property
     def _quantum(self) -> int:
-        return -(-self._window.limit // _CELL_MAX)
+        return -(-self._window.limit // CELL_MAX)
 
     def _index(self, time: int) -> int:
         return (time - 1) * (len(self._cells) - 1) // self._window.size + 1
@@ -175,9 +175,9 @@ class Ring:
         quanta += self._cells[place]
         if quanta > _BYTE_MAX and self._cells.itemsize == 1:
             self._cells = array("H", self._cells)[:]  # a slice has no room to spare
-        if quanta > _CELL_MAX:  # charged without asking, far above the limit
-            self._carry += (quanta - _CELL_MAX) * quantum
-            quanta = _CELL_MAX
+        if quanta > CELL_MAX:  # charged without asking, far above the limit
+            self._carry += (quanta - CELL_MAX) * quantum
+            quanta = CELL_MAX
         self._cells[place] = quanta
 
     def expire(self, horizon: int) -> tuple[int, int | None]:

@@ -1,11 +1,13 @@
 # ruff: noqa: SLF001 - copies look into each other
 """The sliding window: never more than `limit` units in any interval of `size` ns."""
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from gate.limits.codec import Reader, Writer
-from gate.limits.runs import LastingRing, Log, Ring
+from gate.limits.runs import CELL_MAX, LOG_RUNS, LastingRing, Log, Ring
 from gate.limits.spec import MOST, NEVER, Window
 
 BEFORE: Final = -NEVER  # the edge of no run at all
@@ -32,6 +34,16 @@ class SlidingWindow:
         if now > self._edge:
             self._open(now)
         self._used += units
+
+    def _add_each(self, times: Sequence[int], cost: int) -> None:
+        """Count `cost` at each of `times`, in order; there is room for all of them."""
+        window, log = self._window, self._log
+        lasting = isinstance(log, LastingRing) and window.limit <= CELL_MAX
+        if lasting or (not isinstance(log, Ring) and window.limit <= LOG_RUNS):
+            # What has expired by the last one leaves no trace: no rounding is carried on, and runs stay what they are.
+            times = times[bisect_right(times, times[-1] - 2 * window.size) :]
+        for time, count in Counter(times).items():
+            self._add(time, count * cost)
 
     def _expire(self, now: int) -> None:
         """Drop what no longer counts at `now`."""
