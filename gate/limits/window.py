@@ -4,6 +4,7 @@
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import sub
 from typing import Final
 
 from gate.limits.codec import Reader, Writer
@@ -36,14 +37,33 @@ class SlidingWindow:
         self._used += units
 
     def _add_each(self, times: Sequence[int], cost: int) -> None:
-        """Count `cost` at each of `times`, in order; there is room for all of them."""
+        """Count `cost` at each of `times`, in order, which has room for all of them.
+
+        Those that have expired by the last one leave no trace but what they carry into the next cell.
+        """
         window, log = self._window, self._log
-        lasting = isinstance(log, LastingRing) and window.limit <= CELL_MAX
-        if lasting or (not isinstance(log, Ring) and window.limit <= LOG_RUNS):
-            # What has expired by the last one leaves no trace: no rounding is carried on, and runs stay what they are.
-            times = times[bisect_right(times, times[-1] - 2 * window.size) :]
+        gone = bisect_right(times, times[-1] - 2 * window.size)
+        if isinstance(log, LastingRing):
+            # where a cell counts single units nothing is carried, and else as long as any run but the newest counts
+            if gone > 1 and (window.limit <= CELL_MAX or max(map(sub, times[1:], times)) < window.size * 49 // 100):
+                self._add(times[0], cost)
+                self._add(times[gone - 1], (gone - 1) * cost + self._clear())
+                times = times[gone:]
+        elif not isinstance(log, Ring) and window.limit <= LOG_RUNS:  # else it might have gone over to cells
+            times = times[gone:]
         for time, count in Counter(times).items():
             self._add(time, count * cost)
+
+    def _clear(self) -> int:
+        """Drop all; return the units that were in no cell yet."""
+        log, units = self._log, self._used - self._logged
+        self._used = self._logged = 0
+        self._edge = self._tail = BEFORE
+        self._log = None
+        if isinstance(log, LastingRing):
+            units += log._carry
+            self._log = LastingRing(self._window)
+        return units
 
     def _expire(self, now: int) -> None:
         """Drop what no longer counts at `now`."""
@@ -52,9 +72,7 @@ class SlidingWindow:
             return
         if self._edge <= horizon:
             if self._edge != BEFORE:
-                self._used = self._logged = 0
-                self._edge = self._tail = BEFORE
-                self._log = LastingRing(self._window) if isinstance(self._log, LastingRing) else None
+                self._clear()
         elif self._log is not None:
             freed, tail = self._log.expire(horizon)
             self._used -= freed

@@ -13,7 +13,7 @@ SECOND = 10**9
 START = 1_764_000_000 * SECOND + 123_456
 
 sizes = st.sampled_from([1, 7 * MS, SECOND, SECOND + 7, 60 * SECOND, 86_400 * SECOND])
-window_limits = st.sampled_from([1, 20, 119, 120, 121, 3000, 65_535, 65_536, 10**6])
+window_limits = st.sampled_from([1, 20, 119, 120, 121, 3000, 65_535, 65_536, 200_000, 10**7])
 windows = st.lists(st.builds(Window, window_limits, sizes), max_size=2).map(tuple)
 rates = st.sampled_from([Fraction(1, 3600), Fraction(1), Fraction(1000, 7), Fraction(1000), Fraction(5000), None])
 specs = st.builds(Spec, rates, st.sampled_from([1, 5, 300, 60_000]), windows)
@@ -57,8 +57,24 @@ def test_they_are_charged_as_each_by_itself(spec, used, steps, promised):
         for limiter in (ours, theirs):
             limiter.take(after, 7)
         assert ours.fit(after, 10**7) == theirs.fit(after, 10**7)
-    for later in (1, MS, SECOND, 60 * SECOND, 86_400 * SECOND):
-        assert ours.fit(now + later, 10**7) == theirs.fit(now + later, 10**7)
+        for window, other_window in zip(ours._windows(), theirs._windows(), strict=True):
+            assert list(window._runs()) == list(other_window._runs())
+
+
+@pytest.mark.parametrize("limit", [65_535, 65_536, 200_000, 10**7])
+@pytest.mark.parametrize("size", [60 * SECOND, 3 * SECOND - 7, 3001 * MS, 3002 * MS + 400_000, 3004 * MS, 4 * SECOND])
+@pytest.mark.parametrize("gap", [Fraction(15_005, 10_000), Fraction(1501, 1000)])
+def test_what_fills_no_cell_is_carried_on_until_the_window_is_empty(limit, size, gap):
+    ours = Limiter(Spec(3 / gap, 60_000, (Window(limit, size),)), START)
+    ours.expect_many()
+    ours.take(START, 60_000)
+    theirs = ours.copy()
+    for count in (*range(3, 40), 1000):
+        now = ours.last
+        times = ours.take_apart(now, count, 3, MS, NEVER)
+        assert one_by_one(theirs, now, len(times), 3, NEVER) == times
+        assert len(times) == count
+        assert list(ours._runs()) == list(theirs._runs())
 
 
 def test_they_stop_where_a_window_could_refuse_and_at_the_latest_time():
