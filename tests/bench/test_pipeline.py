@@ -90,7 +90,7 @@ while True: pass
 """
     log = tmp_path / "log"
     with Process("spinner", [sys.executable, "-c", spin], log) as process:
-        while "spun" not in log.read_text():
+        while not log.read_text().endswith("\n"):  # it may be written word by word
             process.check()
         assert process.cpu() >= int(log.read_text().split()[1])  # what a thread that is gone had used counts
         process.freeze()
