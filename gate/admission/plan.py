@@ -45,9 +45,10 @@ class Plan:
         times: list[int] = []
         time = before = self.at
         several = True  # went at the last moment; where only one did, the next moment mostly takes one as well
-        singly, pause = 0, 1  # steps before all is tried in one go, and after a try that brought nothing
+        # Steps before all is tried in one go (below 0: never, for one alone it takes longer), and after a vain try.
+        singly, pause = (0 if len(limiters) == 1 < count else -1), 1
         while count:
-            if singly == 0 and len(limiters) == 1:
+            if singly == 0:
                 booked = limiters[0].take_apart(time, count, cost, MS, latest)
                 if booked:
                     times += booked
