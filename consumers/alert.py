@@ -19,6 +19,8 @@ RESOLVED: Final = "gate.breach.resolved"
 NEAR_LIMIT: Final = "gate.near_limit"
 POLICY_REFUSED: Final = "gate.policy.refused"
 SHARD_FAILED: Final = "gate.shard.failed"
+WAITING: Final = "gate.partition.waiting"
+RESUMED: Final = "gate.partition.resumed"
 
 _FIGURES: Final = {
     "refused": "{} refused",
@@ -87,6 +89,11 @@ class Alert:
     def summary(self) -> str:
         """Say in one line what it is about: reason, limit and figures."""
         said = [f"{self.reason} ({self.limit})" if self.limit else self.reason] if self.reason else []
+        if self.type in {WAITING, RESUMED}:
+            where = f"{self.data.get('topic')}-{self.data.get('partition')} at offset {self.data.get('offset')}"
+            if self.type == RESUMED:
+                return printable(f"{where} goes on; it stood as {self.reason}")
+            return printable(f"{where} stands: {self.reason}; {self.data.get('remedy')}")
         for name, form in _FIGURES.items():
             value = self.data.get(name)
             if isinstance(value, int | float) and (value or name == "backlog"):

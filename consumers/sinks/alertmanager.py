@@ -7,7 +7,17 @@ from typing import Any, Final
 
 import httpx
 
-from consumers.alert import NEAR_LIMIT, ONGOING, OPENED, POLICY_REFUSED, RESOLVED, SHARD_FAILED, Alert
+from consumers.alert import (
+    NEAR_LIMIT,
+    ONGOING,
+    OPENED,
+    POLICY_REFUSED,
+    RESOLVED,
+    RESUMED,
+    SHARD_FAILED,
+    WAITING,
+    Alert,
+)
 from consumers.sinks.receiver import Receiver
 from consumers.text import timestamp
 
@@ -16,6 +26,7 @@ _FIRES: Final = timedelta(minutes=15)  # unless told again: three of the longest
 _NAMES: Final = {
     OPENED: "GateBreach", ONGOING: "GateBreach", RESOLVED: "GateBreach",
     NEAR_LIMIT: "GateNearLimit", POLICY_REFUSED: "GatePolicyRefused", SHARD_FAILED: "GateShardFailed",
+    WAITING: "GatePartitionWaiting", RESUMED: "GatePartitionWaiting",
 }  # fmt: skip
 
 
@@ -56,8 +67,10 @@ class Alertmanager:
             "reason": alert.reason if is_about_limit else "",  # elsewhere it is a text, never twice the same
             "shard": str(alert.data.get("shard", "")),
             "policy_file": str(alert.data.get("policy_file", "")),
+            "topic": str(alert.data.get("topic", "")),
+            "partition": str(alert.data.get("partition", "")),
         }
-        ends = alert.time if alert.type == RESOLVED else max(alert.time, self._now()) + _FIRES
+        ends = alert.time if alert.type in {RESOLVED, RESUMED} else max(alert.time, self._now()) + _FIRES
         return {
             "labels": {name: value for name, value in labels.items() if value},
             "annotations": {"summary": alert.summary() or alert.type, "id": alert.id},

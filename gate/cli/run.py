@@ -131,6 +131,7 @@ async def _report(gate: Gate, board: Board) -> None:
     shown: tuple[str, frozenset[str]] | None = None
     while True:
         board.faults = gate.faults()
+        gate.observer.remind()
         key = gate.policy.version, frozenset(board.usage)
         if key != shown:
             shown = key

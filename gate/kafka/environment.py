@@ -8,6 +8,7 @@ from gate.admission.model import Event, Usage
 from gate.kafka.feedback import Feedback
 from gate.kafka.ports import Mark, Outgoing, Partition, Pool, Session, Source
 from gate.kafka.topics import Names
+from gate.kafka.waiting import Waiting
 
 
 class Observer(Protocol):
@@ -18,6 +19,7 @@ class Observer(Protocol):
     def forget(self, service: str) -> None: ...  # noqa: D102
     def committed(self, seconds: float) -> None: ...  # noqa: D102
     def failed(self, shard: int, error: BaseException, failures: int) -> None: ...  # noqa: D102
+    def waiting(self, shard: int, waiting: Sequence[Waiting], source: str = ...) -> None: ...  # noqa: D102
     def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
     def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
     def usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102

@@ -201,9 +201,11 @@ class Gate:
             await asyncio.gather(*(self._owned[number].stop(DRAIN_DEADLINE) for number in lost))
             for number in lost:  # not sooner: `stop` may come amid this, and must know of them
                 del self._owned[number]
+                self.observer.given_up(number)
             for number, services in sorted(owned.items(), key=lambda item: -len(item[1])):  # who waits goes first
                 if number not in self._owned:
                     self._owned[number] = Shard(number, self._policy, self)
+                    self.observer.waiting(number, ())
                 self._owned[number].start(services)
 
     def _heed(self) -> None:

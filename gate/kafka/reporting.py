@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -11,6 +11,7 @@ import structlog
 from gate.admission.model import Event, EventKind, Usage
 from gate.errors import GateError
 from gate.kafka.ports import Outgoing
+from gate.kafka.waiting import Waiting, Waits
 from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
 from gate.observe.http import Board
@@ -25,13 +26,25 @@ log = structlog.get_logger("gate")
 class Reporter:
     """`shard.Observer` for a running gate."""
 
-    def __init__(self, metrics: Metrics, board: Board, prefix: str, max_skew: float) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        board: Board,
+        prefix: str,
+        max_skew: float,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.metrics = metrics
         self.board = board
         self._prefix = prefix
         self._max_skew = max_skew
         self._skewed = False
+        self._wall = wall
         self.notify: Callable[[AlertRecord], None] = lambda _: None
+        self._waits = Waits(prefix, self._send)
+
+    def _send(self, record: AlertRecord) -> None:
+        self.notify(record)
 
     def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None:
         """Take samples of lags, seconds."""
@@ -56,10 +69,32 @@ class Reporter:
         if failures == LOUD_AFTER:
             self.notify(alerts.shard_failed(shard, str(error), failures, time.time_ns(), self._prefix))
 
+    def waiting(self, shard: int, waiting: Sequence[Waiting], source: str = "outputs") -> None:
+        """Show what waits on a shard by what `source` sees: all of it, each time; nothing: all goes on.
+
+        It is logged once, at `/readyz` and in the metrics, an alert when it lasts, and again when it goes on.
+        """
+        if self._waits.take(shard, source, waiting, self._wall()):
+            self.board.waiting = [one.as_json() for one in self._waits]
+        self.metrics.waiting(shard, self._waits.partitions(shard))
+
+    def given_up(self, shard: int) -> None:
+        """Drop what was told of a shard: it has another owner."""
+        self._waits.drop(shard)
+        self.board.waiting = [one.as_json() for one in self._waits]
+        self.metrics.waiting(shard, None)
+
+    def remind(self) -> None:
+        """Alert about what has waited for long; to be called now and then."""
+        self._waits.remind(self._wall())
+
     def usage(self, usage: Usage, shard: int) -> Outgoing:
         """Show the newest usage of a service. Returns it as a record, which also tells the shard."""
         self.metrics.usage(usage)
-        shown = self.board.usage[usage.service] = to_json(usage)
+        shown = to_json(usage)
+        if waiting := self._waits.of(usage.service):
+            shown["waiting"] = [one.as_json() for one in waiting]
+        self.board.usage[usage.service] = shown
         return Outgoing(usage.service.encode(), encode({**shown, "shard": shard}), None, [])
 
     def forget(self, service: str) -> None:

@@ -47,6 +47,25 @@ def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "
     return _alert(prefix, "gate.shard.failed", "", name=f"shard/{shard}/{at}", at=at, data=data)
 
 
+def partition_waiting(*, at: int, prefix: str = "gate", **what: Any) -> AlertRecord:
+    """Return the alert that a partition stands.
+
+    Of it: `service`, `topic`, `partition`, `offset`, `since`, `reason`, `remedy`, `shard`. Times are in ns.
+    """
+    return _about_partition("gate.partition.waiting", at, prefix, what)
+
+
+def partition_resumed(*, at: int, prefix: str = "gate", **what: Any) -> AlertRecord:
+    """Return the alert that a partition goes on of which `partition_waiting` has told."""
+    return _about_partition("gate.partition.resumed", at, prefix, what)
+
+
+def _about_partition(kind: str, at: int, prefix: str, what: Mapping[str, Any]) -> AlertRecord:
+    place = f"{what['topic']}-{what['partition']}"
+    name = f"{kind.removeprefix('gate.')}/{place}@{what['offset']}/{what['since']}/{at}"
+    return _alert(prefix, kind, what["service"], name=name, at=at, data={**what, "since": _text(what["since"])})
+
+
 def clock_skewed(host: str, seconds: float, at: int, prefix: str = "gate") -> AlertRecord:
     """Return the alert that a host's clock is off by `seconds` from the broker's. `at` is in ns."""
     data = {"service": "", "host": host, "reason": f"clock is off by {seconds:.1f} s", "since": _text(at)}

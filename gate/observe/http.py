@@ -8,7 +8,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
@@ -30,11 +30,12 @@ _GRACE_SECONDS: Final = 2  # for requests under way at the end
 class Board:
     """What the gate tells about itself, for whoever asks over HTTP.
 
-    `usage` holds a JSON object per service; `faults` what keeps the gate from being ready, by subject; `broken` is
-    set when only a restart helps.
+    `usage` holds a JSON object per service; `faults` what keeps the gate from being ready, by subject; `waiting` the
+    partitions that stand while all else goes on; `broken` is set when only a restart helps.
     """
 
     usage: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    waiting: Sequence[Mapping[str, Any]] = ()
     policy: Mapping[str, Any] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=lambda: {"gate": "is starting"})
     broken: str | None = None
@@ -112,7 +113,10 @@ def _application(board: Board, registry: CollectorRegistry) -> Starlette:
         reasons = [f"{subject} {fault}" for subject, fault in board.faults.items()]
         if board.broken:
             reasons.insert(0, board.broken)
-        return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        answer: dict[str, object] = {"ready": not reasons, "reasons": reasons}
+        if board.waiting:  # another gate would stand before it as well, so it is no reason to take this one away
+            answer |= {"waiting": board.waiting} | ({} if reasons else {"status": "degraded"})
+        return _json(answer, status=503 if reasons else 200)
 
     async def usage(_: Request) -> Response:
         return _json({"services": [board.usage[service] for service in sorted(board.usage)]})

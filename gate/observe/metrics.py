@@ -63,6 +63,12 @@ class Metrics(Collector):
             registry=registry,
         )
         self._policy.set(1)
+        self._waiting = Gauge(
+            "gate_shard_waiting",
+            "Partitions of the shard that stand, as nothing is taken behind them or read of them; 0: all go on.",
+            ["shard"],
+            registry=registry,
+        )
         Info("gate_build", "The version that runs.", registry=registry).info({"version": version})
         registry.register(self)
 
@@ -105,6 +111,13 @@ class Metrics(Collector):
     def policy_read(self, *, good: bool) -> None:
         """Note whether the policy file, as it is now, is in force."""
         self._policy.set(good)
+
+    def waiting(self, shard: int, partitions: int | None) -> None:
+        """Note how many partitions of a shard stand; None: this gate does not own it any more."""
+        if partitions is not None:
+            self._waiting.labels(str(shard)).set(partitions)
+        elif (str(shard),) in self._waiting._metrics:  # noqa: SLF001 - as in `forget`
+            self._waiting.remove(str(shard))
 
     def clock(self, skew: float, error: float) -> None:
         """Take this host's clock minus the broker's, and the bound of the estimate's error; seconds."""

@@ -17,7 +17,7 @@ from consumers.sinks import Alertmanager, Mail, RefusedError, Slack, Webhook
 from consumers.sinks.webhook import verify
 from gate.admission.model import EventKind
 from gate.kafka.local.config import free_port
-from gate.observe.alerts import policy_refused, shard_failed
+from gate.observe.alerts import partition_resumed, partition_waiting, policy_refused, shard_failed
 from tests.consumers.receivers import SINCE, alert_of, breach
 
 ALERT = alert_of(breach())
@@ -29,6 +29,28 @@ async def webhook(receiver):
     sink = Webhook(receiver.url, secret="k")
     yield Subscription("webhook", sink, pauses=QUICK)
     await sink.aclose()
+
+
+def test_a_partition_that_stands_is_one_alert_until_it_goes_on():
+    what = {"service": "pay", "topic": "gate.requests.pay", "partition": 3, "offset": 7, "shard": 1, "since": SINCE}
+    said = {"reason": "a transaction is open", "remedy": "end it"}
+    waiting, resumed = (
+        Alertmanager("http://nowhere.invalid")._entry(alert_of(make(**what, **said, at=SINCE + at)))
+        for make, at in ((partition_waiting, 60 * 10**9), (partition_resumed, 90 * 10**9))
+    )
+    assert waiting["labels"] == resumed["labels"]
+    assert waiting["labels"] == {
+        "alertname": "GatePartitionWaiting",
+        "gate": "gate",
+        "service": "pay",
+        "shard": "1",
+        "topic": "gate.requests.pay",
+        "partition": "3",
+    }
+    assert waiting["annotations"]["summary"] == "gate.requests.pay-3 at offset 7 stands: a transaction is open; end it"
+    assert waiting["startsAt"] == resumed["startsAt"]
+    assert resumed["endsAt"] < waiting["endsAt"]
+    assert "goes on" in resumed["annotations"]["summary"]
 
 
 # Whether to try again

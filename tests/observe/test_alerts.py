@@ -105,3 +105,18 @@ def test_the_gates_own_troubles_are_alerts_too():
         "failures": 2,
         "since": "2025-11-24T22:58:43.456Z",
     }
+
+
+def test_a_partition_that_stands_is_told_with_what_to_do():
+    what = {"service": "pay", "topic": "gate.requests.pay", "partition": 3, "offset": 7, "shard": 1}
+    waiting = alerts.partition_waiting(**what, since=AT, reason="no room", remedy="make some", at=AT + 60)
+    resumed = alerts.partition_resumed(**what, since=AT, reason="no room", remedy="make some", at=AT + 90)
+    assert [dict(one.headers)["ce_type"] for one in (waiting, resumed)] == [
+        b"gate.partition.waiting",
+        b"gate.partition.resumed",
+    ]
+    assert waiting.key == b"pay"
+    told = {**what, "since": "2025-11-24T22:58:43.456Z", "reason": "no room", "remedy": "make some"}
+    assert json.loads(waiting.value) == told
+    again = alerts.partition_waiting(**what, since=AT, reason="no room", remedy="make some", at=AT + 300)
+    assert len({dict(one.headers)["ce_id"] for one in (waiting, resumed, again)}) == 3

@@ -46,6 +46,22 @@ async def test_readiness_says_what_is_missing(client, board):
     assert (await client.get("/readyz")).json()["reasons"] == ["shard 3 is being restored"]
 
 
+async def test_a_gate_whose_partitions_stand_is_ready_and_says_so(client, board):
+    board.faults.clear()
+    board.waiting = [{"topic": "gate.requests.pay", "partition": 3}]
+    ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"ready": True, "reasons": [], "status": "degraded", "waiting": board.waiting},
+    )
+    board.faults["shard 3"] = "is being taken over"
+    unready = await client.get("/readyz")
+    assert (unready.status_code, unready.json()) == (
+        503,
+        {"ready": False, "reasons": ["shard 3 is being taken over"], "waiting": board.waiting},
+    )
+
+
 async def test_health_fails_only_when_a_restart_helps(client, board):
     board.faults["broker"] = "does not answer"
     assert (await client.get("/healthz")).status_code == 200

@@ -115,6 +115,16 @@ def test_a_forgotten_service_leaves_no_series(metrics, registry, usage):
     assert scrape(registry).keys() == before
 
 
+def test_each_shard_of_this_gate_tells_how_many_of_its_partitions_stand(metrics, registry):
+    metrics.waiting(3, 2)
+    metrics.waiting(4, 0)
+    assert scrape(registry)["gate_shard_waiting", (("shard", "3"),)] == 2
+    assert scrape(registry)["gate_shard_waiting", (("shard", "4"),)] == 0
+    metrics.waiting(3, None)
+    metrics.waiting(3, None)
+    assert ("gate_shard_waiting", (("shard", "3"),)) not in scrape(registry)
+
+
 def test_no_label_is_a_tenant_or_a_limit(metrics, registry, usage):
     metrics.usage(usage())
     metrics.lagged("payments", [0.1], [0.1])
