@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from gate.cli.logs import take_over_libraries
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.cluster import Cluster
@@ -98,4 +99,5 @@ def log_to_stderr(level: int = logging.WARNING, *, json: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
+    take_over_libraries()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -39,6 +39,7 @@ def run(
     bootstrap: str | None = None,
     prefix: str | None = None,
     http: str | None = None,
+    http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
     shards: int | None = None,
     connect_timeout: float | None = None,
     state: Literal["keep", "reset"] = "keep",
@@ -62,6 +63,9 @@ def run(
         What the names of all topics begin with.
     http
         PORT or HOST:PORT of metrics, health, usage and console; "off" for none.
+    http_host
+        A name by which that address is asked, such as a Kubernetes service's; may be given several times. IP
+        addresses, localhost and the host's own name need none; other names are refused (DNS rebinding).
     shards
         On how many shards services are spread; fixed for a cluster.
     connect_timeout
@@ -76,7 +80,12 @@ def run(
     policy = load_policy(config)
     address: str | int | None = int(http) if http is not None and http.isdecimal() else http
     settings = policy.settings.with_environment(os.environ).override(
-        bootstrap=bootstrap, prefix=prefix, http=address, shards=shards, connect_timeout=connect_timeout
+        bootstrap=bootstrap,
+        prefix=prefix,
+        http=address,
+        http_host=http_host,
+        shards=shards,
+        connect_timeout=connect_timeout,
     )
     asyncio.run(_run(config, policy, settings, reset_state=state == "reset"))
 
@@ -92,7 +101,7 @@ async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state:
     )
     async with AsyncExitStack() as stack:
         if settings.http_address is not None:
-            server = HttpServer(*settings.http_address, board, registry)
+            server = HttpServer(*settings.http_address, board, registry, names=settings.http_host)
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)
         gate = await _start(policy, settings, reporter, reset_state=reset_state)

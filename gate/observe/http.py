@@ -8,7 +8,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
@@ -22,6 +22,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from gate.errors import GateError
+from gate.observe.connections import BACKLOG, PATIENCE, Connections, most_connections
+from gate.observe.hosts import KnownHosts
 
 _GRACE_SECONDS: Final = 2  # for requests under way at the end
 
@@ -42,18 +44,31 @@ class Board:
 
 
 class HttpServer:
-    """Serves a board and a registry at one address, without touching signals.
+    """Serves a board and a registry at one address, without touching signals, for few connections at a time.
+
+    It is known by addresses, by this machine's names, and by `names`.
 
     >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
     >>> await server.start()
     >>> await server.stop()
     """
 
-    def __init__(self, host: str, port: int, board: Board, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        board: Board,
+        registry: CollectorRegistry,
+        *,
+        names: Collection[str] = (),
+        patience: float = PATIENCE,
+    ) -> None:
         self._address = (host, port)
         self._server = _Server(
             uvicorn.Config(
-                _application(board, registry),
+                KnownHosts(_application(board, registry), {host, *names}),
+                http=Connections(most_connections(), patience),  # type: ignore[arg-type]  # it makes them, as a class does
+                backlog=BACKLOG,
                 lifespan="off",
                 ws="none",
                 log_config=None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from gate.policy.errors import PolicyError, Problem, dotted, quoted
 from gate.policy.fields import (
@@ -25,6 +25,7 @@ from gate.policy.source import scalar
 
 _ALPHABET: Final = frozenset(string.ascii_letters + string.digits + "._-")
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+):(?P<port>[0-9]{1,5})")
+_HOST: Final = re.compile(r"[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,252}")
 _PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results", "retries"})
 _MAX_PREFIX: Final = 100
 ENVIRONMENT: Final = "GATE_"
@@ -127,6 +128,16 @@ def _address(text: str, lowest_port: int, hint: str = "write it as in localhost:
     return found["host"].strip("[]"), int(found["port"])
 
 
+def _read_hosts(value: object) -> tuple[str, ...]:
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value or ()
+    if not isinstance(names, list | tuple):
+        raise wrong(f"must be a name or a list of names, not {quoted(value)}")
+    for name in names:
+        if not isinstance(name, str) or not _HOST.fullmatch(name):
+            raise wrong(f"{quoted(name)} is no host's name", "write it without scheme and port, as in gate.example.com")
+    return tuple(names)
+
+
 def _read_replication(value: object) -> int:
     if value == -1 and not isinstance(value, bool):
         return -1
@@ -149,6 +160,7 @@ class Settings(StrictModel):
     compression: Annotated[Compression, one_of(Compression)] = Compression.NONE
     fail_open: Flag = True
     http: Annotated[str | None, PlainValidator(_read_http)] = None
+    http_host: Annotated[tuple[str, ...], BeforeValidator(_read_hosts)] = ()
     max_clock_skew: Seconds = 10.0
     connect_timeout: Seconds = 30.0
     session_timeout: Seconds = 6.0  # a gate that is silent for so long loses its shards
@@ -192,4 +204,4 @@ def _plain(name: str, text: str) -> Any:
     """Read an environment variable as the file would be read; what is text in the file stays text."""
     if name == "http" and text == "off":
         return None
-    return text if name in {"bootstrap", "prefix", "group_id"} else scalar(text)
+    return text if name in {"bootstrap", "prefix", "group_id", "http_host"} else scalar(text)

@@ -60,6 +60,21 @@ def test_http_addresses(written, address):
     assert settings.override(shards=3).http_address == address
 
 
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [("gate.example.com", ("gate.example.com",)), ("'a, b'", ("a", "b")), ("[a, b.c]", ("a", "b.c")), ("null", ())],
+)
+def test_names_of_the_http_port(written, names):
+    assert parse_policy(f"http_host: {written}").settings.http_host == names
+    assert Settings().with_environment({"GATE_HTTP_HOST": "7, b"}).http_host == ("7", "b")
+
+
+@pytest.mark.parametrize("written", ["http://a", "'a:80'", "7", "[7]", "'*'", "''", "{a: b}"])
+def test_what_is_no_name_of_a_host_is_refused(written):
+    with pytest.raises(PolicyError, match="name"):
+        parse_policy(f"http_host: {written}")
+
+
 def test_overriding_keeps_the_rest_and_what_follows_follows():
     settings = parse_policy("shards: 4\ntopics: {alerts: 'alarms'}").settings
     assert settings.override(bootstrap=None, prefix=None) == settings
