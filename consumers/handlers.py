@@ -15,13 +15,17 @@ from typing import Final, TypeAlias, TypeVar, cast
 
 from consumers.headers import attempt, job_id, last
 from consumers.retry import Backoff
+from gate.kafka.headers import origin
 
 _UNFIT_FOR_ENV: Final = re.compile(r"[^A-Z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An admitted request, as a handler gets it. `attempt` counts the attempts from 1, whichever worker made them."""
+    """An admitted request, as a handler gets it. `attempt` counts the attempts from 1, whichever worker made them.
+
+    `timestamp_ms` (unix ms) is when the gate admitted it, `created_ms` its producer's timestamp.
+    """
 
     service: str
     topic: str
@@ -41,6 +45,12 @@ class Job:
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         return attempt(self.headers)
+
+    @property
+    def created_ms(self) -> int | None:
+        """The timestamp that the producer of this attempt gave it, unix ms; None: it gave none."""
+        stamped = origin(self.headers)
+        return stamped.created if stamped is not None and stamped.created >= 0 else None
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name."""

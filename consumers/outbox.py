@@ -94,7 +94,7 @@ class Outbox:
         headers = [header for header in job.headers if header[0] not in {ERROR, ERROR_ATTEMPTS}]
         headers += [(ERROR, error.encode("utf-8", "backslashreplace")), (ERROR_ATTEMPTS, b"%d" % attempts)]
         topic = self._names.rejected(job.service)
-        where = {"partition": job.partition, "timestamp_ms": job.timestamp_ms}
+        where = {"partition": job.partition}  # dated now: Kafka counts the retention from there
         try:
             await self._sender.send(topic, job.value, job.key, headers, **where)
         except TooLargeError:

@@ -124,7 +124,6 @@ def _container() -> Iterator[str]:
             KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS="0",
             KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS="1000",
             KAFKA_AUTO_CREATE_TOPICS_ENABLE="false",
-            KAFKA_LOG_RETENTION_MS="-1",
         )
         .waiting_for(LogMessageWaitStrategy("Kafka Server started").with_startup_timeout(120))
     )

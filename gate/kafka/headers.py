@@ -28,12 +28,14 @@ MAX_TENANT_BYTES: Final = 256
 MAX_COST: Final = 2**63 - 1
 # Unix milliseconds of 1973 and of the end of 9999: what lies outside was meant in seconds, micro- or nanoseconds.
 DEADLINE_RANGE: Final = (10**11, 253_402_300_799_999)
+MAX_CREATED: Final = 10**15 - 1  # the largest integer of RFC 9651; a producer may give any
 
 _WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE})
 _STAMPED: Final = frozenset({STAMP, RETRY_AFTER, NOT_BEFORE})
 OURS: Final = _WISHES | _STAMPED  # what the gate reads or replaces
 _VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
 _INTEGER: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
+_DIGITS: Final = len(str(MAX_CREATED))
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLAIN_STRING: Final = re.compile(r"[ !#-\[\]-~]*")
 _ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=([0-9]+);attempt=([0-9]+)[;]')
@@ -120,7 +122,8 @@ class Stamp:
     """What the gate decided about one request: the header `gate`.
 
     `id` is `topic-partition@offset` of the request, `at_ms` unix ms, `attempt` counts the decisions about it from 1.
-    `reason` and `limit` say why it was not plainly admitted.
+    `reason` and `limit` say why it was not plainly admitted. `created_ms` is the producer's timestamp, unix ms; None
+    where it gave none. The record itself bears the time of the decision, from which Kafka counts its retention.
     """
 
     verdict: str
@@ -130,19 +133,23 @@ class Stamp:
     policy: str
     reason: str | None = None
     limit: str | None = None
+    created_ms: int | None = None
 
     def encode(self) -> bytes:
         """Return an RFC 9651 item with parameters."""
         template = StampTemplate(
             self.verdict, self.at_ms, self.attempt, self.policy, reason=self.reason, limit=self.limit
         )
-        return template.stamp(self.id.encode("ascii"))
+        return template.stamp(self.id.encode("ascii"), -1 if self.created_ms is None else self.created_ms)
 
 
 class StampTemplate:
-    """The stamps of requests that differ in nothing but their id: all else is encoded once."""
+    """The stamps of requests that differ in nothing but id and producer's timestamp: all else is encoded once.
 
-    __slots__ = ("_head", "_tail")
+    `created` is that timestamp in unix ms, as in the record; below 0 or above MAX_CREATED it is left out.
+    """
+
+    __slots__ = ("_dated", "_head", "_tail")
 
     def __init__(
         self,
@@ -161,18 +168,24 @@ class StampTemplate:
             tail += f";limit={_string(limit)}"
         self._head = f'{verdict};id="'.encode("ascii")
         self._tail = tail.encode("ascii")
+        self._dated = self._tail + b";created="
 
-    def stamp(self, request_id: bytes) -> bytes:
+    def stamp(self, request_id: bytes, created: int) -> bytes:
         """Stamp the request of an id, as in `Origin.id`."""
+        if 0 <= created <= MAX_CREATED:
+            return b"%b%b%b%d" % (self._head, request_id, self._dated, created)
         return self._head + request_id + self._tail
 
-    def around(self, source: bytes) -> tuple[bytes, bytes]:
-        """Return what stands before and behind the offset in the stamps of a `source`, as made by `source_of`."""
-        return self._head + source, self._tail
+    def around(self, source: bytes) -> tuple[bytes, bytes, bytes]:
+        """Return what stands around the offset in the stamps of a `source`, as made by `source_of`.
 
-    def stamp_at(self, source: bytes, offset: int) -> bytes:
+        First what stands before it, then what stands behind it, first without and then with `created` to follow.
+        """
+        return self._head + source, self._tail, self._dated
+
+    def stamp_at(self, source: bytes, offset: int, created: int) -> bytes:
         """Stamp the request at an offset of `source`, as made by `source_of`."""
-        return b"%b%b%d%b" % (self._head, source, offset, self._tail)
+        return self.stamp(b"%b%d" % (source, offset), created)
 
 
 def source_of(topic: str, partition: int) -> bytes:
@@ -199,16 +212,19 @@ def parse_stamp(value: bytes) -> Stamp:
     match given:
         case {"id": str(), "at": int(at_ms), "attempt": int(attempt), "policy": _}:
             texts = {name: str(given[name]) if name in given else None for name in ("reason", "limit")}
-            return Stamp(verdict, str(given["id"]), at_ms, attempt, str(given["policy"]), **texts)
+            created = given.get("created")
+            dated = created if type(created) is int and created >= 0 else None
+            return Stamp(verdict, str(given["id"]), at_ms, attempt, str(given["policy"]), **texts, created_ms=dated)
     missing = ", ".join(sorted({"id", "at", "attempt", "policy"} - given.keys())) or "parameters of the right types"
     raise ValueError(f"the stamp {value[:80]!r} lacks {missing}")
 
 
 class Origin(NamedTuple):
-    """Where a stamped record came from (`topic-partition@offset`) and how often it was decided."""
+    """Where a stamped record came from (`topic-partition@offset`), and how often it was decided."""
 
     id: bytes
     attempt: int
+    created: int  # the producer's timestamp; -1: not in the stamp
 
 
 def _stamp(headers: Headers) -> re.Match[bytes] | None:
@@ -220,7 +236,11 @@ def _stamp(headers: Headers) -> re.Match[bytes] | None:
 def origin(headers: Headers) -> Origin | None:
     """Return the origin that the gate stamped onto a record; None without a stamp."""
     found = _stamp(headers)
-    return Origin(found[1], int(found[3])) if found else None
+    if found is None:
+        return None
+    # the last parameter; text in front of it ends with a quote, whatever it holds
+    created = found.string.rpartition(b";created=")[2]
+    return Origin(found[1], int(found[3]), int(created) if created.isdigit() and len(created) <= _DIGITS else -1)
 
 
 def decided_at(headers: Headers) -> int | None:

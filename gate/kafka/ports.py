@@ -24,7 +24,7 @@ class Record(Protocol):
     @property
     def offset(self) -> int: ...  # noqa: D102
     @property
-    def timestamp(self) -> int: ...  # noqa: D102 - ms, the producer's own
+    def timestamp(self) -> int: ...  # noqa: D102 - ms; the producer's own in request topics, the time of the decision in others
     @property
     def key(self) -> bytes | None: ...  # noqa: D102
     @property

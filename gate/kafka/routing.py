@@ -8,6 +8,7 @@ from typing import Final
 
 from gate.admission.model import Decision, Pull, Reason, Run, Verdict
 from gate.kafka.headers import (
+    MAX_CREATED,
     NOT_BEFORE,
     OURS,
     PLAIN,
@@ -16,6 +17,7 @@ from gate.kafka.headers import (
     Malformed,
     StampTemplate,
     Wishes,
+    decided_at,
     is_stamped,
     origin,
     read_wishes,
@@ -169,33 +171,34 @@ class Batch:
                 else:
                     stamp = stamps.fresh(topics.requests, piece.partition)
                 if times is None:
-                    out.extend(Outgoing(r.key, r.value, r.timestamp, restamp(r.headers, stamp(r))) for r in records)
+                    out.extend(Outgoing(r.key, r.value, at, restamp(r.headers, stamp(r))) for r in records)
                     continue
                 for record, due in zip(records, times, strict=True):
                     headers = restamp(record.headers, stamp(record), retry_after(at, due), due)
-                    out.append(Outgoing(record.key, record.value, record.timestamp, headers))
+                    out.append(Outgoing(record.key, record.value, at, headers))
         return parked
 
     def refuse(self, topics: Topics, policy: str, pieces: Sequence[Piece], malformed: Sequence[Wish]) -> None:
         """Route requests that can't be read to the rejected topic, with the reason in words."""
         if not malformed:
             return
-        template = StampTemplate(Verdict.REJECTED.value, self.now // MS, 1, policy, reason=Reason.MALFORMED.value)
+        at = self.now // MS
+        template = StampTemplate(Verdict.REJECTED.value, at, 1, policy, reason=Reason.MALFORMED.value)
         for wish in malformed:
             for piece, _, _ in _overlaps(pieces, wish.index, wish.index + 1):
                 record = piece.records[wish.index - piece.first]
-                stamp = template.stamp_at(source_of(topics.requests, piece.partition), record.offset)
+                source = source_of(topics.requests, piece.partition)
+                stamp = template.stamp_at(source, record.offset, record.timestamp)
                 headers = [*restamp(record.headers, stamp), (ERROR_HEADER, str(wish.malformed).encode())]
-                self.to(topics.rejected, piece.partition).append(
-                    Outgoing(record.key, record.value, record.timestamp, headers)
-                )
+                self.to(topics.rejected, piece.partition).append(Outgoing(record.key, record.value, at, headers))
 
     def release(self, topics: Topics, policy: str, pull: Pull, records: Sequence[Record]) -> None:
         """Route parked requests that leave now."""
-        stamps = _Stamps(pull.verdict, self.now // MS, policy, pull.reason, pull.limit)
+        at = self.now // MS
+        stamps = _Stamps(pull.verdict, at, policy, pull.reason, pull.limit)
         stamp = stamps.returned(topics.delayed, pull.partition)
         out = self.to(_topic(topics, pull.verdict), pull.partition)
-        out.extend(Outgoing(r.key, r.value, r.timestamp, restamp(r.headers, stamp(r))) for r in records)
+        out.extend(Outgoing(r.key, r.value, at, restamp(r.headers, stamp(r))) for r in records)
 
 
 class _Stamps:
@@ -214,30 +217,31 @@ class _Stamps:
 
         The way of most requests, hence at once and without a call for each.
         """
-        head, tail = self._make(attempt=1).around(source_of(topic, partition))
+        at = self._at
+        head, tail, dated = self._make(attempt=1).around(source_of(topic, partition))
+        stamps = [
+            b"%b%d%b%d" % (head, r.offset, dated, created)
+            if 0 <= (created := r.timestamp) <= MAX_CREATED
+            else b"%b%d%b" % (head, r.offset, tail)
+            for r in records
+        ]
         if times is None:
             return [
-                (r.key, r.value, r.timestamp, [*r.headers, (STAMP, b"%b%d%b" % (head, r.offset, tail))])
-                for r in records
+                (r.key, r.value, at, [*r.headers, (STAMP, stamp)]) for r, stamp in zip(records, stamps, strict=True)
             ]
-        waits = [retry_after(self._at, due) for due in times]
+        waits = [retry_after(at, due) for due in times]
         return [
             (
-                r.key, r.value, r.timestamp,
-                [
-                    *r.headers,
-                    (STAMP, b"%b%d%b" % (head, r.offset, tail)),
-                    (RETRY_AFTER, b"%d" % wait),
-                    (NOT_BEFORE, b"%d" % due),
-                ],
+                r.key, r.value, at,
+                [*r.headers, (STAMP, stamp), (RETRY_AFTER, b"%d" % wait), (NOT_BEFORE, b"%d" % due)],
             )
-            for r, due, wait in zip(records, times, waits, strict=True)
+            for r, stamp, due, wait in zip(records, stamps, times, waits, strict=True)
         ]  # fmt: skip
 
     def fresh(self, topic: str, partition: int) -> Callable[[Record], bytes]:
         """Return what stamps requests of a request partition."""
         template, source = self._make(attempt=1), source_of(topic, partition)
-        return lambda record: template.stamp_at(source, record.offset)
+        return lambda record: template.stamp_at(source, record.offset, record.timestamp)
 
     def returned(self, topic: str, partition: int) -> Callable[[Record], bytes]:
         """Return what stamps records of a delayed partition: they keep their id, and count one attempt more."""
@@ -246,10 +250,12 @@ class _Stamps:
 
         def stamp(record: Record) -> bytes:
             # a record that the gate has not parked is named by its place
-            request_id, attempt = origin(record.headers) or (b"%b%d" % (source, record.offset), 1)
+            request_id, attempt, created = origin(record.headers) or (b"%b%d" % (source, record.offset), 1, -1)
+            if created < 0 and record.timestamp != decided_at(record.headers):
+                created = record.timestamp  # parked by an earlier version, which left the producer's there
             if attempt not in templates:
                 templates[attempt] = self._make(attempt=attempt + 1)
-            return templates[attempt].stamp(request_id)
+            return templates[attempt].stamp(request_id, created)
 
         return stamp
 

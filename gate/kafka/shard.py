@@ -327,7 +327,11 @@ class Shard:
         for turn in turns:
             name = turn.served.name
             # a sample per partition and pull: lags of neighbours differ little
-            decision = [(at - piece.records[0].timestamp) / 1e3 for piece in turn.pieces if piece.records]
+            decision = [
+                (at - created) / 1e3
+                for piece in turn.pieces
+                if piece.records and not piece.returned and (created := piece.records[0].timestamp) >= 0
+            ]
             release = [
                 (at - due) / 1e3 for _, records in turn.pulled if records and (due := not_before(records[0].headers))
             ]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 import structlog
@@ -25,6 +26,7 @@ from gate.observe.usage import encode, to_json
 from tests.consumers.log import Log
 
 AT_MS = 1_764_025_123_456
+WRITTEN_MS = int(time.time() * 1000)  # records that are older than a week a broker deletes
 
 
 @pytest.fixture
@@ -228,7 +230,7 @@ def write(log, topic, *records, create=True):
         if create:
             await log.create(topic)
         for value, headers, key in records:
-            await log.write(topic, value, headers=headers, key=key, timestamp_ms=AT_MS)
+            await log.write(topic, value, headers=headers, key=key, timestamp_ms=WRITTEN_MS)
 
     asyncio.run(go())
 
@@ -244,17 +246,19 @@ def test_stamps_are_shown_for_people(gate, log, names):
     )
     code, out, err = gate("tail", "delayed", "payments", "--from-beginning", "--max", 3)
     assert (code, err) == (0, [])
+    written = datetime.fromtimestamp(WRITTEN_MS / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     why = "window (payments.window)  not before 2025-11-24T22:58:44.956Z"
     assert out == [
         f'2025-11-24T22:58:43.463Z  delayed   x.requests.payments-0@7  {why}  key=k  {{"n": 1}}',
-        f"2025-11-24T22:58:43.456Z  -         {names.delayed('payments')}-0@1  \\xff\\x1b[31m",
-        f"2025-11-24T22:58:43.456Z  -         {names.delayed('payments')}-0@2  key=k  null",
+        f"{written}  -         {names.delayed('payments')}-0@1  \\xff\\x1b[31m",
+        f"{written}  -         {names.delayed('payments')}-0@2  key=k  null",
     ]
 
 
 def test_stamps_are_shown_as_json(gate, log, names):
     topic = names.rejected("payments")
-    headers = stamped("rejected", 7, before=[("x", b"\xff"), ("n", b"")], reason="never", limit="payments.rate")
+    before, why = [("x", b"\xff"), ("n", b"")], {"reason": "never", "limit": "payments.rate"}
+    headers = stamped("rejected", 7, before=before, created_ms=AT_MS - 1, **why)
     write(log, topic, (b"1", headers, None))
     code, out, err = gate("tail", "rejected", "--json", "--from-beginning", "--max", 1)
     assert (code, err) == (0, [])
@@ -263,7 +267,7 @@ def test_stamps_are_shown_as_json(gate, log, names):
         "topic": topic,
         "partition": 0,
         "offset": 0,
-        "timestamp_ms": AT_MS,
+        "timestamp_ms": WRITTEN_MS,
         "service": "payments",
         "stamp": {
             "verdict": "rejected",
@@ -273,6 +277,7 @@ def test_stamps_are_shown_as_json(gate, log, names):
             "policy": "9f2c01",
             "reason": "never",
             "limit": "payments.rate",
+            "created_ms": AT_MS - 1,
         },
         "retry_after": None,
         "not_before_ms": None,

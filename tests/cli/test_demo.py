@@ -78,9 +78,10 @@ class Log:
 
     def _put(self, topic: str, verdict: str, request: str, at: int, reason=None, due=None, **changed: object) -> None:
         made = self._request(int(request.rpartition("@")[2]))
-        stamp = Stamp(verdict, request, START + at, 1, "abc123", reason, None).encode()
+        created = int(changed.pop("created", made.timestamp))
+        stamp = Stamp(verdict, request, START + at, 1, "abc123", reason, None, created).encode()
         headers = tuple(restamp(made.headers, stamp, None if due is None else 1, due))
-        record = Record(topic, 0, 0, made.timestamp, made.key, made.value, headers)
+        record = Record(topic, 0, 0, START + at, made.key, made.value, headers)
         self.tally.add(Record(**{**vars(record), **changed}), START + at + 7)
 
 
@@ -185,12 +186,12 @@ def test_the_window_is_half_open(log):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"key": None}, {"value": b"other"}, {"timestamp": START + 99}, {"headers": "gate-id"}], ids=str
+    "changed", [{"key": None}, {"value": b"other"}, {"created": START + 99}, {"headers": "gate-id"}], ids=str
 )
 def test_a_changed_request_is_found(log, changed):
     request = log.submit()
     if "headers" in changed:
-        stamp = Stamp("admitted", request, START + 400, 1, "abc123").encode()
+        stamp = Stamp("admitted", request, START + 400, 1, "abc123", created_ms=START).encode()
         changed = {"headers": (("gate-id", b"other"), ("traceparent", None), ("gate", stamp))}
     log.admit(request, 400, **changed)
     assert log.broken() == [f"s: 1 changed on the way: key, value, timestamp or a header: {request}"]

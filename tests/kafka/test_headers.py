@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import http_sf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.headers import (
+    MAX_CREATED,
     PLAIN,
     Malformed,
     Origin,
@@ -106,6 +109,8 @@ def test_a_stamp_is_spelt_as_in_the_contract():
     stamp = Stamp("admitted", "gate.requests.payments-3@91823", 1764025123456, 2, "9f2c01", "window", "payments.window")
     assert stamp.encode() == EXAMPLE + b';reason=window;limit="payments.window"'
     assert parse_stamp(EXAMPLE) == Stamp("admitted", "gate.requests.payments-3@91823", 1764025123456, 2, "9f2c01")
+    dated = replace(stamp, created_ms=1764025120000)
+    assert dated.encode() == stamp.encode() + b";created=1764025120000"
 
 
 stamps = st.builds(
@@ -117,6 +122,7 @@ stamps = st.builds(
     st.text(),
     st.none() | st.sampled_from(["rate", "in-flight", "max-delay"]),
     st.none() | st.text(),
+    st.none() | st.integers(0, MAX_CREATED),
 )
 
 
@@ -129,6 +135,7 @@ def test_a_stamp_is_read_back_and_is_what_http_sf_reads(stamp):
     assert verdict == stamp.verdict
     assert list(parameters)[:4] == ["id", "at", "attempt", "policy"]
     assert str(parameters.get("limit")) == str(stamp.limit)
+    assert parameters.get("created") == stamp.created_ms
 
 
 @given(stamps)
@@ -146,6 +153,12 @@ def test_later_parameters_are_passed_over():
     assert parse_stamp(EXAMPLE + b";new=?1;newer=:YQ==:") == parse_stamp(EXAMPLE)
 
 
+@pytest.mark.parametrize("created", [b"?1", b"-1", b'"5"', b"1.5", b"@5"])
+def test_a_time_of_creation_that_is_none_is_passed_over(created):
+    assert parse_stamp(EXAMPLE + b";created=" + created) == parse_stamp(EXAMPLE)
+    assert origin([("gate", EXAMPLE + b";created=" + created)]).created == -1
+
+
 @pytest.mark.parametrize(
     "value",
     [b"", b"\xff", b"admitted", b"allowed" + EXAMPLE[8:], EXAMPLE + b",", EXAMPLE.replace(b"attempt", b"attempts"),
@@ -159,12 +172,19 @@ def test_what_is_no_stamp_is_refused(value):
 
 @given(stamps, st.integers(0, 2**63 - 1))
 def test_a_template_stamps_what_a_stamp_encodes(stamp, offset):
+    created = -1 if stamp.created_ms is None else stamp.created_ms
     template = StampTemplate(
         stamp.verdict, stamp.at_ms, stamp.attempt, stamp.policy, reason=stamp.reason, limit=stamp.limit
     )
-    assert template.stamp(stamp.id.encode()) == stamp.encode()
-    stamped = template.stamp_at(source_of("gate.requests.a-b", 7), offset)
-    assert parse_stamp(stamped).id == f"gate.requests.a-b-7@{offset}"
+    assert template.stamp(stamp.id.encode(), created) == stamp.encode()
+    stamped = template.stamp_at(source_of("gate.requests.a-b", 7), offset, created)
+    assert parse_stamp(stamped) == replace(stamp, id=f"gate.requests.a-b-7@{offset}")
+
+
+@pytest.mark.parametrize("created", [-1, -(2**63), 10**15, 2**63 - 1])
+def test_a_time_that_no_stamp_can_hold_is_left_out(created):
+    template = StampTemplate("admitted", 1764025123456, 2, "9f2c01")
+    assert template.stamp(b"gate.requests.payments-3@91823", created) == EXAMPLE
 
 
 # Putting stamps on records
@@ -200,8 +220,16 @@ def test_retry_after_is_rounded_up(at, not_before, seconds):
 @given(stamps)
 def test_the_origin_of_a_record_is_in_its_stamp(stamp):
     headers = restamp([("traceparent", b"00"), ("n", None)], stamp.encode(), 1, 2)
-    assert origin(headers) == Origin(stamp.id.encode(), stamp.attempt)
+    created = -1 if stamp.created_ms is None else stamp.created_ms
+    assert origin(headers) == Origin(stamp.id.encode(), stamp.attempt, created)
     assert original_id(headers) == stamp.id
+
+
+def test_a_tenant_named_like_a_time_of_creation_is_none():
+    for name in (";created=5", '";created=5', ";created=5;a", "x;created=5\\"):
+        stamp = Stamp("delayed", "t-0@1", 1, 1, "9f2c01", "tenant", f"pay.tenant.{name}")
+        assert origin([("gate", stamp.encode())]).created == -1
+        assert origin([("gate", replace(stamp, created_ms=7).encode())]).created == 7
 
 
 @pytest.mark.parametrize("headers", [(), [("gate", None)], [("gate", b"nonsense")], [("x", EXAMPLE)]])

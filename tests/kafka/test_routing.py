@@ -1,15 +1,18 @@
-"""From decisions to records: key, value, headers and timestamp untouched, one stamp, the right topic and partition."""
+"""From decisions to records: key, value and headers untouched, dated by the decision, one stamp, the right place."""
 
 from dataclasses import dataclass
 
+import pytest
+
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Verdict
-from gate.kafka.headers import parse_stamp
+from gate.kafka.headers import Malformed, parse_stamp
 from gate.kafka.ports import Outgoing, Partition
-from gate.kafka.routing import Batch, Piece, Topics, read_runs
+from gate.kafka.routing import Batch, Piece, Topics, Wish, read_runs
 from gate.kafka.topics import Names
 
 TOPICS = Topics.of(Names(), "pay")
-NOW = 1_764_000_000_123 * MS
+AT = 1_764_000_000_123
+NOW = AT * MS
 
 
 @dataclass
@@ -63,11 +66,11 @@ def test_admitted_requests_keep_everything_and_get_one_stamp():
     pieces = [piece(2, 0, old)]
     assert route(batch, "abc123", pieces, [Decision(0, 1, Verdict.ADMITTED)]) == []
     (record,) = sent(batch, "gate.admitted.pay", 2)
-    assert (record.key, record.value, record.timestamp) == (b"k", b"v", 7)
+    assert (record.key, record.value, record.timestamp) == (b"k", b"v", AT)
     assert record.headers == [
         ("trace", b"x"),
         ("none", None),
-        ("gate", b'admitted;id="gate.requests.pay-2@200";at=1764000000123;attempt=1;policy="abc123"'),
+        ("gate", b'admitted;id="gate.requests.pay-2@200";at=1764000000123;attempt=1;policy="abc123";created=7'),
     ]
 
 
@@ -122,12 +125,55 @@ def test_a_released_request_keeps_its_id_and_counts_its_attempt():
         [Decision(0, 1, Verdict.DELAYED, Reason.RATE, "pay.rate", (NOW,))],
     )
     (waiting,) = sent(parked, "gate.delayed.pay", 3)
-    batch.release(TOPICS, "q", Pull(3, 41, 1, Verdict.ADMITTED), [Rec(41, list(waiting.headers))])
+    assert waiting.timestamp == AT - 5_000
+    held = Rec(41, list(waiting.headers), waiting.timestamp)
+    batch.release(TOPICS, "q", Pull(3, 41, 1, Verdict.ADMITTED), [held])
     (record,) = sent(batch, "gate.admitted.pay", 3)
+    assert record.timestamp == AT
     assert record.headers == [
         ("trace", b"x"),
-        ("gate", b'admitted;id="gate.requests.pay-3@300";at=1764000000123;attempt=2;policy="q"'),
+        ("gate", b'admitted;id="gate.requests.pay-3@300";at=1764000000123;attempt=2;policy="q";created=7'),
     ]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_the_time_of_the_decision_dates_every_record_and_the_producers_stands_in_the_stamp(clean):
+    batch = Batch(NOW)
+    times = [7, 0, 10**15 - 1, 10**15, -1, -5]  # ms; the last three no stamp can hold
+    mark = [] if clean else [("gate", b"forged"), ("retry-after", b"1")]
+    pieces = [Piece(0, 0, [Rec(i, mark, time) for i, time in enumerate(times)], 6)]
+    dues = tuple(NOW + MS for _ in times)
+    decisions = [[Decision(0, 6, Verdict.ADMITTED)], [Decision(0, 6, Verdict.DELAYED, Reason.RATE, "x", dues)]]
+    for decision in decisions:
+        batch.route(TOPICS, "p", pieces, decision, clean=clean)
+    batch.refuse(TOPICS, "p", pieces, [Wish(i, Malformed("gate-cost", "is odd")) for i in range(6)])
+    for topic in TOPICS.outputs:
+        records = sent(batch, topic, 0)
+        assert [r.timestamp for r in records] == [AT] * 6
+        assert [stamp.created_ms for stamp in stamps(records)] == [7, 0, 10**15 - 1, None, None, None]
+
+
+def test_what_waited_keeps_its_producers_timestamp_whenever_it_is_decided_anew():
+    parked, batch = Batch(NOW), Batch(NOW + 9 * MS)
+    pieces = [Piece(0, 0, [Rec(0, [], 7), Rec(1, [], -1)], 2)]
+    delayed = Decision(0, 2, Verdict.DELAYED, Reason.TENANT, "pay.tenant.;created=5", (NOW + MS, NOW + MS))
+    parked.route(TOPICS, "p", pieces, [delayed], clean=True)
+    held = [Rec(40 + i, r.headers, r.timestamp) for i, r in enumerate(sent(parked, "gate.delayed.pay", 0))]
+    batch.release(TOPICS, "q", Pull(0, 40, 2, Verdict.ADMITTED), held)
+    batch.route(TOPICS, "q", [Piece(0, 0, held, 42, returned=True)], [Decision(0, 2, Verdict.ADMITTED)], clean=True)
+    records = sent(batch, "gate.admitted.pay", 0)
+    assert [(r.timestamp, stamp.created_ms) for r, stamp in zip(records, stamps(records), strict=True)] == [
+        (AT + 9, 7),
+        (AT + 9, None),
+    ] * 2
+
+
+def test_what_an_earlier_version_parked_bears_its_producers_timestamp_itself():
+    batch = Batch(NOW)
+    old = b'delayed;id="gate.requests.pay-3@300";at=1764000000000;attempt=1;policy="p";reason=rate;limit="pay.rate"'
+    batch.release(TOPICS, "q", Pull(3, 41, 1, Verdict.ADMITTED), [Rec(41, [("gate", old)], 1_763_000_000_000)])
+    (record,) = sent(batch, "gate.admitted.pay", 3)
+    assert (record.timestamp, stamps([record])[0].created_ms) == (AT, 1_763_000_000_000)
 
 
 def test_a_foreign_record_in_the_delayed_topic_is_named_by_its_place():
@@ -135,6 +181,7 @@ def test_a_foreign_record_in_the_delayed_topic_is_named_by_its_place():
     batch.release(TOPICS, "q", Pull(0, 5, 1, Verdict.REJECTED, Reason.DEADLINE, "x"), [Rec(5, [])])
     (record,) = sent(batch, "gate.rejected.pay", 0)
     assert stamps([record])[0].id == "gate.delayed.pay-0@5"
+    assert stamps([record])[0].created_ms == 7
 
 
 def test_stamps_are_the_same_whether_headers_were_looked_at_or_not():

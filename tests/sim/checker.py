@@ -26,7 +26,7 @@ SEEN_MS: Final = 2_000  # from a decision until all can see it, in a network tha
 STAMPED: Final = frozenset({"gate", "retry-after", "gate-not-before", "gate-error"})
 STAMP: Final = re.compile(
     rb'(admitted|delayed|rejected);id="([^"]+)-(\d+)@(\d+)";at=(\d+);attempt=(\d+);policy="([0-9a-f]{6})"'
-    rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?'
+    rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?(?:;created=(\d+))?'
 )
 
 
@@ -126,7 +126,7 @@ class Checker:
         if found is None:
             self._add("stamp", f"{place} has no stamp of its own: {stamps}")
             return
-        verdict, topic, partition, offset, at, attempt, version, reason = found.groups()
+        verdict, topic, partition, offset, at, attempt, version, reason, created = found.groups()
         request = service.requests.get((int(partition), int(offset)))
         if (
             request is None
@@ -137,7 +137,11 @@ class Checker:
             self._add("stamp", f"{place} is stamped {stamps[0]!r}, which fits no request of this topic")
             return
         if _print(record) != request.print:
-            self._add("touched", f"{place}: key, value, headers or timestamp differ from the request's")
+            self._add("touched", f"{place}: key, value or headers differ from the request's")
+        if created is None or int(created) != request.arrived:
+            self._add("touched", f"{place}: created={created}, but its producer's timestamp was {request.arrived}")
+        if record.timestamp != int(at):
+            self._add("dated", f"{place}: its timestamp is {record.timestamp}, but it was decided at {int(at)}")
         if int(attempt) != 1 + (kind != "delayed" and request.delayed > 0):
             self._add("attempt", f"{place} is decision {int(attempt)} about a request delayed {request.delayed} times")
         if int(at) < request.at:
@@ -364,7 +368,7 @@ class Checker:
 
 def _print(record: Committed) -> int:
     kept = tuple(header for header in record.headers if header[0] not in STAMPED)
-    return hash((record.key, record.value, record.timestamp, kept))
+    return hash((record.key, record.value, kept))
 
 
 def _offsets(record: SegmentRecord) -> Iterator[int]:

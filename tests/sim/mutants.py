@@ -232,6 +232,12 @@ def header_lost(restamp: Any) -> Any:
     return lambda headers, *args: [h for h in restamp(headers, *args) if h[0] != "traceparent"]
 
 
+@_plant(routing, "origin")
+def created_lost(origin: Any) -> Any:
+    """What was parked loses its producer's timestamp on release."""
+    return lambda headers: (found := origin(headers)) and found._replace(created=-1)
+
+
 @_plant(SimSession, "commit")
 def commit_not_sent(commit: Any) -> Any:
     """Batches run into one another; whatever comes next ends them."""

@@ -120,16 +120,17 @@ def test_late_requests_of_the_protocol_do_no_harm():
 # -- the checker -------------------------------------------------------------------------------------------------------
 
 
-def history(*outputs: tuple[str, int, int, int], requests: int = 3) -> list[str]:
+def history(*outputs: tuple[str, int, int, int], requests: int = 3, created: str = "1", late: int = 0) -> list[str]:
     """Return what the checker finds in requests of `plain` and outputs (kind, offset, request, at in ms)."""
     version = policy(0).version
     checker = Checker(NAMES, {version: policy(0)}, shards=1)
     for offset in range(requests):
         checker.feed(Committed(NAMES.requests("plain"), 0, offset, b"k", b"v", (), 1))
-    for kind, offset, request, at in outputs:
-        stamp = f'{kind};id="gate.requests.plain-0@{request}";at={START_MS + at};attempt=1;policy="{version}"'
+    for kind, offset, request, after in outputs:
+        at = START_MS + after
+        stamp = f'{kind};id="gate.requests.plain-0@{request}";at={at};attempt=1;policy="{version}";created={created}'
         topic = getattr(NAMES, kind)("plain")
-        checker.feed(Committed(topic, 0, offset, b"k", b"v", (("gate", stamp.encode()),), 1))
+        checker.feed(Committed(topic, 0, offset, b"k", b"v", (("gate", stamp.encode()),), at + late))
     decided = {Partition(NAMES.requests("plain"), 0): requests}
     found = checker.finish(policy=policy(0), offsets=decided, drained=True)
     return sorted({problem.split(":")[0] for problem in found})
@@ -137,6 +138,12 @@ def history(*outputs: tuple[str, int, int, int], requests: int = 3) -> list[str]
 
 def test_a_good_history_passes():
     assert history(("admitted", 0, 0, 0), ("admitted", 1, 1, 0), ("rejected", 0, 2, 0)) == []
+
+
+def test_a_history_without_the_right_times_is_called_so():
+    outputs = [("admitted", 0, 0, 0), ("admitted", 1, 1, 0), ("rejected", 0, 2, 0)]
+    assert history(*outputs, created="2") == ["touched"]
+    assert history(*outputs, late=1) == ["dated"]
 
 
 @pytest.mark.parametrize(

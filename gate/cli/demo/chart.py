@@ -21,7 +21,7 @@ def draw(ledgers: Mapping[str, Ledger], specs: Mapping[str, Spec], path: Path) -
     """Write a PNG. Raises ImportError where the extra `plot` is not installed."""
     import altair as alt  # noqa: PLC0415 - takes a second, and is only needed here
 
-    requests = [content.timestamp for ledger in ledgers.values() for content in ledger.requests.values()]
+    requests = [content.created for ledger in ledgers.values() for content in ledger.requests.values()]
     outcomes = [o.at_ms for ledger in ledgers.values() for o in (*ledger.admitted, *ledger.rejected)]
     start, end = min(requests), max(outcomes, default=max(requests)) + _STEP_MS
     columns = []

@@ -36,18 +36,18 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the producer wrote, and the gate must leave alone."""
+    """What the producer wrote, and the gate must leave alone. `created` is its timestamp, unix ms; -1: none."""
 
     key: bytes | None
     value: bytes | None
-    timestamp: int
+    created: int
     headers: tuple[tuple[str, bytes | None], ...]
 
     @classmethod
-    def of(cls, record: Record) -> "Content":
+    def of(cls, record: Record, created: int) -> "Content":
         """Take a record without the gate's stamps."""
         own = tuple(header for header in record.headers if header[0] not in _STAMPS)
-        return cls(record.key, record.value, record.timestamp, own)
+        return cls(record.key, record.value, created, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class Tally:
             return
         kind, ledger = self._topics[record.topic]
         if kind == "request":
-            ledger.requests[f"{record.topic}-{record.partition}@{record.offset}"] = Content.of(record)
+            ledger.requests[f"{record.topic}-{record.partition}@{record.offset}"] = Content.of(record, record.timestamp)
             return
         stamp = parse_stamp(next((value or b"" for name, value in record.headers if name == STAMP), b""))
         if kind == "delayed":
@@ -167,7 +167,8 @@ class Tally:
             ledger.park(stamp.id, Parked(stamp.at_ms, due))
         else:
             outcomes = ledger.admitted if kind == "admitted" else ledger.rejected
-            ledger.decide(outcomes, Outcome(stamp.id, stamp.at_ms, seen_ms, stamp.reason, Content.of(record)))
+            content = Content.of(record, -1 if stamp.created_ms is None else stamp.created_ms)
+            ledger.decide(outcomes, Outcome(stamp.id, stamp.at_ms, seen_ms, stamp.reason, content))
 
     def _add_alert(self, record: Record) -> None:
         ledger = self.ledgers.get((record.key or b"").decode(errors="replace"))
@@ -190,7 +191,7 @@ class Sample:
 
 def samples(ledger: Ledger, start_ms: int, end_ms: int, step_ms: int) -> list[Sample]:
     """Divide what a ledger holds into spans of `step_ms`."""
-    offered = sorted(content.timestamp for content in ledger.requests.values())
+    offered = sorted(content.created for content in ledger.requests.values())
     admitted = sorted(outcome.at_ms for outcome in ledger.admitted)
     came = sorted(place.at_ms for place in ledger.parked.values())
     left = sorted(outcome.at_ms for outcome in (*ledger.admitted, *ledger.rejected) if outcome.id in ledger.parked)

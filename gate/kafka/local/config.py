@@ -33,7 +33,6 @@ _DEFAULTS = {
     # After SIGKILL a broker must wait until the controller has given up its former self: 9 s by default
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "500",
-    "log.retention.ms": "-1",  # a record with an old timestamp must not vanish under a test
     "log.cleaner.dedupe.buffer.size": "16777216",  # bytes; the default takes a quarter of the heap
 }
 
