@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from gate.admission.model import Decision, Reason, Run, Verdict
+from gate.admission.model import UNTIL_RESUMED, Decision, Reason, Run, Verdict
 
 if TYPE_CHECKING:
     from gate.admission.lanes import Queue
@@ -36,6 +36,8 @@ class Arrival:
         times: list[int] | None = None,
     ) -> None:
         """Say what becomes of the next `count` requests of the run."""
+        if times and times[0] >= UNTIL_RESUMED:
+            times = None  # nobody knows when
         if count:
             self.left -= count
             self.outcomes.append((count, verdict, reason, limit, times))

@@ -76,6 +76,7 @@ def _grant(engine: "Engine", now: int, by_tenant: Mapping[str, int]) -> set[str]
 def _contend(engine: "Engine", now: int, runs: Sequence[Run], room: int, granted: set[str]) -> Step:
     """Decide where requests compete for what the limits give; tenants in `granted` have paid their own already."""
     pulls: list[Pull] = []
+    engine.planner.notice(now)
     _drop(engine, now, pulls)
     engine.scheduler.unblock(now)
     start = max(now, engine.paused_until)
@@ -101,6 +102,7 @@ def _contend(engine: "Engine", now: int, runs: Sequence[Run], room: int, granted
     requests, units = _count(engine, now, arrivals)
     _count_admitted(engine, now, requests + sum(tally.pulled.values()), units + tally.pulled_units)
     engine.scheduler.rest(now, engine.limits)
+    engine.planner.stepped(now, start, admitted=bool(tally.requests))
     return Step(decisions(arrivals), tuple(pulls))
 
 

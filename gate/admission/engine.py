@@ -10,12 +10,12 @@ from gate.admission.breach import Beat, Breach, Meter, Situation
 from gate.admission.budgets import Budgets
 from gate.admission.deciding import decide
 from gate.admission.lanes import lanes_of
-from gate.admission.model import MS, SECOND, Event, Reason, Run, Step, Usage, Verdict
-from gate.admission.overflow import UNTIL_RESUMED, Held
+from gate.admission.model import MS, UNTIL_RESUMED, Event, Reason, Run, Step, Usage, Verdict
+from gate.admission.overflow import Held
 from gate.admission.parked import Parked
 from gate.admission.plan import ready_at
 from gate.admission.planner import Planner
-from gate.admission.report import fullest, service_usage
+from gate.admission.report import eta_of_all, fullest, service_usage
 from gate.admission.scheduler import Scheduler
 from gate.admission.segment import NO_DEADLINE
 from gate.admission.shared import Limits
@@ -205,7 +205,7 @@ class Engine:
                 policy=self.version,
                 backlog=self.waiting,
                 offered_per_second=self.offered.at(now),
-                eta_seconds=(self.planner.end(now, max(now, self.paused_until)) - now) / SECOND,
+                eta_seconds=eta_of_all(self, now),
                 usage=0.0 if fill is None else fill.usage,
             )
 

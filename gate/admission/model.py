@@ -9,6 +9,9 @@ import msgspec
 
 MS: Final = 1_000_000
 SECOND: Final = 1_000_000_000
+FOREVER: Final = 2**62  # a time, in ns, that fits into a record
+# The end of a pause without one: so late that nobody sees it, and so early that limiters can be charged beyond it.
+UNTIL_RESUMED: Final = (FOREVER - 2**59) // MS * MS
 
 
 class Verdict(StrEnum):

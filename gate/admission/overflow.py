@@ -1,16 +1,12 @@
 """What becomes of requests that cannot go now: parked, held back or refused, by the service's policy."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from gate.admission.arrivals import Arrival
-from gate.admission.model import MS, Reason, Verdict
+from gate.admission.model import FOREVER, Reason, Verdict
 from gate.admission.planner import Planner
 from gate.admission.shared import Bound, Limits
-
-FOREVER: Final = 2**62  # a time, in ns, that fits into a record
-# The end of a pause without one: so late that nobody sees it, and so early that limiters can be charged beyond it.
-UNTIL_RESUMED: Final = (FOREVER - 2**59) // MS * MS
 
 Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
 

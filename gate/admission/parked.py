@@ -70,6 +70,14 @@ class Parked:
             queue.head = 0
         return 0, 0
 
+    def newest_cost(self, queue: Queue) -> int:
+        """Return the cost of the newest request of a queue; 1 where none is known."""
+        for ref in reversed(queue.refs):
+            segment = self._segments.get(ref >> 8)
+            if segment is not None and segment.counts[ref & 255]:
+                return segment.cost(ref & 255)
+        return 1
+
     def take(self, queue: Queue, count: int) -> tuple[int, int]:
         """Let the first `count` requests of the entry at the head go, and return partition and offset of the first."""
         ref = queue.refs[queue.head]

@@ -5,22 +5,28 @@ the moments of admission give its time (`horizon`); where that is an estimate an
 """
 
 from collections.abc import Mapping, Sequence
+from heapq import nlargest
+from itertools import islice
 from typing import Final
 
+from gate.admission.anchor import REPLAY, Anchor
 from gate.admission.arrivals import Arrival
-from gate.admission.horizon import Horizon, Positions
+from gate.admission.horizon import Positions
 from gate.admission.lanes import Lane, Queue
+from gate.admission.model import FOREVER, SECOND, UNTIL_RESUMED
+from gate.admission.outlook import Deep, Outlook
 from gate.admission.parked import Parked
-from gate.admission.plan import Plan, ready_at
+from gate.admission.plan import Plan, ready_at, whole_ms
 from gate.admission.rehearsal import MOST, Rehearsal
 from gate.admission.scheduler import Scheduler
 from gate.admission.shared import Limits
 from gate.admission.tenants import Tenant
-from gate.limits import NEVER, Limiter
+from gate.limits import NEVER, Limiter, Spec
 
 Booked = tuple[list[int], int]  # the times of an arrival's requests, and that of the first that was not booked
 
-_REPLAY: Final = 20_000  # parked requests that are planned anew when a plan is missing; for more, places are counted
+_LOOKED_AT: Final = 4_096  # queues of which a report asks which ones wait longest for their tenants' own limits
+_FEW: Final = 3  # of these, for which it is reckoned when they end
 
 
 class Planner:
@@ -28,7 +34,8 @@ class Planner:
 
     def __init__(self, scheduler: Scheduler, parked: Parked, limits: Limits) -> None:
         self.plan: Plan | None = None  # charged with all that waits, if that is one queue; None: must be made
-        self._outlook = _Outlook(limits)
+        self.anchor = Anchor()
+        self._outlook = Outlook(limits)
         self._scheduler = scheduler
         self._parked = parked
         self._limits = limits
@@ -36,7 +43,23 @@ class Planner:
     def forget(self) -> None:
         """Plan anew: something else than time and admissions changed the future."""
         self.plan = None
-        self._outlook = _Outlook(self._limits)
+        self._outlook = Outlook(self._limits)
+
+    def notice(self, now: int) -> None:
+        """Begin a step in which something waits: see whether what was planned can still come true."""
+        if self.plan is not None:
+            own = next((queue.tenant.limiter for queue in self._scheduler.working()), None)
+            limiters = self._limits.limiters() if own is None else [*self._limits.limiters(), own]
+            self.anchor.notice(now, limiters, self.plan.at)
+
+    def stepped(self, now: int, start: int, *, admitted: bool) -> None:
+        """End a step: note when the next of what waits can go."""
+        head = self._scheduler.head()
+        if head is None:
+            due = self._scheduler.next_unblocked()
+        else:
+            due = ready_at(self._limits.limiters(), now, self._scheduler.head_cost(head))
+        self.anchor.stepped(now, None if due is None else min(max(start, due), FOREVER), admitted=admitted)
 
     def admitted(self, now: int, units: int) -> None:
         """Note how many units a step admitted."""
@@ -58,21 +81,21 @@ class Planner:
             return played
         ahead = self._ahead(arrivals)
         positions = Positions(self._scheduler.lanes)
-        owns: dict[Tenant, Limiter | None] = {}
+        owns: dict[Tenant, Limiter | Deep | None] = {}
         planned = []
         for arrival, limit in zip(arrivals, latest, strict=True):
             queue = arrival.queue
             if queue.tenant not in owns:
                 owns[queue.tenant] = self._own(queue.tenant, start, ahead)
             own = owns[queue.tenant]
-            if self.plan is not None:
+            if self.plan is not None and not isinstance(own, Deep):
                 times, time = self.plan.book(arrival.left, arrival.cost, limit, own)
             else:
                 times, time = [], start
                 for _ in range(arrival.left):
                     time = self._time_of(self._outlook, positions, queue, ahead[queue], arrival.cost, start)
                     if own is not None:
-                        time = ready_at([own], time, arrival.cost)
+                        time = max(time, whole_ms(own.ready_at(time, arrival.cost)))
                     if time > limit:
                         break
                     if own is not None:
@@ -110,8 +133,8 @@ class Planner:
             self._shed(arrival, count)
         owns = {arrival.queue.tenant: rehearsal.own.get(arrival.queue.tenant) for arrival in arrivals}
         for tenant, own in owns.items():
-            tenant.plan = own
-        self._outlook = _Outlook(self._limits)  # the old one was copied from limiters that change now
+            tenant.plan, tenant.overdue = own, False
+        self._outlook = Outlook(self._limits)  # the old one was copied from limiters that change now
         self._keep_promises(owns, shared)
         return [(times.get(number, []), late.get(number, start)) for number in range(len(arrivals))]
 
@@ -121,14 +144,14 @@ class Planner:
         if shed:
             self._scheduler.shrink(arrival.queue, shed, shed * arrival.cost)
 
-    def _keep_promises(self, owns: Mapping[Tenant, Limiter | None], shared: Sequence[Limiter]) -> None:
+    def _keep_promises(self, owns: Mapping[Tenant, Limiter | Deep | None], shared: Sequence[Limiter]) -> None:
         """Let the limiters compress what their plans have compressed, or they would admit before the time promised.
 
         `shared` are the plans of the shared limits, if there are any.
         """
         for tenant, own in owns.items():
             if own is not None and tenant.limiter is not None:
-                tenant.limiter.follow(own)
+                tenant.limiter.follow(own.limiter if isinstance(own, Deep) else own)
         if shared:
             for limiter, ahead in zip(self._limits.limiters(), shared, strict=True):
                 limiter.follow(ahead)
@@ -149,23 +172,45 @@ class Planner:
         return time if own is None else max(time, ready_at([own], now, cost))
 
     def lane_end(self, lane: Lane, now: int, start: int) -> int:
-        """Return when the last of what waits in a lane is admitted if nothing else comes."""
+        """Return when the last that waits in a lane is admitted if nothing else comes; if none, when one that comes is.
+
+        What waits for a tenant that is paused without an end counts only where nothing else waits.
+        """
         if not lane.units:
             return max(start, ready_at(self._limits.limiters(), now, 1))
-        if self.plan is not None:
-            return self.plan.at
-        queue = max(lane.fair.flows(), key=lambda queue: queue.start + queue.units, default=None)
-        if queue is None:
-            return max(start, self._scheduler.next_unblocked() or start)
+        if self.plan is not None and not self.anchor.wrong:
+            return max(start, self.plan.at)
         # a look from aside: who only reports must not change what will be decided
-        outlook = _Outlook(self._limits)
-        return self._time_of(outlook, Positions(self._scheduler.lanes), queue, queue.units, 1, start)
+        outlook = Outlook(self._limits)
+        ends = []
+        queue = max(lane.fair.flows(), key=lambda queue: (queue.start + queue.units, queue.order), default=None)
+        if queue is not None and queue.units:
+            last = self._parked.newest_cost(queue)
+            positions = Positions(self._scheduler.lanes)
+            ends.append(self._time_of(outlook, positions, queue, queue.units - last, last, start))
+        ends += self._own_ends(lane, start)
+        return max([end for end in ends if end < UNTIL_RESUMED] or ends, default=start)
+
+    def _own_ends(self, lane: Lane, start: int) -> list[int]:
+        """Return when the last is admitted that waits in a lane for its tenant's own limit or the end of its pause."""
+        waits: dict[Tenant, float] = {}
+        for queue in islice(self._scheduler.working(), _LOOKED_AT):
+            tenant = queue.tenant
+            if queue.lane is lane and queue.requests and (tenant.limiter is not None or tenant.paused_until > start):
+                long = 0.0 if tenant.limiter is None else queue.units * _longest(tenant.limiter.spec)
+                waits[tenant] = max(start, tenant.paused_until) + long
+        finite = [tenant for tenant in waits if tenant.paused_until < UNTIL_RESUMED]
+        ends = [UNTIL_RESUMED] if waits and not finite else []
+        for tenant in nlargest(_FEW, finite, key=waits.__getitem__):
+            begin = max(start, tenant.paused_until)
+            units = sum(queue.units for queue in tenant.queues.values())
+            ends.append(begin if tenant.limiter is None else Deep(tenant.limiter, 0, begin).ready_at(begin, units))
+        return ends
 
     def end(self, now: int, start: int) -> int:
         """Return when the last of all that waits is admitted if nothing else comes."""
-        if self.plan is not None and self._parked.requests:
-            return self.plan.at
-        return max((self.lane_end(lane, now, start) for lane in self._scheduler.all if lane.units), default=start)
+        ends = [self.lane_end(lane, now, start) for lane in self._scheduler.all if lane.units]
+        return max([end for end in ends if end < UNTIL_RESUMED] or ends, default=start)
 
     def _use_plan(self, arrivals: Sequence[Arrival], start: int) -> None:
         """Have a plan if all that waits is in one queue, else none."""
@@ -183,18 +228,23 @@ class Planner:
         start = max(start, queue.tenant.paused_until)
         coming = sum(arrival.left for arrival in arrivals)
         parked = self._parked.requests
-        if self.plan is not None and parked:
+        anchor = self.anchor
+        if self.plan is not None and parked and not anchor.stale:
             self.plan.at = max(self.plan.at, start)
             return
-        if parked > _REPLAY:
-            self.plan = None
+        if parked > REPLAY or not anchor.affords(parked):
+            if self.plan is not None and not anchor.wrong:
+                self.plan.at = max(self.plan.at, start)
+            else:
+                self.plan = None
             return
         assert queue.requests == parked + coming
         self.plan = Plan([_ahead_of(limiter) for limiter in self._limits.limiters()], start)
+        anchor.made(start)
         own = None if queue.tenant.limiter is None else _ahead_of(queue.tenant.limiter)
         for count, cost, _ in self._parked.entries(queue):
             self.plan.book(count, cost, NEVER, own)
-        queue.tenant.plan = own
+        queue.tenant.plan, queue.tenant.overdue = own, False
 
     def _ahead(self, arrivals: Sequence[Arrival]) -> dict[Queue, int]:
         """Return how many units were parked in each queue before this step."""
@@ -203,60 +253,34 @@ class Planner:
             ahead[arrival.queue] -= arrival.left * arrival.cost
         return ahead
 
-    def _own(self, tenant: Tenant, start: int, ahead: dict[Queue, int]) -> Limiter | None:
-        """Return the plan of a tenant's own limit, made if it is missing."""
+    def _own(self, tenant: Tenant, start: int, ahead: dict[Queue, int]) -> Limiter | Deep | None:
+        """Return the plan of a tenant's own limit, made if it is missing or what it says can't come true any more."""
         if tenant.limiter is None:
             return None
-        if tenant.plan is None or not any(ahead.get(queue, queue.units) for queue in tenant.queues.values()):
-            plan = Plan([tenant.limiter.copy()], max(start, tenant.paused_until))
-            for queue in sorted(tenant.queues.values(), key=lambda queue: queue.lane.order):
-                for count, cost, _ in self._parked.entries(queue):
-                    plan.book(count, cost, NEVER)
-            tenant.plan = plan.limiters[0]
+        units = sum(ahead.get(queue, queue.units) for queue in tenant.queues.values())
+        missing = tenant.plan is None or not units
+        if missing or tenant.overdue:
+            start = max(start, tenant.paused_until)
+            if tenant.requests > REPLAY:
+                self.plan, tenant.plan = None, None
+                return Deep(tenant.limiter, units, start)
+            if self.anchor.affords(tenant.requests) or missing:
+                plan = Plan([tenant.limiter.copy()], start)
+                for queue in sorted(tenant.queues.values(), key=lambda queue: queue.lane.order):
+                    for count, cost, _ in self._parked.entries(queue):
+                        plan.book(count, cost, NEVER)
+                tenant.plan, tenant.overdue = plan.limiters[0], False
         return tenant.plan
 
-    def _time_of(
-        self, outlook: "_Outlook", positions: Positions, queue: Queue, ahead: int, cost: int, start: int
-    ) -> int:
+    def _time_of(self, outlook: Outlook, positions: Positions, queue: Queue, ahead: int, cost: int, start: int) -> int:
         units = positions.units_to(queue, ahead, cost)
         return max(outlook.time_of(units, start), queue.tenant.paused_until)
 
 
-class _Outlook:
-    """The horizons of a service's shared limits. They save work only: new ones would say the same."""
-
-    __slots__ = ("_budget", "_limits", "_own")
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._own: Horizon | None = None
-        self._budget: Horizon | None = None
-
-    def admitted(self, now: int, units: int) -> None:
-        """Go on with what a step admitted."""
-        if self._own is not None and not self._own.passed(now, units):
-            self._own = None
-        self._budget = None  # others draw on it
-
-    def time_of(self, units: int, start: int) -> int:
-        """Return when the last of so many units is admitted, from `start` on."""
-        limits = self._limits
-        if self._own is None or not self._own.follow(start):
-            self._own = Horizon([limits.limiter.copy()], start)
-        time = max(start, self._own.time_of(units))
-        if limits.budget is not None:
-            if self._budget is None or not self._budget.follow(start):
-                self._budget = Horizon([limits.budget.limiter.copy()], start)
-            rivals = sum(min(waiting, units) for waiting in limits.budget.others(limits.service))
-            time = max(time, self._budget.time_of(units + rivals))
-        return time
-
-    def keep_promises(self) -> None:
-        """Let the limiters compress what was compressed to find times that were told."""
-        if self._own is not None and self._limits.limiter.follow(self._own.limiter):
-            self._own = None  # a new one would say otherwise
-        if self._budget is not None and self._limits.budget is not None:
-            self._limits.budget.limiter.follow(self._budget.limiter)
+def _longest(spec: Spec) -> float:
+    """Return how many ns a unit takes in the long run."""
+    times = [window.size / window.limit for window in spec.windows]
+    return max(times if spec.rate is None else [*times, SECOND / float(spec.rate)], default=0.0)
 
 
 def _ahead_of(limiter: Limiter) -> Limiter:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from gate.admission.breach import Breach, Meter
 from gate.admission.lanes import Lane, Queue, lanes_of
-from gate.admission.model import Reason, Verdict
-from gate.admission.overflow import FOREVER, Held
+from gate.admission.model import FOREVER, Reason, Verdict
+from gate.admission.overflow import Held
 from gate.admission.plan import Plan
 from gate.admission.state import LaneRecord, SegmentRecord, ServiceRecord, TotalRecord, decode, encode
 from gate.limits import Limiter
@@ -130,6 +130,7 @@ def _record(engine: "Engine") -> ServiceRecord:
         more=scheduler.more,
         purge=engine.purge,
         held=engine.held,
+        anchor=engine.planner.anchor.record(),
     )
 
 
@@ -142,6 +143,8 @@ def _take(engine: "Engine", record: ServiceRecord) -> None:
     if record.plan is not None and record.policy == engine.version and len(record.plan) == len(limiters):
         ahead = [Limiter.load(own.spec, data) for own, data in zip(limiters, record.plan, strict=True)]
         engine.planner.plan = Plan(ahead, record.plan_at)
+    if record.anchor is not None:
+        engine.planner.anchor.restore(record.anchor)
     engine.scheduler.lanes.virtual = record.virtual
     engine.scheduler.more = record.more
     for kept in record.lanes:

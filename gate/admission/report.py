@@ -1,14 +1,16 @@
 """What an engine says about itself."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gate.admission.model import SECOND, LaneUsage, LimitUsage, Reason, Refusal, Total, Usage
-from gate.admission.overflow import UNTIL_RESUMED
+from gate.admission.model import SECOND, UNTIL_RESUMED, LaneUsage, LimitUsage, Reason, Refusal, Total, Usage
 from gate.admission.shared import Limits
 from gate.limits import NEVER, Limiter
 
 if TYPE_CHECKING:
     from gate.admission.engine import Engine
+
+
+_STANDSTILL: Final = 0.05  # requests per second; the rate of what has stopped sinks, but never to 0
 
 
 class Fill(NamedTuple):
@@ -51,6 +53,22 @@ def _pause(until: int, now: int) -> int | None:
     return NEVER if until >= UNTIL_RESUMED else until
 
 
+def eta_of_all(engine: "Engine", now: int) -> float | None:
+    """Return in how many seconds the last of all that waits is admitted if nothing else comes; None: not known."""
+    return _eta(engine, engine.planner.end(now, max(now, engine.paused_until)), now, engine.waiting)
+
+
+def _eta(engine: "Engine", end: int, now: int, waiting: int) -> float | None:
+    """Return the seconds until `end`, or as long as workers take as fast as they are now, where they hold it back."""
+    if end >= UNTIL_RESUMED:
+        return None
+    eta = max(0, end - now) / SECOND
+    if waiting and engine.allowed() == 0:
+        rate = engine.admitted.at(now)
+        return max(eta, waiting / rate) if rate > _STANDSTILL else None
+    return eta
+
+
 def _named(limits: Limits) -> list[tuple[Limiter, str, Reason | None]]:
     named: list[tuple[Limiter, str, Reason | None]] = [(limits.limiter, limits.service, None)]
     if limits.budget is not None:
@@ -71,7 +89,7 @@ def service_usage(engine: "Engine", now: int) -> Usage:
                 backlog=lane.requests,
                 backlog_units=lane.units,
                 tenants=lane.waiting,
-                eta_seconds=None if end is None else max(0, end - now) / SECOND,
+                eta_seconds=_eta(engine, end, now, lane.requests),
             )
         )
     refusal = engine.refusal

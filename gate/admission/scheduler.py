@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 
+from gate.admission.anchor import is_shifted
 from gate.admission.arrivals import Arrival
 from gate.admission.lanes import COST_CAP, Fair, Lane, Queue, head
 from gate.admission.model import Pull, Reason, Verdict
@@ -109,7 +110,7 @@ class Scheduler:
                 queue.until = 0
                 queue.lane.fair.leave(queue)
                 if not queue.tenant.requests:
-                    queue.tenant.plan = None
+                    queue.tenant.plan, queue.tenant.overdue = None, False
             if queue.tenant.limiter is not None or queue.lane.requests:
                 self._tenants.touch(queue.tenant, now)
         self._served.clear()
@@ -164,6 +165,9 @@ class Scheduler:
         """Let queues whose time has come take part again."""
         while (until := self.next_unblocked()) is not None and until <= now:
             queue = heappop(self._blocked)[3]
+            limiter = queue.tenant.limiter
+            if until < now and limiter is not None and is_shifted(limiter, now):
+                queue.tenant.overdue = True
             queue.until = 0
             queue.lane.ready_units += queue.units
             self.join(queue)

@@ -30,6 +30,7 @@ class TenantRecord(msgspec.Struct, array_like=True, frozen=True):
     limiter: bytes | None
     plan: bytes | None
     queues: list[QueueTag]
+    overdue: bool = False
 
 
 class LaneRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -67,6 +68,18 @@ class BreachRecord(msgspec.Struct, array_like=True, frozen=True):
     near_told: int = 0
 
 
+class AnchorRecord(msgspec.Struct, array_like=True, frozen=True):
+    """What tells whether a plan still holds."""
+
+    due: int | None
+    since: int
+    lost: int
+    credit: int
+    at: int
+    stale: bool
+    wrong: bool
+
+
 class ServiceRecord(msgspec.Struct, array_like=True, frozen=True):
     """`service/<name>`."""
 
@@ -90,6 +103,7 @@ class ServiceRecord(msgspec.Struct, array_like=True, frozen=True):
     more: bool
     purge: bool
     held: tuple[int | None] | None
+    anchor: AnchorRecord | None = None
 
 
 class ClaimRecord(msgspec.Struct, array_like=True, frozen=True):

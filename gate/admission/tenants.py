@@ -26,12 +26,13 @@ def short(name: str) -> str:
 class Tenant:
     """One tenant, over all lanes."""
 
-    __slots__ = ("limiter", "name", "paused_until", "plan", "queues", "watched")
+    __slots__ = ("limiter", "name", "overdue", "paused_until", "plan", "queues", "watched")
 
     def __init__(self, name: str, limiter: Limiter | None) -> None:
         self.name = name
         self.limiter = limiter  # None: no limit of its own
         self.plan: Limiter | None = None  # charged with everything of it that waits; None: must be made
+        self.overdue = False  # it was not served when its limit would have, so the plan can't come true
         self.paused_until = 0
         self.queues: dict[str, Queue] = {}  # by lane
         self.watched = False
@@ -59,7 +60,7 @@ class Tenant:
             for queue in self.queues.values()
         ]
         limiter = None if self.limiter is None else self.limiter.dump()
-        return TenantRecord(limiter, None if self.plan is None else self.plan.dump(), tags)
+        return TenantRecord(limiter, None if self.plan is None else self.plan.dump(), tags, self.overdue)
 
 
 class Tenants:
@@ -193,6 +194,7 @@ class Tenants:
         tenant = self._known[name] = Tenant(name, limiter)
         if limiter is not None and record.plan is not None and self._plans:
             tenant.plan = Limiter.load(limiter.spec, record.plan)
+        tenant.overdue = record.overdue
         for tag in record.queues:
             lane = self._lanes.get(tag.lane)
             if lane is not None:

@@ -90,3 +90,14 @@ def test_the_events_carry_the_policy_in_force(policy, spec, start):
     sim.set_policy(dataclasses.replace(sim.policy, near_limit=0.5))
     sim.run_until(start + 10 * SECOND)
     assert [(e.kind, e.policy) for e in sim.history.events] == [(EventKind.OPENED, "1"), (EventKind.ONGOING, "2")]
+
+
+def test_a_reload_that_changes_no_limit_changes_no_eta(policy, spec, start):
+    day = 86_400
+    sim = Simulation(policy(spec(Fraction(1, 30 * day), 1)), now=start)
+    sim.offer(4)
+    before = sim.engine.usage(start).eta_seconds
+    sim.set_policy(dataclasses.replace(sim.policy, near_limit=0.5))
+    assert (before, sim.engine.usage(start).eta_seconds) == (90 * day, 90 * day)
+    sim.set_policy(policy(spec(Fraction(1, 30 * day), 1), weights={"hi": 6, "default": 1}))
+    assert sim.engine.usage(start).eta_seconds == 90 * day

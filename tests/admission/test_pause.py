@@ -29,9 +29,23 @@ def test_what_comes_during_an_endless_pause_waits_for_its_end(tenant, backlog, w
     come(12)
     sim.offer(1)
     assert (sim.engine.usage(sim.now).paused_until == NEVER) is (tenant == "")
-    assert sim.engine.usage(sim.now).backlog > 0
+    usage = sim.engine.usage(sim.now)
+    assert usage.backlog > 0
+    assert usage.eta_seconds is None or (tenant and usage.eta_seconds < 3_600)
     sim.run_until(START + 60 * SECOND)
     sim.engine.resume(sim.now, tenant)
     sim.drain()
     assert not any(sim.history.rejected_at)
     assert all(sim.history.admitted_at)
+
+
+@pytest.mark.parametrize("overflow", ["delay", "reject", "hold"])
+def test_nobody_is_told_a_time_that_nobody_knows(overflow):
+    text = f"services: {{pay: {{requests_per_second: 10, burst_size: 10, overflow: {overflow}, near_limit: 0.5}}}}"
+    sim = Simulation(parse_policy(text).service("pay"), now=START)
+    sim.engine.pause(START, FOREVER_MS * MS)
+    assert sim.offer(3).decisions[0].not_before is None
+    sim.run_until(START + 20 * SECOND)
+    assert {event.eta_seconds for event in sim.history.events} <= {None}
+    assert sim.engine.usage(sim.now).eta_seconds in (None, 0.0)
+    assert all(lane.eta_seconds is None for lane in sim.engine.usage(sim.now).lanes)

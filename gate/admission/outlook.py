@@ -1,0 +1,65 @@
+"""When so many units will have been admitted, as far as the limits say that all requests of a service share."""
+
+from gate.admission.horizon import Horizon
+from gate.admission.shared import Limits
+from gate.limits import Limiter
+
+
+class Outlook:
+    """The horizons of a service's shared limits. They save work only: new ones would say the same."""
+
+    __slots__ = ("_budget", "_limits", "_own")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._own: Horizon | None = None
+        self._budget: Horizon | None = None
+
+    def admitted(self, now: int, units: int) -> None:
+        """Go on with what a step admitted."""
+        if self._own is not None and not self._own.passed(now, units):
+            self._own = None
+        self._budget = None  # others draw on it
+
+    def time_of(self, units: int, start: int) -> int:
+        """Return when the last of so many units is admitted, from `start` on."""
+        limits = self._limits
+        if self._own is None or not self._own.follow(start):
+            self._own = Horizon([limits.limiter.copy()], start)
+        time = max(start, self._own.time_of(units))
+        if limits.budget is not None:
+            if self._budget is None or not self._budget.follow(start):
+                self._budget = Horizon([limits.budget.limiter.copy()], start)
+            rivals = sum(min(waiting, units) for waiting in limits.budget.others(limits.service))
+            time = max(time, self._budget.time_of(units + rivals))
+        return time
+
+    def keep_promises(self) -> None:
+        """Let the limiters compress what was compressed to find times that were told."""
+        if self._own is not None and self._limits.limiter.follow(self._own.limiter):
+            self._own = None  # a new one would say otherwise
+        if self._budget is not None and self._limits.budget is not None:
+            self._limits.budget.limiter.follow(self._budget.limiter)
+
+
+class Deep:
+    """A tenant's own limit, ahead of which more waits than is planned one by one: as exact as a horizon."""
+
+    __slots__ = ("_horizon", "_units")
+
+    def __init__(self, limiter: Limiter, units: int, at: int) -> None:
+        self._horizon = Horizon([limiter.copy()], at)
+        self._units = units
+
+    @property
+    def limiter(self) -> Limiter:
+        """The limit, charged as far as was looked ahead."""
+        return self._horizon.limiter
+
+    def ready_at(self, now: int, cost: int) -> int:
+        """Return when `cost` is admitted behind what waits."""
+        return max(now, self._horizon.time_of(self._units + cost))
+
+    def charge(self, now: int, units: int) -> None:  # noqa: ARG002 - as a limiter's
+        """Let so many more units wait."""
+        self._units += units
