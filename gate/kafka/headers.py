@@ -22,6 +22,10 @@ ID: Final = "gate-id"  # the producer's own; passed on unread
 STAMP: Final = "gate"
 RETRY_AFTER: Final = "retry-after"
 NOT_BEFORE: Final = "gate-not-before"
+JOB_ID: Final = "gate-job-id"  # on a retry: the id of the first request about the job
+JOB_ATTEMPT: Final = "gate-job-attempt"  # counts a job's attempts from 1
+JOB_GROUP: Final = "gate-job-group"  # the workers' group that wants the retry; to others the job is done
+JOB_NOT_BEFORE: Final = "gate-job-not-before"  # when its next attempt is due, unix ms
 
 MAX_LANE_BYTES: Final = 64
 MAX_TENANT_BYTES: Final = 256
@@ -32,7 +36,8 @@ MAX_CREATED: Final = 10**15 - 1  # the largest integer of RFC 9651; a producer m
 
 _WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE})
 _STAMPED: Final = frozenset({STAMP, RETRY_AFTER, NOT_BEFORE})
-OURS: Final = _WISHES | _STAMPED  # what the gate reads or replaces
+CLAIMED: Final = frozenset({JOB_ID, JOB_ATTEMPT, JOB_GROUP, JOB_NOT_BEFORE})  # only the gate's own retries carry them
+OURS: Final = _WISHES | _STAMPED | CLAIMED  # what the gate reads or replaces
 _VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
 _INTEGER: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
 _DIGITS: Final = len(str(MAX_CREATED))
@@ -282,6 +287,34 @@ def restamp(
     if not_before_ms is not None:
         stamped.append((NOT_BEFORE, b"%d" % not_before_ms))
     return stamped
+
+
+def last(headers: Headers, name: str) -> bytes | None:
+    """Return the last header of that name."""
+    found = None
+    for key, value in headers:
+        if key == name:
+            found = value
+    return found
+
+
+def number(value: bytes | None) -> int | None:
+    """Read a non-negative integer; None for anything else."""
+    return int(value) if value is not None and _INTEGER.fullmatch(value) else None
+
+
+def job_id(headers: Headers) -> str | None:
+    """Return the id of the first request about a job: the same for all its attempts. None for a record without one.
+
+    Only of what the gate has written: what a producer claims is dropped when a request is stamped.
+    """
+    first = last(headers, JOB_ID)
+    return first.decode("ascii", "backslashreplace") if first else original_id(headers)
+
+
+def attempt(headers: Headers) -> int:
+    """Return which attempt at a job this is, from 1; see `job_id`."""
+    return max(1, number(last(headers, JOB_ATTEMPT)) or 1)
 
 
 def retry_after(at_ms: int, not_before_ms: int) -> int:

@@ -10,7 +10,7 @@ from typing import Final
 from gate.errors import GateError
 
 MAX_TOPIC_LENGTH: Final = 249  # Kafka's limit: a partition is a directory named after its topic
-PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results", "retries"})
+PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results", "retries", "feedback"})
 _ALPHABET: Final = frozenset(string.ascii_letters + string.digits + "._-")
 _MAX_TEMPLATE_LENGTH: Final = 200  # leaves a service 49 characters at the least
 
@@ -29,6 +29,7 @@ class Templates:
     rejected: str = "{prefix}.rejected.{service}"
     results: str = "{prefix}.results.{service}"
     retries: str = "{prefix}.retries.{service}"
+    feedback: str = "{prefix}.feedback.{service}"
     alerts: str = "{prefix}.alerts"
     usage: str = "{prefix}.usage"
     state: str = "{prefix}.state"
@@ -75,8 +76,12 @@ class Names:
         return service.join(self._patterns["results"])
 
     def retries(self, service: str) -> str:
-        """Name the topic of failed jobs that workers will submit again."""
+        """Name the topic of failed jobs on their way back; the gate reads it as it reads requests."""
         return service.join(self._patterns["retries"])
+
+    def feedback(self, service: str) -> str:
+        """Name the topic of what workers tell: the only one that they write."""
+        return service.join(self._patterns["feedback"])
 
     @property
     def alerts(self) -> str:
@@ -95,7 +100,7 @@ class Names:
 
     @property
     def control(self) -> str:
-        """Commands from operators and feedback from workers."""
+        """Commands from operators."""
         return self._patterns["control"][0]
 
     @cached_property

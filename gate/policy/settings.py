@@ -26,7 +26,7 @@ from gate.policy.source import scalar
 _ALPHABET: Final = frozenset(string.ascii_letters + string.digits + "._-")
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+):(?P<port>[0-9]{1,5})")
 _HOST: Final = re.compile(r"[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,252}")
-_PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results", "retries"})
+_PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results", "retries", "feedback"})
 _MAX_PREFIX: Final = 100
 ENVIRONMENT: Final = "GATE_"
 
@@ -79,6 +79,7 @@ class Topics(StrictModel):
     rejected: Annotated[str, _template("rejected")] = "{prefix}.rejected.{service}"
     results: Annotated[str, _template("results")] = "{prefix}.results.{service}"
     retries: Annotated[str, _template("retries")] = "{prefix}.retries.{service}"
+    feedback: Annotated[str, _template("feedback")] = "{prefix}.feedback.{service}"
     alerts: Annotated[str, _template("alerts")] = "{prefix}.alerts"
     usage: Annotated[str, _template("usage")] = "{prefix}.usage"
     state: Annotated[str, _template("state")] = "{prefix}.state"

@@ -1,0 +1,88 @@
+"""What has been told of a partition's admitted records, so that who tells it again gets no second retry.
+
+A worker that is killed tells again what it had told since its last commit. A group is remembered by the offset before
+which all is finished, as its workers say, and by what was told behind that.
+"""
+
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, pairwise
+from typing import Final
+
+import msgspec
+
+from gate.admission.state import decode, encode
+
+MOST_GROUPS: Final = 8  # of a partition; beyond, the one that was silent for longest is forgotten
+# Of a group. Its workers hold at most 10,000 jobs behind one that is not done, so no honest one comes from below these.
+MOST_TOLD: Final = 16_384
+
+
+class ToldRecord(msgspec.Struct, array_like=True, frozen=True):
+    """`told/<service>/<partition>`: per group the floor, and each offset as its distance from the one before."""
+
+    groups: dict[str, tuple[int, list[int]]]
+
+
+class _Group:
+    __slots__ = ("floor", "offsets")
+
+    def __init__(self, floor: int, offsets: list[int]) -> None:
+        self.floor = floor
+        self.offsets = offsets  # ascending, none below the floor
+
+
+class Told:
+    """One partition's groups, the one that told last at the end."""
+
+    def __init__(self, groups: dict[str, _Group] | None = None) -> None:
+        self._groups: dict[str, _Group] = groups or {}
+
+    def take(self, group: str, offset: int, settled: int) -> bool:
+        """Note that `group` has told of the record at `offset`. False: it had, or has finished all up to there.
+
+        `settled` is what it says of that; it can't go beyond what is told right now.
+        """
+        known = self._touch(group)
+        self._raise(known, min(settled, offset))
+        at = bisect_left(known.offsets, offset)
+        if offset < known.floor or (at < len(known.offsets) and known.offsets[at] == offset):
+            return False
+        known.offsets.insert(at, offset)
+        if len(known.offsets) > MOST_TOLD:
+            self._raise(known, known.offsets[0] + 1)
+        return True
+
+    def settle(self, group: str, offset: int) -> None:
+        """Note that `group` has finished all before `offset`."""
+        self._raise(self._touch(group), offset)
+
+    def _touch(self, group: str) -> _Group:
+        known = self._groups.pop(group, None) or _Group(0, [])
+        self._groups[group] = known
+        if len(self._groups) > MOST_GROUPS:
+            del self._groups[next(iter(self._groups))]
+        return known
+
+    @staticmethod
+    def _raise(known: _Group, floor: int) -> None:
+        if floor > known.floor:
+            known.floor = floor
+            del known.offsets[: bisect_right(known.offsets, floor - 1)]
+
+    def dump(self) -> bytes:
+        """Return the state record."""
+        return encode(
+            ToldRecord({
+                name: (group.floor, [after - before for before, after in pairwise((group.floor, *group.offsets))])
+                for name, group in self._groups.items()
+            })
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, key: str, data: bytes) -> "Told":
+        """Read a state record. Raises StateError."""
+        groups = decode(key, data, ToldRecord).groups
+        return cls({
+            name: _Group(floor, list(accumulate(distances, initial=floor))[1:])
+            for name, (floor, distances) in groups.items()
+        })  # fmt: skip
