@@ -37,3 +37,17 @@ def decode(base: int, text: str | None) -> list[range]:
         end = start + int(found[2])
         runs.append(range(start, end))
     return runs
+
+
+def extend(base: int, text: str | None, done: Iterable[int]) -> tuple[int, str]:
+    """Return what to commit where `base` and `text` are committed, and `done` is done as well."""
+    runs = sorted([*decode(base, text), *(range(offset, offset + 1) for offset in done)], key=lambda run: run.start)
+    left: list[range] = []
+    for run in runs:
+        if run.start <= base:
+            base = max(base, run.stop)
+        elif left and run.start <= left[-1].stop:
+            left[-1] = range(left[-1].start, max(left[-1].stop, run.stop))
+        else:
+            left.append(run)
+    return base, encode(base, left)

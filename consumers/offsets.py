@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -49,6 +49,11 @@ class Offsets:
     def pending(self) -> int:
         """How many records are between the first unfinished one and the newest, finished or not."""
         return len(self._started)
+
+    @property
+    def settled(self) -> int:
+        """The first unfinished record: all before it are done."""
+        return self._started[0] if self._started else self.committable or 0
 
     def start(self, offset: int) -> bool:
         """Take a record into account; False if it was done before. Offsets ascend; gaps are legal."""
@@ -126,6 +131,8 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
         self._lock = asyncio.Lock()
         self._settling: set[asyncio.Future[None]] = set()
         self._leaving = False  # the partitions are about to go: what begins now is done again by others
+        self._settled_down = asyncio.Event()  # no rebalance is under way
+        self._settled_down.set()
 
     def of(self, partition: TopicPartition) -> Offsets:
         """Return the offsets of a partition that is read now."""
@@ -196,6 +203,28 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
             else:
                 self._committed |= wanted
 
+    async def note(self, done: Mapping[TopicPartition, Iterable[int]], seconds: float) -> None:
+        """Commit what is done of partitions that have not been read since they were assigned, and are still ours.
+
+        Where a rebalance is under way, its end is waited for, at most for so many seconds.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._settled_down.wait()
+            ours = [partition for partition in done if partition in self._consumer.assignment()]
+            if not ours:
+                return
+            async with self._lock, asyncio.timeout(_DEADLINE):
+                committed = await self._consumer._coordinator.fetch_committed_offsets(ours)  # noqa: SLF001
+                unknown = [partition for partition in ours if partition not in committed]
+                firsts = await self._consumer.beginning_offsets(unknown) if unknown else {}
+                places = {partition: (found.offset, found.metadata) for partition, found in committed.items()}
+                places |= {partition: (offset, "") for partition, offset in firsts.items()}
+                marks = {partition: done_map.extend(*places[partition], done[partition]) for partition in ours}
+                await self._consumer.commit(marks)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("offsets not committed", error=str(error) or type(error).__name__, partitions=len(done))
+
     def _mark(self, offsets: Offsets) -> tuple[int, str] | None:
         if self._done_maps:
             return offsets.mark()
@@ -209,6 +238,7 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002 - all of them
         """Finish and commit what can be finished in time; the next owner does the rest again."""
+        self._settled_down.clear()
         if self._offsets and self._drain is not None:
             await self._drain()
         self._leaving = True
@@ -222,6 +252,7 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Start from what is committed."""
         self._forget()
+        self._settled_down.set()
         log.info("partitions assigned", partitions=sorted(f"{tp.topic}-{tp.partition}" for tp in assigned))
 
     def _forget(self) -> None:

@@ -165,6 +165,11 @@ class Worker(Program):
                     helper.cancel()
                 self._abandon()
         await commits.commit()
+        if self._ended_late:  # between two owners, of which this one may have been the next
+            late: dict[TopicPartition, list[int]] = {}
+            for partition, offset in self._ended_late:
+                late.setdefault(partition, []).append(offset)
+            await commits.note(late, self._session_seconds)
         log.info("worker stopped")
 
     async def _movement(self) -> None:

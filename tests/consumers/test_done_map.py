@@ -51,3 +51,19 @@ def test_the_next_reader_does_exactly_what_was_not_done(seed):
     for record in again:
         after.done(record)
     assert after.committable == (records[-1] + 1 if records[-1] >= offset else None)
+
+
+@pytest.mark.parametrize(
+    ("base", "done", "more", "expected"),
+    [
+        (5, [], [], (5, [])),
+        (5, [], [5], (6, [])),
+        (5, [range(6, 9)], [5], (9, [])),
+        (5, [range(7, 9)], [5], (6, [range(7, 9)])),  # offset 6 may hold no record, or one that is not done
+        (5, [range(7, 9)], [12, 9, 3, 8], (5, [range(7, 10), range(12, 13)])),
+        (5, [], [3, 4], (5, [])),
+    ],
+)
+def test_what_was_done_besides_is_added_to_what_is_committed(base, done, more, expected):
+    offset, text = done_map.extend(base, done_map.encode(base, done), more)
+    assert (offset, done_map.decode(offset, text)) == expected

@@ -476,6 +476,36 @@ async def test_a_job_that_ends_between_two_owners_is_not_done_again_here(log, wo
     assert sorted(kept) == [0, 1]
 
 
+async def test_a_job_that_ends_after_its_worker_was_told_to_stop_amid_a_rebalance_is_not_done_again(
+    log, worker, start, until, monkeypatch
+):
+    topic, held, placed = log.names.admitted("payments"), asyncio.Event(), []
+    pays, started = await two_workers_at_long_jobs(log, worker, start, until, held)
+    revoked, assigned = Commits.on_partitions_revoked, Commits.on_partitions_assigned
+
+    async def stop_and_give_away(commits, partitions):
+        if commits._drain == pays[0]._yield_all:
+            pays[0].stop()
+        await revoked(commits, partitions)
+
+    async def note_what_is_kept(commits, partitions):
+        await assigned(commits, partitions)
+        if commits._drain == pays[0]._yield_all:
+            placed.append({partition.partition for partition in partitions})
+            held.set()
+
+    monkeypatch.setattr(Commits, "on_partitions_revoked", stop_and_give_away)
+    monkeypatch.setattr(Commits, "on_partitions_assigned", note_what_is_kept)
+    start(pays[1])
+    await asyncio.wait_for(held.wait(), 20)
+    for partition in range(2):
+        await log.write(topic, b"last", partition=partition)
+    await until(lambda: {p for pay, p, value in started if pay is pays[1] and value == b"last"} == {0, 1}, 40)
+    (kept,) = placed
+    assert len(kept) == 1  # the other one moved amid its job, which is then done again
+    assert not [p for pay, p, value in started if pay is pays[1] and value == b"long" and p in kept]
+
+
 async def test_a_failed_job_that_is_being_put_off_is_not_done_by_the_next_owner(log, worker, start, until):
     topic, retries = log.names.admitted("payments"), log.names.retries("payments")
     await log.create(topic, partitions=2)
