@@ -7,6 +7,7 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
+from gate.limits.checks import shown
 from gate.limits.errors import StateError
 
 VERSION: Final = 1
@@ -104,8 +105,12 @@ def seal(writer: Writer) -> bytes:
     return data + _CHECKSUM.pack(crc32(data))
 
 
-def unseal(data: bytes) -> Reader:
-    """Check version and checksum. Raises StateError."""
+def unseal(data: bytes | bytearray | memoryview) -> Reader:
+    """Check version and checksum. Raises StateError, TypeError for what is not bytes."""
+    if type(data) is not bytes:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"the state of limiters must be bytes, not {shown(data)} ({type(data).__name__})")
+        data = bytes(data)
     if len(data) < 1 + _CHECKSUM.size:
         raise StateError(f"the limiter state is cut short: {len(data)} bytes", hint=_HINT)
     if data[0] > VERSION:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 
+from gate.limits.checks import check_count, shown
 from gate.limits.rates import parse_rate
-from gate.limits.spec import MOST, SECOND, Spec, Window, check_count
+from gate.limits.spec import MOST, SECOND, Spec, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class RateLimitConfig:
         try:
             pairs = [(further, seconds) for further, seconds in self.windows]
         except (TypeError, ValueError):
-            raise TypeError(f"windows must be pairs of a limit and its seconds, not {self.windows!r}") from None
+            raise TypeError(f"windows must be pairs of a limit and its seconds, not {shown(self.windows)}") from None
         for place, (further, seconds) in enumerate(pairs):
             check_count(f"windows[{place}]: the limit", further, "requests")
             windows.append(Window(further, _nanoseconds(f"windows[{place}]: the size", seconds)))
@@ -52,12 +53,16 @@ class RateLimitConfig:
 def _nanoseconds(name: str, seconds: float | Fraction | Decimal) -> int:
     """Return `seconds` as ns; a float means its decimal text."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float, Fraction, Decimal)):
-        raise TypeError(f"{name} must be a number of seconds, not {seconds!r} ({type(seconds).__name__}): write 60")
+        raise TypeError(
+            f"{name} must be a number of seconds, not {shown(seconds)} ({type(seconds).__name__}): write 60"
+        )
+    beyond = isinstance(seconds, Decimal) and seconds.is_finite() and not -30 <= seconds.adjusted() <= 30
     try:
-        exact = Fraction(repr(float(seconds))) if isinstance(seconds, float) else Fraction(seconds)
+        number = repr(float(seconds)) if isinstance(seconds, float) else seconds
+        exact = Fraction(0) if beyond else Fraction(number)  # written out, its digits would fill the memory
     except (OverflowError, ValueError):
-        raise ValueError(f"{name} must be a finite number of seconds, not {seconds!r}: write 60") from None
+        raise ValueError(f"{name} must be a finite number of seconds, not {shown(seconds)}: write 60") from None
     size = round(exact * SECOND)
     if not 1 <= size <= MOST:
-        raise ValueError(f"{name} must be from 1e-9 to {MOST // SECOND} seconds, not {seconds!r}: write 60")
+        raise ValueError(f"{name} must be from 1e-9 to {MOST // SECOND} seconds, not {shown(seconds)}: write 60")
     return size

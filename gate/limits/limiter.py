@@ -4,10 +4,11 @@
 from fractions import Fraction
 from typing import Final, Literal, Self
 
+from gate.limits.checks import bad_time, check_amount, check_cost, check_count, shown
 from gate.limits.codec import Writer, seal, unseal
 from gate.limits.runs import LOG_RUNS, LastingRing
 from gate.limits.spec import MOST, NEVER, Spec, Window
-from gate.limits.window import SlidingWindow, bad_time
+from gate.limits.window import SlidingWindow
 
 _ANY: Final = Window(MOST, 1)
 
@@ -25,6 +26,9 @@ class Limiter(SlidingWindow):
     __slots__ = ("_full", "_more", "last", "spec")
 
     def __init__(self, spec: Spec, now: int) -> None:
+        _check_spec(spec)
+        if type(now) is not int or not -MOST <= now <= MOST:
+            raise bad_time(now)
         super().__init__(spec.windows[0] if spec.windows else _ANY)
         self.spec = spec
         self.last = now
@@ -35,6 +39,8 @@ class Limiter(SlidingWindow):
 
     def fit(self, now: int, count: int, cost: int = 1) -> int:
         """Return how many of `count` requests of `cost` units each fit at `now`; charge none."""
+        if count.__class__ is not int or count < 0:
+            check_amount("count", count, "requests")
         if cost.__class__ is not int or cost < 1:
             check_cost(cost)
         now = self._advance(now)
@@ -45,13 +51,15 @@ class Limiter(SlidingWindow):
         for window in self._windows():
             window._expire(now)
             count = min(count, (window._window.limit - window._used) // cost)
-        return max(count, 0)
+        return max(count, 0)  # a limit that was lowered, or charged without asking, has less than no room
 
     def charge(self, now: int, units: int) -> None:
         """Charge `units` at `now` without asking; the caller asked `fit`."""
+        if units.__class__ is not int:
+            check_amount("units", units, "units")
         if units <= 0:
             if units:
-                raise ValueError(f"cannot charge {units} units: nothing that was charged is given back")
+                raise ValueError(f"cannot charge {shown(units)} units: nothing that was charged is given back")
             return
         now = self._advance(now)
         spec = self.spec
@@ -64,7 +72,7 @@ class Limiter(SlidingWindow):
 
     def take(self, now: int, count: int, cost: int = 1) -> int:
         """Charge as many of `count` requests of `cost` units each as fit at `now`; return how many."""
-        if count == 1:
+        if count.__class__ is int and count == 1:
             return 1 if self.try_take(now, cost) is None else 0
         fitting = self.fit(now, count, cost)
         self.charge(now, fitting * cost)
@@ -76,7 +84,11 @@ class Limiter(SlidingWindow):
         Returns their times: of at most `count` requests, none after `latest`, and of none that a window could refuse
         if nothing in it expired. So the bucket alone decides, and the windows are told in one go.
         """
+        check_amount("count", count, "requests")
         check_cost(cost)
+        check_count("grain", grain, "ns")
+        if type(latest) is not int:
+            raise bad_time(latest)
         now = self._advance(now)
         spec = self.spec
         for window in self._windows():
@@ -109,6 +121,8 @@ class Limiter(SlidingWindow):
         """
         if cost.__class__ is not int or cost < 1:
             check_cost(cost)
+        if now.__class__ is not int:
+            raise bad_time(now)
         if now < self.last:  # noqa: PLR1730 - as in ready_at
             now = self.last
         spec = self.spec
@@ -134,6 +148,8 @@ class Limiter(SlidingWindow):
 
     def ready_at(self, now: int, cost: int = 1) -> int:
         """Return the earliest time from `now` on that admits `cost` if nothing else comes; NEVER if none does."""
+        if cost.__class__ is not int or cost < 1:
+            check_cost(cost)
         now = self._advance(now)
         bucket = self._bucket_at(now, cost)
         if self._used + cost <= self._window.limit and not self._more:  # see try_take: it can only be too high
@@ -143,6 +159,7 @@ class Limiter(SlidingWindow):
 
     def binding(self, now: int, cost: int = 1) -> Literal["rate", "window"] | None:
         """Return which limit makes `cost` wait longest; None if it need not wait."""
+        check_cost(cost)
         now = self._advance(now)
         bucket = self._bucket_at(now, cost)
         window = self._windows_at(now, cost)
@@ -181,11 +198,14 @@ class Limiter(SlidingWindow):
 
     def idle(self, now: int) -> bool:
         """Tell whether this is equal to a new limiter, so that it may be forgotten; unlike the others, leave `last`."""
+        if type(now) is not int:
+            raise bad_time(now)
         now = max(now, self.last)
         return self._full <= now * self.spec.scale and all(window._empty(now) for window in self._windows())
 
     def spent(self, now: int, span: int) -> int:
         """Return the units charged in the last `span` ns, as far as a window remembers; rounded up to its cells."""
+        check_amount("span", span, "ns")
         now = self._advance(now)
         return max((window._since(now - span) for window in self._windows()), default=0)
 
@@ -195,6 +215,7 @@ class Limiter(SlidingWindow):
         A window takes over what the old window of its size counts; without one, what the next larger counts, or else
         the largest. A first bucket starts full.
         """
+        _check_spec(spec)
         now = self._advance(now)
         twin = type(self)(spec, now)
         old = self.spec
@@ -249,6 +270,8 @@ class Limiter(SlidingWindow):
 
         Without `spec` it keeps the limits that it was written with.
         """
+        if spec is not None:
+            _check_spec(spec)
         source = unseal(data)
         with source.checked():
             last, numerator, denominator, burst = source.numbers(4)
@@ -277,6 +300,8 @@ class Limiter(SlidingWindow):
         return (self, *self._more) if self.spec.windows else ()
 
     def _advance(self, now: int) -> int:
+        if now.__class__ is not int:
+            raise bad_time(now)
         if now <= self.last:
             return self.last
         if now > MOST:
@@ -286,6 +311,8 @@ class Limiter(SlidingWindow):
 
     def _when(self, now: int, full: int, cost: int) -> int:
         """Return the earliest time for `cost`, which would leave a bucket that is full again at the tick `full`."""
+        if now > MOST:
+            raise bad_time(now)
         spec = self.spec
         ready = now
         if full > now * spec.scale + spec.depth:
@@ -316,9 +343,6 @@ class Limiter(SlidingWindow):
         twin._more = tuple(window._copy_window(object.__new__(SlidingWindow)) for window in self._more)
 
 
-def check_cost(cost: object) -> None:
-    """Raise TypeError or ValueError unless `cost` is a whole number of units above 0."""
-    if type(cost) is not int:
-        raise TypeError(f"cost must be a whole number of units, not {cost!r} ({type(cost).__name__})")
-    if cost < 1:
-        raise ValueError(f"cost must be at least 1 unit, not {cost}")
+def _check_spec(spec: object) -> None:
+    if not isinstance(spec, Spec):
+        raise TypeError(f"limits must be a Spec, not {shown(spec)} ({type(spec).__name__})")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gate.limits.checks import check_amount, check_cost
 from gate.limits.limiter import Limiter
 from gate.limits.spec import NEVER
 
@@ -28,6 +29,11 @@ class Plan:
 
     def reserve_many(self, now: int, count: int, cost: int = 1) -> Iterator[tuple[int, int]]:
         """Yield (time, how many) for `count` requests of `cost` units each, in order; nothing if they can never be."""
+        check_amount("count", count, "requests")  # at once, not when the first is asked for
+        check_cost(cost)
+        return self._reserve_many(now, count, cost)
+
+    def _reserve_many(self, now: int, count: int, cost: int) -> Iterator[tuple[int, int]]:
         while count:
             ready = self._ahead.ready_at(now, cost)
             if ready == NEVER:

@@ -8,48 +8,22 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
 from typing import Final
 
 from gate.limits import seconds
+from gate.limits.checks import check_cost, check_spelling, shown
 from gate.limits.codec import Writer, seal, unseal
 from gate.limits.config import RateLimitConfig
-from gate.limits.limiter import Limiter, check_cost
-from gate.limits.rates import parse_rate
+from gate.limits.forking import make_lock
+from gate.limits.limiter import Limiter
 from gate.limits.spec import MOST, NEVER, SECOND, Spec
+from gate.limits.token_bucket import checked_clock
 from gate.limits.usage import Hooks, Usage
 
 _log = logging.getLogger(__name__)
 _ALLOWED: Final = (True, None)
 # A step back of the caller's clock: less is threads that overtake one another, and is waited out.
 _STEP: Final = SECOND
-
-
-class TokenBucket:
-    """A bucket of `burst_size` tokens that is refilled at `rate` tokens per second, without drift. Thread-safe."""
-
-    def __init__(self, rate: float | str, burst_size: int, *, clock: Callable[[], int] | None = None) -> None:
-        self._clock = clock or time.monotonic_ns
-        self._lock = Lock()
-        self._limiter = Limiter(Spec(parse_rate(rate), burst_size, ()), self._clock())
-
-    def try_consume(self, tokens: int = 1) -> bool:
-        """Take `tokens` if they are there; more than `burst_size` never are."""
-        with self._lock:
-            return self._limiter.try_take(self._clock(), tokens) is None
-
-    def retry_after(self, tokens: int = 1) -> float:
-        """Return the seconds until `tokens` are there, if nobody takes any; `math.inf` if they never are."""
-        with self._lock:
-            now = self._clock()
-            ready = self._limiter.ready_at(now, tokens)
-        return math.inf if ready == NEVER else (ready - now) / SECOND
-
-    @property
-    def tokens(self) -> float:
-        """The tokens that are there."""
-        with self._lock:
-            return float(self._limiter.tokens(self._clock()))
 
 
 class _Key(Limiter):
@@ -74,8 +48,10 @@ class RateLimiter:
     """Limits by service: a token bucket and sliding windows, charged together or not at all.
 
     Safe for threads and for asyncio. One lock is held for the microseconds of a decision; a coroutine never waits for
-    it, it lets others run and comes again. The time is read from a clock that never steps, or passed in; the callers
-    of one service should do all the one or all the other.
+    it, it lets others run and comes again. A child of a fork goes on with a copy of its own.
+
+    The time is read from a clock that never steps, or passed in, for one service always the one or always the other:
+    where a decision mixes them, ValueError is raised and nothing is charged.
 
     A time that is up to one second before the newest is taken as the newest. One that is further back is a clock that
     was set: time goes on from there, and what passed since the last decision is lost, no more.
@@ -86,10 +62,10 @@ class RateLimiter:
     ) -> None:
         self._fail_open = fail_open
         self._hooks = hooks
-        self._clock = clock or time.monotonic_ns
+        self._clock = checked_clock(clock)
         # Set once, so that the time runs on whatever is done to the wall clock.
         self._epoch = 0 if clock else time.time_ns() - time.monotonic_ns()
-        self._lock = Lock()
+        self._lock = make_lock()
         self._keys: dict[str, Spec | _Key] = {}  # an idle key is its spec alone
         self._refusals: dict[str, _Refusals] = {}
         self._awake: deque[str] = deque()  # names of the keys that are not idle, as far as known
@@ -99,7 +75,7 @@ class RateLimiter:
         """Decide about a request of `cost` units: (True, None), or (False, seconds until it would be admitted).
 
         `current_time` is in seconds of any clock. The delay is exact if nothing else comes, and `math.inf` if the cost
-        is above the burst or a window's limit. Raises TypeError or ValueError for a bad cost or time.
+        is above the burst or a window's limit. Raises TypeError or ValueError for a bad service, cost or time.
         """
         self._lock.acquire()  # `with` takes twice the time
         try:
@@ -139,10 +115,13 @@ class RateLimiter:
 
     async def remove_limit(self, service_id: str) -> None:
         """Forget a service and its limits, if it has any."""
+        check_spelling(service_id)
         await self._acquire()
-        self._keys.pop(service_id, None)
-        self._refusals.pop(service_id, None)
-        self._lock.release()
+        try:
+            self._keys.pop(service_id, None)
+            self._refusals.pop(service_id, None)
+        finally:
+            self._lock.release()
 
     def usage(self, service_id: str, current_time: float | None = None) -> Usage | None:
         """Return how much of its limits a service uses; None for a service without any."""
@@ -202,8 +181,9 @@ class RateLimiter:
             await asyncio.sleep(0)
 
     def _configure(self, service_id: str, config: RateLimitConfig) -> None:
+        check_spelling(service_id)
         if not isinstance(config, RateLimitConfig):
-            raise TypeError(f"the limits of {service_id!r} must be a RateLimitConfig, not {config!r}")
+            raise TypeError(f"the limits of {service_id!r} must be a RateLimitConfig, not {shown(config)}")
         key = self._keys.get(service_id)
         if isinstance(key, _Key):
             key.reconfigure(config.spec, self._now(key))
@@ -211,11 +191,15 @@ class RateLimiter:
             self._keys[service_id] = config.spec
 
     def _usage(self, service_id: str, current_time: float | None) -> Usage | None:
+        check_spelling(service_id)
+        time_told = None if current_time is None else seconds.to_ns(current_time)
         known = self._keys.get(service_id)
         if known is None:
             return None
-        key = known if isinstance(known, _Key) else self._new(known, told=False)
-        now = self._now(key) if current_time is None else seconds.to_ns(current_time) + self._offset(key)
+        key = known if isinstance(known, _Key) else self._new(known, told=time_told is not None)
+        if time_told is not None and not key.told:
+            raise _mixed(service_id, told=True)
+        now = self._now(key) if time_told is None else min(time_told + key.shift, MOST)
         view = key.copy()  # whoever looks ahead moves no clock
         used, limit = view.fullest(now)
         span = min(SECOND, *(window.size for window in view.spec.windows))
@@ -240,10 +224,13 @@ class RateLimiter:
         if key.__class__ is not _Key:
             check_cost(cost)
             if key is None:
+                check_spelling(service_id)
+                if current_time is not None:
+                    seconds.to_ns(current_time)
                 return None if self._fail_open else math.inf
             key = self._wake(service_id, current_time)
         told = current_time is not None or key.told
-        now = self._tell_time(key, current_time) if told else self._clock() + key.shift
+        now = _time_told(service_id, key, current_time) if told else self._clock() + key.shift
         if now < key.last:
             now = self._step_back(key, now)
 
@@ -288,15 +275,6 @@ class RateLimiter:
         refusals.count += 1
         refusals.last = now
         return wait
-
-    def _tell_time(self, key: _Key, current_time: float | None) -> int:
-        """Return the limiter's time where callers pass the time, or did so before."""
-        if current_time is None:
-            return self._clock() + self._epoch + key.shift
-        time_told = seconds.to_ns(current_time)
-        key.shift = self._offset(key)
-        key.told = True
-        return time_told + key.shift
 
     def _step_back(self, key: _Key, now: int) -> int:
         """Return the limiter's time after its clock was set back; a step of less than a second is waited out."""
@@ -348,3 +326,21 @@ class RateLimiter:
                 hooks.on_breach(*self._breaches.popleft())
         except Exception:  # noqa: BLE001 - whatever it is, it is not the caller's
             _log.exception("a hook of the rate limiter failed; the decision about %r stands", service_id)
+
+
+def _time_told(service_id: str, key: _Key, current_time: float | None) -> int:
+    """Return the limiter's time where callers pass theirs. Raises ValueError unless they always do."""
+    if current_time is None:
+        raise _mixed(service_id, told=False)
+    now = seconds.to_ns(current_time) + key.shift
+    if not key.told:
+        raise _mixed(service_id, told=True)
+    return now
+
+
+def _mixed(service_id: str, *, told: bool) -> ValueError:
+    this, before = ("passes current_time", "did not") if told else ("passes no current_time", "did")
+    return ValueError(
+        f"a caller of {shown(service_id)} {this}, and one before it {before}: the two clocks can't be compared;"
+        " pass the time always or never for one service"
+    )

@@ -6,6 +6,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
+from gate.limits.checks import shown
+
 _UNITS: Final = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
     **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60),
@@ -14,6 +16,7 @@ _UNITS: Final = {
 }
 # Bounded, because a hostile exponent (1e999999999) would be written out in full.
 _NUMBER: Final = r"[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?"
+_MOST: Final = Fraction(10**30)
 _RATE: Final = re.compile(
     rf"\s*(?P<amount>{_NUMBER})\s*(?:(?:/|\bper\b)\s*(?P<count>{_NUMBER})?\s*(?P<unit>[a-zA-Z]+)\s*)?", re.ASCII
 )
@@ -28,20 +31,22 @@ def parse_rate(value: str | float | Fraction | Decimal) -> Fraction:
     (a bool too), ValueError for what is malformed, not above zero or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Fraction, Decimal)):
-        raise TypeError(f"a rate cannot be {value!r} ({type(value).__name__}): {_HINT}")
+        raise TypeError(f"a rate cannot be {shown(value)} ({type(value).__name__}): {_HINT}")
     if isinstance(value, str):
         rate = _parse_text(value)
     elif isinstance(value, (float, Decimal)):
-        if not math.isfinite(value):
-            raise ValueError(f"a rate must be finite, not {value!r}: {_HINT}")
+        if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
+            raise ValueError(f"a rate must be finite, not {shown(value)}: {_HINT}")
         exact = Decimal(repr(float(value))) if isinstance(value, float) else value
         if exact and not -30 <= exact.adjusted() <= 30:
-            raise ValueError(f"a rate of {value!r} is beyond 1e-30 to 1e30 units per second: {_HINT}")
+            raise ValueError(f"a rate of {shown(value)} is beyond 1e-30 to 1e30 units per second: {_HINT}")
         rate = Fraction(exact)
     else:
         rate = Fraction(value)
+        if rate > _MOST or 0 < rate < 1 / _MOST:
+            raise ValueError(f"a rate of {shown(value)} is beyond 1e-30 to 1e30 units per second: {_HINT}")
     if rate <= 0:
-        raise ValueError(f"a rate must be above 0, not {value!r}: {_HINT}")
+        raise ValueError(f"a rate must be above 0, not {shown(value)}: {_HINT}")
     return rate
 
 

@@ -3,7 +3,8 @@
 import math
 from typing import Final
 
-from gate.limits.spec import MOST, SECOND
+from gate.limits.checks import MOST, shown
+from gate.limits.spec import SECOND
 
 _MOST_SECONDS: Final = MOST // SECOND
 
@@ -15,10 +16,12 @@ def to_ns(seconds: float) -> int:
     """
     if type(seconds) not in (float, int):
         if isinstance(seconds, bool) or not isinstance(seconds, (float, int)):
-            raise TypeError(f"a time must be in seconds, as a float or int, not {seconds!r} ({type(seconds).__name__})")
-        seconds = float(seconds)  # a subclass, as those of numpy
+            raise TypeError(
+                f"a time must be in seconds, as a float or int, not {shown(seconds)} ({type(seconds).__name__})"
+            )
+        seconds = float(seconds) if isinstance(seconds, float) else int(seconds)  # a subclass, as those of numpy
     if not -_MOST_SECONDS <= seconds <= _MOST_SECONDS:  # NaN is in no range
-        raise ValueError(f"a time must be within {_MOST_SECONDS} seconds of 0, not {seconds!r}")
+        raise ValueError(f"a time must be within {_MOST_SECONDS} seconds of 0, not {shown(seconds)}")
     whole = math.floor(seconds)
     return whole * SECOND + math.floor((seconds - whole) * SECOND + 0.5)  # both parts are exact to far below 1 ns
 

@@ -5,10 +5,11 @@ from fractions import Fraction
 from math import gcd
 from typing import Final
 
+from gate.limits.checks import MOST, NEVER, check_amount, check_count, shown
 from gate.limits.codec import varints
 
-NEVER: Final = 2**127  # a time that does not come
-MOST: Final = 2**62  # bound of limits, sizes and times: they are kept in 64-bit cells
+__all__ = ["MOST", "NEVER", "SECOND", "Spec", "Window"]
+
 SECOND: Final = 1_000_000_000
 
 
@@ -46,14 +47,17 @@ class Spec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.windows, tuple) or not all(isinstance(window, Window) for window in self.windows):
-            raise TypeError(f"windows must be a tuple of Window, not {self.windows!r}")
+            raise TypeError(f"windows must be a tuple of Window, not {shown(self.windows)}")
         if self.rate is None:
+            check_amount("burst", self.burst, "units")
             object.__setattr__(self, "encoded", varints(0, 1, self.burst))
             return
         if not isinstance(self.rate, Fraction):
-            raise TypeError(f"rate must be a Fraction of units per second or None, not {self.rate!r}: use parse_rate")
+            raise TypeError(
+                f"rate must be a Fraction of units per second or None, not {shown(self.rate)}: use parse_rate"
+            )
         if self.rate <= 0:
-            raise ValueError(f"rate must be above 0 units per second, not {self.rate}")
+            raise ValueError(f"rate must be above 0 units per second, not {shown(self.rate)}")
         check_count("burst", self.burst, "units")
         ticks = self.rate.denominator * SECOND
         common = gcd(ticks, self.rate.numerator)
@@ -69,11 +73,3 @@ class Spec:
         if self.rate is not None:
             bounds.append(self.burst)
         return min(bounds, default=None)
-
-
-def check_count(name: str, value: object, unit: str) -> None:
-    """Raise TypeError or ValueError unless `value` is a whole number from 1 to 2^62."""
-    if type(value) is not int:  # a bool is an int by inheritance only
-        raise TypeError(f"{name} must be a whole number of {unit}, not {value!r} ({type(value).__name__})")
-    if not 1 <= value <= MOST:
-        raise ValueError(f"{name} must be from 1 to 2^62 {unit}, not {value}")

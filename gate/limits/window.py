@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from operator import sub
 from typing import Final
 
+from gate.limits.checks import bad_time
 from gate.limits.codec import Reader, Writer
 from gate.limits.runs import CELL_MAX, LOG_RUNS, LastingRing, Log, Ring
 from gate.limits.spec import MOST, NEVER, Window
@@ -198,8 +199,3 @@ class SlidingWindow:
         if self._log is not None:
             twin._log = self._log.copy()
         return twin
-
-
-def bad_time(now: int) -> ValueError:
-    """Return the error for a time that cannot be kept."""
-    return ValueError(f"now must be a time in ns within 2^62 of 0, not {now}")

@@ -249,22 +249,39 @@ class TestTime:
         assert usage.tokens == 2
         assert not subject.check("api", WALL)[0]
 
-    def test_both_clocks_may_be_used_for_one_key(self, clock: Clock) -> None:
-        subject = limiter(RateLimitConfig(1, 2), clock=clock)
-        now = clock.now / SECOND
-        assert [subject.check("api")[0], subject.check("api", now)[0]] == [True, True]
-        assert [subject.check("api")[0], subject.check("api", now)[0]] == [False, False]
-        clock.pass_seconds(1)
-        assert [subject.check("api")[0], subject.check("api", now + 1)[0]] == [True, False]
+    @pytest.mark.parametrize("own", [True, False])
+    async def test_two_clocks_for_one_key_are_refused_at_the_first_mix(self, clock: Clock, own: bool) -> None:
+        """Each switch lost or minted time, and after a few the time could not be kept."""
+        subject = limiter(RateLimitConfig(1, 5), "api", "other", clock=clock)
+        times = (None, clock.now / SECOND) if own else (clock.now / SECOND, None)
+        assert subject.check("api", times[0], 3)[0]
+        for _ in range(3):
+            with pytest.raises(ValueError, match=r"'api' .* pass the time always or never for one service"):
+                subject.check("api", times[1])
+            with pytest.raises(ValueError, match=r"'api' .* pass the time always or never for one service"):
+                await subject.check_rate_limit("api", times[1])
+        assert [subject.check("api", times[0])[0] for _ in range(3)] == [True, True, False]
+        assert subject.check("other", times[1])[0]  # each service for itself
 
-    def test_both_clocks_with_the_real_one(self) -> None:
-        import time
+    def test_a_question_of_another_clock_is_refused_too(self, clock: Clock) -> None:
+        subject = limiter(RateLimitConfig(1, 5), clock=clock)
+        subject.check("api")
+        with pytest.raises(ValueError, match="pass the time always or never"):
+            subject.usage("api", 5.0)
 
-        subject = limiter(RateLimitConfig("1/h", 2, 60, 2))
-        assert subject.check("api")[0]
-        assert subject.check("api", time.time())[0]
-        assert not subject.check("api")[0]
-        assert not subject.check("api", time.time())[0]
+    def test_what_is_idle_may_be_told_the_time(self, clock: Clock) -> None:
+        subject = limiter(RateLimitConfig(1, 1, 1), clock=clock)
+        subject.check("api")
+        clock.pass_seconds(2)
+        assert subject.forget_idle() == 1
+        assert [subject.check("api", 5.0)[0] for _ in range(2)] == [True, False]
+
+    def test_a_restored_key_keeps_its_clock(self) -> None:
+        subject, moved = limiter(RateLimitConfig(1, 1)), limiter(RateLimitConfig(1, 1))
+        subject.check("api", 5.0)
+        moved.restore(subject.snapshot())
+        with pytest.raises(ValueError, match="pass the time always or never"):
+            moved.check("api")
 
 
 class TestIdleKeys:
