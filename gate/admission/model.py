@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -176,6 +176,9 @@ class Usage:
     in_flight: int | None  # newest known lag of the workers plus what was admitted since; None: not watched
     tenants: int  # remembered: with something parked or a limiter that is not idle
     unknown_lanes: int  # requests that named a lane that the policy does not have
+    undecided: int | None = None  # requests in the request topic that are not decided; None: not known
+    undecided_age_seconds: float | None = None  # of the oldest of them; 0: there are none
+    waiting: tuple[Mapping[str, Any], ...] = ()  # its partitions that stand, see `gate.kafka.waiting`
 
     @property
     def backlog(self) -> int:

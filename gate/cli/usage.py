@@ -3,7 +3,7 @@
 import asyncio
 import json as jsonlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -23,6 +23,7 @@ from gate.observe.usage import decode, to_json
 
 _READ_SECONDS: Final = 30.0
 _OLD_SECONDS: Final = 10.0
+_LATE_SECONDS: Final = 5.0  # undecided for less is on its way
 _HINT: Final = "start one with `gate run --config FILE`, and check --bootstrap and --prefix"
 _WIDTH: Final = 160  # where nobody's terminal says
 
@@ -114,7 +115,19 @@ def table(usages: Iterable[Usage], now: int) -> Table:
         for lane in usage.lanes if len(usage.lanes) > 1 else ():
             label, weight = Text(f"  {printable(lane.name)}", style="dim"), Text(f"weight {lane.weight:g}", style="dim")
             shown.add_row(label, "", "", "", "", f"{lane.backlog:,}", _duration(lane.eta_seconds), weight)
+        for name, count, text in _standing(usage):
+            shown.add_row(Text(f"  {name}", "red"), "", "", "", "", count, "", Text(text, "red"))
     return shown
+
+
+def _standing(usage: Usage) -> Iterator[tuple[str, str, str]]:
+    """Yield what of a service does not go on: label, how many, and in words."""
+    if usage.undecided and (usage.undecided_age_seconds or 0) > _LATE_SECONDS:
+        text = f"in the request topic, the oldest for {_duration(usage.undecided_age_seconds)}"
+        yield "undecided", f"{usage.undecided:,}", text
+    for one in usage.waiting:
+        place = f"{one.get('topic')}-{one.get('partition')} at offset {one.get('offset')}"
+        yield "stands", "", printable(f"{place}: {one.get('why')}; {one.get('remedy')}")
 
 
 def _state(usage: Usage, now: int) -> Text:

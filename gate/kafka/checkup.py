@@ -13,10 +13,12 @@ from aiokafka.errors import KafkaError
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.cluster import STAMP_ROOM, Cluster, TopicSpec
-from gate.kafka.connection import KNOWN
+from gate.kafka.connection import KNOWN, Client
 from gate.kafka.ports import Claim, Outgoing, Partition
 from gate.kafka.routing import Topics
+from gate.kafka.standing import Standing, standing
 from gate.kafka.topics import Names
+from gate.kafka.wire import Reader
 from gate.kafka.writer import KafkaSession
 from gate.policy import Settings
 
@@ -60,6 +62,8 @@ class Checkup:
         for finding in await _guarded("services", lambda: self._services(there)):
             yield finding
         for finding in await _guarded("group", self._group):
+            yield finding
+        for finding in await _guarded("undecided", lambda: self._undecided(there)):
             yield finding
         for finding in await _guarded("transactions", lambda: self._transactions(there)):
             yield finding
@@ -132,6 +136,23 @@ class Checkup:
         fix = "start one with `gate run --config FILE`"
         return [Finding("group", Health.WARN, f"{self._settings.group_id} has no gate running", fix)]
 
+    async def _undecided(self, there: Mapping[str, int]) -> list[Finding]:
+        """Look for requests that stand, although a gate runs or behind a transaction that nobody ends."""
+        group = self._settings.group_id
+        found = {topic: service for topic in there if (service := self._names.service_of(topic)) is not None}
+        partitions = {Partition(topic, n): service for topic, service in found.items() for n in range(there[topic])}
+        client = Client(request_timeout_ms=int(DEADLINE * 1000), **access(self._bootstrap))
+        try:
+            await client.bootstrap()
+            stand = await standing(
+                Reader(client), lambda some: self._cluster.marks(group, some), partitions, self._bootstrap, time.time_ns
+            )
+        finally:
+            await client.close()
+        runs = bool(await self._cluster.members(group))
+        findings = [_stands(one) for one in stand if one.blocked or runs]
+        return findings or [Finding("undecided", Health.OK, "no partition stands")]
+
     async def _transactions(self, there: Mapping[str, int]) -> list[Finding]:
         """Open a transaction, see what the broker's clock stamps on a record of it, and abandon it."""
         if self._names.alerts not in there:
@@ -190,6 +211,18 @@ async def _guarded(check: str, look: Callable[[], Awaitable[list[Finding]]]) -> 
     except (KafkaError, TimeoutError) as error:
         text = f"could not be looked at: {error or type(error).__name__}"
         return [Finding(check, Health.FAIL, text, "allow Describe and DescribeConfigs to whoever runs the doctor")]
+
+
+def _stands(one: Standing) -> Finding:
+    waiting = one.waiting
+    age = max(0, time.time_ns() - waiting.since) / 1e9
+    place = f"{waiting.topic}-{waiting.partition}"
+    count = f"{one.requests} request{'' if one.requests == 1 else 's'}"
+    if one.blocked:
+        return Finding(place, Health.FAIL, f"{count} wait, {age:.0f} s by now: {waiting.why}", waiting.remedy)
+    text = f"{count} from offset {waiting.offset} on are not decided, the first after {age:.0f} s, though a gate runs"
+    fix = f"{waiting.remedy}; a policy that is missing with `fail_open: false`, or `overflow: hold`, does it on purpose"
+    return Finding(place, Health.WARN, text, fix)
 
 
 def _missing(spec: TopicSpec, *, create: bool) -> Finding:

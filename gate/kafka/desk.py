@@ -77,6 +77,7 @@ class Desk:
         self._policy = policy
         self._meta = meta
         self.positions = Positions(names, marks, meta.since)
+        self._decided: dict[Partition, int] = {}  # by batches since this desk was made
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
@@ -111,6 +112,17 @@ class Desk:
             self._assume_busy(served, now)
             self._touch(served)
         return served
+
+    def decided(self, service: str, partition: Partition) -> int | None:
+        """Return up to which offset a request partition is decided; None: nothing of it is, as far as is known."""
+        found = self._decided.get(partition)
+        return self.positions.start(service, partition) if found is None else found
+
+    def publish(self, services: Iterable[str]) -> None:
+        """Have the usage of services published soon, although nothing may be decided."""
+        for service in services:
+            if service in self.services:
+                self._publication.plan(service, len(self.services))
 
     def governs(self, service: str) -> bool:
         """Tell whether a policy says what may pass, or the gate fails open where none does."""
@@ -340,7 +352,9 @@ class Desk:
         for turn in turns:
             served = turn.served
             for piece in (piece for piece in turn.pieces if not piece.returned):
-                result[Partition(served.topics.requests, piece.partition)] = Mark(piece.end, at)
+                partition = Partition(served.topics.requests, piece.partition)
+                result[partition] = Mark(piece.end, at)
+                self._decided[partition] = piece.end
             for number in {p.number for p, _ in turn.parked} | {pull.partition for pull, _ in turn.pulled}:
                 mark = served.engine.low_watermark(number)
                 end = served.delayed_end[number] if mark is None else mark

@@ -24,6 +24,7 @@ from gate.kafka.routing import Topics
 from gate.kafka.shard import Shard
 from gate.kafka.source import KafkaSource
 from gate.kafka.topics import Names, Templates
+from gate.kafka.undecided import Watch
 from gate.kafka.wire import Reader, read_all
 from gate.kafka.writer import KafkaSession
 from gate.observe import alerts
@@ -65,7 +66,7 @@ class Gate:
         self._owned: dict[int, Shard] = {}
         self._assigned: asyncio.Queue[Owned] = asyncio.Queue()
         self._stack = AsyncExitStack()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.source: KafkaSource
         self.feedback: Feedback
         self._single: Reader
@@ -118,13 +119,21 @@ class Gate:
                 raise GateError(f"the state can't be reset while {others} gates run", hint="stop them first")
             await reset(self.names.state, self.shards, self.new_session)
         await self._membership.start()
-        self._task = asyncio.create_task(self._follow_assignments(), name="assignments")
+        watch = Watch(
+            Reader(await self._client(f"{settings.group_id}-watch")), self.committed,
+            lambda: [owned for shard in self._owned.values() for owned in shard.owned()],
+            self.observer, settings.bootstrap,
+        )  # fmt: skip
+        self._tasks = [
+            asyncio.create_task(self._follow_assignments(), name="assignments"),
+            asyncio.create_task(watch.run(self.wall, self._publish), name="undecided"),
+        ]
 
     async def stop(self) -> None:
         """Let batches under way commit, leave the group, disconnect."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(shard.stop(DRAIN_DEADLINE) for shard in self._owned.values()))
         self._owned.clear()
         await self._stack.aclose()
@@ -211,6 +220,11 @@ class Gate:
     def _heed(self) -> None:
         for shard in self._owned.values():
             shard.heed()
+
+    def _publish(self, services: Mapping[int, set[str]]) -> None:
+        for number, some in services.items():
+            if number in self._owned:
+                self._owned[number].publish(some)
 
     def doubt(self) -> None:
         """Look behind what was committed, as a broker was away."""

@@ -4,13 +4,14 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from gate.admission.model import Event, EventKind, Usage
 from gate.errors import GateError
 from gate.kafka.ports import Outgoing
+from gate.kafka.undecided import Undecided
 from gate.kafka.waiting import Waiting, Waits
 from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
@@ -42,6 +43,7 @@ class Reporter:
         self._wall = wall
         self.notify: Callable[[AlertRecord], None] = lambda _: None
         self._waits = Waits(prefix, self._send)
+        self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
 
     def _send(self, record: AlertRecord) -> None:
         self.notify(record)
@@ -91,11 +93,27 @@ class Reporter:
     def usage(self, usage: Usage, shard: int) -> Outgoing:
         """Show the newest usage of a service. Returns it as a record, which also tells the shard."""
         self.metrics.usage(usage)
-        shown = to_json(usage)
-        if waiting := self._waits.of(usage.service):
-            shown["waiting"] = [one.as_json() for one in waiting]
+        shown = to_json(usage) | self._beside(usage.service)
         self.board.usage[usage.service] = shown
         return Outgoing(usage.service.encode(), encode({**shown, "shard": shard}), None, [])
+
+    def undecided(self, service: str, undecided: Undecided | None) -> None:
+        """Show what of a service stands undecided in its request topic; None: it is not known, or another gate's."""
+        if undecided is None:
+            self._undecided.pop(service, None)
+            self.metrics.undecided(service, None)
+        else:
+            age = 0.0 if undecided.since is None else max(0, self._wall() - undecided.since) / 1e9
+            self._undecided[service] = undecided.requests, age
+            self.metrics.undecided(service, (undecided.requests, age))
+        if (shown := self.board.usage.get(service)) is not None:
+            self.board.usage[service] = {**shown, **self._beside(service)}
+
+    def _beside(self, service: str) -> dict[str, Any]:
+        """Return what there is to say of a service that its engine does not know."""
+        requests, age = self._undecided.get(service, (None, None))
+        waiting = [one.as_json() for one in self._waits.of(service)]
+        return {"undecided": requests, "undecided_age_seconds": age, "waiting": waiting}
 
     def forget(self, service: str) -> None:
         """Drop what was told of a service: it has another owner, or starts anew."""

@@ -5,7 +5,7 @@ starts anew from what is committed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Final
@@ -25,6 +25,7 @@ from gate.kafka.intake import Intake
 from gate.kafka.ports import Partition, Session
 from gate.kafka.positions import OFFSETS_KIND
 from gate.kafka.routing import Batch
+from gate.kafka.undecided import Owned
 from gate.policy import Policy
 
 FIRST_BACKOFF: Final = 0.2
@@ -106,6 +107,20 @@ class Shard:
         """Take the shard over anew: a broker was away, and may have left half-done what was answered already."""
         self._doubted = True
         self._woken.set()
+
+    def owned(self) -> Iterator[Owned]:
+        """Yield its services, and how far each is decided."""
+        desk = self._desk
+        for service in self._intake.services:
+            partitions = self._intake.partitions(service)
+            at = {p: None if desk is None else desk.decided(service, p) for p in partitions}
+            yield Owned(self.number, service, at)
+
+    def publish(self, services: Iterable[str]) -> None:
+        """Publish the usage of these services soon: there is something new beside what was decided."""
+        if self._desk is not None:
+            self._desk.publish(services)
+            self._woken.set()
 
     def watched(self) -> list[Watched]:
         """Return the services whose workers are to be watched."""

@@ -6,7 +6,7 @@ per record. The gate reads at any offset (parked requests are pulled out of orde
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
@@ -21,6 +21,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from gate.kafka.fetching import Fetch, answers_of
+from gate.kafka.heads import Head, head_at
 from gate.kafka.ports import Fetched, Partition, Record
 
 EARLIEST: Final = -2
@@ -28,6 +29,7 @@ BACKOFF: Final = 0.1
 FETCH_BYTES: Final = 8 << 20
 SCAN_BYTES: Final = 1 << 20
 LOOK_BACK: Final = 10_000
+ENDS_AT_ONCE: Final = 500  # partitions: what is made of an answer holds the event loop for a ms or two
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
 
 log = structlog.get_logger("gate.wire")
@@ -193,6 +195,38 @@ class Reader:
                         raise errors.for_code(code)(f"{topic}-{number}")
                     found[Partition(topic, number)] = rest[-1]
         return found
+
+    async def ends(self, partitions: Collection[Partition], which: int, *, committed: bool) -> dict[Partition, int]:
+        """Return what `offsets` does, of those partitions that a broker tells of now, a few hundred at a time."""
+        by_node: dict[int, list[Partition]] = {}
+        for partition in partitions:
+            if (node := self.leader(partition)) is not None:
+                by_node.setdefault(node, []).append(partition)
+        isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
+        found: dict[Partition, int] = {}
+        for node, led in by_node.items():
+            for some in (led[at : at + ENDS_AT_ONCE] for at in range(0, len(led), ENDS_AT_ONCE)):
+                topics: dict[str, list[tuple[int, int]]] = {}
+                for partition in some:
+                    topics.setdefault(partition.topic, []).append((partition.number, which))
+                response: Any = await self._client.send(node, OffsetRequest(-1, isolation, list(topics.items())))
+                for topic, answers in response.topics:
+                    for number, code, *rest in answers:
+                        if code:
+                            self._client.force_metadata_update()
+                        elif rest[1] >= 0:
+                            found[Partition(topic, number)] = rest[1]
+        return found
+
+    async def head(self, partition: Partition, offset: int) -> Head | None:
+        """Return the head of the batch at `offset`, committed or not; None: none is there, or it can't be read now."""
+        node = self.leader(partition)
+        if node is None:
+            return None
+        request = _fetch_request({partition: offset}, 0, 1, 1, committed=False)  # one batch is sent whole in any case
+        for _, code, _, raw in answers_of(await self._client.send(node, request)):
+            return None if code or not raw else head_at(raw, offset)
+        return None
 
     async def unstable(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
         """Return the partitions in which a transaction is open, each with its last stable offset and its end."""

@@ -28,6 +28,7 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry, version: str) -> None:
         self._usage: dict[str, Usage] = {}
         self._malformed: Tally[str] = Tally()
+        self._undecided: dict[str, tuple[int, float]] = {}
         self._decision_lag = Histogram(
             "gate_decision_lag_seconds",
             "From the arrival of a request in Kafka to the decision about it.",
@@ -83,6 +84,13 @@ class Metrics(Collector):
         for histogram in (self._decision_lag, self._release_lag):
             if (service,) in histogram._metrics:  # noqa: SLF001 - remove() of an unknown child warns or raises
                 histogram.remove(service)
+
+    def undecided(self, service: str, undecided: tuple[int, float] | None) -> None:
+        """Take how many requests of a service are undecided, and for how many seconds at most; None: not known."""
+        if undecided is None:
+            self._undecided.pop(service, None)
+        else:
+            self._undecided[service] = undecided
 
     def malformed(self, service: str, count: int) -> None:
         """Count requests that no engine saw, because their headers can't be read."""
@@ -142,6 +150,11 @@ class Metrics(Collector):
         rate = _gauge("gate_admitted_per_second", "Requests admitted per second, lately.")
         offered = _gauge("gate_offered_per_second", "Requests that came per second, lately.")
         breach = _gauge("gate_breach_active", "1 while a breach is open.")
+        undecided = _gauge("gate_undecided_requests", "Requests in the request topic that are not decided yet.")
+        age = _gauge("gate_undecided_age_seconds", "How long the oldest of these has waited; 0: there are none.")
+        for service, (count, seconds) in sorted(self._undecided.items()):
+            undecided.add_metric([service], count)
+            age.add_metric([service], seconds)
         for service, usage in sorted(self._usage.items()):
             for (priority, verdict, reason), count in _totals(usage).items():
                 requests.add_metric([service, priority, verdict, reason], count)
@@ -156,7 +169,7 @@ class Metrics(Collector):
             breach.add_metric([service], usage.breach_since is not None)
         for service, count in sorted(self._malformed.items()):
             requests.add_metric([service, "", Verdict.REJECTED, Reason.MALFORMED], count)
-        return [requests, backlog, eta, tokens, fill, rate, offered, breach]
+        return [requests, backlog, eta, tokens, fill, rate, offered, breach, undecided, age]
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

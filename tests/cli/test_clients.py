@@ -1,6 +1,7 @@
 """`gate submit`, `tail`, `usage`, `worker` and `alerts` on a real broker."""
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -14,9 +15,11 @@ from datetime import UTC, datetime
 
 import pytest
 import structlog
+from rich.console import Console
 
 from gate.admission.model import LaneUsage, LimitUsage, Reason, Refusal, Usage
 from gate.cli import main
+from gate.cli.usage import table as usage_table
 from gate.kafka import control
 from gate.kafka.headers import Stamp, restamp
 from gate.kafka.topics import Names
@@ -532,3 +535,16 @@ def test_a_webhook_must_be_a_url(gate, url):
     code, _, err = gate("alerts", "--webhook", url)
     assert code == 2
     assert "is no URL" in err[0]
+
+
+def test_what_stands_has_a_line_of_its_own():
+    stands = {"topic": "gate.requests.pay", "partition": 3, "offset": 7, "why": "a\ntransaction", "remedy": "end it"}
+    pay = replace(usage_of("pay", lanes=()), undecided=8, undecided_age_seconds=12.0, waiting=(stands,))
+    soon = replace(usage_of("soon", lanes=()), undecided=8, undecided_age_seconds=1.0)
+    out = io.StringIO()
+    Console(width=200, file=out).print(usage_table([pay, soon], pay.at))
+    rows = [" ".join(row.split()) for row in out.getvalue().splitlines()]
+    assert [row for row in rows if row.startswith(("undecided", "stands"))] == [
+        "undecided 8 in the request topic, the oldest for 12.0 s",
+        "stands gate.requests.pay-3 at offset 7: a\\ntransaction; end it",
+    ]

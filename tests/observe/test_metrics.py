@@ -18,6 +18,9 @@ CONTRACT = {
     "gate_transactions_total",
     "gate_rebalances_total",
     "gate_build_info",
+    "gate_undecided_requests",
+    "gate_undecided_age_seconds",
+    "gate_shard_waiting",
 }
 
 
@@ -48,6 +51,8 @@ def names(registry):
 def test_all_names_of_the_contract_are_there(metrics, registry, usage):
     metrics.usage(usage())
     metrics.lagged("payments", [0.1], [0.1])
+    metrics.undecided("payments", (3, 1.5))
+    metrics.waiting(0, 0)
     assert names(registry) >= CONTRACT
 
 
@@ -113,6 +118,18 @@ def test_a_forgotten_service_leaves_no_series(metrics, registry, usage):
     metrics.forget("reports")
     metrics.forget("never-seen")
     assert scrape(registry).keys() == before
+
+
+def test_what_is_undecided_is_told_as_long_as_it_is_known(metrics, registry, usage):
+    metrics.usage(usage())
+    metrics.undecided("payments", (3, 1.5))
+    samples = scrape(registry)
+    assert samples["gate_undecided_requests", (("service", "payments"),)] == 3
+    assert samples["gate_undecided_age_seconds", (("service", "payments"),)] == 1.5
+    metrics.forget("payments")
+    assert "gate_undecided_requests" in names(registry), "its shard only starts anew"
+    metrics.undecided("payments", None)
+    assert "gate_undecided_requests" not in names(registry)
 
 
 def test_each_shard_of_this_gate_tells_how_many_of_its_partitions_stand(metrics, registry):

@@ -10,6 +10,7 @@ def test_a_usage_is_read_back(usage):
     for told in (
         usage(),
         usage(paused_until=NEVER, breach_since=None, last_refusal=None, tokens=None, lanes=(), totals=(), limits=()),
+        usage(undecided=3, undecided_age_seconds=1.5, waiting=({"topic": "a", "partition": 3},)),
         usage(in_flight=10**30, paused_until=0, service="Ünïcode"),
     ):
         assert decode(encode(to_json(told))) == told

@@ -1,0 +1,78 @@
+"""Request partitions that do not go on, as who has just come finds them: by two looks at the broker."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from gate.kafka.clock import MS
+from gate.kafka.ports import Mark, Partition
+from gate.kafka.undecided import OPEN_AFTER, Ends, open_transaction
+from gate.kafka.waiting import SECOND, Waiting
+from gate.kafka.wire import EARLIEST, LATEST
+
+LONG: Final = 60 * SECOND  # undecided for so long
+BETWEEN: Final = 2.0  # seconds from look to look: what has moved meanwhile does not stand
+MOST_ASKED: Final = 1_000  # partitions whose first undecided batch is read
+
+Committed = Callable[[Sequence[Partition]], Awaitable[Mapping[Partition, Mark]]]
+
+
+class Standing(NamedTuple):
+    """A partition in which so many requests stand; `blocked`: behind an open transaction."""
+
+    waiting: Waiting
+    requests: int
+    blocked: bool
+
+
+class _Look(NamedTuple):
+    ends: Mapping[Partition, int]
+    positions: Mapping[Partition, int]  # of those in which something is undecided
+    stable: Mapping[Partition, int]
+
+
+async def standing(
+    ends: Ends, committed: Committed, partitions: Mapping[Partition, str], bootstrap: str, wall: Callable[[], int]
+) -> list[Standing]:
+    """Return those partitions (each with its service) that stand, sorted."""
+    await ends.learn({partition.topic for partition in partitions})
+    first = await _look(ends, committed, list(partitions))
+    old = [p for p in sorted(first.positions)[:MOST_ASKED] if await _is_old(ends, p, first, wall())]
+    if not old:
+        return []
+    await asyncio.sleep(BETWEEN)
+    second = await _look(ends, committed, old)
+    found = []
+    for partition in old:
+        at = second.positions.get(partition)
+        if at is None or at != first.positions[partition] or partition not in second.stable:
+            continue
+        blocked = second.stable[partition] < second.ends[partition]
+        if blocked and second.stable[partition] != first.stable.get(partition):
+            continue
+        service = partitions[partition]
+        offset = second.stable[partition] if blocked else at
+        head = await ends.head(partition, offset)
+        since = head.timestamp * MS if head is not None and head.timestamp > 0 else wall()
+        waiting = (
+            open_transaction(service, partition, offset, since, head, bootstrap)
+            if blocked
+            else Waiting(*partition, offset, since, "it is not decided", "look at the gates' log and /readyz", service)
+        )
+        found.append(Standing(waiting, second.ends[partition] - at, blocked))
+    return found
+
+
+async def _look(ends: Ends, committed: Committed, partitions: Sequence[Partition]) -> _Look:
+    marks = await committed(partitions)
+    begin = await ends.ends([p for p in partitions if p not in marks], EARLIEST, committed=False)
+    at = begin | {partition: mark.offset for partition, mark in marks.items()}
+    newest = await ends.ends(partitions, LATEST, committed=False)
+    behind = {p: at[p] for p in newest if p in at and at[p] < newest[p]}
+    return _Look(newest, behind, await ends.ends(behind, LATEST, committed=True))
+
+
+async def _is_old(ends: Ends, partition: Partition, look: _Look, now: int) -> bool:
+    blocked = look.stable.get(partition, look.ends[partition]) < look.ends[partition]
+    head = await ends.head(partition, look.stable[partition] if blocked else look.positions[partition])
+    return head is not None and now - head.timestamp * MS >= (OPEN_AFTER if blocked else LONG)
