@@ -14,11 +14,9 @@ from consumers.headers import ATTEMPT, ERROR, ERROR_ATTEMPTS, JOB_ID, NOT_BEFORE
 from consumers.retry import Retry
 from consumers.sender import Header, Sender, TooLargeError
 from gate.kafka import control
-from gate.kafka.headers import COST, ID, RETRY_AFTER, STAMP
-from gate.kafka.headers import NOT_BEFORE as GATE_NOT_BEFORE
+from gate.kafka.headers import COST, ID, unstamped
 from gate.kafka.topics import Names
 
-_STAMPS: Final = frozenset({STAMP, RETRY_AFTER, GATE_NOT_BEFORE})
 _PASSED_ON: Final = frozenset({ID, "traceparent", "tracestate"})  # with a result
 
 
@@ -79,8 +77,8 @@ class Outbox:
         await self._sender.send(self._names.requests(service), value, key, headers, partition=partition)
 
     def _headers(self, job: Job, attempt: int) -> list[Header]:
-        own = {JOB_ID, ATTEMPT, *_STAMPS} | ({COST} if self._retry.cost is not None else set())
-        headers = [header for header in job.headers if header[0] not in own]
+        own = {JOB_ID, ATTEMPT} | ({COST} if self._retry.cost is not None else set())
+        headers = [header for header in unstamped(job.headers) if header[0] not in own]
         headers += [(JOB_ID, job.id.encode()), (ATTEMPT, b"%d" % attempt)]
         if self._retry.cost is not None:
             headers.append((COST, b"%d" % self._retry.cost))

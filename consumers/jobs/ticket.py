@@ -11,7 +11,7 @@ from itertools import count
 from consumers.headers import ERROR, attempt, last, number
 from consumers.text import timestamp
 from gate.errors import GateError
-from gate.kafka.headers import NOT_BEFORE, RETRY_AFTER, STAMP, Headers, parse_stamp
+from gate.kafka.headers import NOT_BEFORE, STAMP, Headers, parse_stamp, stamped_retry_after
 
 
 class Verdict(StrEnum):
@@ -57,7 +57,7 @@ class Decision:
             stamp.reason,
             stamp.limit,
             None if not_before is None else _time(not_before),
-            number(last(headers, RETRY_AFTER)),
+            number(stamped_retry_after(headers)),
             None if error is None else error.decode(errors="replace"),
         )
 

@@ -20,7 +20,7 @@ from consumers.text import printable, timestamp
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.kafka.access import access
 from gate.kafka.connect import running
-from gate.kafka.headers import NOT_BEFORE, RETRY_AFTER, STAMP, Stamp, parse_stamp
+from gate.kafka.headers import NOT_BEFORE, STAMP, Stamp, parse_stamp, stamped_retry_after
 from gate.kafka.topics import Names
 
 Kind = Literal["admitted", "delayed", "rejected", "alerts"]
@@ -147,7 +147,8 @@ class _Entry:
         except ValueError:
             stamp = None  # somebody else wrote it
         error = headers[ERROR].decode(errors="replace") if ERROR in headers else None
-        return cls(record, service, stamp, _integer(headers, RETRY_AFTER), _integer(headers, NOT_BEFORE), error)
+        wait = _integer(stamped_retry_after(record.headers))
+        return cls(record, service, stamp, wait, _integer(headers.get(NOT_BEFORE)), error)
 
     def line(self, *, as_json: bool) -> str:
         return self._json() if as_json else self._text()
@@ -206,9 +207,8 @@ def _json_bytes(value: bytes | None) -> str | dict[str, str] | None:
         return {"base64": base64.b64encode(value or b"").decode()}
 
 
-def _integer(headers: Mapping[str, bytes], name: str) -> int | None:
-    value = headers.get(name, b"")
-    return int(value) if value.isdigit() and len(value) < 20 else None
+def _integer(value: bytes | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() and len(value) < 20 else None
 
 
 def _time(ms: int) -> str:

@@ -35,7 +35,7 @@ DEADLINE_RANGE: Final = (10**11, 253_402_300_799_999)
 MAX_CREATED: Final = 10**15 - 1  # the largest integer of RFC 9651; a producer may give any
 
 _WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE})
-_STAMPED: Final = frozenset({STAMP, RETRY_AFTER, NOT_BEFORE})
+_STAMPED: Final = frozenset({STAMP, NOT_BEFORE})  # and RETRY_AFTER, where it stands directly behind a stamp
 CLAIMED: Final = frozenset({JOB_ID, JOB_ATTEMPT, JOB_GROUP, JOB_NOT_BEFORE})  # only the gate's own retries carry them
 OURS: Final = _WISHES | _STAMPED | CLAIMED  # what the gate reads or replaces
 _VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
@@ -276,11 +276,36 @@ def original_id(headers: Headers) -> str | None:
     return found.id.decode("ascii") if found else None
 
 
+def unstamped(headers: Headers) -> list[tuple[str, bytes | None]]:
+    """Return the headers without those that the gate stamped. A `retry-after` of the producer's own is kept.
+
+    That name is everybody's: the gate's own one is the one directly behind its stamp.
+    """
+    kept = []
+    before = ""
+    for header in headers:
+        name = header[0]
+        if name not in _STAMPED and (name != RETRY_AFTER or before != STAMP):
+            kept.append(header)
+        before = name
+    return kept
+
+
+def stamped_retry_after(headers: Headers) -> bytes | None:
+    """Return what the gate told to wait; None: nothing, whatever the producer's own `retry-after` says."""
+    found, before = None, ""
+    for name, value in headers:
+        if name == RETRY_AFTER and before == STAMP:
+            found = value
+        before = name
+    return found
+
+
 def restamp(
     headers: Headers, stamp: bytes, retry_after_s: int | None = None, not_before_ms: int | None = None
 ) -> list[tuple[str, bytes | None]]:
     """Replace the gate's headers and keep all others, in order and untouched."""
-    stamped = [header for header in headers if header[0] not in _STAMPED]
+    stamped = unstamped(headers)
     stamped.append((STAMP, stamp))
     if retry_after_s is not None:
         stamped.append((RETRY_AFTER, b"%d" % retry_after_s))

@@ -15,14 +15,13 @@ from gate.kafka.headers import (
     JOB_GROUP,
     JOB_ID,
     JOB_NOT_BEFORE,
-    NOT_BEFORE,
-    RETRY_AFTER,
     STAMP,
     Headers,
     attempt,
     job_id,
     last,
     number,
+    unstamped,
 )
 from gate.kafka.outcomes import LONGEST_BACKOFF, LONGEST_WAIT, BackOff, Done, Failed, Heard, Ignored, Outcome, bounded
 from gate.kafka.ports import Outgoing, Record
@@ -31,7 +30,6 @@ ERROR: Final = "gate-error"
 ERROR_ATTEMPTS: Final = "gate-error-attempts"
 FIRST_WAIT: Final = 0.5  # seconds that jobs wait in the first partition of a retries topic, at most
 STAGES: Final = 1 + math.ceil(math.log2(LONGEST_WAIT / FIRST_WAIT))
-_PLACE_OF: Final = frozenset({STAMP, RETRY_AFTER, NOT_BEFORE})
 _MOST_ATTEMPTS: Final = 2**31 - 1
 
 
@@ -89,8 +87,8 @@ def follow(outcome: Outcome, record: Record, told_at: int, now: int, *, waits_ou
     else:
         wait, next_attempt = min(outcome.retry_after or 0.0, LONGEST_WAIT), outcome.attempt + 1
     due = min(told_at, now) + math.ceil(wait * 1000)
-    dropped = _PLACE_OF | CLAIMED | ({COST} if outcome.cost is not None else set())
-    headers = [header for header in record.headers if header[0] not in dropped]
+    dropped = CLAIMED | ({COST} if outcome.cost is not None else set())
+    headers = [header for header in unstamped(record.headers) if header[0] not in dropped]
     headers += [
         (JOB_ID, (job_id(record.headers) or "").encode()),
         (JOB_ATTEMPT, b"%d" % next_attempt),

@@ -13,6 +13,7 @@ from gate.kafka.headers import (
     Stamp,
     StampTemplate,
     Wishes,
+    is_stamped,
     origin,
     original_id,
     parse_stamp,
@@ -20,6 +21,7 @@ from gate.kafka.headers import (
     restamp,
     retry_after,
     source_of,
+    stamped_retry_after,
 )
 
 EXAMPLE = b'admitted;id="gate.requests.payments-3@91823";at=1764025123456;attempt=2;policy="9f2c01"'
@@ -193,20 +195,32 @@ def test_a_time_that_no_stamp_can_hold_is_left_out(created):
 def test_stamps_are_replaced_and_all_else_is_kept():
     before = [
         ("traceparent", b"00"),
+        ("retry-after", b"8"),
         ("gate", b"old"),
-        ("gate-id", b"\xff"),
-        ("x", None),
         ("retry-after", b"9"),
         ("gate-not-before", b"9"),
+        ("gate-id", b"\xff"),
+        ("x", None),
+        ("retry-after", None),
         ("gate", b"older"),
         ("x", b"twice"),
         ("gate-cost", b"2"),
     ]
-    kept = [("traceparent", b"00"), ("gate-id", b"\xff"), ("x", None), ("x", b"twice"), ("gate-cost", b"2")]
+    kept = [("traceparent", b"00"), ("retry-after", b"8"), ("gate-id", b"\xff"), ("x", None), ("retry-after", None),
+            ("x", b"twice"), ("gate-cost", b"2")]  # fmt: skip
     assert restamp(tuple(before), b"new") == [*kept, ("gate", b"new")]
     stamped = [*kept, ("gate", b"new"), ("retry-after", b"2"), ("gate-not-before", b"1764025123456")]
     assert restamp(before, b"new", 2, 1764025123456) == stamped
     assert restamp(stamped, b"new", 2, 1764025123456) == stamped
+
+
+def test_a_producers_retry_after_is_none_of_the_gates():
+    own = [("retry-after", b"8"), ("gate-cost", b"2")]
+    assert not is_stamped(own)
+    assert stamped_retry_after(restamp(own, b"rejected")) is None
+    assert stamped_retry_after(restamp(own, b"delayed", 2, 5)) == b"2"
+    waited = restamp(restamp(own, b"delayed", 2, 5), b"admitted")
+    assert waited == [*own, ("gate", b"admitted")]
 
 
 @pytest.mark.parametrize(

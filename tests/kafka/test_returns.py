@@ -25,7 +25,7 @@ RETRIED = [("gate", STAMP), ("gate-job-id", b"gate.requests.payments-1@2"), ("ga
 
 
 def test_a_failed_job_comes_back_as_it_was_with_its_id_its_next_attempt_and_its_group():
-    headers = [("gate", STAMP), ("gate-not-before", b"1"), ("retry-after", b"1"), ("gate-cost", b"2"), ("x", b"1")]
+    headers = [("retry-after", b"9"), ("gate-cost", b"2"), ("x", b"1"), ("gate-not-before", b"1"), ("gate", STAMP)]
     outcome = Failed(group="g", attempt=1, error="no", retry_after=4.0, cost=7)
     assert follow(outcome, Admitted(headers), NOW - 1_000, NOW) == Retry(
         3,
@@ -33,6 +33,7 @@ def test_a_failed_job_comes_back_as_it_was_with_its_id_its_next_attempt_and_its_
         Outgoing(
             b"k", b"v", NOW,
             [
+                ("retry-after", b"9"),  # the producer's own
                 ("x", b"1"),
                 ("gate-job-id", b"gate.requests.payments-3@5"),
                 ("gate-job-attempt", b"2"),

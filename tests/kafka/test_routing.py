@@ -62,7 +62,7 @@ def test_a_run_ends_where_wishes_change_and_at_what_cannot_be_read():
 
 def test_admitted_requests_keep_everything_and_get_one_stamp():
     batch = Batch(NOW)
-    old = [("trace", b"x"), ("gate", b"forged"), ("retry-after", b"9"), ("none", None)]
+    old = [("trace", b"x"), ("gate", b"forged"), ("retry-after", b"9"), ("gate-not-before", b"9"), ("none", None)]
     pieces = [piece(2, 0, old)]
     assert route(batch, "abc123", pieces, [Decision(0, 1, Verdict.ADMITTED)]) == []
     (record,) = sent(batch, "gate.admitted.pay", 2)
@@ -174,6 +174,25 @@ def test_what_an_earlier_version_parked_bears_its_producers_timestamp_itself():
     batch.release(TOPICS, "q", Pull(3, 41, 1, Verdict.ADMITTED), [Rec(41, [("gate", old)], 1_763_000_000_000)])
     (record,) = sent(batch, "gate.admitted.pay", 3)
     assert (record.timestamp, stamps([record])[0].created_ms) == (AT, 1_763_000_000_000)
+
+
+@pytest.mark.parametrize("more", [[], [("gate-tenant", b"acme")], [("gate", b"forged"), ("gate-not-before", b"1")]])
+def test_a_producers_own_retry_after_stays_and_the_gates_goes_with_its_stamp(more):
+    own = [("retry-after", b"30"), ("x", b"1")]
+    now, later, at_once = Batch(NOW), Batch(NOW), Batch(NOW)
+    pieces = [piece(0, 0, [*own, *more])]
+    route(at_once, "p", pieces, [Decision(0, 1, Verdict.ADMITTED)])
+    kept = [*own, *(header for header in more if header[0] == "gate-tenant")]
+    (record,) = sent(at_once, "gate.admitted.pay", 0)
+    assert record.headers[:-1] == kept
+    route(now, "p", pieces, [Decision(0, 1, Verdict.DELAYED, Reason.RATE, "x", (NOW + 1_500 * MS,))])
+    (waiting,) = sent(now, "gate.delayed.pay", 0)
+    assert [name for name, _ in waiting.headers[len(kept) :]] == ["gate", "retry-after", "gate-not-before"]
+    assert dict(waiting.headers)["retry-after"] == b"2"  # the last one counts, as with Kafka's `lastHeader`
+    later.release(TOPICS, "p", Pull(0, 7, 1, Verdict.ADMITTED), [Rec(7, waiting.headers, waiting.timestamp)])
+    (record,) = sent(later, "gate.admitted.pay", 0)
+    assert record.headers[:-1] == kept
+    assert record.headers[-1][0] == "gate"
 
 
 def test_a_foreign_record_in_the_delayed_topic_is_named_by_its_place():

@@ -23,7 +23,7 @@ MS: Final = 1_000_000
 SHOWN: Final = 20  # problems of one kind
 LATEST_MS: Final = 500  # after a request could have gone, when nothing is wrong
 SEEN_MS: Final = 2_000  # from a decision until all can see it, in a network that is slow now and then
-STAMPED: Final = frozenset({"gate", "retry-after", "gate-not-before", "gate-error"})
+STAMPED: Final = frozenset({"gate", "gate-not-before", "gate-error"})
 STAMP: Final = re.compile(
     rb'(admitted|delayed|rejected);id="([^"]+)-(\d+)@(\d+)";at=(\d+);attempt=(\d+);policy="([0-9a-f]{6})"'
     rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?(?:;created=(\d+))?'
@@ -367,7 +367,12 @@ class Checker:
 
 
 def _print(record: Committed) -> int:
-    kept = tuple(header for header in record.headers if header[0] not in STAMPED)
+    names = ["", *(name for name, _ in record.headers)]
+    kept = tuple(
+        header
+        for header, before in zip(record.headers, names, strict=False)
+        if header[0] not in STAMPED and (before, header[0]) != ("gate", "retry-after")
+    )
     return hash((record.key, record.value, kept))
 
 

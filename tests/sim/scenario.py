@@ -203,4 +203,5 @@ def _headers(random: Random, service: str, at: float) -> Iterator[tuple[str, byt
         yield "gate-deadline", b"%d" % (START_MS + int(at * 1000) + random.choice((500, 5_000, 30_000)))
     elif dice < 0.15:
         yield "traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        yield "retry-after", b"7"  # of the producer's own
         yield "gate", b"forged"

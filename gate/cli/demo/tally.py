@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from gate.kafka.headers import NOT_BEFORE, RETRY_AFTER, STAMP, Headers, not_before, parse_stamp
+from gate.kafka.headers import NOT_BEFORE, STAMP, Headers, not_before, parse_stamp, unstamped
 from gate.kafka.topics import Names
 
-_STAMPS: Final = frozenset({STAMP, NOT_BEFORE, RETRY_AFTER})
 _TYPE: Final = "ce_type"
 
 
@@ -46,8 +45,7 @@ class Content:
     @classmethod
     def of(cls, record: Record, created: int) -> "Content":
         """Take a record without the gate's stamps."""
-        own = tuple(header for header in record.headers if header[0] not in _STAMPS)
-        return cls(record.key, record.value, created, own)
+        return cls(record.key, record.value, created, tuple(unstamped(record.headers)))
 
 
 @dataclass(frozen=True, slots=True)
