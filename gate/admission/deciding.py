@@ -9,6 +9,8 @@ from gate.admission.lanes import Lane, Queue
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Step, Verdict
 from gate.admission.scheduler import Tally, add_pull
 from gate.admission.shared import Bound
+from gate.admission.sharing import is_shared, label
+from gate.admission.tenant import Tenant
 from gate.admission.tenants import short
 from gate.policy import Overflow
 
@@ -40,40 +42,45 @@ def _pass(engine: "Engine", now: int, runs: Sequence[Run], offered: int, room: i
             by_tenant[run.tenant] = by_tenant.get(run.tenant, 0) + run.count * run.cost
     if units and not engine.limits.fit(now, 1, units):
         return None
+    wanted: dict[Tenant, int] = {}
+    for name, cost in by_tenant.items():
+        tenant = engine.tenants.find(short(name), now)
+        wanted[tenant] = wanted.get(tenant, 0) + cost
     # where requests are held the order of the batch is all: it passes as a whole, or is taken one by one
-    if engine.policy.overflow is Overflow.HOLD and not _all_fit(engine, now, by_tenant):
+    if engine.policy.overflow is Overflow.HOLD and not _all_fit(now, wanted):
         return None
-    granted = _grant(engine, now, by_tenant)
-    if len(granted) < len(by_tenant):
+    granted = _grant(engine, now, wanted)
+    if len(granted) < len(wanted):
         return _contend(engine, now, runs, room, granted)
     if units:
         engine.limits.charge(now, 1, units)
     for name, count in by_lane.items():
         engine.totals[_lane(engine, name, count).name, Verdict.ADMITTED, None, False] += count
     engine.planner.admitted(now, units)
+    if engine.tenants.crowded and wanted:
+        names = [(engine.tenants.find(short(run.tenant), now).name, run.count) for run in runs]
+        engine.tenants.shared_requests += sum(count for name, count in names if is_shared(name))
     _count_admitted(engine, now, offered, units)
     return Step(_admitted(runs), ())
 
 
-def _all_fit(engine: "Engine", now: int, by_tenant: Mapping[str, int]) -> bool:
-    limiters = ((engine.tenants.find(short(name), now).limiter, wanted) for name, wanted in by_tenant.items())
-    return all(limiter is None or limiter.fit(now, 1, wanted) for limiter, wanted in limiters)
+def _all_fit(now: int, wanted: Mapping[Tenant, int]) -> bool:
+    return all(tenant.limiter is None or tenant.limiter.fit(now, 1, units) for tenant, units in wanted.items())
 
 
-def _grant(engine: "Engine", now: int, by_tenant: Mapping[str, int]) -> set[str]:
+def _grant(engine: "Engine", now: int, wanted: Mapping[Tenant, int]) -> set[Tenant]:
     """Charge the tenants whose own limits admit all that they want; the shared limits have room for everybody."""
     granted = set()
-    for name, wanted in by_tenant.items():
-        tenant = engine.tenants.find(short(name), now)
+    for tenant, units in wanted.items():
         if tenant.limiter is not None:
-            if tenant.limiter.try_take(now, wanted) is not None:
+            if tenant.limiter.try_take(now, units) is not None:
                 continue
             engine.tenants.touch(tenant, now)
-        granted.add(name)
+        granted.add(tenant)
     return granted
 
 
-def _contend(engine: "Engine", now: int, runs: Sequence[Run], room: int, granted: set[str]) -> Step:
+def _contend(engine: "Engine", now: int, runs: Sequence[Run], room: int, granted: set[Tenant]) -> Step:
     """Decide where requests compete for what the limits give; tenants in `granted` have paid their own already."""
     pulls: list[Pull] = []
     engine.planner.notice(now)
@@ -106,7 +113,7 @@ def _contend(engine: "Engine", now: int, runs: Sequence[Run], room: int, granted
     return Step(decisions(arrivals), tuple(pulls))
 
 
-def _arrive(engine: "Engine", now: int, runs: Sequence[Run], granted: set[str]) -> list[Arrival]:
+def _arrive(engine: "Engine", now: int, runs: Sequence[Run], granted: set[Tenant]) -> list[Arrival]:
     """Bring the batch in; what can never be admitted is refused at once, but not past what may be held."""
     shared = engine.limits.ceiling()
     in_order = engine.policy.overflow is Overflow.HOLD and not engine.policy.shadow
@@ -117,14 +124,14 @@ def _arrive(engine: "Engine", now: int, runs: Sequence[Run], granted: set[str]) 
         arrival = Arrival(run, engine.tenants.queue(tenant, _lane(engine, run.lane, run.count)))
         arrivals.append(arrival)
         own = None if tenant.limiter is None else tenant.limiter.spec.ceiling
-        if run.tenant in granted:
+        if tenant in granted:
             engine.limits.charge(now, run.count, run.cost)
             arrival.decide(run.count, Verdict.ADMITTED)
             continue
         if shared is not None and run.cost > shared[0]:
             arrival.never = shared[1]
         elif own is not None and run.cost > own:
-            arrival.never = f"{engine.service}.tenant.{tenant.name}"
+            arrival.never = f"{engine.service}.{label(tenant.name)}"
         if arrival.never is not None and not in_order:
             arrival.decide(run.count, never, Reason.NEVER, arrival.never)
         else:
@@ -142,7 +149,7 @@ def _settle(
         tenant = arrival.queue.tenant
         if arrival.queue.until and engine.paused_until <= now:
             reason = Reason.PAUSED if tenant.paused_until > now else Reason.TENANT
-            return Bound(reason, f"{engine.service}.tenant.{tenant.name}")
+            return Bound(reason, f"{engine.service}.{label(tenant.name)}")
         return blocked or Bound(Reason.LANE, f"{engine.service}.lane.{arrival.queue.lane.name}")
 
     if policy.shadow or policy.overflow is Overflow.HOLD:
@@ -197,7 +204,11 @@ def _lane(engine: "Engine", name: str, count: int) -> Lane:
 def _count(engine: "Engine", now: int, arrivals: Sequence[Arrival]) -> tuple[int, int]:
     """Count what was decided about fresh requests. Returns how many, and how many units, were admitted."""
     requests = units = 0
+    crowded = engine.tenants.crowded
     for arrival in arrivals:
+        if crowded and is_shared(arrival.queue.tenant.name):
+            decided = (count for count, verdict, *_ in arrival.outcomes if verdict is not Verdict.HELD)
+            engine.tenants.shared_requests += sum(decided)
         for count, verdict, reason, limit, _ in arrival.outcomes:
             engine.totals[arrival.queue.lane.name, verdict, reason, False] += count
             if verdict is Verdict.ADMITTED:

@@ -1,7 +1,7 @@
 """One service's engine: decides about batches of requests. Pure and mutable."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Final, Self
 
 from gate.admission import records
@@ -23,6 +23,7 @@ from gate.admission.tenants import Tenants, short
 from gate.limits import Limiter
 from gate.policy import ServicePolicy
 
+_SWEEP_PAUSE: Final = 1_000 * MS  # between looks that only forget tenants
 _RIVAL_POLL: Final = 10 * MS  # while a service that shares the budget is to take its turn first
 
 TotalKey = tuple[str, Verdict, Reason | None, bool]  # lane, verdict, reason, pulled
@@ -45,7 +46,7 @@ class Engine:
         self.budgets = budgets
         self.lanes = lanes_of(policy.lanes)
         self.limits = Limits(service, Limiter(policy.spec, now), budgets.get(policy.group))
-        self.tenants = Tenants(service, policy.tenant, self.lanes)
+        self.tenants = Tenants(service, policy, self.lanes, now)
         self.places = Parked(service)
         self.scheduler = Scheduler(self.lanes, self.places, self.tenants)
         self.planner = Planner(self.scheduler, self.places, self.limits)
@@ -84,7 +85,7 @@ class Engine:
             self.sequence += runs[-1].first + runs[-1].count
         step = decide(self, now, runs, offered, room)
         self._watch_breach(now)
-        self.tenants.sweep(now)
+        self.tenants.sweep(now, quiet=not runs)
         return step
 
     def parked(self, places: Sequence[tuple[int, int]]) -> None:
@@ -125,6 +126,9 @@ class Engine:
         due = self.breach.due(self.waiting)
         if due is not None:
             times.append(due)
+        look = self.tenants.next_look()
+        if look is not None:
+            times.append(max(look, now + _SWEEP_PAUSE))
         return max(now, -(-min(times) // MS) * MS) if times else None
 
     def low_watermark(self, partition: int) -> int | None:
@@ -141,8 +145,9 @@ class Engine:
 
         The longest pause counts: a worker that was told to wait for seconds must not end what an operator asked for.
         """
-        before = self.tenants.paused.get(short(tenant), 0) if tenant else self.paused_until
-        self._pause(now, max(before, min(until, UNTIL_RESUMED)), tenant)
+        until = min(until, UNTIL_RESUMED)
+        before = self.tenants.find(short(tenant), max(now, self.now)).paused_until if tenant else self.paused_until
+        self._pause(now, max(before, until), tenant)
 
     def resume(self, now: int, tenant: str = "") -> None:
         """End a pause."""
@@ -156,8 +161,13 @@ class Engine:
 
     def set_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
         """Decide by another policy from now on: what was used stays counted, what is parked is planned anew."""
+        for _ in self.changing_policy(now, policy, version):
+            pass
+
+    def changing_policy(self, now: int, policy: ServicePolicy, version: str) -> Generator[None, None, None]:
+        """Do as `set_policy` does, in slices of some ms; the engine is of no use before the last one."""
         now = self.now = max(now, self.now)
-        records.change_policy(self, now, policy, version)
+        return records.change_policy(self, now, policy, version)
 
     def events(self) -> tuple[Event, ...]:
         """Return the breach events since the last call."""
@@ -185,8 +195,29 @@ class Engine:
         beat: Beat | None = None,
     ) -> Self:
         """Return an engine that goes on where the writer of `state` ended. StateError: damaged, or too new."""
+        restoring = cls.restoring(service, policy, budgets, now, version, state, beat=beat)
+        while True:
+            try:
+                next(restoring)
+            except StopIteration as done:
+                engine: Self = done.value
+                return engine
+
+    @classmethod
+    def restoring(
+        cls,
+        service: str,
+        policy: ServicePolicy,
+        budgets: Budgets,
+        now: int,
+        version: str,
+        state: Mapping[str, bytes],
+        *,
+        beat: Beat | None = None,
+    ) -> Generator[None, None, Self]:
+        """Do as `restore` does, in slices of some ms."""
         engine = cls(service, policy, budgets, now, version, beat=beat)
-        records.restore(engine, state)
+        yield from records.restore(engine, state)
         return engine
 
     def allowed(self, admitted: int = 0) -> int | None:
@@ -236,8 +267,5 @@ class Engine:
         else:
             self.paused_until = until
         self.planner.forget()
-        for known in self.tenants:
-            if known.plan is not None:
-                known.plan = None
-                self.tenants.touch(known, now)
+        self.tenants.forget_plans()
         self.changed = True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from gate.admission.arrivals import Arrival
-    from gate.admission.tenants import Tenant
+    from gate.admission.tenant import Tenant
 
 _STRIDE_MAX: Final = 2**20  # of the lightest lane: beyond it, weights are rounded to a millionth of the heaviest one's
 COST_CAP: Final = 2**36  # of one request in a tag
@@ -122,7 +122,7 @@ class Queue(Flow):
         self.refs = array("Q")  # to entries of segments
         self.head = 0  # refs before it are done
         self.until = 0  # blocked by the tenant's own limit; 0: not blocked
-        self.fresh: deque[Arrival] = deque()
+        self.fresh: deque[Arrival] | None = None  # an empty deque would be half of a queue's memory
 
 
 class Lane(Flow):

@@ -179,6 +179,8 @@ class Usage:
     undecided: int | None = None  # requests in the request topic that are not decided; None: not known
     undecided_age_seconds: float | None = None  # of the oldest of them; 0: there are none
     waiting: tuple[Mapping[str, Any], ...] = ()  # its partitions that stand, see `gate.kafka.waiting`
+    shared_tenants: int = 0  # limits that tenants beyond the bound share now
+    shared_tenant_requests: int = 0  # requests of such tenants since the service's state began
 
     @property
     def backlog(self) -> int:

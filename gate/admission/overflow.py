@@ -7,6 +7,7 @@ from gate.admission.arrivals import Arrival
 from gate.admission.model import FOREVER, Reason, Verdict
 from gate.admission.planner import Planner
 from gate.admission.shared import Bound, Limits
+from gate.admission.sharing import label
 
 Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
 
@@ -74,7 +75,7 @@ def bound_in_order(limits: Limits, arrival: Arrival, now: int, allowed: int | No
         return Bound(Reason.IN_FLIGHT, f"{limits.service}.in-flight")
     tenant = arrival.queue.tenant
     if tenant.limiter is not None and not tenant.limiter.fit(now, 1, arrival.cost):
-        return Bound(Reason.TENANT, f"{limits.service}.tenant.{tenant.name}")
+        return Bound(Reason.TENANT, f"{limits.service}.{label(tenant.name)}")
     return limits.bound(now, arrival.cost) or Bound(Reason.LANE, limits.service)
 
 

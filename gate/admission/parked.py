@@ -176,8 +176,13 @@ class Parked:
         self._gone.clear()
         return records
 
-    def restore(self, records: Iterable[tuple[int, SegmentRecord]], queue_of: Callable[[str, str], Queue]) -> None:
-        """Take the segments of a partition each, in any order; `queue_of` finds the queue of a lane and a tenant."""
+    def restore(
+        self, records: Iterable[tuple[int, SegmentRecord]], queue_of: Callable[[str, str], Queue]
+    ) -> Iterator[None]:
+        """Take the segments of a partition each, in any order; `queue_of` finds the queue of a lane and a tenant.
+
+        In slices of one segment.
+        """
         arrivals: dict[Queue, array[int]] = {}
         for partition, record in sorted(records, key=lambda pair: pair[1].base):
             segment = Segment(partition, record.base, record.sequence)
@@ -189,7 +194,10 @@ class Parked:
             self._refer(number, segment, arrivals)
             if segment.deadlines is not None:
                 self._watch(number, segment, segment.earliest())
-        for queue, seqs in arrivals.items():
+            yield
+        for number, (queue, seqs) in enumerate(arrivals.items()):
+            if number % ENTRIES == 0:
+                yield
             if any(later < earlier for earlier, later in pairwise(seqs)):
                 order = sorted(range(len(seqs)), key=seqs.__getitem__)
                 queue.refs = array("Q", [queue.refs[index] for index in order])

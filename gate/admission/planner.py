@@ -20,7 +20,7 @@ from gate.admission.plan import Plan, ready_at, whole_ms
 from gate.admission.rehearsal import MOST, Rehearsal
 from gate.admission.scheduler import Scheduler
 from gate.admission.shared import Limits
-from gate.admission.tenants import Tenant
+from gate.admission.tenant import Tenant
 from gate.limits import NEVER, Limiter, Spec
 
 Booked = tuple[list[int], int]  # the times of an arrival's requests, and that of the first that was not booked

@@ -1,6 +1,6 @@
 """An engine as state records and back, and from one policy to another."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from gate.admission.model import FOREVER, Reason, Verdict
 from gate.admission.overflow import Held
 from gate.admission.plan import Plan
 from gate.admission.state import LaneRecord, SegmentRecord, ServiceRecord, TotalRecord, decode, encode
+from gate.admission.tenants import SLICE
 from gate.limits import Limiter
 from gate.policy import ServicePolicy
 
@@ -26,43 +27,49 @@ def changes(engine: "Engine") -> dict[str, bytes | None]:
     return changed | engine.places.changes() | engine.tenants.changes() | engine.budgets.changes()
 
 
-def restore(engine: "Engine", state: Mapping[str, bytes]) -> None:
-    """Bring a new engine to where the one was that wrote the records. StateError: damaged, or from a newer gate."""
+def restore(engine: "Engine", state: Mapping[str, bytes]) -> Generator[None, None, None]:
+    """Bring a new engine to where the one was that wrote the records, in slices.
+
+    StateError: damaged, or from a newer gate.
+    """
     key = f"service/{engine.service}"
     tenants, parked = f"tenant/{engine.service}/", f"parked/{engine.service}/"
     record = decode(key, state[key], ServiceRecord) if key in state else None
     if record is not None:
         _take(engine, record)
-    segments = []
-    for name, data in state.items():
+    segments, kept = [], {}
+    for number, (name, data) in enumerate(state.items()):
         if name.startswith(tenants):
-            engine.tenants.restore(name.removeprefix(tenants), data)
+            kept[name.removeprefix(tenants)] = data
         elif name.startswith(parked):
             partition = int(name.removeprefix(parked).partition("/")[0])
             segments.append((partition, decode(name, data, SegmentRecord)))
+        if number % SLICE == 0:
+            yield
+    yield from engine.tenants.restore(kept)
     if record is not None and record.policy != engine.version:
         engine.tenants.forget_plans()
-    engine.places.restore(segments, lambda lane, tenant: _queue(engine, lane, tenant))
-    engine.scheduler.rebuild()
+    yield from engine.places.restore(segments, lambda lane, tenant: _queue(engine, lane, tenant))
+    yield from engine.scheduler.rebuild()
     for name, until in ({} if record is None else record.paused).items():
         engine.tenants.pause(engine.tenants.find(name, engine.now), until)
     if record is not None and record.policy != engine.version:
-        _follow(engine)
+        yield from _follow(engine)
     engine.changed = False
 
 
-def change_policy(engine: "Engine", now: int, policy: ServicePolicy, version: str) -> None:
-    """Take another policy: what was used stays counted, what waits stays in its order."""
+def change_policy(engine: "Engine", now: int, policy: ServicePolicy, version: str) -> Generator[None, None, None]:
+    """Take another policy, in slices: what was used stays counted, what waits stays in its order."""
     engine.policy, engine.version, engine.changed = policy, version, True
     engine.limits.limiter.reconfigure(policy.spec, now)
     if engine.limits.budget is not None:
         engine.limits.budget.wait(engine.service, 0, now)
     engine.limits.budget = engine.budgets.get(policy.group)
-    engine.tenants.reconfigure(policy.tenant, now)
-    _follow(engine)
+    yield from engine.tenants.reconfigure(policy, now)
+    yield from _follow(engine)
 
 
-def _follow(engine: "Engine") -> None:
+def _follow(engine: "Engine") -> Generator[None, None, None]:
     """Bring lanes and what waits in them in line with the policy."""
     engine.purge = True
     policy = engine.policy
@@ -71,7 +78,7 @@ def _follow(engine: "Engine") -> None:
         known.weight, known.stride, known.order = lane.weight, lane.stride, order
     heir = engine.lanes[policy.default_lane]
     removed = [name for name in engine.lanes if name not in policy.lanes]
-    for tenant in engine.tenants:
+    for number, tenant in enumerate(list(engine.tenants)):
         for name in removed:
             source = tenant.queues.pop(name, None)
             if source is not None and source.requests:
@@ -84,14 +91,17 @@ def _follow(engine: "Engine") -> None:
         for queue in tenant.queues.values():
             queue.until = 0
         engine.tenants.touch(tenant, engine.now)
+        if number % SLICE == 0:
+            yield
     kept = {name: engine.lanes[name] for name in policy.lanes}
     engine.lanes.clear()
     engine.lanes.update(kept)
     engine.scheduler.lanes.virtual = 0
     for lane in engine.lanes.values():
         lane.start = 0  # turns begin anew
-    engine.scheduler.rebuild()
+    yield from engine.scheduler.rebuild()
     engine.planner.forget()
+    yield from engine.tenants.prepare()
 
 
 def _queue(engine: "Engine", lane: str, tenant: str) -> Queue:
@@ -131,6 +141,10 @@ def _record(engine: "Engine") -> ServiceRecord:
         purge=engine.purge,
         held=engine.held,
         anchor=engine.planner.anchor.record(),
+        salt=engine.tenants.salt,
+        shared_requests=engine.tenants.shared_requests,
+        plans=engine.tenants.plans,
+        renamed=list(engine.tenants.renamed),
     )
 
 
@@ -160,4 +174,7 @@ def _take(engine: "Engine", record: ServiceRecord) -> None:
     engine.unknown_lanes, engine.purge = record.unknown_lanes, record.purge
     if record.refusal is not None:
         engine.refusal = record.refusal[0], Reason(record.refusal[1]), record.refusal[2]
+    engine.tenants.salt = record.salt or engine.tenants.salt
+    engine.tenants.shared_requests, engine.tenants.plans = record.shared_requests, record.plans
+    engine.tenants.renamed = dict.fromkeys(record.renamed)
     engine.held = None if record.held is None else Held(*record.held)

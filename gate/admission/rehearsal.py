@@ -18,7 +18,7 @@ from gate.admission.parked import Parked
 from gate.admission.plan import ready_at, whole_ms
 from gate.admission.scheduler import Scheduler
 from gate.admission.segment import NO_DEADLINE
-from gate.admission.tenants import Tenant
+from gate.admission.tenant import Tenant
 from gate.limits import NEVER, Limiter
 
 MOST: Final = 128  # requests that wait: some ms of CPU for a batch that is added to them

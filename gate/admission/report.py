@@ -115,4 +115,6 @@ def service_usage(engine: "Engine", now: int) -> Usage:
         in_flight=(engine.lag or 0) + engine.admitted_since if watched else None,
         tenants=len(engine.tenants),
         unknown_lanes=engine.unknown_lanes,
+        shared_tenants=engine.tenants.sharing,
+        shared_tenant_requests=engine.tenants.shared_requests,
     )

@@ -1,8 +1,10 @@
 """Serves queues as long as the limits allow: parked requests first, behind them those of the batch at hand."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
+from typing import Final
 
 from gate.admission.anchor import is_shifted
 from gate.admission.arrivals import Arrival
@@ -11,7 +13,12 @@ from gate.admission.model import Pull, Reason, Verdict
 from gate.admission.parked import Parked
 from gate.admission.plan import whole_ms
 from gate.admission.shared import Bound, Limits
-from gate.admission.tenants import Tenant, Tenants
+from gate.admission.tenant import Tenant
+from gate.admission.tenants import SLICE, Tenants
+
+_AT_ONCE: Final = 2_000  # queues that a step blocks or lets go on; more would hold up everything else of the process
+
+_Blocked = tuple[int, str, int, Queue]  # until, lane, order
 
 
 class Tally:
@@ -38,7 +45,7 @@ class Scheduler:
         self._all = lanes
         self._parked = parked
         self._tenants = tenants
-        self._blocked: list[tuple[int, str, int, Queue]] = []  # heap of (until, lane, order, queue)
+        self._blocked: list[_Blocked] = []  # heap
         self._served: set[Queue] = set()  # whose tags or limits moved in this step
 
     @property
@@ -50,37 +57,42 @@ class Scheduler:
         """Yield the queues that take part or that a tenant's limit blocks."""
         for lane in self.lanes.flows():
             yield from lane.fair.flows()
-        yield from {queue: None for until, _, _, queue in self._blocked if queue.until == until}
+        yield from {entry[3]: None for entry in self._blocked if _holds(entry)}
 
     def queue(self, arrivals: Iterable[Arrival]) -> None:
         """Append fresh requests to their queues."""
         for arrival in arrivals:
-            arrival.queue.fresh.append(arrival)
+            queue = arrival.queue
+            if queue.fresh is None:
+                queue.fresh = deque()
+            queue.fresh.append(arrival)
             self.join(arrival.queue)
             self._served.add(arrival.queue)
 
     def unqueue(self, arrivals: Iterable[Arrival]) -> None:
         """Take what is left of fresh requests out of their queues."""
         for arrival in arrivals:
-            arrival.queue.fresh.clear()
+            arrival.queue.fresh = None
 
     def park(self, arrivals: Iterable[Arrival]) -> None:
         """Count what is left of fresh requests as parked."""
         for arrival in arrivals:
             queue = arrival.queue
-            queue.fresh.clear()
+            queue.fresh = None
             self.grow(queue, arrival.left, arrival.left * arrival.cost)
             self._served.add(queue)
 
-    def rebuild(self) -> None:
-        """Count and order anew what is parked in the queues of all tenants."""
+    def rebuild(self) -> Iterator[None]:
+        """Count and order anew what is parked in the queues of all tenants, in slices."""
         self.lanes.clear()
         self._blocked.clear()
         self.waiting = 0
         for lane in self._all.values():
             lane.fair.clear()
             lane.requests = lane.units = lane.ready_units = lane.waiting = 0
-        for tenant in sorted(self._tenants, key=lambda tenant: tenant.name):
+        for number, tenant in enumerate(sorted(self._tenants, key=lambda tenant: tenant.name)):
+            if number % SLICE == 0:
+                yield
             for queue in tenant.queues.values():
                 if queue.requests:
                     requests, units, queue.requests, queue.units = queue.requests, queue.units, 0, 0
@@ -162,8 +174,11 @@ class Scheduler:
         heappush(self._blocked, (until, queue.lane.name, queue.order, queue))
 
     def unblock(self, now: int) -> None:
-        """Let queues whose time has come take part again."""
-        while (until := self.next_unblocked()) is not None and until <= now:
+        """Let queues whose time has come take part again; of very many, the others at the next step."""
+        for _ in range(_AT_ONCE):
+            until = self.next_unblocked()
+            if until is None or until > now:
+                return
             queue = heappop(self._blocked)[3]
             limiter = queue.tenant.limiter
             if until < now and limiter is not None and is_shifted(limiter, now):
@@ -176,7 +191,7 @@ class Scheduler:
     def next_unblocked(self) -> int | None:
         """Return when the next blocked queue may go on; None: none is blocked."""
         blocked = self._blocked
-        while blocked and blocked[0][3].until != blocked[0][0]:
+        while blocked and not _holds(blocked[0]):
             heappop(blocked)
         return blocked[0][0] if blocked else None
 
@@ -192,18 +207,22 @@ class Scheduler:
         """
         stopped: Bound | None = None
         stuck: list[Queue] = []
-        while (queue := self.head()) is not None:
+        blocking = _AT_ONCE
+        while blocking and (queue := self.head()) is not None:
             if allowed == 0:
                 stopped = Bound(Reason.IN_FLIGHT, f"{limits.service}.in-flight")
                 break
             lane, tenant = queue.lane, queue.tenant
-            count, cost = self._parked.head(queue) if queue.requests else (queue.fresh[0].left, queue.fresh[0].cost)
-            if queue.requests:
+            fresh = queue.fresh
+            if queue.requests or fresh is None:
+                count, cost = self._parked.head(queue)
                 if not room:
                     lane.fair.leave(queue)
                     stuck.append(queue)
                     continue
                 count = min(count, room)
+            else:
+                count, cost = fresh[0].left, fresh[0].cost
             if allowed is not None:
                 count = min(count, allowed)
             tag = min(cost, COST_CAP)
@@ -211,12 +230,14 @@ class Scheduler:
             if tenant.paused_until > now:
                 lane.fair.leave(queue)
                 self.block(queue, tenant.paused_until)
+                blocking -= bool(queue.requests)
                 continue
             if tenant.limiter is not None:
                 fitting = tenant.limiter.fit(now, count, cost)
                 if not fitting:
                     lane.fair.leave(queue)
                     self.block(queue, whole_ms(tenant.limiter.ready_at(now, cost)))
+                    blocking -= bool(queue.requests)
                     continue
                 count = fitting
             count = limits.fit(now, count, cost)
@@ -231,17 +252,17 @@ class Scheduler:
             self._served.add(queue)
             self.tally.requests += count
             self.tally.units += count * cost
-            if queue.requests:
+            if queue.requests or fresh is None:
                 room -= count
                 self._pull(queue, count, cost, pulls)
             else:
-                arrival = queue.fresh[0]
-                arrival.decide(count, Verdict.ADMITTED)
-                if not arrival.left:
-                    queue.fresh.popleft()
+                fresh[0].decide(count, Verdict.ADMITTED)
+                if not fresh[0].left:
+                    fresh.popleft()
+                    queue.fresh = fresh or None
             lane.fair.charge(tag, count)
             self.lanes.charge(tag * lane.stride, count)
-        self.more = bool(stuck)
+        self.more = bool(stuck) or not blocking
         for queue in stuck:
             queue.lane.rejoin(queue)
             self.lanes.join(queue.lane)
@@ -273,6 +294,12 @@ class Scheduler:
     def shrink(self, queue: Queue, requests: int, units: int) -> None:
         """Count requests that leave a queue."""
         self.grow(queue, -requests, -units)
+
+
+def _holds(entry: _Blocked) -> bool:
+    """Tell whether a queue is blocked as an entry says: it may have gone on before, after a pause, and come again."""
+    until, _, order, queue = entry
+    return queue.until == until and queue.order == order
 
 
 def add_pull(pulls: list[Pull], pull: Pull) -> None:

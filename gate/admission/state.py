@@ -31,6 +31,8 @@ class TenantRecord(msgspec.Struct, array_like=True, frozen=True):
     plan: bytes | None
     queues: list[QueueTag]
     overdue: bool = False
+    look_at: int = 0  # when to look whether it can be forgotten
+    plans: int = 0  # the service's number when it was written: another one makes `plan` void
 
 
 class LaneRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -104,6 +106,10 @@ class ServiceRecord(msgspec.Struct, array_like=True, frozen=True):
     purge: bool
     held: tuple[int | None] | None
     anchor: AnchorRecord | None = None
+    salt: int = 0  # of the hash that says which tenants share limits; 0: written before there were any
+    shared_requests: int = 0
+    plans: int = 0
+    renamed: list[str] = []
 
 
 class ClaimRecord(msgspec.Struct, array_like=True, frozen=True):

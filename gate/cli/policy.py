@@ -322,5 +322,6 @@ def _summary(entry: ServicePolicy) -> dict[str, Any]:
         "worker_group": entry.worker_group,
         "shadow": entry.shadow,
         "near_limit": entry.near_limit,
+        "max_tenants": entry.max_tenants,
         "tenants": [] if entry.tenants is None else list(entry.tenants.rules),
     }

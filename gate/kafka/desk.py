@@ -4,7 +4,7 @@ No I/O: the shard task brings requests and takes away what is to be written.
 """
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -29,6 +29,7 @@ PULLS: Final = 1_000  # parked requests that one service releases in one batch
 QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
 MOST_ROOM: Final = 4_000
+SORTED: Final = 4_000  # records of the state that are sorted in one piece: some ms
 
 
 @dataclass(slots=True)
@@ -62,17 +63,9 @@ class Turn:
 
 
 class Desk:
-    """The engines of a shard. Thrown away at the first error, and built anew from what is committed."""
+    """The engines of a shard. Thrown away at the first error, and built anew, by `restore`, from what is committed."""
 
-    def __init__(
-        self,
-        names: Names,
-        policy: Policy,
-        meta: Meta,
-        state: Mapping[str, bytes],
-        marks: Mapping[Partition, Mark],
-        now: int,
-    ) -> None:
+    def __init__(self, names: Names, policy: Policy, meta: Meta, marks: Mapping[Partition, Mark], now: int) -> None:
         self._names = names
         self._policy = policy
         self._meta = meta
@@ -81,8 +74,17 @@ class Desk:
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
+        self.budgets = Budgets(now, _specs(policy))
+        self.services: dict[str, Served] = {}
+        self._wakes: list[tuple[int, str]] = []
+        self._publication = Publication(now)
+
+    def restore(self, state: Mapping[str, bytes], now: int) -> Generator[None, None, None]:
+        """Take what is committed, in slices of some ms."""
         groups: dict[str, bytes] = {}
-        for key, value in state.items():
+        for number, (key, value) in enumerate(state.items()):
+            if number % SORTED == 0:
+                yield
             kind, _, rest = key.partition("/")
             if key in {META_KEY, LEAVING_KEY}:
                 continue
@@ -94,24 +96,24 @@ class Desk:
             elif rest:
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
         with readable("the state of the groups"):
-            self.budgets = Budgets(now, _specs(policy), groups)
-        self.services: dict[str, Served] = {}
-        self._wakes: list[tuple[int, str]] = []
-        self._publication = Publication(now)
+            self.budgets = Budgets(now, _specs(self._policy), groups)
         for service in list(self._stored):
-            self.serve(service, now)
+            yield from self._open(service, now)
 
     def serve(self, service: str, now: int) -> Served:
         """Return the service, with an engine made from what is stored of it."""
-        served = self.services.get(service)
-        if served is None:
-            policy, stored = self._policy.effective(service), self._stored.pop(service, {})
-            with readable(f"the state of {service}"):
-                engine = Engine.restore(service, policy, self.budgets, now, self._policy.version, stored)
-            served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
-            self._assume_busy(served, now)
-            self._touch(served)
-        return served
+        if service not in self.services:
+            for _ in self._open(service, now):
+                pass
+        return self.services[service]
+
+    def _open(self, service: str, now: int) -> Generator[None, None, None]:
+        policy, stored = self._policy.effective(service), self._stored.pop(service, {})
+        with readable(f"the state of {service}"):
+            engine = yield from Engine.restoring(service, policy, self.budgets, now, self._policy.version, stored)
+        served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
+        self._assume_busy(served, now)
+        self._touch(served)
 
     def decided(self, service: str, partition: Partition) -> int | None:
         """Return up to which offset a request partition is decided; None: nothing of it is, as far as is known."""
@@ -128,12 +130,12 @@ class Desk:
         """Tell whether a policy says what may pass, or the gate fails open where none does."""
         return self._policy.settings.fail_open or self._policy.service(service) is not None
 
-    def set_policy(self, policy: Policy, now: int) -> None:
-        """Decide by `policy` from now on."""
+    def follow_policy(self, policy: Policy, now: int) -> Generator[None, None, None]:
+        """Decide by `policy` from now on; in slices of some ms."""
         self._policy = policy
         self.budgets.set_groups(now, _specs(policy))
         for served in self.services.values():
-            served.engine.set_policy(now, policy.effective(served.name), policy.version)
+            yield from served.engine.changing_policy(now, policy.effective(served.name), policy.version)
             self._assume_busy(served, now)
             self._touch(served)
 

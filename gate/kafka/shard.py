@@ -25,6 +25,7 @@ from gate.kafka.intake import Intake
 from gate.kafka.ports import Partition, Session
 from gate.kafka.positions import OFFSETS_KIND
 from gate.kafka.routing import Batch
+from gate.kafka.slices import in_slices
 from gate.kafka.undecided import Owned
 from gate.policy import Policy
 
@@ -215,7 +216,9 @@ class Shard:
         meta = await writer.claim(meta, outdated)
         self._clock.advance_to(meta.at, self._env.local())
         state = {key: value for key, value in claim.state.items() if key not in outdated}
-        desk = self._desk = Desk(self._env.names, self._policy, meta, state, claim.marks, self._now())
+        desk = Desk(self._env.names, self._policy, meta, claim.marks, now := self._now())
+        await in_slices(desk.restore(state, now), self._env.local)
+        self._desk = desk
         await writer.finish_leaving(desk, claim.state.get(LEAVING_KEY), self._now())
         await self._refresh(desk)
         await writer.correct(desk, intake.inbox.followed)
@@ -228,7 +231,7 @@ class Shard:
         """Take in what has changed around the shard: services, policy, commands, the lag of workers."""
         self._changed = False
         if desk.policy is not self._policy:
-            desk.set_policy(self._policy, self._now())
+            await in_slices(desk.follow_policy(self._policy, self._now()), self._env.local)
         await self._intake.follow(desk, self._now())
         if unknown := [watched for watched in self.watched() if watched.service not in desk.measured]:
             await self._env.feedback.measure(unknown)  # or the first requests would wait for nothing

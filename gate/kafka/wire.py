@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final
 
 import structlog
@@ -28,6 +28,7 @@ EARLIEST: Final = -2
 BACKOFF: Final = 0.1
 FETCH_BYTES: Final = 8 << 20
 SCAN_BYTES: Final = 1 << 20
+SCAN_RECORDS: Final = 4_000  # some ms
 LOOK_BACK: Final = 10_000
 ENDS_AT_ONCE: Final = 500  # partitions: what is made of an answer holds the event loop for a ms or two
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
@@ -277,16 +278,19 @@ async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:
     end = (await reader.offsets([partition], LATEST))[partition]
     newest: dict[str, bytes] = {}
     while position < end:
-        answer = await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=8 << 20)
+        answer = await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=SCAN_BYTES)
         if answer is None:
             continue
-        for record in answer.records:
-            if record.key is None:
-                continue
-            key = record.key.decode(errors="replace")
-            if record.value is None:
-                newest.pop(key, None)
-            else:
-                newest[key] = record.value
+        records = iter(answer.records)
+        while slice_ := list(islice(records, SCAN_RECORDS)):
+            for record in slice_:
+                if record.key is None:
+                    continue
+                key = record.key.decode(errors="replace")
+                if record.value is None:
+                    newest.pop(key, None)
+                else:
+                    newest[key] = record.value
+            await asyncio.sleep(0)  # others of this loop have heartbeats to send
         position = answer.next_offset
     return newest

@@ -61,16 +61,25 @@ class Reader:
     def numbers(self, count: int) -> list[int]:
         """Return the next `count` numbers."""
         values = []
+        data, position = self.data, self.position
         for _ in range(count):
             rest = shift = 0
-            while (byte := self.data[self.position]) > 0x7F:
+            while (byte := data[position]) > 0x7F:
                 rest |= (byte & 0x7F) << shift
                 shift += 7
-                self.position += 1
-            self.position += 1
+                position += 1
+            position += 1
             rest |= byte << shift
             values.append(rest >> 1 if rest % 2 == 0 else -(rest + 1 >> 1))
+        self.position = position
         return values
+
+    def skip(self, encoded: bytes) -> bool:
+        """Go past what `varints` has made, if it is that what follows."""
+        follows = self.data.startswith(encoded, self.position)
+        if follows:
+            self.position += len(encoded)
+        return follows
 
     def raw(self) -> bytes:
         """Return the next bytes that were written with their length."""

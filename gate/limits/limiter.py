@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Final, Literal, Self
 
 from gate.limits.checks import bad_time, check_amount, check_cost, check_count, shown
-from gate.limits.codec import Writer, seal, unseal
+from gate.limits.codec import Reader, Writer, seal, unseal
 from gate.limits.runs import LOG_RUNS, LastingRing
 from gate.limits.spec import MOST, NEVER, Spec, Window
 from gate.limits.window import SlidingWindow
@@ -203,6 +203,11 @@ class Limiter(SlidingWindow):
         now = max(now, self.last)
         return self._full <= now * self.spec.scale and all(window._empty(now) for window in self._windows())
 
+    def idle_at(self) -> int:
+        """Return from when on this is idle if nothing else comes."""
+        full = -(-self._full // self.spec.scale) if self.spec.step else self.last
+        return max([full, *[window._edge + window._window.size for window in self._windows()]])
+
     def spent(self, now: int, span: int) -> int:
         """Return the units charged in the last `span` ns, as far as a window remembers; rounded up to its cells."""
         check_amount("span", span, "ns")
@@ -233,6 +238,22 @@ class Limiter(SlidingWindow):
             if source is not None:
                 window._adopt(source, now)
         twin._copy_into(self)
+
+    def inherit(self, other: "Limiter", now: int) -> None:
+        """Count here, as of now, all that counts in another limiter: for who may have had any part of it."""
+        now = self._advance(now)
+        spec, old = self.spec, other.spec
+        missing = max(0, other._full - max(now, other.last) * old.scale)
+        if spec.step and old.step:
+            self._full = max(self._full, now * spec.scale) + -(-missing * spec.step // old.step)
+        sources = sorted(other._windows(), key=lambda window: window._window.size)
+        for window in self._windows():
+            larger = (source for source in sources if source._window.size >= window._window.size)
+            source = next(larger, sources[-1] if sources else None)
+            if source is not None:
+                source._expire(max(now, other.last))
+                if source._used:
+                    window._add(now, source._used)
 
     def expect_many(self) -> None:
         """Go over to cells, for good, where a window may come to need them: all promises are by them from now on."""
@@ -274,6 +295,12 @@ class Limiter(SlidingWindow):
             _check_spec(spec)
         source = unseal(data)
         with source.checked():
+            (last,) = source.numbers(1)
+            if spec is not None and source.skip(spec.encoded):  # the usual case
+                limiter = cls._read_all(spec, source, last)
+                if limiter is not None:
+                    return limiter
+            source.position = 1
             last, numerator, denominator, burst = source.numbers(4)
             full, count = source.numbers(2)
             start = source.position
@@ -294,6 +321,23 @@ class Limiter(SlidingWindow):
         if spec is not None and stored != spec:
             limiter.reconfigure(spec, last)
         limiter.spec = spec or stored  # the equal one of the caller, so that keys share it
+        return limiter
+
+    @classmethod
+    def _read_all(cls, spec: Spec, source: Reader, last: int) -> Self | None:
+        """Read what follows on the rate; None: it was written for other windows than those of `spec`."""
+        full, count = source.numbers(2)
+        if count != len(spec.windows):
+            return None
+        limiter = cls(spec, last)
+        limiter._full += full
+        for window in limiter._windows():
+            if not source.skip(window._window.encoded):
+                return None
+            window._read(source, last)
+        source.end()
+        if full and not spec.step:
+            raise ValueError("tokens without a bucket")
         return limiter
 
     def _windows(self) -> tuple[SlidingWindow, ...]:

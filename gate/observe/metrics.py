@@ -150,6 +150,11 @@ class Metrics(Collector):
         rate = _gauge("gate_admitted_per_second", "Requests admitted per second, lately.")
         offered = _gauge("gate_offered_per_second", "Requests that came per second, lately.")
         breach = _gauge("gate_breach_active", "1 while a breach is open.")
+        tenants = _gauge("gate_tenants", "Tenants that are told apart now, and limits that others share.")
+        shared = CounterMetricFamily(
+            "gate_shared_tenant_requests", "Requests of tenants beyond max_tenants, which share limits.",
+            labels=["service"],
+        )  # fmt: skip
         undecided = _gauge("gate_undecided_requests", "Requests in the request topic that are not decided yet.")
         age = _gauge("gate_undecided_age_seconds", "How long the oldest of these has waited; 0: there are none.")
         for service, (count, seconds) in sorted(self._undecided.items()):
@@ -167,9 +172,11 @@ class Metrics(Collector):
             rate.add_metric([service], usage.requests_per_second)
             offered.add_metric([service], usage.offered_per_second)
             breach.add_metric([service], usage.breach_since is not None)
+            tenants.add_metric([service], usage.tenants)
+            shared.add_metric([service], usage.shared_tenant_requests)
         for service, count in sorted(self._malformed.items()):
             requests.add_metric([service, "", Verdict.REJECTED, Reason.MALFORMED], count)
-        return [requests, backlog, eta, tokens, fill, rate, offered, breach, undecided, age]
+        return [requests, backlog, eta, tokens, fill, rate, offered, breach, undecided, age, tenants, shared]
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -18,6 +18,7 @@ from gate.policy.names import DEFAULT, Glob, globs_of, is_glob
 
 WINDOW_SIZE: Final = 60 * SECOND  # ns; where nothing else is said, as in RateLimitConfig
 NEAR_LIMIT: Final = 0.8
+MAX_TENANTS: Final = 100_000  # per service: some 100 MB where all of them wait
 ONE_LANE: Final[Mapping[str, Fraction]] = MappingProxyType({DEFAULT: Fraction(1)})
 
 
@@ -37,19 +38,31 @@ class Tenants:
 
     def spec(self, tenant: str) -> Spec | None:
         """Return a tenant's limits; None where it has none."""
-        names = self.steps(tenant)
+        return self.spec_of(self.steps(tenant))
+
+    def spec_of(self, names: tuple[str, ...]) -> Spec | None:
+        """Return what rules come to together, the weakest first; those that are gone say nothing."""
         if names not in self._specs:
-            spec = compile_spec({key: value for name in names for key, value in self.rules[name].items()})
+            rules = [self.rules[name] for name in names if name in self.rules]
+            spec = compile_spec({key: value for rule in rules for key, value in rule.items()})
             self._specs[names] = spec if is_limited(spec) else None
         return self._specs[names]
 
     def steps(self, tenant: str) -> tuple[str, ...]:
         """Return the rules that apply to a tenant, whatever its name holds, the weakest first."""
         names = [DEFAULT] if DEFAULT in self.rules else []
-        names += [glob.pattern for glob in self._globs if glob.matches(tenant)]
-        if tenant in self.rules and tenant != DEFAULT and not is_glob(tenant):
+        names += self.globs(tenant)
+        if self.names(tenant):
             names.append(tenant)
         return tuple(names)
+
+    def names(self, tenant: str) -> bool:
+        """Tell whether a rule is for this very tenant."""
+        return tenant in self.rules and tenant != DEFAULT and not is_glob(tenant)
+
+    def globs(self, tenant: str) -> tuple[str, ...]:
+        """Return the globs that match a tenant, the weakest first."""
+        return tuple([glob.pattern for glob in self._globs if glob.matches(tenant)])
 
     def steps_of(self, rule: str) -> tuple[str, ...]:
         """Return the rules that a rule stands on, itself last; a glob as if no other one matched."""
@@ -73,11 +86,26 @@ class ServicePolicy:
     worker_group: str | None = None
     shadow: bool = False
     near_limit: float = NEAR_LIMIT
+    max_tenants: int = MAX_TENANTS
     tenants: Tenants | None = None
 
     def tenant(self, tenant: str) -> Spec | None:
         """Return the limits of one tenant; None: it has none of its own. A request without a tenant is tenant ""."""
         return None if self.tenants is None else self.tenants.spec(tenant)
+
+    def named_tenants(self) -> tuple[str, ...]:
+        """Return the tenants that are named, not only matched: they have limits of their own whoever else comes."""
+        return () if self.tenants is None else tuple(filter(self.tenants.names, self.tenants.rules))
+
+    def tenant_globs(self, tenant: str) -> tuple[str, ...]:
+        """Return the globs that say something about a tenant; without its own name, they decide with `default`."""
+        return () if self.tenants is None else self.tenants.globs(tenant)
+
+    def unnamed_tenant(self, globs: tuple[str, ...]) -> Spec | None:
+        """Return the limits of a tenant that just these globs match; None: it has none."""
+        if self.tenants is None:
+            return None
+        return self.tenants.spec_of((DEFAULT, *globs) if DEFAULT in self.tenants.rules else globs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +162,7 @@ def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
         worker_group=worker_group,
         shadow=said.get("shadow", False),
         near_limit=said.get("near_limit", NEAR_LIMIT),
+        max_tenants=said.get("max_tenants", MAX_TENANTS),
         tenants=Tenants.of(rules) if rules else None,
     )
 

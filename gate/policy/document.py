@@ -19,6 +19,7 @@ from gate.policy.fields import (
     errors_of,
     mapping_of,
     one_of,
+    whole_number,
     wrong,
 )
 from gate.policy.names import Extends, Label, ServiceName, TenantName
@@ -26,6 +27,7 @@ from gate.policy.settings import Settings, StrictModel, Topics
 from gate.policy.source import Node
 
 MAX_LANES = 32  # each is a queue and a label of metrics
+MAX_TENANTS_BOUND = 10_000_000  # each that waits costs a gate 2 KB
 
 
 class WindowFields(StrictModel):
@@ -67,6 +69,7 @@ class ServiceFields(LimitFields):
     tenants: dict[TenantName, Limits] | None = None
     shadow: Flag = False
     near_limit: Ratio = 0.8
+    max_tenants: Annotated[int, whole_number(1, MAX_TENANTS_BOUND)] = 100_000
 
 
 class EntryFields(ServiceFields):

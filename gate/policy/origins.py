@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gate.limits import Spec
-from gate.policy.compiled import NEAR_LIMIT, WINDOW_SIZE, ServicePolicy, compile_spec
+from gate.policy.compiled import MAX_TENANTS, NEAR_LIMIT, WINDOW_SIZE, ServicePolicy, compile_spec
 from gate.policy.errors import dotted
 from gate.policy.fields import SECOND, Overflow
 from gate.policy.layers import Key, Layer
@@ -23,6 +23,7 @@ _BUILT_IN: Final[Mapping[str, Any]] = {
     "worker_group": None,
     "shadow": False,
     "near_limit": NEAR_LIMIT,
+    "max_tenants": MAX_TENANTS,
     "extends": None,
 }
 

@@ -15,7 +15,7 @@ FIRST, SECOND_ONE = Partition("gate.requests.slow", 0), Partition("gate.requests
 
 
 def test_what_is_held_is_looked_at_sparingly_and_each_partition_has_its_turn():
-    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, {}, NOW)
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
     served = desk.serve("slow", NOW)
     inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
     for partition, count in ((FIRST, 1000), (SECOND_ONE, 3)):

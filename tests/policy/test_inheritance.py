@@ -27,6 +27,7 @@ FIELDS = {
     "worker_group": st.sampled_from(["w", "v"]),
     "shadow": st.booleans(),
     "near_limit": st.sampled_from([0.5, 0.9]),
+    "max_tenants": st.integers(1, 9),
     "tenants": st.none()
     | st.dictionaries(st.sampled_from(TENANTS), st.fixed_dictionaries({}, optional=LIMITS), max_size=3),
 }
@@ -118,6 +119,7 @@ def test_resolution_is_a_layering_of_dicts(document):
         assert given_.worker_group == said.get("worker_group")
         assert given_.shadow == said.get("shadow", False)
         assert given_.near_limit == said.get("near_limit", 0.8)
+        assert given_.max_tenants == said.get("max_tenants", 100_000)
 
 
 @given(documents(), st.sampled_from(["acme", "corp", "default", "", "accenture", "a*", "x?*"]))

@@ -241,7 +241,9 @@ class Checker:
                             self._add("state", f"{key} holds {offset}, which another segment holds too")
                         found.add(offset)
             meta = read_meta(state.get(META_KEY), self._shards)
-            desk = Desk(self._names, policy, meta, state, {}, self._newest_at * MS)
+            desk = Desk(self._names, policy, meta, {}, self._newest_at * MS)
+            for _ in desk.restore(state, self._newest_at * MS):
+                pass
             for served in desk.services.values():
                 for partition in range(64):
                     mark = served.engine.low_watermark(partition)
