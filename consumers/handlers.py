@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from consumers.headers import attempt, job_id, last
 from consumers.retry import Backoff
 from gate.kafka.headers import origin
 
+_SECRET: Final = re.compile(r"GATE_(.*(PASSWORD|SECRET|TOKEN).*|SLACK_URL)")  # such a URL is one
 _UNFIT_FOR_ENV: Final = re.compile(r"[^A-Z0-9]")
 
 
@@ -140,7 +141,7 @@ async def call(handler: Handler, job: Job, threads: Threads, timeout: float | No
 
 
 def command(
-    argv: Sequence[str], *, answers: bool = False, backoff: float = 30.0
+    argv: Sequence[str], *, answers: bool = False, backoff: float = 30.0, pass_env: Collection[str] = ()
 ) -> Callable[[Job], Awaitable[bytes | None]]:
     """Return a handler that runs a command per job: the payload on its stdin, what else is known in its environment.
 
@@ -155,7 +156,7 @@ def command(
             *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE if answers else None,
-            env=os.environ | _environment(job),
+            env=without_secrets(os.environ, pass_env) | _environment(job),
             process_group=0,  # Ctrl-C is for the worker, which lets its commands finish
         )
         try:
@@ -173,6 +174,11 @@ def command(
         return answer
 
     return run
+
+
+def without_secrets(environment: Mapping[str, str], keep: Collection[str] = ()) -> dict[str, str]:
+    """Return the environment without the gate's secrets: a job has its own, and need not know those of its worker."""
+    return {name: value for name, value in environment.items() if name in keep or not _SECRET.fullmatch(name)}
 
 
 def _environment(job: Job) -> dict[str, str]:

@@ -15,6 +15,7 @@ from consumers.alert import Alert
 from consumers.sinks.receiver import Receiver
 
 _TOLERANCE: Final = 300.0  # s
+_DIGITS: Final = 20  # of a unix time; more are no time, and too many no int
 _SAFE: Final = "!#$%&'()*+,/:;<=>?@[]^`{|}~"  # what a header may hold beside letters and digits
 
 
@@ -27,6 +28,8 @@ class Webhook:
     """
 
     def __init__(self, url: str, *, secret: str | None = None, client: httpx.AsyncClient | None = None) -> None:
+        if secret is not None and not _key(secret):
+            raise ValueError("the secret is empty; anybody could sign with it")
         self._receiver = Receiver("the webhook", url, client)
         self._secret = secret
 
@@ -48,18 +51,28 @@ class Webhook:
 def verify(secret: str, headers: Mapping[str, str], body: bytes, *, now: float | None = None) -> bool:
     """Tell whether a post was signed with the secret in the last five minutes; for receivers in Python.
 
-    `headers` has lower-case names. An alert that was posted before stays valid: keep the ids for that long.
+    `headers` has lower-case names. An alert that was posted before stays valid: keep the ids for that long. Whatever
+    the headers hold, the answer is yes or no; with an empty secret it is no.
     """
     at = headers.get("webhook-timestamp", "")
-    if not at.isdecimal() or abs((time.time() if now is None else now) - int(at)) > _TOLERANCE:
+    if not _key(secret) or len(at) > _DIGITS or not (at.isascii() and at.isdecimal()):
+        return False
+    if abs((time.time() if now is None else now) - int(at)) > _TOLERANCE:
         return False
     wanted = _sign(secret, headers.get("webhook-id", ""), at, body)
     return any(
-        hmac.compare_digest(given.encode(), wanted.encode()) for given in headers.get("webhook-signature", "").split()
+        hmac.compare_digest(_bytes(given), wanted.encode()) for given in headers.get("webhook-signature", "").split()
     )
 
 
 def _sign(secret: str, known: str, at: str, body: bytes) -> str:
-    key = base64.b64decode(secret.removeprefix("whsec_")) if secret.startswith("whsec_") else secret.encode()
-    digest = hmac.digest(key, f"{known}.{at}.".encode() + body, hashlib.sha256)
+    digest = hmac.digest(_key(secret), _bytes(f"{known}.{at}.") + body, hashlib.sha256)
     return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def _key(secret: str) -> bytes:
+    return base64.b64decode(secret.removeprefix("whsec_")) if secret.startswith("whsec_") else _bytes(secret)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")  # half a character is in no signature that was made, and no error

@@ -9,6 +9,7 @@ from cyclopts import CycloptsError, Parameter
 from consumers.alerts import Alerts
 from consumers.sinks import Alertmanager, Console, Mail, Sink, Slack, Webhook
 from gate.cli.client import Client, Flag, log_to_stderr
+from gate.cli.secrets import secret
 
 
 def _is_url(_type: object, value: str | None) -> None:
@@ -70,7 +71,8 @@ def alerts(
     webhook
         Post each alert to this URL, as a CloudEvent in JSON.
     webhook_secret
-        Sign what is posted to the webhook (HMAC-SHA256, as in Standard Webhooks).
+        Sign what is posted to the webhook (HMAC-SHA256, as in Standard Webhooks). By GATE_WEBHOOK_SECRET, or @FILE: on
+        the command line everybody on this host can read it.
     slack
         Incoming webhook of Slack or another chat that takes the same.
     alertmanager
@@ -86,7 +88,7 @@ def alerts(
     smtp_user
         User name at the mail server.
     smtp_password
-        Password; over TLS only.
+        Password; over TLS only. By GATE_SMTP_PASSWORD, or @FILE.
     type
         Only alerts of this type, which may be a glob; may be given several times.
     service
@@ -102,7 +104,11 @@ def alerts(
     client = client or Client()
     sinks: list[Sink] = [Console(as_json=json)]
     if webhook is not None:
-        sinks.append(Webhook(webhook, secret=webhook_secret))
+        signed = secret("--webhook-secret", "GATE_WEBHOOK_SECRET", webhook_secret)
+        try:
+            sinks.append(Webhook(webhook, secret=signed))
+        except ValueError as error:
+            raise CycloptsError(msg=f"--webhook-secret: {error}") from error
     if slack is not None:
         sinks.append(Slack(slack))
     if alertmanager is not None:
@@ -111,6 +117,7 @@ def alerts(
         raise CycloptsError(msg="alerts by e-mail need a mail server and somebody to mail to: --smtp and --mail-to")
     if smtp is not None and mail_to is not None:
         host, port = _address(smtp)
+        smtp_password = secret("--smtp-password", "GATE_SMTP_PASSWORD", smtp_password)
         try:
             mail = Mail(host, port, to=mail_to, sender=mail_from, tls=smtp_tls, user=smtp_user, password=smtp_password)
         except ValueError as error:

@@ -20,11 +20,13 @@ from consumers.pacing import Pacer
 from consumers.progress import bar
 from gate.cli.client import Client, Flag, Service, log_to_stderr, say
 from gate.errors import GateError
+from gate.files import NotAFileError, open_regular
 from gate.kafka.access import access
 from gate.kafka.cluster import TopicSpec
 from gate.kafka.connect import running
 from gate.kafka.headers import COST, DEADLINE, MAX_COST, PRIORITY, TENANT, Malformed, read_wishes
 
+_LONGEST_LINE: Final = 32 << 20  # bytes; what no broker takes must not fill the memory
 _PATIENCE_SECONDS: Final = 30.0  # without any acknowledgement for so long, the broker counts as gone
 _BATCH_BYTES: Final = 256 << 10
 _INT32_MAX: Final = 2**31 - 1
@@ -214,12 +216,27 @@ async def _generated(count: int) -> AsyncIterator[bytes]:
         yield b'{"number": %d}' % number
 
 
+def _bounded(line: bytes, number: int) -> bytes:
+    if len(line) > _LONGEST_LINE:
+        raise GateError(
+            f"line {number} is longer than {_LONGEST_LINE >> 20} MiB, hence no request",
+            hint="write one request per line; those before it are submitted",
+        )
+    return line
+
+
 async def _lines_of(file: Path) -> AsyncIterator[bytes]:
     try:
-        with file.open("rb") as lines:
-            for line in lines:
-                if request := line.rstrip(b"\r\n"):
+        with open_regular(file) as lines:
+            number = 0
+            while line := lines.readline(_LONGEST_LINE + 1):
+                number += 1
+                if request := _bounded(line, number).rstrip(b"\r\n"):
                     yield request
+    except NotAFileError:
+        raise GateError(
+            f"{file} is no regular file", hint=f"leave FILE out and pipe it in: gate submit SERVICE < {file}"
+        ) from None
     except OSError as error:
         raise GateError(f"cannot read {file}: {error.strerror}") from error
 
@@ -240,10 +257,12 @@ async def _lines_of_stdin() -> AsyncIterator[bytes]:
     if sys.stdin.isatty():
         say("reading requests from the terminal, one per line; Ctrl-D ends")
     threading.Thread(target=read, daemon=True).start()
-    rest = b""
+    rest, number = b"", 1
     while chunk := await chunks.get():
         room.release()
         *lines, rest = (rest + chunk).split(b"\n")
+        number += len(lines)
+        _bounded(rest, number)
         for line in lines:
             if request := line.rstrip(b"\r"):
                 yield request

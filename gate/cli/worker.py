@@ -25,6 +25,7 @@ def worker(
     timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     results: Flag = False,
     backoff: Annotated[float, Parameter(validator=Number(gte=1, lte=LONGEST_BACKOFF))] = 30.0,
+    pass_env: Annotated[list[str] | None, Parameter(negative="")] = None,
     client: Client | None = None,
 ) -> None:
     """Run a command for each admitted request of a service.
@@ -58,6 +59,9 @@ def worker(
         Write what the command prints to the results topic, under the request's id.
     backoff
         Seconds to leave the service alone when the command exits with 75.
+    pass_env
+        A secret variable, such as GATE_SASL_PASSWORD, that the command gets nevertheless; may be given several times.
+        Without, the worker's GATE_ passwords, secrets and tokens are taken out of its environment.
     """
     log_to_stderr(logging.INFO)
     client = client or Client()
@@ -76,5 +80,5 @@ def worker(
         results=results,
         connect_seconds=client.connect_timeout,
     )
-    program.handler(service)(run_command(command, answers=results, backoff=backoff))
+    program.handler(service)(run_command(command, answers=results, backoff=backoff, pass_env=pass_env or ()))
     program.main()

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from gate.files import NotAFileError, open_regular
 from gate.policy.errors import Loc, PolicyError, Problem, Span, dotted, quoted
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -66,12 +67,14 @@ def read_file(path: Path) -> str:
     """Read a policy file as UTF-8 text; PolicyError where that cannot be done."""
     name = str(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise _refuse(name, "no such file", "check the path; docs/policy.md describes what to write") from None
     except IsADirectoryError:
         raise _refuse(name, "is a directory", "name the policy file inside it") from None
+    except NotAFileError:
+        raise _refuse(name, "is no regular file", "write the policy into a file, and name that") from None
     except PermissionError:
         raise _refuse(name, "may not be read by this user", "change its owner or mode") from None
     except OSError as error:

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import structlog
@@ -125,6 +126,25 @@ def test_lines_of_a_file_are_submitted_as_they_are(gate, log, names, tmp_path):
     assert [record.value for record in read(log, names.requests("payments"))] == [
         b"one", b"\xff\x00two", b"three", b"four", b"one", b"\xff\x00two",
     ]  # fmt: skip
+
+
+def test_what_is_no_file_is_not_waited_for(gate, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    code, _, err = gate("submit", "payments", tmp_path / "pipe")
+    assert code == 1
+    assert err[-2] == f"gate: {tmp_path}/pipe is no regular file"
+    assert "gate submit SERVICE <" in err[-1]
+
+
+def test_a_line_without_end_does_not_fill_the_memory(gate, tmp_path, process):
+    with (tmp_path / "endless").open("wb") as file:
+        file.write(b"one\n")
+        file.truncate(1 << 40)
+    code, _, err = gate("submit", "payments", tmp_path / "endless")
+    assert (code, err[-2]) == (1, "gate: line 2 is longer than 32 MiB, hence no request")
+    with Path("/dev/zero").open("rb") as zeros:
+        submit = process("submit", "payments", stdin=zeros)
+        assert "line 1 is longer" in submit.communicate(timeout=60)[1]
 
 
 def test_lines_of_stdin_are_submitted_while_they_come(process, log, names):

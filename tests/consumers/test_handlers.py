@@ -169,3 +169,21 @@ def _is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+async def test_a_command_gets_none_of_its_workers_secrets(monkeypatch):
+    secrets = {"GATE_SASL_PASSWORD", "GATE_SSL_PASSWORD", "GATE_WEBHOOK_SECRET", "GATE_SMTP_PASSWORD", "GATE_SLACK_URL"}
+    for name in (*secrets, "GATE_BOOTSTRAP", "GATE_SASL_USERNAME", "DATABASE_PASSWORD"):
+        monkeypatch.setenv(name, "x")
+    show = python("import json, os; print(json.dumps(dict(os.environ)))")
+    seen = json.loads(await command(show, answers=True)(JOB))
+    assert not secrets & seen.keys()
+    assert {"GATE_BOOTSTRAP", "GATE_SASL_USERNAME", "DATABASE_PASSWORD", "GATE_ID", "PATH"} <= seen.keys()
+    seen = json.loads(await command(show, answers=True, pass_env=["GATE_SASL_PASSWORD"])(JOB))
+    assert secrets & seen.keys() == {"GATE_SASL_PASSWORD"}
+
+
+async def test_a_secret_of_the_jobs_own_headers_reaches_it():
+    job = Job("payments", "t", 0, 0, 0, None, None, (("x-token", b"mine"),))
+    show = python("import os; print(os.environ['GATE_HEADER_X_TOKEN'])")
+    assert await command(show, answers=True)(job) == b"mine\n"

@@ -1,7 +1,12 @@
 """Each sink before the real thing: an HTTP server, an SMTP server, an Alertmanager."""
 
+import asyncio
+import base64
+import contextlib
 import email
 import email.policy
+import hashlib
+import hmac
 import json
 import shutil
 import subprocess
@@ -14,6 +19,7 @@ from aiosmtpd.controller import Controller
 
 from consumers.delivery import Pauses, Subscription
 from consumers.sinks import Alertmanager, Mail, RefusedError, Slack, Webhook
+from consumers.sinks.receiver import Receiver, ReceiverError
 from consumers.sinks.webhook import verify
 from gate.admission.model import EventKind
 from gate.kafka.local.config import free_port
@@ -51,6 +57,87 @@ def test_a_partition_that_stands_is_one_alert_until_it_goes_on():
     assert waiting["startsAt"] == resumed["startsAt"]
     assert resumed["endsAt"] < waiting["endsAt"]
     assert "goes on" in resumed["annotations"]["summary"]
+
+
+# Receivers that take their time
+
+
+@contextlib.asynccontextmanager
+async def receiving(answer):
+    """A server that reads a post and lets `answer` write; its URL, and how many bytes went out."""
+    sent, tasks = [], []
+
+    async def take(reader, writer):
+        tasks.append(asyncio.current_task())
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            async for piece in answer():
+                writer.write(piece)
+                sent.append(len(piece))
+                await writer.drain()
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", sent
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks)
+
+
+async def dripping_head():
+    yield b"HTTP/1.1 200 OK\r\n"
+    while True:
+        yield b"x: y\r\n"
+        await asyncio.sleep(0.05)
+
+
+async def silence():
+    await asyncio.sleep(3600)
+    yield b""
+
+
+@pytest.mark.parametrize("answer", [dripping_head, silence])
+async def test_a_post_has_a_deadline_as_a_whole(answer):
+    async with receiving(answer) as (url, _), asyncio.timeout(5):
+        receiver = Receiver("the webhook", url, seconds=0.3)
+        with pytest.raises(ReceiverError, match=r"^the webhook has not answered within 0.3 s$"):
+            await receiver.post(b"{}", {})
+        await receiver.aclose()
+
+
+@pytest.mark.parametrize("length", [b"content-length: 1000000000000", b"transfer-encoding: chunked"])
+@pytest.mark.parametrize(
+    ("status", "error"), [(b"200 OK", None), (b"500 No", ReceiverError), (b"400 No", RefusedError)]
+)
+async def test_of_an_endless_answer_only_the_head_counts(length, status, error):
+    async def endless():
+        yield b"HTTP/1.1 " + status + b"\r\n" + length + b"\r\n\r\n"
+        while True:
+            yield b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+
+    async with receiving(endless) as (url, sent), asyncio.timeout(5):
+        receiver = Receiver("the webhook", url, seconds=3)
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            await receiver.post(b"{}", {})
+        await receiver.aclose()
+        assert sum(sent) < 16 << 20
+
+
+async def test_what_was_taken_counts_as_taken_though_the_rest_drips():
+    async def dripping():
+        yield b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        while True:
+            yield b"1\r\nx\r\n"
+            await asyncio.sleep(0.05)
+
+    async with receiving(dripping) as (url, _), asyncio.timeout(5):
+        receiver = Receiver("the webhook", url, seconds=3)
+        await receiver.post(b"{}", {})
+        await receiver.aclose()
 
 
 # Whether to try again
@@ -113,6 +200,33 @@ async def test_a_post_is_signed_and_says_which_alert_it_is(receiver, webhook):
     assert not verify("k", second, body, now=at + 301)
     assert not verify("k", {**second, "webhook-id": "x"}, body)
     assert not verify("k", {}, body)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("webhook-timestamp", "9" * 400),
+        ("webhook-timestamp", "1" * 5_000),
+        ("webhook-timestamp", "١٦١٤٢٦٥٣٣٠"),
+        ("webhook-timestamp", "\ud800"),
+        ("webhook-id", "\ud800"),
+        ("webhook-signature", "\ud800"),
+        ("webhook-signature", "v1,\udcff v1,Ü"),
+    ],
+)
+def test_whatever_stands_in_the_headers_the_answer_is_no(name, value):
+    headers = {"webhook-id": "a", "webhook-timestamp": "1614265330", "webhook-signature": "v1,x"} | {name: value}
+    assert not verify("k", headers, b"{}", now=1614265330.0)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_"])
+def test_an_empty_secret_signs_nothing(secret):
+    digest = hmac.digest(b"", b"a.1614265330.{}", hashlib.sha256)
+    signature = "v1," + base64.b64encode(digest).decode()
+    headers = {"webhook-id": "a", "webhook-timestamp": "1614265330", "webhook-signature": signature}
+    assert not verify(secret, headers, b"{}", now=1614265330)
+    with pytest.raises(ValueError, match="empty"):
+        Webhook("http://nowhere.invalid", secret=secret)
 
 
 def test_the_signature_is_that_of_the_specification():

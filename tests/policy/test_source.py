@@ -1,5 +1,8 @@
 import json
+import os
+import socket
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -183,3 +186,30 @@ def test_byte_order_mark_and_line_ends_of_other_systems(tmp_path):
     file.write_bytes(b"\xef\xbb\xbfdefaults: {burst_size: 3}\r\nservices:\r\n  pay: {}\r\n")
     assert read(read_file(file)) == {"defaults": {"burst_size": 3}, "services": {"pay": None} | {"pay": {}}}
     assert load_policy(file).services == ("pay",)
+
+
+@pytest.mark.timeout(10)
+def test_what_may_never_end_is_no_policy(tmp_path):
+    pipe = tmp_path / "policy.yaml"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(PolicyError, match=f"{path}: is no regular file"):
+            load_policy(path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(PolicyError, match="socket: cannot be read"):
+            load_policy(tmp_path / "socket")
+
+
+def test_a_huge_file_is_no_policy(tmp_path):
+    path = tmp_path / "policy.yaml"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(PolicyError, match="larger than 16 MiB"):
+        load_policy(path)
+
+
+def test_a_link_to_a_policy_is_one(tmp_path):
+    (tmp_path / "real.yaml").write_text("services: {}")
+    (tmp_path / "policy.yaml").symlink_to("real.yaml")
+    assert load_policy(tmp_path / "policy.yaml").services == ()
