@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 
-.PHONY: demo test check format bench soak chaos scenarios docs clean setup lock compose-tool test-tools
+.PHONY: demo test check format bench soak chaos hostile scenarios docs clean setup lock compose-tool test-tools
 
 setup: $(READY)
 
@@ -49,6 +49,15 @@ chaos: SEED ?= 1
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 200 --requests 1000000 --gates 3 --seed $(SEED) --minutes 15
 	$(BIN)/python -m tests.chaos --late 100 --requests 100000 --seed $(SEED) --minutes 4
+
+# Whatever a stranger can send, beside services that did nothing: ten minutes; HOSTILE="--seed 7 --only bombs" for a part
+hostile: $(READY)
+ifdef HOSTILE
+	$(BIN)/python -m tests.hostile $(HOSTILE)
+else
+	$(BIN)/python -m tests.hostile --records 100000
+	$(BIN)/python -m tests.hostile --tenants 1000000
+endif
 
 # What happens to requests that wait, on simulated time: each promise with its bound, and what was measured
 scenarios: $(READY)
