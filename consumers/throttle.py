@@ -147,7 +147,8 @@ class Throttle:
             return own
         elapsed = min(max(0.0, now - flow.at), flow.beat * _LATE)
         others = max(flow.others_rate * elapsed, (flow.pipelines - 1) * (self._model.total - flow.modelled))
-        drained = 0.0 if report.paused else self._capacity * elapsed
+        stands = report.paused or report.wait == inf  # for all that is known, nothing goes
+        drained = 0.0 if stands else self._capacity * elapsed
         return max(0.0, self._level + own + others - drained)
 
     def is_away(self, now: float) -> bool:

@@ -25,7 +25,13 @@ def decide(engine: "Engine", now: int, runs: Sequence[Run], offered: int, room: 
 
 def _pass(engine: "Engine", now: int, runs: Sequence[Run], offered: int, room: int) -> Step | None:
     """Admit the whole batch if only tenants' own limits stand in its way: the usual case, cheap per run."""
-    if engine.waiting or engine.policy.shadow or engine.paused_until > now or engine.tenants.paused:
+    if (
+        engine.waiting
+        or engine.holding.again
+        or engine.policy.shadow
+        or engine.paused_until > now
+        or engine.tenants.paused
+    ):
         return None
     allowed = engine.allowed()
     if allowed is not None and allowed < offered:
@@ -209,14 +215,20 @@ def _count(engine: "Engine", now: int, arrivals: Sequence[Arrival]) -> tuple[int
         if crowded and is_shared(arrival.queue.tenant.name):
             decided = (count for count, verdict, *_ in arrival.outcomes if verdict is not Verdict.HELD)
             engine.tenants.shared_requests += sum(decided)
+        first, lane = arrival.first, arrival.queue.lane.name
         for count, verdict, reason, limit, _ in arrival.outcomes:
-            engine.totals[arrival.queue.lane.name, verdict, reason, False] += count
+            again = engine.holding.count(lane, verdict, first, count, arrival.cost)
+            first += count
+            if count > again:
+                engine.totals[lane, verdict, reason, False] += count - again
+            if again and verdict is not Verdict.HELD:
+                engine.totals[lane, verdict, reason, True] += again
             if verdict is Verdict.ADMITTED:
                 requests += count
                 units += count * arrival.cost
             if reason is not None and limit is not None:
                 engine.refusal = (now, reason, limit)
-                engine.breach.refuse(now, count, reason, limit)
+                engine.breach.refuse(now, count - again, reason, limit)
     return requests, units
 
 

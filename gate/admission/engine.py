@@ -9,6 +9,7 @@ from gate.admission.arrivals import Arrival
 from gate.admission.breach import Beat, Breach, Meter, Situation
 from gate.admission.budgets import Budgets
 from gate.admission.deciding import decide
+from gate.admission.holding import Holding
 from gate.admission.lanes import lanes_of
 from gate.admission.model import MS, UNTIL_RESUMED, Event, Reason, Run, Step, Usage, Verdict
 from gate.admission.overflow import Held
@@ -56,6 +57,7 @@ class Engine:
         self.admitted_since = 0  # that report
         self.purge = False  # a new policy may have made parked requests impossible
         self.held: Held | None = None
+        self.holding = Holding()
         self.breach = Breach(beat or Beat())
         self.totals: Counter[TotalKey] = Counter()
         self.unknown_lanes = 0
@@ -66,22 +68,24 @@ class Engine:
         self.unplaced: list[tuple[Arrival, int, int]] = []  # delayed: with number in the batch and count
         self._base = 0  # the sequence of the batch's first request
 
-    def step(self, now: int, runs: Sequence[Run], room: int) -> Step:
+    def step(self, now: int, runs: Sequence[Run], room: int, again: Sequence[tuple[int, int]] = ()) -> Step:
         """Decide about a batch, and pull at most `room` parked requests.
 
+        `again` says which of the batch, as first and count, were held before: they are counted already.
         ValueError: a run without requests, or with a cost below 1. RuntimeError: places of the last step are missing.
         """
         if self.unplaced:
             raise RuntimeError(f"{self.service}: step was called before parked, which it still expects")
         now = self.now = max(now, self.now)
         self.held, self.changed, self._base = None, True, self.sequence
+        self.holding.again = again
         offered = 0
         for run in runs:
             if run.count < 1 or run.cost < 1:
                 raise ValueError(f"{self.service}: a run needs requests and a cost of at least 1: {run}")
             offered += run.count
         if runs:
-            self.offered.add(now, offered)
+            self.offered.add(now, offered - sum(self.holding.known(run.first, run.count) for run in runs if again))
             self.sequence += runs[-1].first + runs[-1].count
         step = decide(self, now, runs, offered, room)
         self._watch_breach(now)
@@ -234,7 +238,7 @@ class Engine:
             return Situation(
                 service=self.service,
                 policy=self.version,
-                backlog=self.waiting,
+                backlog=self.waiting + self.holding.total,
                 offered_per_second=self.offered.at(now),
                 eta_seconds=eta_of_all(self, now),
                 usage=0.0 if fill is None else fill.usage,

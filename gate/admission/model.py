@@ -107,7 +107,7 @@ class Event:
     since: int  # ns; the start of the breach, for near_limit the crossing
     refused: int  # fresh requests refused (delayed, rejected, held) since the start of the breach
     offered_per_second: float
-    backlog: int  # parked requests
+    backlog: int  # requests that wait
     eta_seconds: float | None  # until the backlog is gone if nothing else comes; None: not known (paused for ever)
     usage: float  # 0..1, of the fullest limit
     policy: str  # version
@@ -129,10 +129,11 @@ class LaneUsage:
 
     name: str
     weight: float
-    backlog: int  # parked requests
+    backlog: int  # requests that wait: parked, or held
     backlog_units: int
     tenants: int  # that have something parked
-    eta_seconds: float | None  # when a request that comes now would be admitted; None: not known
+    # Until the last of these is admitted if nothing else comes; of none, until one that came now would be.
+    eta_seconds: float | None  # None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,22 @@ class Refusal:
     at: int  # ns
     reason: Reason
     limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The limit that the next request waits for."""
+
+    reason: Reason
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class PausedTenant:
+    """A tenant of which nothing is admitted."""
+
+    tenant: str
+    until: int | None  # ns; None: until somebody resumes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +198,19 @@ class Usage:
     waiting: tuple[Mapping[str, Any], ...] = ()  # its partitions that stand, see `gate.kafka.waiting`
     shared_tenants: int = 0  # limits that tenants beyond the bound share now
     shared_tenant_requests: int = 0  # requests of such tenants since the service's state began
+    binding: Binding | None = None  # what binds what waits now, or refused last while a breach is open; None: nothing
+    paused_tenants: tuple[PausedTenant, ...] = ()  # the first ones by name
+    tenants_paused: int = 0  # all of them
+    held: int = 0  # requests that wait in the request topic (overflow `hold`): part of the backlog
 
     @property
     def backlog(self) -> int:
-        """Parked requests of all lanes."""
+        """Requests that wait, of all lanes."""
         return sum(lane.backlog for lane in self.lanes)
 
     @property
     def eta_seconds(self) -> float | None:
-        """Until the last parked request is admitted if nothing else comes; None: not known."""
+        """Until the last request that waits is admitted if nothing else comes, 0 if none does; None: not known."""
         etas = [lane.eta_seconds for lane in self.lanes if lane.backlog]
         if any(eta is None for eta in etas):
             return None

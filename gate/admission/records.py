@@ -145,6 +145,7 @@ def _record(engine: "Engine") -> ServiceRecord:
         shared_requests=engine.tenants.shared_requests,
         plans=engine.tenants.plans,
         renamed=list(engine.tenants.renamed),
+        holding=engine.holding.record(),
     )
 
 
@@ -157,6 +158,8 @@ def _take(engine: "Engine", record: ServiceRecord) -> None:
     if record.plan is not None and record.policy == engine.version and len(record.plan) == len(limiters):
         ahead = [Limiter.load(own.spec, data) for own, data in zip(limiters, record.plan, strict=True)]
         engine.planner.plan = Plan(ahead, record.plan_at)
+    if record.holding is not None:
+        engine.holding.restore(record.holding)
     if record.anchor is not None:
         engine.planner.anchor.restore(record.anchor)
     engine.scheduler.lanes.virtual = record.virtual

@@ -2,14 +2,27 @@
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gate.admission.model import SECOND, UNTIL_RESUMED, LaneUsage, LimitUsage, Reason, Refusal, Total, Usage
-from gate.admission.shared import Limits
+from gate.admission.model import (
+    SECOND,
+    UNTIL_RESUMED,
+    Binding,
+    LaneUsage,
+    LimitUsage,
+    PausedTenant,
+    Reason,
+    Refusal,
+    Total,
+    Usage,
+)
+from gate.admission.outlook import Outlook
+from gate.admission.shared import Bound, Limits
 from gate.limits import NEVER, Limiter
 
 if TYPE_CHECKING:
     from gate.admission.engine import Engine
 
 
+_SHOWN: Final = 20  # paused tenants
 _STANDSTILL: Final = 0.05  # requests per second; the rate of what has stopped sinks, but never to 0
 
 
@@ -55,7 +68,9 @@ def _pause(until: int, now: int) -> int | None:
 
 def eta_of_all(engine: "Engine", now: int) -> float | None:
     """Return in how many seconds the last of all that waits is admitted if nothing else comes; None: not known."""
-    return _eta(engine, engine.planner.end(now, max(now, engine.paused_until)), now, engine.waiting)
+    start, held = max(now, engine.paused_until), engine.holding.total
+    end = _held_end(engine, start) if held else engine.planner.end(now, start)
+    return _eta(engine, end, now, engine.waiting + held)
 
 
 def _eta(engine: "Engine", end: int, now: int, waiting: int) -> float | None:
@@ -76,22 +91,72 @@ def _named(limits: Limits) -> list[tuple[Limiter, str, Reason | None]]:
     return named
 
 
-def service_usage(engine: "Engine", now: int) -> Usage:
-    """Return one engine's usage."""
-    limiter, policy = engine.limits.limiter, engine.policy
+def binding(engine: "Engine", now: int) -> Binding | None:
+    """Return the limit that the next request waits for; None: nothing waits, and no breach is open."""
+    if engine.waiting and not engine.scheduler.more:
+        bound = _bound(engine, now)
+        return None if bound is None else Binding(*bound)
+    if engine.refusal is not None and (engine.holding.seen or engine.breach.since is not None):
+        return Binding(*engine.refusal[1:])
+    return None
+
+
+def _bound(engine: "Engine", now: int) -> Bound | None:
+    if engine.paused_until > now:
+        return Bound(Reason.PAUSED, engine.service)
+    head = engine.scheduler.head()
+    if head is not None:
+        if engine.allowed() == 0:
+            return Bound(Reason.IN_FLIGHT, f"{engine.service}.in-flight")
+        return engine.limits.bound(now, engine.scheduler.head_cost(head))
+    blocked = engine.scheduler.next_blocked()
+    if blocked is None:
+        return None
+    reason = Reason.PAUSED if blocked.tenant.paused_until > now else Reason.TENANT
+    return Bound(reason, f"{engine.service}.tenant.{blocked.tenant.name}")
+
+
+def _held_end(engine: "Engine", start: int) -> int:
+    """Return when the last of what is held is admitted, in the order of its topic and behind what is parked."""
+    units = engine.holding.total_units + sum(lane.units for lane in engine.lanes.values())
+    end = Outlook(engine.limits).time_of(units, start)
+    until = None if engine.held is None else engine.held.until
+    return end if until is None else max(end, until)
+
+
+def _lanes(engine: "Engine", now: int) -> tuple[LaneUsage, ...]:
+    start, holding = max(now, engine.paused_until), engine.holding
+    held = holding.total
+    held_end = _held_end(engine, start) if held else None
+    unseen = held - holding.requests.total()
     lanes = []
     for lane in engine.lanes.values():
-        end = engine.planner.lane_end(lane, now, max(now, engine.paused_until))
+        here, units = holding.requests[lane.name], holding.units[lane.name]
+        if unseen and lane.name == engine.policy.default_lane:  # which lanes they name is not known yet
+            here, units = here + unseen, units + holding.total_units - holding.units.total()
+        end = engine.planner.lane_end(lane, now, start) if held_end is None else held_end
         lanes.append(
             LaneUsage(
                 name=lane.name,
                 weight=float(lane.weight),
-                backlog=lane.requests,
-                backlog_units=lane.units,
+                backlog=lane.requests + here,
+                backlog_units=lane.units + units,
                 tenants=lane.waiting,
-                eta_seconds=_eta(engine, end, now, lane.requests),
+                eta_seconds=_eta(engine, end, now, lane.requests + held),
             )
         )
+    return tuple(lanes)
+
+
+def _paused_tenants(engine: "Engine", now: int) -> list[PausedTenant]:
+    paused = sorted((name, until) for name, until in engine.tenants.paused.items() if until > now)
+    return [PausedTenant(name, None if until >= UNTIL_RESUMED else until) for name, until in paused]
+
+
+def service_usage(engine: "Engine", now: int) -> Usage:
+    """Return one engine's usage."""
+    limiter, policy = engine.limits.limiter, engine.policy
+    paused = _paused_tenants(engine, now)
     refusal = engine.refusal
     watched = policy.max_in_flight is not None and engine.lag is not None
     return Usage(
@@ -104,7 +169,7 @@ def service_usage(engine: "Engine", now: int) -> Usage:
         offered_per_second=engine.offered.at(now),
         tokens=None if limiter.spec.rate is None else float(limiter.tokens(now)),
         window_fill=limiter.window_fill(now) if limiter.spec.windows else 0.0,
-        lanes=tuple(lanes),
+        lanes=_lanes(engine, now),
         totals=tuple(
             Total(lane, verdict, reason, pulled, requests)
             for (lane, verdict, reason, pulled), requests in sorted(engine.totals.items(), key=str)
@@ -117,4 +182,8 @@ def service_usage(engine: "Engine", now: int) -> Usage:
         unknown_lanes=engine.unknown_lanes,
         shared_tenants=engine.tenants.sharing,
         shared_tenant_requests=engine.tenants.shared_requests,
+        binding=binding(engine, now),
+        paused_tenants=tuple(paused[:_SHOWN]),
+        tenants_paused=len(paused),
+        held=engine.holding.total,
     )

@@ -195,6 +195,10 @@ class Scheduler:
             heappop(blocked)
         return blocked[0][0] if blocked else None
 
+    def next_blocked(self) -> Queue | None:
+        """Return the blocked queue that may go on first; None: none is blocked."""
+        return None if self.next_unblocked() is None else self._blocked[0][3]
+
     def head(self) -> Queue | None:
         """Return the queue whose turn it is; None: no queue has work that its tenant's limit allows."""
         return head(self.lanes)

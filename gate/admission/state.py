@@ -82,6 +82,14 @@ class AnchorRecord(msgspec.Struct, array_like=True, frozen=True):
     wrong: bool
 
 
+class HoldingRecord(msgspec.Struct, array_like=True, frozen=True):
+    """What is held: up to which offset each partition was looked at; how many requests and units, by lane."""
+
+    seen: dict[int, int]
+    requests: dict[str, int]
+    units: dict[str, int]
+
+
 class ServiceRecord(msgspec.Struct, array_like=True, frozen=True):
     """`service/<name>`."""
 
@@ -110,6 +118,7 @@ class ServiceRecord(msgspec.Struct, array_like=True, frozen=True):
     shared_requests: int = 0
     plans: int = 0
     renamed: list[str] = []
+    holding: HoldingRecord | None = None
 
 
 class ClaimRecord(msgspec.Struct, array_like=True, frozen=True):

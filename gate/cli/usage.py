@@ -109,12 +109,12 @@ def table(usages: Iterable[Usage], now: int) -> Table:
             "" if usage.tokens is None else f"{usage.tokens:,.6g}",
             f"{usage.window_fill:.0%}" if any(".window" in limit.name for limit in usage.limits) else "",
             f"{usage.backlog:,}",
-            _duration(usage.eta_seconds) if usage.backlog else "",
+            _eta(usage, usage.eta_seconds) if usage.backlog else "",
             _state(usage, now),
         )
         for lane in usage.lanes if len(usage.lanes) > 1 else ():
             label, weight = Text(f"  {printable(lane.name)}", style="dim"), Text(f"weight {lane.weight:g}", style="dim")
-            shown.add_row(label, "", "", "", "", f"{lane.backlog:,}", _duration(lane.eta_seconds), weight)
+            shown.add_row(label, "", "", "", "", f"{lane.backlog:,}", _eta(usage, lane.eta_seconds), weight)
         for name, count, text in _standing(usage):
             shown.add_row(Text(f"  {name}", "red"), "", "", "", "", count, "", Text(text, "red"))
     return shown
@@ -132,17 +132,33 @@ def _standing(usage: Usage) -> Iterator[tuple[str, str, str]]:
 
 def _state(usage: Usage, now: int) -> Text:
     if usage.paused_until is not None and usage.paused_until > now:
-        seconds = None if usage.paused_until >= NEVER else (usage.paused_until - now) / SECOND
-        state = Text("paused until resumed" if seconds is None else f"paused for {_duration(seconds)}", style="yellow")
+        state = Text(f"paused {_until(usage.paused_until, now)}", style="yellow")
     elif usage.breach_since is not None:
-        fullest = max(usage.limits, key=lambda limit: limit.usage, default=None)
-        limit = f"{printable(fullest.name)}, " if fullest else ""
+        binds = usage.binding or usage.last_refusal
+        limit = f"{printable(binds.limit)}, " if binds else ""
         state = Text(f"breach: {limit}{_duration((usage.at - usage.breach_since) / SECOND)}", style="red")
+    elif usage.binding is not None:
+        state = Text(f"waits for {printable(usage.binding.limit)}", style="yellow")
     else:
         state = Text("within limits", style="green")
+    if usage.tenants_paused > 1:
+        state.append(f"; {usage.tenants_paused} tenants are paused", style="yellow")
+    for paused in usage.paused_tenants if usage.tenants_paused == 1 else ():
+        name = printable(paused.tenant)
+        state.append(f"; tenant {name} is paused {_until(paused.until, now)}", style="yellow")
     if (age := (now - usage.at) / SECOND) > _OLD_SECONDS:
         state.append(f" (as of {_duration(age)} ago)", style="dim")
     return state
+
+
+def _until(end: int | None, now: int) -> str:
+    """Say how long a pause lasts yet; None: without an end."""
+    return "until resumed" if end is None or end >= NEVER else f"for {_duration(max(0, end - now) / SECOND)}"
+
+
+def _eta(usage: Usage, seconds: float | None) -> str:
+    endless = usage.paused_until is not None and usage.paused_until >= NEVER
+    return "until resumed" if seconds is None and endless else _duration(seconds)
 
 
 def _duration(seconds: float | None) -> str:

@@ -4,8 +4,10 @@ No I/O: the shard task brings requests and takes away what is to be written.
 """
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -223,7 +225,9 @@ class Desk:
         pieces = number_through(taken)
         reading = read_runs(pieces)
         malformed = reading.malformed
-        step = served.engine.step(now, reading.runs, PULLS)
+        holding = served.engine.holding
+        again = [(piece.first, _seen(piece, holding.seen)) for piece in pieces] if holding.seen else []
+        step = served.engine.step(now, reading.runs, PULLS, [span for span in again if span[1]])
         served.admitted += sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
         served.admitted += sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED)
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
@@ -232,9 +236,14 @@ class Desk:
             served.room = max(HOLD_ROOM, 2 * held)
             if held:
                 served.first = next(piece.partition for piece in reversed(pieces) if piece.first < held) + 1
+            for piece in pieces:
+                holding.looked(piece.partition, piece.end, held=held - piece.first < len(piece.records))
             pieces = [self._give_back(served, piece, held - piece.first, inbox) for piece in pieces]
-        elif served.room is not None:
-            served.room = 2 * served.room if served.room < MOST_ROOM else None
+        else:
+            for piece in pieces if holding.seen else ():
+                holding.looked(piece.partition, piece.end, held=False)
+            if served.room is not None:
+                served.room = 2 * served.room if served.room < MOST_ROOM else None
         self._schedule(served)
         return Turn(served, pieces, step, malformed, reading.clean)
 
@@ -367,6 +376,11 @@ class Desk:
     def events(turns: Iterable[Turn]) -> list[Event]:
         """Return the breach events of a batch."""
         return [event for turn in turns for event in turn.served.engine.events()]
+
+
+def _seen(piece: Piece, seen: Mapping[int, int]) -> int:
+    """Tell how many of the first requests of a piece were held before."""
+    return bisect_left(piece.records, seen.get(piece.partition, 0), key=attrgetter("offset"))
 
 
 def _specs(policy: Policy) -> dict[str, Spec]:

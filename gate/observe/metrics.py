@@ -15,6 +15,11 @@ from prometheus_client.registry import Collector
 
 from gate.admission.model import Reason, Usage, Verdict
 
+_BACKLOG: Final = "Requests that wait: in the delayed topic or, where they are held, in the request topic."
+_ETA: Final = (
+    "Until the last request that waits is admitted if nothing else comes; if none does, until one that comes now is; "
+    "+Inf: not known."
+)
 _LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 
@@ -140,11 +145,11 @@ class Metrics(Collector):
         """Turn the newest usage of each service into series."""
         requests = CounterMetricFamily(
             "gate_requests",
-            "Decisions by service, lane, verdict and reason. A delayed request counts again when it leaves.",
+            "Decisions by service, lane, verdict and reason. One that waited counts again when it goes.",
             labels=["service", "priority", "decision", "reason"],
         )
-        backlog = _gauge("gate_backlog_requests", "Requests that wait in the delayed topic.", "priority")
-        eta = _gauge("gate_eta_seconds", "Until a request that comes now would be admitted; +Inf: unknown.", "priority")
+        backlog = _gauge("gate_backlog_requests", _BACKLOG, "priority")
+        eta = _gauge("gate_eta_seconds", _ETA, "priority")
         tokens = _gauge("gate_tokens", "Units in the service's token bucket.")
         fill = _gauge("gate_window_fill_ratio", "How full the fullest window is, 0 to 1.")
         rate = _gauge("gate_admitted_per_second", "Requests admitted per second, lately.")

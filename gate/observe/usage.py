@@ -23,6 +23,8 @@ def to_json(usage: Usage) -> dict[str, Any]:
         record[name_ms] = _to_ms(record.pop(name))
     if record["last_refusal"] is not None:
         record["last_refusal"]["at_ms"] = _to_ms(record["last_refusal"].pop("at"))
+    for paused in record["paused_tenants"]:
+        paused["until_ms"] = _to_ms(paused.pop("until"))
     return record | {"backlog": usage.backlog, "eta_seconds": usage.eta_seconds}
 
 
@@ -35,6 +37,10 @@ def from_json(record: dict[str, Any]) -> Usage:
             fields["last_refusal"] = {"reason": refusal["reason"], "limit": refusal["limit"]} | {
                 "at": _to_ns(refusal["at_ms"])
             }
+        fields["paused_tenants"] = [
+            {"tenant": paused["tenant"], "until": _to_ns(paused["until_ms"])}
+            for paused in record.get("paused_tenants", ())
+        ]
         return msgspec.convert(fields, Usage)
     except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not a usage record: {error}") from error

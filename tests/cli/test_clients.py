@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import structlog
 from rich.console import Console
 
-from gate.admission.model import LaneUsage, LimitUsage, Reason, Refusal, Usage
+from gate.admission.model import Binding, LaneUsage, LimitUsage, PausedTenant, Reason, Refusal, Usage
 from gate.cli import main
 from gate.cli.usage import table as usage_table
 from gate.kafka import control
@@ -419,6 +420,14 @@ def test_states_are_told(gate, log, names):
                 {"paused_until": NEVER},
                 {"paused_until": time.time_ns() + 300 * 10**9},
                 {"at": 10**18, "breach_since": None},
+                {"binding": Binding(Reason.TENANT, "s3.tenant.acme")},
+                {
+                    "breach_since": None,
+                    "paused_tenants": (PausedTenant("acme", None),),
+                    "tenants_paused": 1,
+                    "paused_until": NEVER,
+                    "lanes": (LaneUsage("", 1.0, 7, 7, 1, None),),
+                },
             )
         ):
             told = to_json(replace(usage_of(f"s{number}"), **fields))
@@ -432,6 +441,8 @@ def test_states_are_told(gate, log, names):
     assert "paused until resumed" in text
     assert "paused for 5.0 min" in text
     assert "within limits (as of" in text
+    assert "breach: s3.tenant.acme, 5.0 s" in text
+    assert re.search(r"s4 .* 7 +until resumed +paused until resumed; tenant acme is paused until resumed", text)
     assert err[0].startswith("gate: the usage of junk can't be read")
 
 

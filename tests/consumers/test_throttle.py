@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.throttle import Report, Throttle
-from tests.consumers.pipelines import Pipeline, World
+from consumers.usage import decode
+from gate.admission.budgets import Budgets
+from gate.admission.engine import Engine
+from gate.admission.model import Run, Verdict
+from gate.observe.usage import encode, to_json
+from tests.consumers.pipelines import EPOCH, SERVICE, Pipeline, World, policy_of
 
 LIMIT = "requests_per_second: 1000, burst_size: 100, window_size: null"
 
@@ -201,3 +206,32 @@ def test_whatever_is_reported_gives_a_pause_to_act_on(steps, by_backlog):
         assert estimate is not None
         assert estimate.wait >= 0
         assert estimate.rate >= 0
+
+
+@pytest.mark.parametrize("target", [{"max_wait": 5.0}, {"max_backlog": 50}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        "requests_per_second: 1000, burst_size: 1000, max_in_flight: 3, worker_group: w",
+        "requests_per_second: 2, burst_size: 2",
+    ],
+)
+def test_what_is_held_back_in_the_request_topic_holds_the_pipeline_back(target, limits):
+    throttle = Throttle(**target)
+    policy = policy_of(f"{limits}, window_size: null, overflow: hold")
+    engine = Engine(SERVICE, policy, Budgets(EPOCH, {}), EPOCH, "1")
+    engine.set_in_flight(EPOCH, 3)
+    released = decided = seen = 0
+    for tick in range(6_000):
+        now, at = tick / 100, EPOCH + tick * 10**7
+        while released - decided < 10_000 and not throttle.take(now):
+            released += 1
+        if tick % 10 == 0 and released > decided:  # as a desk looks at a partition
+            again = [(0, seen - decided)] if seen > decided else []
+            step = engine.step(at, [Run(0, released - decided)], 0, again)
+            went = sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
+            seen, decided = released, decided + went
+            engine.holding.looked(0, seen, held=seen > decided)
+        if tick % 100 == 0:
+            throttle.report(now, decode(encode(to_json(engine.usage(at)))).report())
+    assert released - decided <= 120  # before the first report some are let go for a trial

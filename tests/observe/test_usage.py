@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from gate.admission.model import Binding, PausedTenant, Reason
 from gate.limits import NEVER
 from gate.observe.usage import FOREVER_MS, decode, encode, to_json
 
@@ -11,6 +12,12 @@ def test_a_usage_is_read_back(usage):
         usage(),
         usage(paused_until=NEVER, breach_since=None, last_refusal=None, tokens=None, lanes=(), totals=(), limits=()),
         usage(undecided=3, undecided_age_seconds=1.5, waiting=({"topic": "a", "partition": 3},)),
+        usage(
+            binding=Binding(Reason.TENANT, "payments.tenant.acme"),
+            held=7,
+            tenants_paused=2,
+            paused_tenants=(PausedTenant("acme", 10**18), PausedTenant("beta", None)),
+        ),
         usage(in_flight=10**30, paused_until=0, service="Ünïcode"),
     ):
         assert decode(encode(to_json(told))) == told
@@ -22,6 +29,13 @@ def test_times_are_unix_ms(usage):
     assert record["breach_since_ms"] == 1764025118456
     assert record["last_refusal"] == {"at_ms": 1764025123455, "reason": "window", "limit": "payments.window.60s"}
     assert record["paused_until_ms"] == FOREVER_MS
+
+
+def test_a_record_of_an_older_gate_is_read(usage):
+    record = to_json(usage())
+    for name in ("binding", "paused_tenants", "tenants_paused", "held"):
+        del record[name]
+    assert decode(encode(record)) == usage()
 
 
 def test_the_record_holds_what_the_contract_promises(usage):

@@ -1,0 +1,62 @@
+"""What an engine says about itself: the limit that binds what waits, and who is paused."""
+
+from fractions import Fraction
+
+import pytest
+
+from gate.admission.model import SECOND, Binding, PausedTenant, Reason, Run
+from gate.admission.simulation import Simulation
+from gate.limits import NEVER
+from gate.policy import Overflow
+
+OWN = {"acme": {"requests_per_second": Fraction(1), "burst_size": 1, "window_size": None}}
+
+
+def test_it_names_the_tenants_limit_where_that_binds_and_not_the_fullest(policy, spec, start):
+    sim = Simulation(policy(spec(100, 100, w60=500), tenants=OWN), now=start)
+    sim.submit(Run(0, 60, tenant="other"), Run(60, 20, tenant="acme"))
+    usage = sim.engine.usage(start)
+    assert max(usage.limits, key=lambda limit: limit.usage).name == "svc.rate"
+    assert usage.binding == Binding(Reason.TENANT, "svc.tenant.acme")
+
+
+def test_it_names_what_the_next_one_waits_for(policy, spec, start):
+    sim = Simulation(policy(spec(100, 100, w60=10), max_in_flight=20), now=start)
+    assert sim.engine.usage(start).binding is None
+    sim.offer(30)
+    assert sim.engine.usage(start).binding == Binding(Reason.WINDOW, "svc.window")
+    sim.engine.set_in_flight(start, 20)
+    assert sim.engine.usage(start).binding == Binding(Reason.IN_FLIGHT, "svc.in-flight")
+    sim.engine.pause(start, start + SECOND)
+    assert sim.engine.usage(start).binding == Binding(Reason.PAUSED, "svc")
+
+
+@pytest.mark.parametrize("overflow", [Overflow.REJECT, Overflow.HOLD])
+def test_it_names_what_refused_last_where_nothing_is_parked(policy, spec, start, overflow):
+    sim = Simulation(policy(spec(100, 100, w60=10), overflow=overflow), now=start)
+    sim.offer(30)
+    assert sim.engine.usage(start).binding == Binding(Reason.WINDOW, "svc.window")
+
+
+def test_in_flight_makes_the_end_a_matter_of_the_workers(policy, spec, start):
+    sim = Simulation(policy(spec(1000, 1000), max_in_flight=20), now=start)
+    sim.engine.set_in_flight(start, 0)
+    sim.offer(9_020)
+    sim.run_until(start + 5 * SECOND)
+    usage = sim.engine.usage(sim.now)
+    assert usage.eta_seconds == pytest.approx(9_000 / usage.requests_per_second)
+    assert sim.engine.usage(start + 300 * SECOND).eta_seconds is None  # they have stopped
+
+
+def test_paused_tenants_are_told(policy, spec, start):
+    sim = Simulation(policy(spec(100, 100)), now=start)
+    sim.engine.pause(start, start + 5 * SECOND, "acme")
+    sim.engine.pause(start, NEVER, "beta")
+    usage = sim.engine.usage(start)
+    assert usage.paused_tenants == (PausedTenant("acme", start + 5 * SECOND), PausedTenant("beta", None))
+    for number in range(30):
+        sim.engine.pause(start, NEVER, f"t{number}")
+    usage = sim.engine.usage(start + 6 * SECOND)
+    assert (usage.tenants_paused, len(usage.paused_tenants)) == (31, 20)
+    sim.engine.resume(start, "beta")
+    assert "beta" not in [paused.tenant for paused in sim.engine.usage(start).paused_tenants]
