@@ -60,7 +60,7 @@ class Holding:
 
     def record(self) -> HoldingRecord | None:
         """Return what is kept; None: nothing is held."""
-        return HoldingRecord(self.seen, self.requests, self.units) if self.seen else None
+        return HoldingRecord(self.seen, self.requests, self.units) if self.seen or self.requests else None
 
     def restore(self, record: HoldingRecord) -> None:
         """Take what was kept."""

@@ -16,6 +16,7 @@ from gate.admission.model import (
 )
 from gate.admission.outlook import Outlook
 from gate.admission.shared import Bound, Limits
+from gate.admission.sharing import label
 from gate.limits import NEVER, Limiter
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _bound(engine: "Engine", now: int) -> Bound | None:
     if blocked is None:
         return None
     reason = Reason.PAUSED if blocked.tenant.paused_until > now else Reason.TENANT
-    return Bound(reason, f"{engine.service}.tenant.{blocked.tenant.name}")
+    return Bound(reason, f"{engine.service}.{label(blocked.tenant.name)}")
 
 
 def _held_end(engine: "Engine", start: int) -> int:

@@ -122,10 +122,11 @@ class Desk:
         found = self._decided.get(partition)
         return self.positions.start(service, partition) if found is None else found
 
-    def publish(self, services: Iterable[str]) -> None:
-        """Have the usage of services published soon, although nothing may be decided."""
-        for service in services:
+    def publish(self, undecided: Mapping[str, int]) -> None:
+        """Have the usage of services published soon, although nothing may be decided. Of each so much is undecided."""
+        for service, requests in undecided.items():
             if service in self.services:
+                self.services[service].engine.holding.behind = requests
                 self._publication.plan(service, len(self.services))
 
     def governs(self, service: str) -> bool:

@@ -221,7 +221,7 @@ class Gate:
         for shard in self._owned.values():
             shard.heed()
 
-    def _publish(self, services: Mapping[int, set[str]]) -> None:
+    def _publish(self, services: Mapping[int, Mapping[str, int]]) -> None:
         for number, some in services.items():
             if number in self._owned:
                 self._owned[number].publish(some)

@@ -5,7 +5,7 @@ starts anew from what is committed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Final
@@ -117,10 +117,10 @@ class Shard:
             at = {p: None if desk is None else desk.decided(service, p) for p in partitions}
             yield Owned(self.number, service, at)
 
-    def publish(self, services: Iterable[str]) -> None:
-        """Publish the usage of these services soon: there is something new beside what was decided."""
+    def publish(self, undecided: Mapping[str, int]) -> None:
+        """Publish the usage of these services soon, of which so many requests stand undecided."""
         if self._desk is not None:
-            self._desk.publish(services)
+            self._desk.publish(undecided)
             self._woken.set()
 
     def watched(self) -> list[Watched]:

@@ -131,8 +131,8 @@ class Watch:
         self._shards: set[int] = set()
         self._turn = 0  # who is asked next for the date of its first request
 
-    async def run(self, wall: Callable[[], int], publish: Callable[[Mapping[int, set[str]]], None]) -> None:
-        """Look once a second, for ever. `publish` gets the services of each shard whose usage says something new."""
+    async def run(self, wall: Callable[[], int], publish: Callable[[Mapping[int, Mapping[str, int]]], None]) -> None:
+        """Look once a second, for ever. `publish` gets what `look` returns."""
         while True:
             started = asyncio.get_running_loop().time()
             try:
@@ -144,8 +144,8 @@ class Watch:
             took = asyncio.get_running_loop().time() - started
             await asyncio.sleep(max(EVERY, 20 * took))  # however many there are, it is a small part of the work
 
-    async def look(self, wall: Callable[[], int]) -> dict[int, set[str]]:
-        """Look once. Returns the services, by shard, that stand or have just ceased to."""
+    async def look(self, wall: Callable[[], int]) -> dict[int, dict[str, int]]:
+        """Look once. Returns by shard the services that stand or have just ceased to, and what of each is undecided."""
         wanted = {partition for one in self._owned() for partition in one.positions}
         self._forget_all_but(wanted)
         await self._ends.learn({partition.topic for partition in wanted})
@@ -215,9 +215,9 @@ class Watch:
         for partition in self._open.keys() - behind.keys():
             del self._open[partition]
 
-    def _tell(self, owned: Sequence[Owned], known: Mapping[str, Undecided], now: int) -> dict[int, set[str]]:
+    def _tell(self, owned: Sequence[Owned], known: Mapping[str, Undecided], now: int) -> dict[int, dict[str, int]]:
         waiting: dict[int, list[Waiting]] = {one.shard: [] for one in owned}
-        news: dict[int, set[str]] = {}
+        news: dict[int, dict[str, int]] = {}
         stands = set()
         for one in owned:
             open_here = [p for p in one.positions if p in self._open and now - self._open[p].since >= OPEN_AFTER]
@@ -226,7 +226,7 @@ class Watch:
             if undecided is not None and undecided.since is not None and now - undecided.since >= STANDS_AFTER:
                 stands.add(one.service)
             if one.service in stands or one.service in self._stood:
-                news.setdefault(one.shard, set()).add(one.service)
+                news.setdefault(one.shard, {})[one.service] = 0 if undecided is None else undecided.requests
         self._stood = stands
         for shard in self._shards - waiting.keys():
             self._teller.waiting(shard, (), "transactions")

@@ -53,7 +53,7 @@ def look(desk, served, inbox, now):
 @pytest.mark.parametrize("restored", [False, True])
 def test_what_is_held_counts_once_however_often_it_is_looked_at(restored):
     state = {}
-    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, {}, NOW)
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
     served = desk.serve("slow", NOW)
     inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
     for partition, count in ((FIRST, 20), (SECOND_ONE, 3)):
@@ -70,7 +70,8 @@ def test_what_is_held_counts_once_however_often_it_is_looked_at(restored):
         assert usage.binding == Binding(Reason.RATE, "slow.rate")
         assert usage.offered_per_second <= 2.3
         if restored:
-            desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), state, {}, now)
+            desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, now)
+            list(desk.restore(state, now))
             served = desk.serve("slow", now)
     for second in range(8, 30):
         look(desk, served, inbox, NOW + second * SECOND)
@@ -82,7 +83,7 @@ def test_what_is_held_counts_once_however_often_it_is_looked_at(restored):
 
 
 def test_what_is_held_and_was_not_looked_at_waits_too():
-    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, {}, NOW)
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
     served = desk.serve("slow", NOW)
     inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
     inbox.put(FIRST, Fetched([Stored(i, 1, b"k", b"v", ()) for i in range(3)], 3, 30))

@@ -267,9 +267,9 @@ async def test_those_that_stand_are_published_and_once_more_when_they_go_on(worl
     assert await world.look() == {}
     world.end[PAY] = 8
     assert await world.look(1) == {}
-    assert await world.look(STANDS_AFTER // SECOND) == {1: {"pay"}}
+    assert await world.look(STANDS_AFTER // SECOND) == {1: {"pay": 8}}
     world.decided[PAY] = 8
-    assert await world.look(1) == {1: {"pay"}}
+    assert await world.look(1) == {1: {"pay": 0}}
     assert await world.look(1) == {}
 
 
