@@ -10,14 +10,14 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Final
 
-from consumers.alert import NEAR_LIMIT, ONGOING, OPENED, RESOLVED, Alert
+from consumers.alert import NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING, Alert
 from consumers.sinks.sink import RefusedError
 from consumers.text import printable, timestamp
 
 _SECONDS: Final = 20.0
 _SUBJECTS: Final = {
     OPENED: "over its limit", ONGOING: "still over its limit", RESOLVED: "within its limits again",
-    NEAR_LIMIT: "near its limit",
+    NEAR_LIMIT: "near its limit", WAITING: "has a partition that stands", RESUMED: "has a partition that goes on again",
 }  # fmt: skip
 
 

@@ -5,13 +5,15 @@ from typing import Final
 
 import httpx
 
-from consumers.alert import NEAR_LIMIT, ONGOING, OPENED, RESOLVED, Alert
+from consumers.alert import NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING, Alert
 from consumers.sinks.receiver import Receiver
 
 _HEADINGS: Final = {
     OPENED: ":red_circle: over its limit",
     ONGOING: ":large_orange_circle: still over its limit",
     RESOLVED: ":large_green_circle: within its limits again",
+    WAITING: ":red_circle: a partition stands",
+    RESUMED: ":large_green_circle: a partition goes on",
     NEAR_LIMIT: ":large_yellow_circle: near its limit",
 }
 _MOST_CHARACTERS: Final = 2000

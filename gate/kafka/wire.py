@@ -31,6 +31,7 @@ SCAN_BYTES: Final = 1 << 20
 SCAN_RECORDS: Final = 4_000  # some ms
 LOOK_BACK: Final = 10_000
 ENDS_AT_ONCE: Final = 500  # partitions: what is made of an answer holds the event loop for a ms or two
+ENDS_DEADLINE: Final = 2.0
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
 
 log = structlog.get_logger("gate.wire")
@@ -210,11 +211,17 @@ class Reader:
                 topics: dict[str, list[tuple[int, int]]] = {}
                 for partition in some:
                     topics.setdefault(partition.topic, []).append((partition.number, which))
-                response: Any = await self._client.send(node, OffsetRequest(-1, isolation, list(topics.items())))
+                try:
+                    async with asyncio.timeout(ENDS_DEADLINE):
+                        request = OffsetRequest(-1, isolation, list(topics.items()))
+                        response: Any = await self._client.send(node, request)
+                except (errors.KafkaError, OSError, TimeoutError):  # of one broker, which must not silence the others
+                    self.refresh()
+                    break
                 for topic, answers in response.topics:
                     for number, code, *rest in answers:
                         if code:
-                            self._client.force_metadata_update()
+                            self.refresh()
                         elif rest[1] >= 0:
                             found[Partition(topic, number)] = rest[1]
         return found
@@ -225,8 +232,10 @@ class Reader:
         if node is None:
             return None
         request = _fetch_request({partition: offset}, 0, 1, 1, committed=False)  # one batch is sent whole in any case
-        for _, code, _, raw in answers_of(await self._client.send(node, request)):
-            return None if code or not raw else head_at(raw, offset)
+        with suppress(errors.KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(ENDS_DEADLINE):
+                for _, code, _, raw in answers_of(await self._client.send(node, request)):
+                    return None if code or not raw else head_at(raw, offset)
         return None
 
     async def unstable(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:

@@ -54,6 +54,13 @@ def test_a_partition_that_stands_is_one_alert_until_it_goes_on():
         "partition": "3",
     }
     assert waiting["annotations"]["summary"] == "gate.requests.pay-3 at offset 7 stands: a transaction is open; end it"
+    mails = [Mail("nowhere.invalid", to=["a@b"])._message(alert_of(make(**what, **said, at=SINCE + 10**9)))
+             for make in (partition_waiting, partition_resumed)]  # fmt: skip
+    assert [mail["Subject"] for mail in mails] == [
+        "[gate] pay has a partition that stands",
+        "[gate] pay has a partition that goes on again",
+    ]
+    assert mails[0]["References"] == mails[1]["References"], "one thread"
     assert waiting["startsAt"] == resumed["startsAt"]
     assert resumed["endsAt"] < waiting["endsAt"]
     assert "goes on" in resumed["annotations"]["summary"]
