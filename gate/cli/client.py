@@ -22,15 +22,17 @@ from gate.kafka.topics import Names, check_service_name
 BROKER_DEFAULT: Final = -1  # replication factor
 
 
-def _is_bootstrap(_type: Any, value: str) -> None:
+def _is_bootstrap(_type: Any, value: str | None) -> None:
     try:
-        check_bootstrap(value)
+        if value is not None:
+            check_bootstrap(value)
     except GateError as error:
         raise ValueError(f"{error}; {error.hint}") from error
 
 
-def _is_prefix(_type: Any, value: str) -> None:
-    Names(value)
+def _is_prefix(_type: Any, value: str | None) -> None:
+    if value is not None:
+        Names(value)
 
 
 def _is_service(_type: Any, value: str | None) -> None:
@@ -41,6 +43,9 @@ def _is_service(_type: Any, value: str | None) -> None:
 Service = Annotated[str, Parameter(validator=_is_service)]
 OptionalService = Annotated[str | None, Parameter(validator=_is_service)]
 Flag = Annotated[bool, Parameter(negative="")]
+Bootstrap = Annotated[str, Parameter(env_var="GATE_BOOTSTRAP", validator=_is_bootstrap)]
+Prefix = Annotated[str, Parameter(env_var="GATE_PREFIX", validator=_is_prefix)]
+Timeout = Annotated[float, Parameter(env_var="GATE_CONNECT_TIMEOUT", validator=Number(gt=0))]
 
 
 @Parameter(name="*")
@@ -48,13 +53,13 @@ Flag = Annotated[bool, Parameter(negative="")]
 class Client:
     """Where the broker is and what the topics are called."""
 
-    bootstrap: Annotated[str, Parameter(env_var="GATE_BOOTSTRAP", validator=_is_bootstrap)] = "localhost:9092"
+    bootstrap: Bootstrap = "localhost:9092"
     """Kafka broker, HOST:PORT."""
 
-    prefix: Annotated[str, Parameter(env_var="GATE_PREFIX", validator=_is_prefix)] = "gate"
+    prefix: Prefix = "gate"
     """What the names of all topics begin with."""
 
-    connect_timeout: Annotated[float, Parameter(env_var="GATE_CONNECT_TIMEOUT", validator=Number(gt=0))] = 10.0
+    connect_timeout: Timeout = 10.0
     """Seconds to wait for a broker before giving up."""
 
     @property
@@ -67,9 +72,9 @@ class Client:
         await wait_for_broker(self.bootstrap, self.connect_timeout, say if sys.stderr.isatty() else None)
 
     @asynccontextmanager
-    async def cluster(self) -> AsyncIterator[Cluster]:
+    async def cluster(self, names: Names | None = None) -> AsyncIterator[Cluster]:
         """Connect to what knows the topics."""
-        cluster = Cluster(self.names, create=True, replication_factor=BROKER_DEFAULT, **access(self.bootstrap))
+        cluster = Cluster(names or self.names, create=True, replication_factor=BROKER_DEFAULT, **access(self.bootstrap))
         try:
             await cluster.start()
             yield cluster

@@ -13,6 +13,7 @@ from cyclopts.validators import mutually_exclusive
 
 from consumers.text import timestamp
 from gate.cli.client import Client, Service, log_to_stderr
+from gate.cli.usage import newest_usage
 from gate.errors import GateError
 from gate.kafka import control
 from gate.kafka.access import access
@@ -22,6 +23,7 @@ from gate.kafka.headers import TENANT, Malformed, read_wishes
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>ms|s|m|min|h|d)?")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SEND_SECONDS: Final = 10.0
+_NAMED: Final = 20  # services, to somebody who named another
 
 
 def _duration(text: str) -> float:
@@ -117,7 +119,7 @@ def who(service: str, tenant: str | None) -> str:
 
 
 def command(client: Client, service: str, what: control.Command) -> None:
-    """Write a command to the control topic. Raises GateError where no gate has made it."""
+    """Write a command to the control topic. Raises GateError where no gate has made it, and for an unknown service."""
     log_to_stderr()
     asyncio.run(_command(client, service, what))
 
@@ -126,8 +128,20 @@ async def _command(client: Client, service: str, what: control.Command) -> None:
     await client.reach()
     topic = client.names.control
     async with client.cluster() as cluster:
-        if topic not in await cluster.partitions():
-            raise GateError(f"there is no topic {topic}: no gate has run with this prefix", hint="start one: gate run")
+        there = await cluster.partitions()
+    if topic not in there:
+        raise GateError(f"there is no topic {topic}: no gate has run with this prefix", hint="start one: gate run")
+    services = {name for one in there if (name := client.names.service_of(one)) is not None}
+    if service not in services and client.names.usage in there:  # request topics may be spelt in a way of their own
+        services |= (await newest_usage(client)).keys()
+    known = sorted(services)
+    if service not in known:  # no gate would take it in
+        more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+        told = f"known are {', '.join(known[:_NAMED])}{more}" if known else "there is none yet"
+        raise GateError(
+            f"there is no service {service!r}; {told}",
+            hint=f"check the name; it needs {client.names.requests(service)}",
+        )
     producer = AIOKafkaProducer(**access(client.bootstrap), enable_idempotence=True)
     send = partial(producer.send_and_wait, topic, control.encode(what), service.encode(), partition=0)
     async with running(producer):

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from consumers.alerts import Alert
-from consumers.headers import ERROR
+from consumers.headers import ERROR, ERROR_ATTEMPTS
 from consumers.text import printable, timestamp
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.kafka.access import access
@@ -44,7 +44,8 @@ def tail(
     """Print records with the gate's stamps as they are committed, until interrupted.
 
     Shows the time of the decision, the request's id, why it was not plainly admitted and when it will be, key and
-    value. Waits for topics that are not there yet.
+    value. Of jobs that workers gave up, among the rejected, it says `gave up`, after how many attempts, and the last
+    error. Waits for topics that are not there yet.
 
     Example: `gate tail delayed payments --from-beginning --max 10`
 
@@ -74,7 +75,7 @@ async def _tail(
         if kind == "alerts":
             line = _alert_line(record, service, as_json=as_json)
         else:
-            line = _Entry.of(record, client.names.service_of(record.topic, kind) or "").line(as_json=as_json)
+            line = _Entry.of(record, client.names.service_of(record.topic, kind) or "", kind).line(as_json=as_json)
         if line is not None:
             print(line, flush=True)
             printed += 1
@@ -138,9 +139,10 @@ class _Entry:
     retry_after_s: int | None
     not_before_ms: int | None
     error: str | None
+    attempts: int | None  # of a job that workers gave up; None: it is none
 
     @classmethod
-    def of(cls, record: ConsumerRecord, service: str) -> "_Entry":
+    def of(cls, record: ConsumerRecord, service: str, kind: Kind) -> "_Entry":
         headers = {name: value for name, value in record.headers if value is not None}
         try:
             stamp = parse_stamp(headers[STAMP]) if STAMP in headers else None
@@ -148,20 +150,26 @@ class _Entry:
             stamp = None  # somebody else wrote it
         error = headers[ERROR].decode(errors="replace") if ERROR in headers else None
         wait = _integer(stamped_retry_after(record.headers))
-        return cls(record, service, stamp, wait, _integer(headers.get(NOT_BEFORE)), error)
+        # a dead letter keeps the stamp by which it was admitted
+        dead = kind == "rejected" and stamp is not None and stamp.verdict == "admitted"
+        attempts = max(1, _integer(headers.get(ERROR_ATTEMPTS)) or 1) if dead else None
+        return cls(record, service, stamp, wait, _integer(headers.get(NOT_BEFORE)), error, attempts)
 
     def line(self, *, as_json: bool) -> str:
         return self._json() if as_json else self._text()
 
     def _text(self) -> str:
-        record, stamp = self.record, self.stamp
-        parts = [_time(stamp.at_ms if stamp else record.timestamp), f"{stamp.verdict if stamp else '-':8}"]
+        record, stamp, given_up = self.record, self.stamp, self.attempts is not None
+        said = "gave up" if given_up else stamp.verdict if stamp else "-"
+        parts = [_time(stamp.at_ms if stamp and not given_up else record.timestamp), f"{said:8}"]
         parts.append(stamp.id if stamp else f"{record.topic}-{record.partition}@{record.offset}")
         if stamp and stamp.reason:
             parts.append(f"{stamp.reason} ({stamp.limit})" if stamp.limit else stamp.reason)
         if self.not_before_ms is not None:
             parts.append(f"not before {_time(self.not_before_ms)}")
-        if stamp and stamp.attempt > 1:
+        if given_up:
+            parts.append(f"after {self.attempts} attempt{'s' if self.attempts != 1 else ''}")
+        elif stamp and stamp.attempt > 1:
             parts.append(f"attempt {stamp.attempt}")
         if self.error is not None:
             parts.append(self.error)
@@ -182,6 +190,7 @@ class _Entry:
                 "stamp": asdict(self.stamp) if self.stamp else None,
                 "retry_after": self.retry_after_s,
                 "not_before_ms": self.not_before_ms,
+                "given_up_after": self.attempts,
                 "key": _json_bytes(record.key),
                 "value": _json_bytes(record.value),
                 "headers": [[name, _json_bytes(value)] for name, value in record.headers],

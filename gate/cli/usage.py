@@ -44,7 +44,7 @@ def usage(service: OptionalService = None, *, json: Flag = False, client: Client
     """
     log_to_stderr()
     client = client or Client()
-    known = asyncio.run(_read(client))
+    known = asyncio.run(newest_usage(client))
     if service is not None and service not in known:
         has = f"known are {', '.join(sorted(known))}" if known else "no gate has published any"
         raise GateError(f"there is no usage of service {service!r}; {has}", hint="check the name, and that a gate runs")
@@ -59,7 +59,7 @@ def usage(service: OptionalService = None, *, json: Flag = False, client: Client
         console.print(table(shown, time.time_ns()) if shown else "no service has asked for anything yet")
 
 
-async def _read(client: Client) -> dict[str, Usage]:
+async def newest_usage(client: Client) -> dict[str, Usage]:
     """Return the newest usage of each service."""
     await client.reach()
     topic = client.names.usage

@@ -305,10 +305,24 @@ def test_stamps_are_shown_as_json(gate, log, names):
         },
         "retry_after": None,
         "not_before_ms": None,
+        "given_up_after": None,
         "key": None,
         "value": "1",
         "headers": [["x", {"base64": "/w=="}], ["n", ""], ["gate", headers[-1][1].decode()]],
     }
+
+
+def test_a_job_that_workers_gave_up_is_told_from_what_the_gate_rejected(gate, log, names):
+    dead = [*stamped("admitted", 7), ("gate-error", b"ValueError: no such card"), ("gate-error-attempts", b"3")]
+    write(log, names.rejected("payments"), (b"x", dead, b"k"), (b"y", stamped("rejected", 8, reason="never"), b"k"))
+    _, out, _ = gate("tail", "rejected", "payments", "--from-beginning", "--max", 2)
+    written = datetime.fromtimestamp(WRITTEN_MS / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    assert out == [
+        f"{written}  gave up   x.requests.payments-0@7  after 3 attempts  ValueError: no such card  key=k  x",
+        "2025-11-24T22:58:43.464Z  rejected  x.requests.payments-0@8  never  key=k  y",
+    ]
+    _, out, _ = gate("tail", "rejected", "payments", "--json", "--from-beginning", "--max", 2)
+    assert [json.loads(line)["given_up_after"] for line in out] == [3, None]
 
 
 def test_a_tail_of_all_services_waits_for_topics_and_misses_nothing(process, log, names):
@@ -495,6 +509,13 @@ def test_a_service_and_a_tenant_are_paused_and_resumed(gate, log, names):
         [f"gate: there is no topic {names.control}: no gate has run with this prefix", "  start one: gate run"],
     )
     asyncio.run(log.create(names.control))
+    assert gate("pause", "payments")[2][0] == "gate: there is no service 'payments'; there is none yet"
+    asyncio.run(log.create(names.requests("payments")))
+    other = usage_of("other")
+    write(log, names.usage, (encode(to_json(other)), [], b"other"))
+    for command in ("pause", "resume"):
+        code, out, err = gate(command, "nosuch")
+        assert (code, out, err[0]) == (1, [], "gate: there is no service 'nosuch'; known are other, payments")
     code, out, err = gate("pause", "payments", "--for", "1.5h")
     assert (code, err) == (0, [])
     assert out[0].startswith("payments is paused until 2")

@@ -77,3 +77,25 @@ def test_without_json_it_is_lines_for_people(bootstrap, prefix, capsys):
     out = capsys.readouterr().out
     assert "ok      broker: " in out
     assert "        -> " in out
+
+
+def test_it_looks_where_the_file_says(bootstrap, prefix, tmp_path, capsys):
+    """At its broker, under its prefix, for its topics; what an option says comes first."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        f"shards: 4\nbootstrap: {bootstrap}\nprefix: {prefix}\n"
+        "topics: {requests: 'in.{prefix}.{service}', state: '{prefix}.limits'}\ndefaults: {requests_per_second: 1}\n"
+    )
+    settle(bootstrap, prefix)
+    asyncio.run(create(bootstrap, f"in.{prefix}.pay"))
+    asyncio.run(create(bootstrap, f"{prefix}.limits", partitions=3))
+    assert main(["doctor", "--config", str(path), "--json"]) == 1
+    found = {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert found["broker"]["text"].startswith(f"{bootstrap} answers")
+    assert found["pay"]["health"] == "ok"
+    assert f"{prefix}.alerts" in found
+    assert (found[f"{prefix}.limits"]["health"], found["group"]["text"]) == (
+        "fail", f"{prefix} has no gate running",
+    )  # fmt: skip
+    main(["doctor", "--config", str(path), "--prefix", f"{prefix}x", "--json"])
+    assert f"{prefix}x.alerts" in {finding["check"] for finding in json.loads(capsys.readouterr().out)}
