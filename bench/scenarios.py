@@ -11,6 +11,7 @@ from fractions import Fraction
 from itertools import pairwise
 from math import inf
 from pathlib import Path
+from statistics import median
 
 from consumers.throttle import Throttle
 from gate.admission.budgets import Budgets
@@ -22,6 +23,7 @@ from gate.policy import ServicePolicy
 from tests.consumers.pipelines import Pipeline, World
 
 START = 1_764_000_000 * SECOND
+ROOM = 1_000  # parked requests that a step may pull
 LANES = {"interactive": Fraction(6), "default": Fraction(3), "batch": Fraction(1)}
 
 
@@ -194,41 +196,50 @@ def a_million_parked() -> Iterator[Figure]:
     )  # fmt: skip
 
 
+class Queueing:
+    """An engine that keeps up with its limits while more comes than they admit, and the state that it has written."""
+
+    def __init__(self, gap: int, make: Callable[[int], list[Run]], lanes: object) -> None:
+        said = {} if lanes is None else {"lanes": lanes}
+        self.engine = Engine("svc", policy(spec(100, 150, w60=6_000), **said), Budgets(START, {}), START, "1")
+        self.state: dict[str, bytes] = {}
+        self._make, self._gap = make, gap
+        self._batch = self._offset = 0
+
+    def park(self) -> float:
+        """Take one batch; return the seconds of CPU that each of its requests took."""
+        runs = self._make(self._batch)
+        began = time.process_time()
+        step = self.engine.step(START + self._batch * MS, runs, ROOM)
+        took = time.process_time() - began
+        count = sum(decision.count for decision in step.decisions if decision.verdict is Verdict.DELAYED)
+        self.engine.parked([(0, self._offset + n * self._gap) for n in range(count)])
+        self._offset += count * self._gap + 1
+        self._batch += 1
+        for key, value in self.engine.changes().items():
+            if value is None:
+                self.state.pop(key, None)
+            else:
+                self.state[key] = value
+        return took / sum(run.count for run in runs)
+
+
 def million(name: str, gap: int, make: Callable[[int], list[Run]], lanes: object = None) -> Iterator[Figure]:
     """Park a million requests, `gap` offsets from one another, and see what that costs."""
-    limits = spec(100, 150, w60=6_000)
-    said = {} if lanes is None else {"lanes": lanes}
-    engine = Engine("svc", policy(limits, **said), Budgets(START, {}), START, "1")
-    state: dict[str, bytes] = {}
-    offset, took = 0, []
-
-    def park(batch: int) -> None:
-        nonlocal offset
-        runs = make(batch)
-        began = time.process_time()
-        step = engine.step(START + batch * MS, runs, 0)
-        took.append((time.process_time() - began) / sum(run.count for run in runs))
-        count = sum(decision.count for decision in step.decisions if decision.verdict is Verdict.DELAYED)
-        engine.parked([(0, offset + n * gap) for n in range(count)])
-        offset += count * gap + 1
-        for key, value in engine.changes().items():
-            if value is None:
-                state.pop(key, None)
-            else:
-                state[key] = value
-
-    park(0)
+    full = Queueing(gap, make, lanes)
+    while full.engine.waiting < 1_000_000:
+        full.park()
+    # Beside one another, batch by batch: minutes apart they would compare two states of the machine and of its memory.
+    empty = Queueing(gap, make, lanes)
+    for _ in range(5):
+        empty.park()
     gc.collect()
-    batch = 1
-    while engine.waiting < 1_000_000:
-        park(batch)
-        batch += 1
-    engine.changes()
+    pairs = [(empty.park(), full.park()) for _ in range(40)]
+    early, late = (median(part) for part in zip(*pairs, strict=True))
+    engine, state = full.engine, full.state
     scenario = f"1,000,000 parked: {name}"
-    early, late = (sorted(part)[len(part) // 2] for part in (took[5:45], took[-40:]))
     yield Figure(scenario, "stamping, full against nearly empty", late / early, "x", 1.2)
     yield Figure(scenario, "stamping", late * 1e6, "us/request", 40)
-    began = time.process_time()
     tracemalloc.start()
     restored = Engine.restore("svc", engine.policy, Budgets(START, {}), engine.now, "1", state)
     gc.collect()

@@ -8,7 +8,6 @@ import heapq
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
 from typing import Final
 
 from gate.admission.lanes import Queue
@@ -183,36 +182,40 @@ class Parked:
 
         In slices of one segment.
         """
-        arrivals: dict[Queue, array[int]] = {}
+        known: dict[tuple[str, str], Queue] = {}  # most are named in many segments
+        newest: dict[Queue, int] = {}
+        astray: dict[Queue, None] = {}  # what came earlier lies behind what came later
         for partition, record in sorted(records, key=lambda pair: pair[1].base):
             segment = Segment(partition, record.base, record.sequence)
             segment.fill(record)
-            segment.queues = [queue_of(lane, tenant) for lane, tenant in record.owners]
-            segment.names = sum(len(lane) + len(tenant) for lane, tenant in record.owners)
+            for owner in record.owners:
+                if owner not in known:
+                    known[owner] = queue_of(*owner)
+                segment.names += len(owner[0]) + len(owner[1])
+            segment.queues = [known[owner] for owner in record.owners]
             number = self._enter(segment)
             self.requests += segment.live
-            self._refer(number, segment, arrivals)
+            self._refer(number, segment, newest, astray)
             if segment.deadlines is not None:
                 self._watch(number, segment, segment.earliest())
             yield
-        for number, (queue, seqs) in enumerate(arrivals.items()):
-            if number % ENTRIES == 0:
-                yield
-            if any(later < earlier for earlier, later in pairwise(seqs)):
-                order = sorted(range(len(seqs)), key=seqs.__getitem__)
-                queue.refs = array("Q", [queue.refs[index] for index in order])
+        for queue in astray:
+            yield
+            queue.refs = array("Q", sorted(queue.refs, key=lambda ref: self._segments[ref >> 8].seq(ref & 255)))
 
     @staticmethod
-    def _refer(number: int, segment: Segment, arrivals: dict[Queue, "array[int]"]) -> None:
-        """Append the entries of a restored segment to their queues and to what is known of their order."""
+    def _refer(number: int, segment: Segment, newest: dict[Queue, int], astray: dict[Queue, None]) -> None:
+        """Append the entries of a restored segment to their queues; note which of these are out of order."""
         seqs = [segment.sequence + seq for seq in segment.seqs]
         weights = segment.counts if segment.costs is None else map(int.__mul__, segment.counts, segment.costs)
-        if len(segment.queues) == 1:
+        if len(segment.queues) == 1 and seqs:
             queue = segment.queues[0]
             queue.refs.extend(range(number << 8, (number << 8) + len(seqs)))
             queue.requests += segment.live
             queue.units += sum(weights)
-            arrivals.setdefault(queue, array("q")).extend(seqs)
+            if seqs[0] < newest.get(queue, 0) or seqs != sorted(seqs):
+                astray[queue] = None
+            newest[queue] = seqs[-1]
             return
         rows = zip(segment.owners, seqs, segment.counts, weights, strict=True)
         for ref, (owner, seq, count, units) in enumerate(rows, number << 8):
@@ -220,7 +223,9 @@ class Parked:
             queue.refs.append(ref)
             queue.requests += count
             queue.units += units
-            arrivals.setdefault(queue, array("q")).append(seq)
+            if seq < newest.get(queue, 0):
+                astray[queue] = None
+            newest[queue] = seq
 
     def _last(self, queue: Queue, partition: int, offset: int, seq: int) -> int:
         """Return the number of the segment that takes the next entry of a partition."""
