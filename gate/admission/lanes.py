@@ -8,10 +8,10 @@ its share at once and no credit for the time away.
 import math
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
-from heapq import heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
     from gate.admission.arrivals import Arrival
@@ -33,6 +33,16 @@ class Flow:
 
 
 F = TypeVar("F", bound=Flow)
+_Entry = tuple[int, int, int, F]  # start, order, number
+
+
+class Aside(NamedTuple, Generic[F]):
+    """Flows that do not take part for a moment, with all that tells their order."""
+
+    heap: list[_Entry[F]]
+    size: int
+    virtual: int
+    pushed: int
 
 
 class Fair(Generic[F]):
@@ -42,7 +52,7 @@ class Fair(Generic[F]):
 
     def __init__(self) -> None:
         self.virtual = 0
-        self._heap: list[tuple[int, int, int, F]] = []  # an entry that its flow does not know any more counts nothing
+        self._heap: list[_Entry[F]] = []  # an entry that its flow does not know any more counts nothing
         self._size = 0
         self._pushed = 0
 
@@ -93,6 +103,23 @@ class Fair(Generic[F]):
         """Return who takes part, in no particular order."""
         return [entry[3] for entry in self._heap if entry[3].entry is entry]
 
+    def only(self, flows: Collection[F]) -> Aside[F]:
+        """Let only these of those that take part go on, until what is returned is put back."""
+        aside = Aside(self._heap, self._size - len(flows), self.virtual, self._pushed)
+        self._heap = [cast("_Entry[F]", flow.entry) for flow in flows]
+        self._size = len(flows)
+        heapify(self._heap)
+        return aside
+
+    def put_back(self, aside: Aside[F]) -> None:
+        """Let all take part again that were set aside; what the others have had since does not move them."""
+        known = self._heap
+        self._heap, self.virtual = aside.heap, aside.virtual
+        for entry in known:
+            if entry[3].entry is entry and entry[2] > aside.pushed:
+                heappush(self._heap, entry)
+        self._size += aside.size
+
     def clear(self) -> None:
         """Take all out."""
         for flow in self.flows():
@@ -100,7 +127,7 @@ class Fair(Generic[F]):
         self._heap.clear()
         self._size = 0
 
-    def _enter(self, flow: F) -> tuple[int, int, int, F]:
+    def _enter(self, flow: F) -> _Entry[F]:
         self._pushed += 1  # no two entries are equal, so flows are never compared
         entry = (flow.start, flow.order, self._pushed, flow)
         flow.entry = entry

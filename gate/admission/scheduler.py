@@ -8,7 +8,7 @@ from typing import Final
 
 from gate.admission.anchor import is_shifted
 from gate.admission.arrivals import Arrival
-from gate.admission.lanes import COST_CAP, Fair, Lane, Queue, head
+from gate.admission.lanes import COST_CAP, Aside, Fair, Lane, Queue, head
 from gate.admission.model import Pull, Reason, Verdict
 from gate.admission.parked import Parked
 from gate.admission.plan import whole_ms
@@ -46,6 +46,7 @@ class Scheduler:
         self._parked = parked
         self._tenants = tenants
         self._blocked: list[_Blocked] = []  # heap
+        self._arrived: dict[Queue, None] = {}  # with fresh requests
         self._served: set[Queue] = set()  # whose tags or limits moved in this step
 
     @property
@@ -66,6 +67,7 @@ class Scheduler:
             if queue.fresh is None:
                 queue.fresh = deque()
             queue.fresh.append(arrival)
+            self._arrived[queue] = None
             self.join(arrival.queue)
             self._served.add(arrival.queue)
 
@@ -126,6 +128,7 @@ class Scheduler:
             if queue.tenant.limiter is not None or queue.lane.requests:
                 self._tenants.touch(queue.tenant, now)
         self._served.clear()
+        self._arrived.clear()
         for lane in self._all.values():
             if not lane.requests:
                 lane.rest()
@@ -210,8 +213,8 @@ class Scheduler:
         are empty, or what is left waits for room or for its tenant's limit.
         """
         stopped: Bound | None = None
-        stuck: list[Queue] = []
-        blocking = _AT_ONCE
+        aside: list[tuple[Lane, Aside[Queue]]] = []  # no room for what is parked
+        blocking, self.more = _AT_ONCE, False
         while blocking and (queue := self.head()) is not None:
             if allowed == 0:
                 stopped = Bound(Reason.IN_FLIGHT, f"{limits.service}.in-flight")
@@ -221,8 +224,10 @@ class Scheduler:
             if queue.requests or fresh is None:
                 count, cost = self._parked.head(queue)
                 if not room:
-                    lane.fair.leave(queue)
-                    stuck.append(queue)
+                    self.more = True
+                    aside = self._set_parked_aside()
+                    if not aside:
+                        break
                     continue
                 count = min(count, room)
             else:
@@ -266,12 +271,20 @@ class Scheduler:
                     queue.fresh = fresh or None
             lane.fair.charge(tag, count)
             self.lanes.charge(tag * lane.stride, count)
-        self.more = bool(stuck) or not blocking
-        for queue in stuck:
-            queue.lane.rejoin(queue)
-            self.lanes.join(queue.lane)
-            self._served.add(queue)
+        self.more = self.more or not blocking
+        for lane, flows in aside:
+            lane.fair.put_back(flows)
+            if lane.fair:
+                self.lanes.join(lane)
         return stopped
+
+    def _set_parked_aside(self) -> list[tuple[Lane, Aside[Queue]]]:
+        """Let only queues go on of which nothing is parked; empty: there are none."""
+        fresh: dict[Lane, list[Queue]] = {}
+        for queue in self._arrived:
+            if queue.fresh and not queue.requests and queue.entry is not None:
+                fresh.setdefault(queue.lane, []).append(queue)
+        return [(lane, lane.fair.only(fresh.get(lane, ()))) for lane in self._all.values()] if fresh else []
 
     def _pull(self, queue: Queue, count: int, cost: int, pulls: list[Pull]) -> None:
         partition, offset = self._parked.take(queue, count)

@@ -1,8 +1,10 @@
 """One tenant, or those that share a limit: its limiter, its queues, and what is kept of them."""
 
+from typing import Any, Final
+
 from gate.admission.lanes import Queue
 from gate.admission.state import QueueTag, TenantRecord
-from gate.limits import Limiter
+from gate.limits import Limiter, Spec
 
 
 class Tenant:
@@ -58,8 +60,33 @@ class Tenant:
         plan = self._plan.dump() if isinstance(self._plan, Limiter) else self._plan
         return TenantRecord(limiter, plan, tags, self.overdue, self.look_at, plans)
 
-    def restore(self, record: TenantRecord, plans: int) -> None:
-        """Take what was kept beside limiter and queues."""
+    def restore(self, record: TenantRecord, spec: Spec | None, plans: int) -> None:
+        """Take what was kept beside its queues. Its limiter and plan are read when they are asked for, if ever."""
         self.overdue = record.overdue
         self.look_at = self.entered = record.look_at
         self._plan = record.plan if record.plans == plans else None
+        if spec is not None and record.limiter is not None:
+            self.limiter = spec, record.limiter  # type: ignore[assignment]
+            self.__class__ = _Asleep
+
+
+_SLOT: Final[Any] = vars(Tenant)["limiter"]
+
+
+class _Asleep(Tenant):
+    """A tenant whose limiter has not been read yet. It turns into another one then, which does without a property."""
+
+    __slots__ = ()
+
+    @property
+    def limiter(self) -> Limiter | None:
+        """Its limiter."""
+        spec, data = _SLOT.__get__(self)
+        limiter = Limiter.load(spec, data)
+        self.limiter = limiter
+        return limiter
+
+    @limiter.setter
+    def limiter(self, limiter: Limiter | None) -> None:
+        self.__class__ = Tenant  # type: ignore[assignment]
+        _SLOT.__set__(self, limiter)

@@ -268,11 +268,8 @@ class Tenants:
     def _load(self, name: str, data: bytes, now: int) -> Tenant:
         record = decode(self._prefix + name, data, TenantRecord)
         spec = self._spec(name)
-        limiter = None
-        if spec is not None:
-            limiter = Limiter(spec, now) if record.limiter is None else Limiter.load(spec, record.limiter)
-        tenant = self._known[name] = Tenant(name, limiter)
-        tenant.restore(record, self.plans)
+        tenant = self._known[name] = Tenant(name, None if spec is None else Limiter(spec, now))
+        tenant.restore(record, spec, self.plans)
         for tag in record.queues:
             lane = self._lanes.get(tag.lane)
             if lane is not None:

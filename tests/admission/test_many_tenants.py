@@ -276,3 +276,16 @@ def test_those_that_a_limit_lets_go_at_once_go_in_parts():
     assert sim.engine.waiting == 0
     assert sim.now == START + SECOND
     assert not any(is_shared(tenant.name) for tenant in sim.engine.tenants)
+
+
+def test_a_step_without_room_for_all_touches_only_those_that_go():
+    sim = parked_crowd(20_000)
+    waiting = sim.engine.waiting
+    sim.set_policy(dataclasses.replace(sim.policy, spec=WIDE))
+    sim.engine.changes()
+    sim.now += SECOND
+    step = sim.submit(Run(0, 3, tenant="t19999"), Run(3, 2, tenant="new"), room=1_000)
+    assert sim.engine.waiting == waiting - 1_000 + 3
+    assert verdicts(step) == [Verdict.DELAYED] * 3 + [Verdict.ADMITTED] * 2  # it has something parked, or nothing
+    assert len([key for key in sim.engine.changes() if key.startswith("tenant/")]) <= 1_002
+    assert sim.engine.wake_at() == sim.now
