@@ -13,6 +13,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from gate.cli.logs import let_libraries_go
 from gate.kafka.local import LocalBroker
 from gate.kafka.local.config import free_port
 from gate.kafka.local.jars import KAFKA_VERSION
@@ -53,6 +54,7 @@ def _log_as_before() -> Iterator[None]:
     """Undo what a command run in this process has set up: its log goes to a stderr that ends with the test."""
     yield
     structlog.reset_defaults()
+    let_libraries_go()
 
 
 @pytest.fixture(scope="session")

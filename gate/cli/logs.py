@@ -42,7 +42,12 @@ class LibraryLog(logging.Handler):
 
 def take_over_libraries() -> None:
     """Have all that is logged by the standard library's logging written so."""
+    let_libraries_go()
+    logging.getLogger().addHandler(LibraryLog())
+
+
+def let_libraries_go() -> None:
+    """Undo that."""
     root = logging.getLogger()
     for handler in [one for one in root.handlers if isinstance(one, LibraryLog)]:
         root.removeHandler(handler)
-    root.addHandler(LibraryLog())

@@ -3,10 +3,13 @@
 import asyncio
 import json as jsonlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +20,12 @@ from gate.admission.model import SECOND, Usage
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.errors import GateError
 from gate.kafka.access import access
+from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
+from gate.kafka.connection import Client as Connection
+from gate.kafka.ports import Partition
+from gate.kafka.standing import undecided_now
+from gate.kafka.wire import Reader
 from gate.limits import NEVER
 from gate.observe.usage import decode, to_json
 
@@ -64,9 +72,50 @@ async def newest_usage(client: Client) -> dict[str, Usage]:
     await client.reach()
     topic = client.names.usage
     async with client.cluster() as cluster:
-        count = (await cluster.partitions()).get(topic, 0)
-    if not count:
-        raise GateError(f"no gate has published usage at {client.bootstrap}: there is no topic {topic}", hint=_HINT)
+        there = await cluster.partitions()
+        if topic not in there:
+            raise GateError(f"no gate has published usage at {client.bootstrap}: there is no topic {topic}", hint=_HINT)
+        newest = await _published(client, topic, there[topic])
+        now = time.time_ns()
+        old = [usage for usage in newest.values() if now - usage.at > _OLD_SECONDS * SECOND]
+        with suppress(GateError, KafkaError, OSError, TimeoutError):  # whoever may not ask sees what was published
+            newest |= await _anew(client, cluster, old, there)
+        return newest
+
+
+async def _anew(
+    client: Client, cluster: Cluster, usages: Iterable[Usage], there: Mapping[str, int]
+) -> dict[str, Usage]:
+    """Ask how much is undecided of services whose gate has not told for long: it may be away, or fail."""
+    topics = {usage.service: client.names.requests(usage.service) for usage in usages}
+    partitions = {
+        service: [Partition(topic, number) for number in range(there[topic])]
+        for service, topic in topics.items()
+        if topic in there
+    }
+    if not partitions:
+        return {}
+    connection = Connection(**access(client.bootstrap))
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            await connection.bootstrap()
+            found = await undecided_now(Reader(connection), lambda some: cluster.marks(client.prefix, some), partitions)
+    finally:
+        await connection.close()
+    now = time.time_ns()
+    return {
+        usage.service: replace(
+            usage,
+            undecided=one.requests,
+            undecided_age_seconds=0.0 if one.since is None else max(0, now - one.since) / SECOND,
+            waiting=usage.waiting if one.requests else (),
+        )
+        for usage in usages
+        if (one := found.get(usage.service)) is not None
+    }
+
+
+async def _published(client: Client, topic: str, count: int) -> dict[str, Usage]:
     consumer = AIOKafkaConsumer(
         **access(client.bootstrap), isolation_level="read_committed", auto_offset_reset="earliest"
     )
@@ -116,7 +165,8 @@ def table(usages: Iterable[Usage], now: int) -> Table:
             label, weight = Text(f"  {printable(lane.name)}", style="dim"), Text(f"weight {lane.weight:g}", style="dim")
             shown.add_row(label, "", "", "", "", f"{lane.backlog:,}", _eta(usage, lane.eta_seconds), weight)
         for name, count, text in _standing(usage):
-            shown.add_row(Text(f"  {name}", "red"), "", "", "", "", count, "", Text(text, "red"))
+            style = "dim" if _is_explained(usage, now) else "red"
+            shown.add_row(Text(f"  {name}", style), "", "", "", "", count, "", Text(text, style))
     return shown
 
 
@@ -130,6 +180,12 @@ def _standing(usage: Usage) -> Iterator[tuple[str, str, str]]:
         yield "stands", "", printable(f"{place}: {one.get('why')}; {one.get('remedy')}")
 
 
+def _is_explained(usage: Usage, now: int) -> bool:
+    """Tell whether a limit or a pause is why something waits, and no partition stands."""
+    paused = usage.paused_until is not None and usage.paused_until > now
+    return not usage.waiting and (paused or usage.binding is not None)
+
+
 def _state(usage: Usage, now: int) -> Text:
     if usage.paused_until is not None and usage.paused_until > now:
         state = Text(f"paused {_until(usage.paused_until, now)}", style="yellow")
@@ -139,6 +195,8 @@ def _state(usage: Usage, now: int) -> Text:
         state = Text(f"breach: {limit}{_duration((usage.at - usage.breach_since) / SECOND)}", style="red")
     elif usage.binding is not None:
         state = Text(f"waits for {printable(usage.binding.limit)}", style="yellow")
+    elif any(_standing(usage)):
+        state = Text("does not go on", style="red")
     else:
         state = Text("within limits", style="green")
     if usage.tenants_paused > 1:

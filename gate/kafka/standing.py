@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from gate.kafka.clock import MS
 from gate.kafka.ports import Mark, Partition
-from gate.kafka.undecided import OPEN_AFTER, Ends, open_transaction
+from gate.kafka.undecided import OPEN_AFTER, Ends, Undecided, open_transaction
 from gate.kafka.waiting import SECOND, Waiting
 from gate.kafka.wire import EARLIEST, LATEST
 
@@ -26,6 +26,7 @@ class Standing(NamedTuple):
 
 
 class _Look(NamedTuple):
+    marks: Mapping[Partition, Mark]
     ends: Mapping[Partition, int]
     positions: Mapping[Partition, int]  # of those in which something is undecided
     stable: Mapping[Partition, int]
@@ -63,13 +64,33 @@ async def standing(
     return found
 
 
+async def undecided_now(
+    ends: Ends, committed: Committed, services: Mapping[str, Sequence[Partition]]
+) -> dict[str, Undecided]:
+    """Return what of each service is undecided by the group's offsets; one of which the group has none is left out."""
+    partitions = [partition for some in services.values() for partition in some]
+    await ends.learn({partition.topic for partition in partitions})
+    look = await _look(ends, committed, partitions)
+    found = {}
+    for service, some in services.items():
+        if not any(partition in look.marks for partition in some) or not all(
+            partition in look.ends for partition in some
+        ):
+            continue
+        late = [partition for partition in some if partition in look.positions]
+        heads = [await ends.head(partition, look.positions[partition]) for partition in late]
+        since = min((head.timestamp * MS for head in heads if head is not None), default=None)
+        found[service] = Undecided(sum(look.ends[p] - look.positions[p] for p in late), since)
+    return found
+
+
 async def _look(ends: Ends, committed: Committed, partitions: Sequence[Partition]) -> _Look:
     marks = await committed(partitions)
     begin = await ends.ends([p for p in partitions if p not in marks], EARLIEST, committed=False)
     at = begin | {partition: mark.offset for partition, mark in marks.items()}
     newest = await ends.ends(partitions, LATEST, committed=False)
     behind = {p: at[p] for p in newest if p in at and at[p] < newest[p]}
-    return _Look(newest, behind, await ends.ends(behind, LATEST, committed=True))
+    return _Look(marks, newest, behind, await ends.ends(behind, LATEST, committed=True))
 
 
 async def _is_old(ends: Ends, partition: Partition, look: _Look, now: int) -> bool:

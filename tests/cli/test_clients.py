@@ -17,12 +17,15 @@ from pathlib import Path
 
 import pytest
 import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from rich.console import Console
 
 from gate.admission.model import Binding, LaneUsage, LimitUsage, PausedTenant, Reason, Refusal, Usage
 from gate.cli import main
+from gate.cli.logs import let_libraries_go
 from gate.cli.usage import table as usage_table
 from gate.kafka import control
+from gate.kafka.connect import running
 from gate.kafka.headers import Stamp, restamp
 from gate.kafka.topics import Names
 from gate.limits import NEVER
@@ -49,6 +52,7 @@ def _log_as_before():
     level = logging.getLogger("aiokafka").level
     yield
     structlog.reset_defaults()
+    let_libraries_go()
     logging.getLogger("aiokafka").setLevel(level)
 
 
@@ -587,6 +591,32 @@ def test_a_webhook_must_be_a_url(gate, url):
     code, _, err = gate("alerts", "--webhook", url)
     assert code == 2
     assert "is no URL" in err[0]
+
+
+def test_usage_that_is_old_says_what_has_come_since(gate, log, names, prefix, bootstrap):
+    """Its gate may be gone, or fail again and again: it would say "within limits" for ever."""
+
+    async def go():
+        for service in ("pay", "calm"):
+            await log.create(names.requests(service))
+            for _ in range(5):
+                await log.write(names.requests(service), b"x")
+            usage = usage_of(service, lanes=(), limits=(), breach_since=None)
+            usage = replace(usage, at=usage.at - 60 * 10**9)
+            await log.write(names.usage, encode(to_json(usage)), key=service.encode())
+        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=prefix, enable_auto_commit=False)
+        async with running(consumer):
+            decided = {"pay": 2, "calm": 5}
+            places = {s: TopicPartition(names.requests(s), 0) for s in decided}
+            consumer.assign(list(places.values()))
+            await consumer.commit({places[service]: at for service, at in decided.items()})
+
+    asyncio.run(log.create(names.usage))
+    asyncio.run(go())
+    usages = {one["service"]: one for one in json.loads("".join(gate("usage", "--json")[1]))}
+    assert {name: one["undecided"] for name, one in usages.items()} == {"pay": 3, "calm": 0}
+    assert usages["calm"]["undecided_age_seconds"] == 0
+    assert 0 <= usages["pay"]["undecided_age_seconds"] < 60
 
 
 def test_what_stands_has_a_line_of_its_own():

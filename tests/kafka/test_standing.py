@@ -5,8 +5,8 @@ import pytest
 from gate.kafka import standing as module
 from gate.kafka.heads import Head
 from gate.kafka.ports import Mark, Partition
-from gate.kafka.standing import LONG, standing
-from gate.kafka.undecided import OPEN_AFTER
+from gate.kafka.standing import LONG, standing, undecided_now
+from gate.kafka.undecided import OPEN_AFTER, Undecided
 from gate.kafka.wire import EARLIEST
 
 AT = 1_764_025_123_456_000_000
@@ -93,3 +93,15 @@ async def test_an_open_transaction_stands_sooner_and_says_whose_it_is(world):
 async def test_what_can_not_be_read_is_not_said_to_stand(world):
     world.end, world.marks = {PAY: 8}, {PAY: 3}
     assert await world.find() == []
+
+
+async def test_whoever_asks_is_told_what_is_undecided_where_the_group_has_offsets(world):
+    other = Partition("gate.requests.pay", 1)
+    world.end, world.begin, world.marks = {PAY: 8, other: 5, CALM: 9}, {other: 1, CALM: 0}, {PAY: 3}
+    world.heads[PAY, 3], world.heads[other, 1] = aged(3, LONG), aged(1, 2 * LONG)
+    found = await undecided_now(world, world.committed, {"pay": [PAY, other], "calm": [CALM]})
+    assert found == {"pay": Undecided(9, AT - 2 * LONG)}, "of calm the group knows nothing: it may be another's"
+    world.marks |= {CALM: 9}
+    assert (await undecided_now(world, world.committed, {"calm": [CALM]})) == {"calm": Undecided(0, None)}
+    del world.end[other]
+    assert await undecided_now(world, world.committed, {"pay": [PAY, other]}) == {}
