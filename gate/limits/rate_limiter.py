@@ -220,7 +220,11 @@ class RateLimiter:
 
         Below the time it is `Limiter.try_take`, fused: a call more would be a tenth of it all.
         """
-        key = self._keys.get(service_id)
+        try:
+            key = self._keys.get(service_id)
+        except TypeError:  # what has no hash is no name
+            check_spelling(service_id)
+            raise
         if key.__class__ is not _Key:
             check_cost(cost)
             if key is None:

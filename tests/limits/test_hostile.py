@@ -26,7 +26,7 @@ NO_COSTS = [*NOT_WHOLE, 0, -1, -(2**70), -(10**5000)]
 NO_COUNTS = [*NOT_WHOLE, -1, -(10**5000)]
 NO_TIMES = [*NOT_WHOLE, 2**62 + 1, 2**127, 10**5000]  # ns; for `Limiter`
 NO_SECONDS: list[Any] = [True, False, "1", b"1", [], 1j, math.nan, math.inf, -math.inf, 1e10, 10**5000, Fraction(1)]
-NO_SERVICES: list[Any] = [None, 5, 1.5, b"api", ("api",), [], {}, "\ud800"]
+NO_SERVICES: list[Any] = [None, 5, 1.5, b"api", ("api",), [], {}, "\ud800", Decimal("sNaN")]
 
 LIMITER: dict[str, tuple[Callable[[Limiter, Any], object], list[Any]]] = {
     "fit now": (lambda s, x: s.fit(x, 1), NO_TIMES),
