@@ -6,7 +6,7 @@ COPY requirements.txt pyproject.toml README.md ./
 COPY gate gate
 COPY consumers consumers
 # Versions as tested; the development tools among them are pinned, not installed
-RUN /opt/gate/bin/pip install --no-cache-dir --constraint requirements.txt '.[compression]'
+RUN /opt/gate/bin/pip install --no-cache-dir --constraint requirements.txt .
 
 FROM python:3.12.11-slim-bookworm
 RUN useradd --system --uid 10001 gate

@@ -19,6 +19,7 @@ RESOLVED: Final = "gate.breach.resolved"
 NEAR_LIMIT: Final = "gate.near_limit"
 POLICY_REFUSED: Final = "gate.policy.refused"
 SHARD_FAILED: Final = "gate.shard.failed"
+SHARD_RECOVERED: Final = "gate.shard.recovered"
 WAITING: Final = "gate.partition.waiting"
 RESUMED: Final = "gate.partition.resumed"
 

@@ -15,6 +15,7 @@ from consumers.alert import (
     RESOLVED,
     RESUMED,
     SHARD_FAILED,
+    SHARD_RECOVERED,
     WAITING,
     Alert,
 )
@@ -26,6 +27,7 @@ _FIRES: Final = timedelta(minutes=15)  # unless told again: three of the longest
 _NAMES: Final = {
     OPENED: "GateBreach", ONGOING: "GateBreach", RESOLVED: "GateBreach",
     NEAR_LIMIT: "GateNearLimit", POLICY_REFUSED: "GatePolicyRefused", SHARD_FAILED: "GateShardFailed",
+    SHARD_RECOVERED: "GateShardFailed",
     WAITING: "GatePartitionWaiting", RESUMED: "GatePartitionWaiting",
 }  # fmt: skip
 
@@ -70,7 +72,9 @@ class Alertmanager:
             "topic": str(alert.data.get("topic", "")),
             "partition": str(alert.data.get("partition", "")),
         }
-        ends = alert.time if alert.type in {RESOLVED, RESUMED} else max(alert.time, self._now()) + _FIRES
+        ends = (
+            alert.time if alert.type in {RESOLVED, RESUMED, SHARD_RECOVERED} else max(alert.time, self._now()) + _FIRES
+        )
         return {
             "labels": {name: value for name, value in labels.items() if value},
             "annotations": {"summary": alert.summary() or alert.type, "id": alert.id},

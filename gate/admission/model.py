@@ -36,7 +36,8 @@ class Reason(StrEnum):
     NEVER = "never"  # the cost is above what a limit can ever give
     DEADLINE = "deadline"
     MAX_DELAY = "max-delay"
-    MALFORMED = "malformed"  # the shell's: an engine never sees such a request
+    MALFORMED = "malformed"  # this and the next are the shell's: an engine never sees such a request
+    UNFORWARDABLE = "unforwardable"  # the broker takes no such record
 
 
 class Run(msgspec.Struct, frozen=True):  # a dataclass takes four times as long to make

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Final
 
 import aiokafka
-from aiokafka import codec
 from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
@@ -237,7 +236,7 @@ def _matters(key: str, has: str | None, wanted: str) -> bool:
 
 def _client() -> list[Finding]:
     known = aiokafka.__version__ == KNOWN
-    findings = [
+    return [
         Finding("aiokafka", Health.OK, f"{aiokafka.__version__}, as measured: records take the quick path")
         if known
         else Finding(
@@ -245,11 +244,3 @@ def _client() -> list[Finding]:
             f"pip install aiokafka=={KNOWN}",
         )
     ]  # fmt: skip
-    codecs = {"gzip": codec.has_gzip, "snappy": codec.has_snappy, "lz4": codec.has_lz4, "zstd": codec.has_zstd}
-    lacking = [name for name, has in codecs.items() if not has()]
-    if lacking:
-        text = f"requests compressed with {', '.join(lacking)} can't be read"
-        findings.append(Finding("compression", Health.WARN, text, "pip install 'kafka-admission-gate[compression]'"))
-    else:
-        findings.append(Finding("compression", Health.OK, "gzip, snappy, lz4 and zstd can be read"))
-    return findings

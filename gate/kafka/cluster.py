@@ -99,9 +99,10 @@ class Cluster:
         answers = await _settled(lambda: self._admin.describe_consumer_groups([group]))
         return sum(len(described[5]) for answer in answers for described in answer.groups)
 
-    async def configs(self, *topics: str) -> dict[str, dict[str, str]]:
-        """Return the configuration of topics."""
-        resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+    async def configs(self, *topics: str, names: Collection[str] = ()) -> dict[str, dict[str, str]]:
+        """Return the configuration of topics, of `names` alone if any are given. Empty where it may not be read."""
+        wanted = dict.fromkeys(names, "") or None
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic, wanted) for topic in topics]
         async with asyncio.timeout(DEADLINE):
             answers = await self._admin.describe_configs(resources)
         return {

@@ -16,18 +16,22 @@ from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
 from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
 from gate.errors import GateError
+from gate.kafka.blame import NO_SENTENCES, Sentences
 from gate.kafka.changelog import LEAVING_KEY, META_KEY, Meta, encode_leaving, encode_meta, readable
 from gate.kafka.control import PauseUntil
 from gate.kafka.feedback import Feedback
+from gate.kafka.forwarding import Judge
 from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record
 from gate.kafka.positions import OFFSETS_KIND, Positions
 from gate.kafka.publication import Publication
-from gate.kafka.routing import Batch, Piece, Taken, Topics, Wish, number_through, read_runs
+from gate.kafka.routing import NO_JUDGES, Batch, Piece, Taken, Topics, Wish, number_through, read_runs
 from gate.kafka.topics import Names
 from gate.limits import Spec
-from gate.policy import Policy
+from gate.policy import Overflow, Policy
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
+FIRST_PULLS: Final = 16  # while their size is not known
+PULLED_BYTES: Final = 4 << 20  # that it should be at most
 QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
 MOST_ROOM: Final = 4_000
@@ -48,6 +52,14 @@ class Served:
     wakes_at: int | None = None  # the earliest look that is planned
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
     first: int = 0  # which of the partitions has its turn first while requests are held
+    pulls: int = FIRST_PULLS  # parked requests to release in one batch, as large as those of the last one were
+
+    def weigh(self, pulled: Sequence[tuple[Pull, Sequence[Record]]]) -> None:
+        """Learn from what was pulled how many to pull at a time."""
+        sizes = [len(record.value or b"") for _, records in pulled for record in records]
+        if sizes:
+            fitting = max(1, PULLED_BYTES * len(sizes) // max(1, sum(sizes)))
+            self.pulls = min(PULLS, fitting, max(2 * self.pulls, FIRST_PULLS))
 
 
 @dataclass(slots=True)
@@ -57,7 +69,7 @@ class Turn:
     served: Served
     pieces: list[Piece]
     step: Step
-    malformed: Sequence[Wish]
+    refused: Sequence[Wish]
     clean: bool = False  # see `routing.Reading`
     pulled: list[tuple[Pull, Sequence[Record]]] = field(default_factory=list)
     parked: list[tuple[Partition, int]] = field(default_factory=list)
@@ -128,6 +140,12 @@ class Desk:
             if service in self.services:
                 self.services[service].engine.holding.behind = requests
                 self._publication.plan(service, len(self.services))
+
+    def outputs(self, service: str) -> tuple[str, ...]:
+        """Return the topics that requests of a service may go to."""
+        topics = self.services[service].topics
+        delays = self._policy.effective(service).overflow is Overflow.DELAY
+        return (topics.admitted, topics.delayed) if delays else (topics.admitted,)
 
     def governs(self, service: str) -> bool:
         """Tell whether a policy says what may pass, or the gate fails open where none does."""
@@ -206,6 +224,10 @@ class Desk:
         if moment is not None:
             self._wake(moment, served)
 
+    def postpone(self, service: str, moment: int) -> None:
+        """Look at a service at `moment` although it was due before."""
+        self._wake(moment, self.services[service])
+
     def _wake(self, moment: int, served: Served) -> None:
         """Look at a service at `moment`, or earlier; a look too many does no harm."""
         if served.wakes_at is None or moment < served.wakes_at:
@@ -216,24 +238,33 @@ class Desk:
             else:
                 heapq.heappush(self._wakes, (moment, served.name))
 
-    def decide(self, served: Served, now: int, taken: Sequence[Taken], inbox: Inbox) -> Turn:
-        """Decide about requests `taken` of a service, and about what is parked.
+    def decide(
+        self,
+        served: Served,
+        now: int,
+        taken: Sequence[Taken],
+        inbox: Inbox,
+        judges: Mapping[int, Judge] = NO_JUDGES,
+        pulls: int = PULLS,
+    ) -> Turn:
+        """Decide about requests `taken` of a service, and about what is parked, of which at most `pulls` leave.
 
-        What the engine holds goes back into the inbox.
+        What the engine holds goes back into the inbox. `judges` are those of `routing.read_runs`.
         """
         if served.room is not None:
             taken = sorted(taken, key=lambda part: (part[0] < served.first, part[0]))
         pieces = number_through(taken)
-        reading = read_runs(pieces)
-        malformed = reading.malformed
+        reading = read_runs(pieces, judges)
+        refused = reading.refused
         holding = served.engine.holding
         again = [(piece.first, _seen(piece, holding.seen)) for piece in pieces] if holding.seen else []
-        step = served.engine.step(now, reading.runs, PULLS, [span for span in again if span[1]])
+        most = min(pulls, served.pulls)
+        step = served.engine.step(now, reading.runs, most, [span for span in again if span[1]])
         served.admitted += sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
         served.admitted += sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED)
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
         if held is not None:
-            malformed = [wish for wish in malformed if wish.index < held]  # behind it they are read again
+            refused = [wish for wish in refused if wish.index < held]  # behind it they are read again
             served.room = max(HOLD_ROOM, 2 * held)
             if held:
                 served.first = next(piece.partition for piece in reversed(pieces) if piece.first < held) + 1
@@ -246,7 +277,7 @@ class Desk:
             if served.room is not None:
                 served.room = 2 * served.room if served.room < MOST_ROOM else None
         self._schedule(served)
-        return Turn(served, pieces, step, malformed, reading.clean)
+        return Turn(served, pieces, step, refused, reading.clean)
 
     @staticmethod
     def _give_back(served: Served, piece: Piece, keep: int, inbox: Inbox) -> Piece:
@@ -270,17 +301,18 @@ class Desk:
         if any(decision.verdict is Verdict.HELD for decision in step.decisions):
             raise GateError(f"{service} holds requests that were on their way out; trying again when its limits allow")
         self._schedule(served)
-        return Turn(served, pieces, step, reading.malformed, returned=[pull for pull, _ in taken])
+        return Turn(served, pieces, step, reading.refused, returned=[pull for pull, _ in taken])
 
-    def route(self, turn: Turn, batch: Batch) -> None:
+    def route(self, turn: Turn, batch: Batch, sentences: Sentences = NO_SENTENCES) -> None:
         """Route what was decided in a turn: what was parked first, as it is older."""
         served, version = turn.served, self._policy.version
+        served.weigh(turn.pulled)
         for pull, records in turn.pulled:
-            batch.release(served.topics, version, pull, records)
+            batch.release(served.topics, version, pull, records, sentences)
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
         turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
-        batch.refuse(served.topics, version, turn.pieces, turn.malformed)
+        batch.refuse(served.topics, version, turn.pieces, turn.refused)
 
     def parked(self, turns: Iterable[Turn], offsets: Mapping[Partition, Sequence[int]]) -> None:
         """Tell the engines where the broker has put what was parked."""

@@ -6,7 +6,9 @@ from typing import Protocol
 
 from gate.admission.model import Event, Usage
 from gate.kafka.feedback import Feedback
+from gate.kafka.headers import Malformed
 from gate.kafka.ports import Mark, Outgoing, Partition, Pool, Session, Source
+from gate.kafka.topic_limits import TopicLimits
 from gate.kafka.topics import Names
 from gate.kafka.waiting import Waiting
 
@@ -15,10 +17,13 @@ class Observer(Protocol):
     """Who is told what a shard does. Of a batch it hears only after the commit."""
 
     def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
-    def malformed(self, service: str, requests: Iterable[str]) -> None: ...  # noqa: D102
+    def refused(self, service: str, requests: Sequence[Malformed]) -> None: ...  # noqa: D102
     def forget(self, service: str) -> None: ...  # noqa: D102
     def committed(self, seconds: float) -> None: ...  # noqa: D102
-    def failed(self, shard: int, error: BaseException, failures: int) -> None: ...  # noqa: D102
+    def failed(self, shard: int, error: BaseException, failures: int, stuck: float) -> None:
+        """Take a failure, the how many-th since requests last advanced there, which is `stuck` seconds ago or more."""
+
+    def advances(self, shard: int) -> None: ...  # noqa: D102
     def waiting(self, shard: int, waiting: Sequence[Waiting], source: str = ...) -> None: ...  # noqa: D102
     def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
     def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
@@ -36,6 +41,8 @@ class Environment(Protocol):
     def observer(self) -> Observer: ...  # noqa: D102
     @property
     def pool(self) -> Pool: ...  # noqa: D102
+    @property
+    def limits(self) -> TopicLimits: ...  # noqa: D102
     @property
     def large(self) -> Semaphore:
         """How many large batches may be under way: each takes ten times the memory of what was fetched for it."""

@@ -23,6 +23,7 @@ from gate.kafka.reset import reset
 from gate.kafka.routing import Topics
 from gate.kafka.shard import Shard
 from gate.kafka.source import KafkaSource
+from gate.kafka.topic_limits import CONFIGS, TopicLimits
 from gate.kafka.topics import Names, Templates
 from gate.kafka.undecided import Watch
 from gate.kafka.wire import Reader, read_all
@@ -60,6 +61,7 @@ class Gate:
         self.observer = observer
         self.pool = Pool(POOL_BYTES, LEAST_BYTES)
         self.large = asyncio.Semaphore(LARGE_BATCHES)
+        self.limits = TopicLimits(self.topic_configs)
         self._reset_state = reset_state
         self._policy = policy
         self._options: dict[str, Any] = {**access(settings.bootstrap), **client_options}
@@ -287,7 +289,7 @@ class Gate:
         return KafkaSession(
             f"{self.settings.group_id}-{shard}" if exactly_once else None,
             self.settings.group_id, state, restore, self._membership.commit,
-            deadline=CALL_DEADLINE, look_behind=look_behind, compression=self.settings.compression,
+            deadline=CALL_DEADLINE, limits=self.limits, look_behind=look_behind, compression=self.settings.compression,
             **self._options,
         )  # fmt: skip
 
@@ -324,6 +326,10 @@ class Gate:
     async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
         """Return the group's committed offsets."""
         return await self._cluster.marks(self.settings.group_id, partitions)
+
+    async def topic_configs(self, topics: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return what the broker tells of what topics take."""
+        return await self._cluster.configs(*topics, names=CONFIGS)
 
     async def prepare(self, services: Collection[str]) -> None:
         """Make sure that the services' output topics are there."""

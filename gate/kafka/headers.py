@@ -26,6 +26,7 @@ JOB_ID: Final = "gate-job-id"  # on a retry: the id of the first request about t
 JOB_ATTEMPT: Final = "gate-job-attempt"  # counts a job's attempts from 1
 JOB_GROUP: Final = "gate-job-group"  # the workers' group that wants the retry; to others the job is done
 JOB_NOT_BEFORE: Final = "gate-job-not-before"  # when its next attempt is due, unix ms
+ERROR_HEADER: Final = "gate-error"  # on a request that can't go on: which header, and why
 
 MAX_LANE_BYTES: Final = 64
 MAX_TENANT_BYTES: Final = 256
@@ -34,8 +35,11 @@ MAX_COST: Final = 2**63 - 1
 DEADLINE_RANGE: Final = (10**11, 253_402_300_799_999)
 MAX_CREATED: Final = 10**15 - 1  # the largest integer of RFC 9651; a producer may give any
 
-_WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE})
-_STAMPED: Final = frozenset({STAMP, NOT_BEFORE})  # and RETRY_AFTER, where it stands directly behind a stamp
+FAULT: Final = "\udcff"  # on a record that could not be read as it is: no name that a producer can give
+MALFORMED: Final = "malformed"
+UNFORWARDABLE: Final = "unforwardable"
+_WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE, FAULT})
+_STAMPED: Final = frozenset({STAMP, NOT_BEFORE, FAULT})  # and RETRY_AFTER, where it stands directly behind a stamp
 CLAIMED: Final = frozenset({JOB_ID, JOB_ATTEMPT, JOB_GROUP, JOB_NOT_BEFORE})  # only the gate's own retries carry them
 OURS: Final = _WISHES | _STAMPED | CLAIMED  # what the gate reads or replaces
 _VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
@@ -57,13 +61,24 @@ class Wishes(msgspec.Struct, frozen=True):  # a dataclass takes four times as lo
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A header that can't be read: its name, and why in words that follow the name."""
+    """A request that can't go on: because of which header, why in words that follow its name, and for which reason."""
 
     header: str
     why: str
+    reason: str = MALFORMED
 
     def __str__(self) -> str:
-        return f"{self.header} {self.why}"
+        return f"{self.header} {self.why}".lstrip()
+
+    def encode(self) -> bytes:
+        """Return it as the value of FAULT."""
+        return f"{self.reason} {self}".encode("utf-8", "backslashreplace")
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> "Malformed":
+        """Read what `encode` returned."""
+        reason, _, why = (value or b"").decode().partition(" ")
+        return cls("", why, reason)
 
 
 PLAIN: Final = Wishes()
@@ -82,6 +97,8 @@ def read_wishes(headers: Headers) -> Wishes | Malformed:
             given[name] = value
     if given is None:
         return PLAIN
+    if FAULT in given:
+        return Malformed.decode(given[FAULT])
     try:
         return Wishes(
             lane=_text(PRIORITY, given[PRIORITY], MAX_LANE_BYTES) if PRIORITY in given else "",

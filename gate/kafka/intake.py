@@ -5,12 +5,18 @@ from typing import Final
 
 import structlog
 
+from gate.kafka.blame import Blame
 from gate.kafka.desk import Desk, Turn
 from gate.kafka.environment import Environment
-from gate.kafka.ports import Inbox, Partition, Wake
-from gate.kafka.routing import Taken
+from gate.kafka.forwarding import Forwarding, Judge, Weigh
+from gate.kafka.parked import MOST_READ, PulledTooMuchError
+from gate.kafka.ports import MOST_WEIGHT, Inbox, Partition, Record, Wake
+from gate.kafka.routing import Taken, Topics
+
+Judges = dict[int, Judge]  # by partition
 
 BATCH_RECORDS: Final = 4_000
+STAMP_ROOM: Final = 1 << 10  # what a stamp may add
 INBOX_BYTES: Final = 4 << 20
 LARGE_BYTES: Final = 64 << 10
 
@@ -27,6 +33,8 @@ class Intake:
         self.services = services
         self.claimed: set[Partition] = set()  # whose committed offsets came with the claim
         self._env = environment
+        self._largest: dict[Partition, int] = {}  # bytes that no record of what was taken last is larger than
+        self.weigh: Weigh | None = None  # how large a record becomes where it is compressed
         self.inbox = Inbox(INBOX_BYTES, environment.pool, wake)
 
     def close(self) -> None:
@@ -66,6 +74,9 @@ class Intake:
         }
         if new:
             await self._env.prepare(new.keys())
+            await self._env.limits.refresh(
+                [topic for service in new for topic in Topics.of(self._env.names, service).outputs]
+            )
             late = {p for partitions in new.values() for p in partitions} - self.claimed
             if late:  # the claim knows nothing of them
                 desk.positions.learn(await self._env.committed(sorted(late)))
@@ -88,25 +99,50 @@ class Intake:
             )
             desk.positions.drop(service, partition)
 
-    def take(self, desk: Desk) -> dict[str, list[Taken]]:
+    def take(self, desk: Desk, blame: Blame) -> dict[str, list[Taken]]:
         """Take what waits in the inbox, up to the size of a batch."""
         taken: dict[str, list[Taken]] = {}
-        room = BATCH_RECORDS
+        room, weight = BATCH_RECORDS, MOST_WEIGHT
+        self._largest.clear()
         for partition in list(self.inbox.waiting):
-            if partition in self.inbox.held or room <= 0:
+            if not self.inbox.may_go(partition) or room <= 0 or weight <= 0:
                 continue
             service = self._env.names.service_of(partition.topic)
             if service is None:
                 continue
             served = desk.services[service]
             served.codec = self.inbox.codec(partition) or 0
-            part = self.inbox.take(partition, room if served.room is None else min(room, served.room))
+            most = min(room, served.room or room, blame.rooms.get(partition, room))
+            part = self.inbox.take(partition, most, weight)
             if part is None:
                 continue
             records, end = part
             room -= len(records)
+            weight -= self.inbox.taken
+            self._largest[partition] = self.inbox.largest
             taken.setdefault(service, []).append((partition.number, records, end))
         return taken
+
+    async def judges(self, desk: Desk, taken: Mapping[str, Sequence[Taken]], blame: Blame) -> dict[str, Judges]:
+        """Return who judges, by service and partition, whether requests can be forwarded, where that is to be asked."""
+        limits = self._env.limits
+        found: dict[str, Judges] = {}
+        for service, parts in taken.items():
+            topics = desk.outputs(service)
+            size = min((limit for topic in topics if (limit := limits.of(topic).size) is not None), default=None)
+            compacted = any(limits.of(topic).compacted for topic in topics)
+            for number, records, _ in parts:
+                partition = Partition(desk.services[service].topics.requests, number)
+                sentences = blame.condemned.get(partition, {})
+                heavy = size is not None and self._largest.get(partition, 0) + STAMP_ROOM > size
+                if compacted:
+                    heavy = heavy or any(record.key is None for record in records)
+                if heavy:
+                    await limits.refresh(topics)
+                if heavy or sentences:
+                    judge = Forwarding({topic: limits.of(topic) for topic in topics}, sentences, self.weigh)
+                    found.setdefault(service, {})[number] = judge
+        return found
 
     async def pull(self, turns: Sequence[Turn]) -> None:
         """Read what leaves the delayed topics, each partition in the order of its log: the plan's jumps to and fro."""
@@ -115,15 +151,23 @@ class Intake:
             for pull in turn.step.pulls:
                 partition = Partition(turn.served.topics.delayed, pull.partition)
                 wanted.setdefault(partition, []).extend(range(pull.offset, pull.offset + pull.count))
-        there = {
-            partition: {record.offset: record for record in await self._env.source.read(partition, sorted(offsets))}
-            for partition, offsets in wanted.items()
-        }
+        services = [turn.served.name for turn in turns if turn.step.pulls]
+        there: dict[Partition, dict[int, Record]] = {}
+        size = 0
+        for partition, offsets in wanted.items():
+            try:
+                records = await self._env.source.read(partition, sorted(offsets))
+            except PulledTooMuchError as error:
+                raise PulledTooMuchError(services, error.count) from None
+            there[partition] = {record.offset: record for record in records}
+            size += sum([len(record.value or b"") for record in records])
+            if size > MOST_READ and sum(map(len, there.values())) > 1:
+                raise PulledTooMuchError(services, len(records))
         for turn in turns:
             for pull in turn.step.pulls:
                 found = there[partition := Partition(turn.served.topics.delayed, pull.partition)]
-                offsets = range(pull.offset, pull.offset + pull.count)
-                records = [found[offset] for offset in offsets if offset in found]
+                span = range(pull.offset, pull.offset + pull.count)
+                records = [found[offset] for offset in span if offset in found]
                 if len(records) < pull.count:
                     log.error(
                         "parked requests are gone from the delayed topic (deleted, or expired); they can't be admitted",

@@ -1,24 +1,36 @@
 """Reads parked requests, which leave a delayed topic in the order of the plan and not in that of the log."""
 
 import asyncio
+import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiokafka import errors
 
 from gate.kafka.ports import Partition, Record
-from gate.kafka.wire import Reader
+from gate.kafka.wire import EARLIEST, LATEST, Reader
 
 FIRST_BYTES: Final = 1 << 15
 MOST_BYTES: Final = 1 << 18
 CACHE_BYTES: Final = 16 << 20
 RECORD_BYTES: Final = 700  # of memory for the objects of a record that has been taken apart
+MOST_READ: Final = 32 << 20  # bytes of records that are read for one batch
 BACKOFF: Final = 0.2
 DEADLINE: Final = 10.0
-ATTEMPTS: Final = 4  # before a parked request is taken for gone
+# A log that ends before a parked request has lost it, or is a leader's that was paused while another one went on
+SETTLED: Final = 8.0
+
+
+class PulledTooMuchError(errors.KafkaError):  # type: ignore[misc]
+    """Parked requests that leave at once are larger together than is kept in memory: `count` of one partition."""
+
+    def __init__(self, services: Sequence[str], count: int) -> None:
+        super().__init__(f"{count} parked requests are too large to leave at once; fewer are tried")
+        self.services = services
+        self.count = count
 
 
 @dataclass(slots=True)
@@ -62,8 +74,9 @@ class ParkedReader:
     What follows is likely wanted next: a chunk that goes on where another ended takes its place, and twice its size.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
         self._reader = reader
+        self._clock = clock
         self._chunks: OrderedDict[tuple[Partition, int], _Chunk] = OrderedDict()  # by first offset, oldest use first
         self._firsts: dict[Partition, list[int]] = {}  # ascending
         self._size = 0
@@ -71,18 +84,51 @@ class ParkedReader:
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
         """See `ports.Source`."""
         found: list[Record] = []
-        async with asyncio.timeout(DEADLINE):
-            for offset in offsets:
-                record = self._cached(partition, offset)
-                for attempt in range(ATTEMPTS):
-                    if record is not None:
-                        found.append(record)
-                        break
-                    if attempt > 1:
-                        await asyncio.sleep(BACKOFF)
-                    await self._load(partition, offset)
-                    record = self._cached(partition, offset)
+        end: int | None = None  # that is proven
+        at, size = -1, 0
+        try:
+            async with asyncio.timeout(DEADLINE):
+                for at in offsets:
+                    record = self._cached(partition, at)
+                    if record is None and (end is None or at < end):
+                        record, end = await self._find(partition, at)
+                    if record is None:
+                        continue
+                    found.append(record)
+                    size += len(record.value or b"")
+                    if size > MOST_READ and len(found) > 1:
+                        raise PulledTooMuchError((), len(found))
+        except TimeoutError:
+            place = f"{partition.topic}-{partition.number}@{at}"
+            raise TimeoutError(f"the broker does not say whether {place} is there; it is asked again") from None
         return found
+
+    async def _find(self, partition: Partition, offset: int) -> tuple[Record | None, int | None]:
+        """Return the record at an offset; None where it is proven that there is none, and the end if it is behind that.
+
+        An empty answer proves nothing: a new leader may not know yet what is committed, and shows less than there is.
+        """
+        ends_since: float | None = None
+        while True:
+            if await self._load(partition, offset):
+                return self._cached(partition, offset), None  # the log goes on behind it
+            first, end = await self._bounds(partition)
+            if offset < first:
+                return None, None
+            if offset < end:
+                ends_since = None
+            elif ends_since is None:
+                ends_since = self._clock()
+            elif self._clock() - ends_since >= SETTLED:
+                return None, end
+            self._reader.refresh()
+            await asyncio.sleep(BACKOFF)
+
+    async def _bounds(self, partition: Partition) -> tuple[int, int]:
+        """Return where a log begins and where it ends. A leader that does not know yet is asked again."""
+        first = await self._reader.offsets([partition], EARLIEST)
+        end = await self._reader.offsets([partition], LATEST, committed=False)
+        return first[partition], end[partition]
 
     def _before(self, partition: Partition, offset: int) -> _Chunk | None:
         """Return the last chunk that begins at `offset` or before."""
@@ -102,20 +148,20 @@ class ParkedReader:
             self._size += chunk.memory - before
             self._evict()
 
-    async def _load(self, partition: Partition, offset: int) -> None:
-        """Read what is at `offset` and behind it, if it is there."""
+    async def _load(self, partition: Partition, offset: int) -> bool:
+        """Read what is at `offset` and behind it. Tells whether anything is."""
         before = self._before(partition, offset)
         goes_on = before is not None and before.leads_to(offset)
         room = min(2 * before.size, MOST_BYTES) if before is not None and goes_on else FIRST_BYTES
         try:
             answer = await self._reader.fetch_one(partition, offset, wait_ms=0, partition_bytes=room, committed=False)
         except errors.OffsetOutOfRangeError:
-            return
+            return False
         except errors.KafkaError:
             self._reader.refresh()
             raise
-        if answer is None:
-            return
+        if answer is None or answer.next_offset <= offset:
+            return False
         if before is not None and goes_on:
             self._drop(partition, before.first)
         self._drop(partition, offset)
@@ -125,6 +171,7 @@ class ParkedReader:
         firsts.insert(bisect_right(firsts, offset), offset)
         self._size += chunk.size
         self._evict()
+        return True
 
     def _evict(self) -> None:
         """Drop what was used longest ago, as long as there is too much; never the last one used."""

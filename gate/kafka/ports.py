@@ -6,7 +6,7 @@ Real Kafka stands behind them in `gate run`; an in-memory log with a simulated c
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -64,6 +64,7 @@ class Fetched:
     next_offset: int
     size: int  # bytes on the wire
     codec: int = 0  # how the producer compressed it, as in a batch's attributes (0: not at all)
+    packed: bool = False  # some of it is compressed, so that its size tells nothing about its records
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +110,19 @@ class Session(Protocol):
     def compress(self, codecs: Mapping[str, int]) -> None:
         """Compress what goes to these topics by these codecs from now on, if it is to be kept as it comes."""
 
+    def weigh(self, topic: str, record: Outgoing | Raw) -> int:
+        """Return how many bytes a batch of this record alone has in a topic."""
+
     def begin(self) -> None:
         """Start a batch."""
 
     async def produce(
         self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], marks: Mapping[Partition, Mark] | None = None
     ) -> Mapping[Partition, Written]:
-        """Write records, and the group's offsets with them; returns when the broker has it all."""
+        """Write records, and the group's offsets with them; returns when the broker has it all.
+
+        Raises `refusals.OutputError` where it does not take what goes to one of the partitions.
+        """
 
     async def commit(self) -> None:
         """Make all of the batch visible, or nothing."""
@@ -140,7 +147,13 @@ class Source(Protocol):
         """Look again: an inbox has room."""
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
-        """Return the records at `offsets` (ascending), without those that are not there any more."""
+        """Return the records at `offsets` (ascending), without those that are proven to be gone.
+
+        Raises TimeoutError where that can't be told.
+        """
+
+    def unreadable(self, inbox: "Inbox") -> Mapping[Partition, str]:
+        """Return what can't be read into an inbox for some time now, and why."""
 
 
 @dataclass(slots=True)
@@ -150,6 +163,13 @@ class Pool:
     limit: int
     least: int
     size: int = 0
+
+
+PART: Final = 64  # records that are weighed at a time
+HEADER_WEIGHT: Final = 100  # bytes of memory that a header takes, which may be two on the wire
+ANY_SIZE: Final = 1 << 62
+SMALL_PACK: Final = 4 << 10  # bytes that can't become much
+MOST_WEIGHT: Final = 4 << 20  # that is taken at a time
 
 
 class _Piece:
@@ -162,11 +182,25 @@ class _Piece:
         self.ahead: list[Record] = []  # the next record, if it is known
         self._rest = iter(fetched.records)
 
-    def take(self, room: int) -> list[Record]:
-        """Take up to `room` (at least one) records; `ahead` is empty then if these were the last."""
-        records = list(islice(chain(self.ahead, self._rest), room))
+    def take(self, room: int, weight: int) -> tuple[list[Record], int]:
+        """Take up to `room` (at least one) records of about `weight` bytes in memory, and return what they weigh.
+
+        `ahead` is empty then if these were the last.
+        """
+        records: list[Record] = []
+        weighs, packed = 0, self.fetched.packed
+        part = 1 if packed else PART  # of what is compressed the next record may be of any size
+        while taken := list(islice(chain(self.ahead, self._rest), min(part, room - len(records)))):
+            self.ahead = []
+            records += taken
+            weighs += HEADER_WEIGHT * sum([len(record.headers) for record in taken])
+            if packed:
+                weighs += sum([len(record.value or b"") for record in taken])
+            if weighs >= weight or len(records) >= room:
+                break
+            part = min(2 * part, PART) if weighs < weight // 8 else 1
         self.ahead = list(islice(self._rest, 1))
-        return records
+        return records, weighs
 
 
 @dataclass(slots=True)
@@ -181,10 +215,23 @@ class Inbox:
     closed: bool = False
     followed: set[Partition] = field(default_factory=set)
     held: set[Partition] = field(default_factory=set)  # not to be read on: their service holds
+    stopped: set[Partition] = field(default_factory=set)  # the same, as where they go takes nothing now
+    taken: int = 0  # bytes of memory that what was taken last weighs, beyond what it took on the wire
+    largest: int = 0  # bytes that no record is larger than of what was taken last
 
     def has_work(self) -> bool:
-        """Tell whether something waits that is not held."""
-        return any(partition not in self.held for partition in self.waiting)
+        """Tell whether something waits that may be taken."""
+        return any(map(self.may_go, self.waiting))
+
+    def may_go(self, partition: Partition) -> bool:
+        """Tell whether requests of a partition may be taken."""
+        return partition not in self.held and partition not in self.stopped
+
+    def is_packed(self) -> bool:
+        """Tell whether what waits is compressed, and may become any size."""
+        return any(
+            waiting[0].fetched.packed and waiting[0].fetched.size > SMALL_PACK for waiting in self.waiting.values()
+        )
 
     def put(self, partition: Partition, fetched: Fetched) -> None:
         """Add what was fetched."""
@@ -208,15 +255,22 @@ class Inbox:
         waiting = self.waiting.get(partition)
         return waiting[0].fetched.codec if waiting else None
 
-    def take(self, partition: Partition, room: int) -> tuple[list[Record], int] | None:
-        """Take up to `room` (at least one) records of `partition`, and the offset behind them. None: nothing waits."""
+    def take(self, partition: Partition, room: int, weight: int = MOST_WEIGHT) -> tuple[list[Record], int] | None:
+        """Take up to `room` (at least one) records of `partition`, and the offset behind them. None: nothing waits.
+
+        No more than weigh about `weight` bytes; `taken` tells what they do.
+        """
         waiting = self.waiting.get(partition)
         if not waiting:
             return None
         records: list[Record] = []
-        while waiting and len(records) < room:
+        self.taken = self.largest = 0
+        while waiting and len(records) < room and self.taken < weight:
             first = waiting[0]
-            records += first.take(room - len(records))
+            part, weighs = first.take(room - len(records), weight - self.taken)
+            records += part
+            self.taken += weighs
+            self.largest = max(self.largest, ANY_SIZE if first.fetched.packed else first.fetched.size)
             if first.ahead:
                 return records, records[-1].offset + 1
             self._grow(-first.fetched.size)
@@ -230,17 +284,18 @@ class Inbox:
         """Forget a partition that is not there any more."""
         self.followed.discard(partition)
         self.held.discard(partition)
+        self.stopped.discard(partition)
         self._grow(-sum(piece.fetched.size for piece in self.waiting.pop(partition, ())))
 
     def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int, codec: int = 0) -> None:
-        """Put records that were taken and can't go yet in front again, and read no further."""
+        """Put records that were taken and can't go yet in front again, and read no further. They may be of any size."""
         self.held.add(partition)
-        self.waiting.setdefault(partition, []).insert(0, _Piece(Fetched(records, next_offset, 0, codec)))
+        self.waiting.setdefault(partition, []).insert(0, _Piece(Fetched(records, next_offset, 0, codec, packed=True)))
 
     def wants(self, partition: Partition) -> bool:
         """Tell whether `partition` may be read on."""
         has_room = self.size < self.pool.least or self.pool.size < self.pool.limit
-        return not self.closed and self.size < self.limit and has_room and partition not in self.held
+        return not self.closed and self.size < self.limit and has_room and self.may_go(partition)
 
 
 class Wake(Protocol):

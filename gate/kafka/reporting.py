@@ -10,6 +10,7 @@ import structlog
 
 from gate.admission.model import Event, EventKind, Usage
 from gate.errors import GateError
+from gate.kafka.headers import Malformed
 from gate.kafka.ports import Outgoing
 from gate.kafka.undecided import Undecided
 from gate.kafka.waiting import Waiting, Waits
@@ -19,7 +20,8 @@ from gate.observe.http import Board
 from gate.observe.metrics import Metrics
 from gate.observe.usage import encode, to_json
 
-LOUD_AFTER: Final = 3  # failures in a row; one or two are a rebalance or a broker that restarts
+LOUD_AFTER: Final = 3  # failures since requests last advanced, and
+LOUD_SECONDS: Final = 15.0  # for so long: else it is a rebalance, or a broker that restarts
 
 log = structlog.get_logger("gate")
 
@@ -42,6 +44,7 @@ class Reporter:
         self._skewed = False
         self._wall = wall
         self.notify: Callable[[AlertRecord], None] = lambda _: None
+        self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
         self._waits = Waits(prefix, self._send)
         self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
 
@@ -52,24 +55,34 @@ class Reporter:
         """Take samples of lags, seconds."""
         self.metrics.lagged(service, decision, release)
 
-    def malformed(self, service: str, requests: Iterable[str]) -> None:
-        """Count and log requests whose headers can't be read."""
-        told = list(requests)
-        self.metrics.malformed(service, len(told))
-        log.warning("rejected malformed requests", service=service, count=len(told), first=told[0])
+    def refused(self, service: str, requests: Sequence[Malformed]) -> None:
+        """Count and log requests that can't go on: their headers can't be read, or the broker takes no such record."""
+        for reason in sorted({request.reason for request in requests}):
+            told = [str(request) for request in requests if request.reason == reason]
+            self.metrics.refused(service, reason, len(told))
+            log.warning("requests rejected", reason=reason, service=service, count=len(told), first=told[0])
 
     def committed(self, seconds: float) -> None:
         """Count a committed batch."""
         self.metrics.committed(seconds)
 
-    def failed(self, shard: int, error: BaseException, failures: int) -> None:
-        """Log why a shard starts anew."""
+    def failed(self, shard: int, error: BaseException, failures: int, stuck: float) -> None:
+        """Log why a shard starts anew; alert once if its requests do not advance."""
         self.metrics.failed()
-        say = log.warning if failures < LOUD_AFTER else log.error
+        is_loud = failures >= LOUD_AFTER and stuck >= LOUD_SECONDS
+        say = log.error if is_loud else log.warning
         hint = error.hint if isinstance(error, GateError) else None
-        say("shard starts anew", shard=shard, failures=failures, why=str(error) or type(error).__name__, hint=hint)
-        if failures == LOUD_AFTER:
-            self.notify(alerts.shard_failed(shard, str(error), failures, time.time_ns(), self._prefix))
+        why = str(error) or type(error).__name__
+        say("shard starts anew", shard=shard, failures=failures, why=why, hint=hint)
+        if is_loud and shard not in self._stuck:
+            self._stuck[shard] = why
+            self.notify(alerts.shard_failed(shard, why, failures, self._wall(), self._prefix))
+
+    def advances(self, shard: int) -> None:
+        """Say that the requests of a shard go on again."""
+        log.info("the requests of a shard go on", shard=shard)
+        if self._stuck.pop(shard, None) is not None:
+            self.notify(alerts.shard_recovered(shard, self._wall(), self._prefix))
 
     def waiting(self, shard: int, waiting: Sequence[Waiting], source: str = "outputs") -> None:
         """Show what waits on a shard by what `source` sees: all of it, each time; nothing: all goes on.

@@ -1,12 +1,14 @@
 """From an engine's decisions to records: what goes to which topic, stamped how."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from typing import Final
 
 from gate.admission.model import Decision, Pull, Reason, Run, Verdict
+from gate.kafka.blame import NO_SENTENCES, Sentences, request_of
+from gate.kafka.forwarding import Judge, Refusal, rejected
 from gate.kafka.headers import (
     MAX_CREATED,
     NOT_BEFORE,
@@ -26,10 +28,10 @@ from gate.kafka.headers import (
     source_of,
 )
 from gate.kafka.ports import Outgoing, Partition, Raw, Record
+from gate.kafka.topic_limits import UNKNOWN, TopicLimit
 from gate.kafka.topics import Names
 
 MS: Final = 1_000_000
-ERROR_HEADER: Final = "gate-error"  # on a malformed request: which header, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Piece:
     returned: bool = False  # they were parked once and are decided anew
 
 
+NO_JUDGES: Final[Mapping[int, Judge]] = {}
 Taken = tuple[int, Sequence[Record], int]  # requests of a partition, and the offset behind them
 
 
@@ -77,28 +80,31 @@ def number_through(parts: Sequence[Taken], *, returned: bool = False) -> list[Pi
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A request that can't be read."""
+    """A request that can't go on."""
 
     index: int
-    malformed: Malformed
+    refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A service's requests as runs of like ones; those that can't be read come apart.
+    """A service's requests as runs of like ones; those that can't go on come apart.
 
     `clean` says that none carries a stamp already, so that stamping needs no look at the other headers.
     """
 
     runs: list[Run]
-    malformed: list[Wish]
+    refused: list[Wish]
     clean: bool
 
 
-def read_runs(pieces: Sequence[Piece]) -> Reading:
-    """Read what the requests wish for. One quick pass: most have no header that concerns the gate."""
+def read_runs(pieces: Sequence[Piece], judges: Mapping[int, Judge] = NO_JUDGES) -> Reading:
+    """Read what the requests wish for. One quick pass: most have no header that concerns the gate.
+
+    `judges`, by partition, tell which requests can't be forwarded.
+    """
     runs: list[Run] = []
-    malformed: list[Wish] = []
+    refused: list[Wish] = []
     clean = True
     wishes: Wishes = PLAIN
     first = count = 0
@@ -109,7 +115,13 @@ def read_runs(pieces: Sequence[Piece]) -> Reading:
             runs.append(Run(first, count, wishes.lane, wishes.tenant, wishes.cost, deadline))
 
     for piece in pieces:
+        judge = judges.get(piece.partition)
         for index, record in enumerate(piece.records, piece.first):
+            if judge is not None and (refusal := judge(record)) is not None:
+                close()
+                refused.append(Wish(index, refusal))
+                wishes, count = PLAIN, 0
+                continue
             read: Wishes | Malformed = PLAIN
             for name, _ in record.headers:
                 if name in OURS:
@@ -123,12 +135,12 @@ def read_runs(pieces: Sequence[Piece]) -> Reading:
                 continue
             close()
             if isinstance(read, Malformed):
-                malformed.append(Wish(index, read))
+                refused.append(Wish(index, Refusal(read)))
                 wishes, count = PLAIN, 0
             else:
                 wishes, first, count = read, index, 1
     close()
-    return Reading(runs, malformed, clean)
+    return Reading(runs, refused, clean)
 
 
 @dataclass(slots=True)
@@ -137,6 +149,7 @@ class Batch:
 
     now: int  # ns, whole ms
     outputs: dict[Partition, list[Outgoing | Raw]] = field(default_factory=dict)
+    limit: Callable[[str], TopicLimit] = lambda _: UNKNOWN  # what a topic takes
 
     def to(self, topic: str, partition: int) -> list[Outgoing | Raw]:
         """Return the list of what goes to a partition."""
@@ -178,22 +191,43 @@ class Batch:
                     out.append(Outgoing(record.key, record.value, at, headers))
         return parked
 
-    def refuse(self, topics: Topics, policy: str, pieces: Sequence[Piece], malformed: Sequence[Wish]) -> None:
-        """Route requests that can't be read to the rejected topic, with the reason in words."""
-        if not malformed:
-            return
-        at = self.now // MS
-        template = StampTemplate(Verdict.REJECTED.value, at, 1, policy, reason=Reason.MALFORMED.value)
-        for wish in malformed:
+    def refuse(self, topics: Topics, policy: str, pieces: Sequence[Piece], refused: Sequence[Wish]) -> None:
+        """Route requests that can't go on to the rejected topic, with the reason in words."""
+        for wish in refused:
             for piece, _, _ in _overlaps(pieces, wish.index, wish.index + 1):
                 record = piece.records[wish.index - piece.first]
-                source = source_of(topics.requests, piece.partition)
-                stamp = template.stamp_at(source, record.offset, record.timestamp)
-                headers = [*restamp(record.headers, stamp), (ERROR_HEADER, str(wish.malformed).encode())]
-                self.to(topics.rejected, piece.partition).append(Outgoing(record.key, record.value, at, headers))
+                self._reject(topics, policy, piece.partition, record, wish.refusal, returned=piece.returned)
 
-    def release(self, topics: Topics, policy: str, pull: Pull, records: Sequence[Record]) -> None:
-        """Route parked requests that leave now."""
+    def _reject(
+        self, topics: Topics, policy: str, partition: int, record: Record, refusal: Refusal, *, returned: bool
+    ) -> None:
+        at = self.now // MS
+        stamps = _Stamps(Verdict.REJECTED, at, policy, Reason(refusal.malformed.reason), None)
+        if returned:
+            stamp = stamps.returned(topics.delayed, partition)(record)
+        else:
+            stamp = stamps.fresh(topics.requests, partition)(record)
+        headers = restamp(record.headers, stamp)
+        found = origin(headers)
+        assert found is not None  # it has just been stamped
+        out = rejected(record, at, headers, refusal, self.limit(topics.rejected), found.id)
+        self.to(topics.rejected, partition).append(out)
+
+    def release(
+        self, topics: Topics, policy: str, pull: Pull, records: Sequence[Record], sentences: Sentences = NO_SENTENCES
+    ) -> None:
+        """Route parked requests that leave now; those that are sentenced, as their output was refused, are rejected."""
+        if sentences:
+            went = []
+            for record in records:
+                place = request_of(record.headers)
+                sentence = sentences.get(place[0], {}).get(place[1]) if place else None
+                if sentence is None:
+                    went.append(record)
+                else:
+                    refusal = Refusal(Malformed("", sentence.why, sentence.reason), sentence.level)
+                    self._reject(topics, policy, pull.partition, record, refusal, returned=True)
+            records = went
         at = self.now // MS
         stamps = _Stamps(pull.verdict, at, policy, pull.reason, pull.limit)
         stamp = stamps.returned(topics.delayed, pull.partition)

@@ -1,16 +1,26 @@
 """aiokafka's sender, so that it can be stopped for sure and asks again soon where a broker is not ready yet."""
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka.client import CoordinationType
 from aiokafka.errors import GroupAuthorizationFailedError
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
+from aiokafka.structs import TopicPartition
 
 from gate.kafka.producing import Produce
 
 PROMPT_BACKOFF: Final = 0.002  # seconds, doubled each time
 MOST_MARKING: Final = 0.008  # seconds
+_RECORD_ERRORS: Final = 3  # fields behind the timestamp, since version 8: log start, records, message
+
+
+class Refusal(NamedTuple):
+    """Why a broker did not take a batch: the error, which of its records (index in the batch, why), and in words."""
+
+    code: int
+    records: tuple[tuple[int, str], ...]
+    message: str
 
 
 class _Prompt:
@@ -61,12 +71,22 @@ class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
         request.__class__ = Produce
         return request
 
+    def handle_response(self, response: Any) -> None:
+        for topic, partitions in response.topics:
+            for number, code, _, _, *rest in partitions:
+                if code:  # before aiokafka fails the batch, and keeps nothing but the name of the error
+                    records, message = (rest[1] or (), rest[2]) if len(rest) == _RECORD_ERRORS else ((), None)
+                    refusal = Refusal(code, tuple((index, why or "") for index, why in records), message or "")
+                    self._sender.refused[TopicPartition(topic, number)] = refusal
+        super().handle_response(response)
+
 
 class TrackedSender(Sender):  # type: ignore[misc]
     """A sender that can be stopped for sure: aiokafka's own waits for its requests, which it repeats for ever."""
 
     requests: set[asyncio.Task[None]]
     refusals: int  # in a row
+    refused: dict[TopicPartition, Refusal]  # the newest by partition
     marking: float  # seconds; about what a broker takes to write the markers of a transaction, after its answer
 
     def _track(self, task: asyncio.Task[None] | None) -> None:
@@ -101,6 +121,6 @@ class TrackedSender(Sender):  # type: ignore[misc]
 def track(sender: Any) -> TrackedSender:
     """Make a producer's own sender such a one."""
     sender.__class__ = TrackedSender
-    sender.requests, sender.refusals, sender.marking = set(), 0, PROMPT_BACKOFF
+    sender.requests, sender.refusals, sender.refused, sender.marking = set(), 0, {}, PROMPT_BACKOFF
     tracked: TrackedSender = sender
     return tracked

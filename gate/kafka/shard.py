@@ -13,24 +13,30 @@ from typing import Final
 import msgspec
 import structlog
 
+from gate.kafka.blame import Blame
 from gate.kafka.changelog import LEAVING_KEY, META_KEY, read_meta
 from gate.kafka.clock import MS, BrokerClock
 from gate.kafka.commit import BatchWriter
-from gate.kafka.desk import Desk, Turn
+from gate.kafka.desk import PULLS, Desk, Turn
 from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Watched
 from gate.kafka.headers import not_before
 from gate.kafka.intake import Intake
+from gate.kafka.parked import SETTLED, PulledTooMuchError
 from gate.kafka.ports import Partition, Session
 from gate.kafka.positions import OFFSETS_KIND
-from gate.kafka.routing import Batch
+from gate.kafka.refusals import BatchTooLargeError, OutputError, remedy_of
+from gate.kafka.routing import NO_JUDGES, Batch
 from gate.kafka.slices import in_slices
 from gate.kafka.undecided import Owned
+from gate.kafka.waiting import Waiting
 from gate.policy import Policy
 
 FIRST_BACKOFF: Final = 0.2
-LAST_BACKOFF: Final = 30.0
+LAST_BACKOFF: Final = 5.0
+AT_ONCE: Final = 0.0  # what was learnt keeps the next session from the same end
+RESTED: Final = 5_000 * MS  # ns without anything to do
 ABORT_DEADLINE: Final = 2.0
 PATIENCE: Final = 5.0
 LEAST_LEAD: Final = 5 * MS
@@ -60,6 +66,10 @@ class Shard:
         self._desk: Desk | None = None
         self._task: asyncio.Task[None] | None = None
         self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
+        self._blame = Blame(environment.names)
+        self._stuck_since: int | None = None  # local time of the first failure since requests last advanced
+        self._resting_since: int | None = None
+        self._reported: list[Waiting] = []
 
     # -- what the gate calls ---------------------------------------------------------------------------------------
 
@@ -148,23 +158,93 @@ class Shard:
             session = self._env.new_session(self.number)
             try:
                 writer = BatchWriter(self.number, session, self._clock, self._env)
+                self._intake.weigh = session.weigh
                 desk = await self._take_over(session, writer)
                 self.ready = True
                 while not self.stopping:
                     if await self._turn(desk, writer):
-                        self.failures, backoff = 0, FIRST_BACKOFF
+                        self._advanced()
+                        backoff = FIRST_BACKOFF
+            except (OutputError, PulledTooMuchError) as error:
+                self._learn(error)
+                backoff = AT_ONCE  # it stays ready
             except Exception as error:  # noqa: BLE001 - whatever it is: throw away, restore, go on
-                self.failures += 1
-                self._env.observer.failed(self.number, error, self.failures)
-            finally:
+                self._failed(error)
                 self.ready = False
+            finally:
+                self._resting_since = None
                 self._idle.set()
                 self._let_go()
                 self._unfinished |= session.unfinished
                 await session.discard()
             if not self.stopping:
                 await self._sleep(backoff)
-                backoff = min(2 * backoff, LAST_BACKOFF)
+                backoff = max(FIRST_BACKOFF, min(2 * backoff, LAST_BACKOFF))
+        self.ready = False
+
+    def _failed(self, error: BaseException) -> None:
+        """Count a failure since requests last advanced: a turn that commits something else is no progress."""
+        self.failures += 1
+        if self._stuck_since is None:
+            self._stuck_since = self._env.local()
+        stuck = (self._env.local() - self._stuck_since) / 1e9
+        self._env.observer.failed(self.number, error, self.failures, stuck)
+
+    def _advanced(self) -> None:
+        """Take in that requests have been decided, or that none have come for a while."""
+        if self.failures:
+            self._env.observer.advances(self.number)
+        self.failures, self._stuck_since = 0, None
+
+    def _rests(self) -> None:
+        """Note that there is nothing to do just now; some seconds of that are as good as progress."""
+        now = self._env.local()
+        if self._resting_since is None:
+            self._resting_since = now
+        elif self.failures and now - self._resting_since > RESTED:
+            self._advanced()
+
+    def _learn(self, error: OutputError | PulledTooMuchError) -> None:
+        """Keep what a refused output tells: the next session does not run into it again."""
+        log.warning("a batch is decided anew, as not all of it was taken", shard=self.number, why=str(error))
+        if isinstance(error, PulledTooMuchError):
+            self._blame.pulled_too_much(error.services, error.count)
+            return
+        if isinstance(error, BatchTooLargeError):
+            self._env.limits.learn(error.partition.topic, error.size)
+        else:
+            self._env.limits.forget(error.partition.topic)
+        self._blame.learn(error, self._env.local() / 1e9)
+
+    def _report_waiting(self, desk: Desk) -> None:
+        """Tell which partitions wait, as what they go to takes nothing, or as they can't be read."""
+        unreadable = self._env.source.unreadable(self._intake.inbox)
+        if not (self._blame.closed or unreadable or self._reported):
+            return
+        names, since = self._env.names, self._env.wall() - self._env.local()
+        found: dict[Partition, Waiting] = {}
+        now = self._env.local() / 1e9
+        for output, closed in self._blame.closed.items():
+            service = self._blame.service_of(output)
+            if service is None or service not in self._intake.services:
+                continue
+            why = f"{output.topic}-{output.number} takes nothing: {closed.why}"
+            remedy = f"{remedy_of(output.topic, closed.why)}; it is tried again every minute"
+            for partition in self._intake.partitions(service):
+                if partition.number == output.number or closed.halts:
+                    at = since + int(closed.since * 1e9)
+                    offset = desk.positions.start(service, partition) or 0
+                    found[partition] = Waiting(*partition, offset, at, why, remedy, service)
+        for partition, why in unreadable.items():
+            service = names.service_of(partition.topic) or ""
+            offset = desk.positions.start(service, partition) or 0
+            found[partition] = Waiting(
+                *partition, offset, since + int((now - SETTLED) * 1e9), f"it can't be read: {why}",
+                "see whether its brokers are there and its log is whole: kafka-topics.sh --describe", service,
+            )  # fmt: skip
+        waiting = [found[partition] for partition in sorted(found)]
+        self._env.observer.waiting(self.number, waiting)
+        self._reported = waiting
 
     def _let_go(self) -> None:
         for service in self._desk.services if self._desk is not None else ():
@@ -248,7 +328,7 @@ class Shard:
         return self._clock.now(self._env.local()) // MS * MS
 
     async def _turn(self, desk: Desk, writer: BatchWriter) -> bool:
-        """Wait for something to do and do it. Returns whether a batch was committed."""
+        """Wait for something to do and do it. Returns whether requests were decided."""
         await self._not_paused()
         if self._doubted:
             raise ConnectionError("a broker was away; what it has left half-done is looked for")
@@ -257,8 +337,12 @@ class Shard:
         self._woken.clear()
         wake = desk.next_wake()
         delay = None if wake is None else (wake - self._lead - self._now()) / 1e9
+        self._stop_what_waits(desk)
         if self._is_halted():
             return False
+        if (retry := self._blame.wakes_at(self._env.local() / 1e9)) is not None:
+            retry -= self._env.local() / 1e9
+            delay = retry if delay is None else min(delay, retry)
         if self._intake.inbox.has_work() or (delay is not None and delay <= 0):
             if not self._intake.is_large:
                 # instead of asking in vain: what comes meanwhile joins the batch. What is due waits for nothing: it is
@@ -270,10 +354,25 @@ class Shard:
                 if self._is_halted():
                     return False
                 return await self._batch(desk, writer)
+        self._rests()
+        if self.failures:
+            delay = RESTED / 1e9 if delay is None else min(delay, RESTED / 1e9)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._woken.wait()
         return False
+
+    def _stop_what_waits(self, desk: Desk) -> None:
+        """Leave out what is not to be tried yet, and tell of it."""
+        stopped: set[Partition] = set()
+        for output, closed in self._blame.waiting(self._env.local() / 1e9):
+            service = self._blame.service_of(output)
+            if service is not None and service in self._intake.services:
+                stopped |= {p for p in self._intake.partitions(service) if closed.halts or p.number == output.number}
+        if stopped != self._intake.inbox.stopped:
+            self._intake.inbox.stopped = stopped
+            self._env.source.poke()
+        self._report_waiting(desk)
 
     def _is_halted(self) -> bool:
         """Tell whether this session must not begin a further batch."""
@@ -283,7 +382,7 @@ class Shard:
     async def _turn_among_large(self) -> AsyncIterator[None]:
         """Wait until few other large batches are in memory, if this will be one; where they hang, not for ever."""
         large, mine = self._env.large, False
-        if self._intake.is_large:
+        if self._intake.is_large or self._intake.inbox.is_packed():
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     mine = await large.acquire()
@@ -296,21 +395,23 @@ class Shard:
     # -- one batch -------------------------------------------------------------------------------------------------
 
     async def _batch(self, desk: Desk, writer: BatchWriter) -> bool:
-        """Decide about what waits and commit it. Returns whether there was anything to commit."""
+        """Decide about what waits and commit it. Returns whether requests were decided."""
         started = self._env.local()
-        batch = Batch(self._moment(desk))
+        batch = Batch(self._moment(desk), limit=self._env.limits.of)
         self._idle.clear()
+        self._resting_since = None
         try:
             turns = await self._decide(desk, batch)
             reach("after-decide")
             if not await writer.write(desk, batch, turns):
                 return False
             reach("after-commit")
+            self._blame.committed(batch.outputs)
             # what took longer may take longer again; what did not is believed bit by bit
             needed = max(writer.prepared - started, self._lead - self._lead // 16)
             self._lead = max(LEAST_LEAD, min(needed, MOST_LEAD))
             self._tell(turns, batch.now, started)
-            return True
+            return any(turn.pieces or turn.pulled for turn in turns)
         finally:
             self._idle.set()
 
@@ -324,20 +425,34 @@ class Shard:
         return now if wake is None or wake > now + self._lead else max(now, -(-wake // MS) * MS)
 
     async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:
-        due = desk.due(batch.now)
+        blame = self._blame
+        due = desk.due(batch.now) - self._put_off(desk, batch.now)
         for service in due:
             self._intake.release(service)
-        taken = self._intake.take(desk)
+        taken = self._intake.take(desk, blame)
+        judges = await self._intake.judges(desk, taken, blame)
         turns: list[Turn] = []
         for service in sorted(due | taken.keys()):
-            served = desk.services[service]
-            turns.append(desk.decide(served, batch.now, taken.get(service, ()), self._intake.inbox))
+            parts, pulls = taken.get(service, ()), blame.pulls.get(service, PULLS)
+            judged = judges.get(service, NO_JUDGES)
+            turns.append(desk.decide(desk.services[service], batch.now, parts, self._intake.inbox, judged, pulls))
         await self._intake.pull(turns)
         for turn in turns:
-            desk.route(turn, batch)
+            desk.route(turn, batch, blame.condemned)
         if taken:
             self._env.source.poke()
         return turns
+
+    def _put_off(self, desk: Desk, now: int) -> set[str]:
+        """Return the services that wait as a whole; they are looked at again when they may be tried."""
+        local = self._env.local() / 1e9
+        halted: set[str] = set()
+        for output, closed in self._blame.waiting(local):
+            service = self._blame.service_of(output) if closed.halts else None
+            if service is not None and service in desk.services:
+                halted.add(service)
+                desk.postpone(service, now + int((closed.until - local) * 1e9))
+        return halted
 
     def _tell(self, turns: Sequence[Turn], now: int, started: int) -> None:
         observer = self._env.observer
@@ -354,6 +469,6 @@ class Shard:
                 (at - due) / 1e3 for _, records in turn.pulled if records and (due := not_before(records[0].headers))
             ]
             observer.lagged(name, decision, release)
-            if turn.malformed:
-                observer.malformed(name, [str(wish.malformed) for wish in turn.malformed])
+            if turn.refused:
+                observer.refused(name, [wish.refusal.malformed for wish in turn.refused])
         observer.committed((self._env.local() - started) / 1e9)

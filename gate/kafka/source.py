@@ -1,15 +1,16 @@
 """Where shards read: one long poll per broker for all request partitions, and single reads of parked requests."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from aiokafka import errors
 
-from gate.kafka.parked import ParkedReader
+from gate.kafka.parked import SETTLED, ParkedReader
 from gate.kafka.ports import Fetched, Inbox, Partition, Record
 from gate.kafka.wire import EARLIEST, Reader
 
@@ -24,12 +25,20 @@ READ_DEADLINE: Final = 10.0
 log = structlog.get_logger("gate.source")
 
 
+class Trouble(NamedTuple):
+    """Why a partition can't be read, and since when, monotonic seconds."""
+
+    why: str
+    since: float
+
+
 @dataclass(slots=True)
 class _Followed:
     inbox: Inbox
     position: int | None
     node: int | None = None  # that leads it; None: to be found
     busy: bool = False  # in a request that is under way
+    trouble: Trouble | None = None
 
 
 class KafkaSource:
@@ -43,6 +52,7 @@ class KafkaSource:
         self._pollers = pollers
         self._parked = ParkedReader(single)
         self._followed: dict[Partition, _Followed] = {}
+        self._troubled: dict[Partition, _Followed] = {}  # those that can't be read, or could not be lately
         self._changed = asyncio.Event()  # something has become readable
         self._lost = asyncio.Event()  # the leader of something is not known
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -151,19 +161,64 @@ class KafkaSource:
                 if answer.next_offset != followed.position:
                     followed.position = answer.next_offset
                     followed.inbox.put(partition, answer)
-            elif answer is errors.OffsetOutOfRangeError:
-                log.error(
-                    "the broker has deleted requests before they were read (retention); going on with what is left",
-                    topic=partition.topic, partition=partition.number, offset=followed.position,
-                )  # fmt: skip
-                followed.position = None
+                followed.trouble = None
+            elif isinstance(answer, errors.OffsetOutOfRangeError):
+                async with asyncio.timeout(READ_DEADLINE):
+                    await self._find_beginning(poller, partition, followed)
             else:
-                log.info(
-                    "partition not readable now", partition=f"{partition.topic}-{partition.number}", why=answer.__name__
-                )
+                self._trouble(partition, followed, str(answer) or type(answer).__name__)
                 poller.refresh()
                 await asyncio.sleep(BACKOFF)
                 self._lose([followed])
+
+    async def _find_beginning(self, poller: Reader, partition: Partition, followed: _Followed) -> None:
+        """Go on where the log begins, if what was to be read is proven to be gone.
+
+        A log that ends before it is that of a topic that was made anew, or that of a leader which knows less than there
+        is, for a while: to begin anew with the latter would decide everything twice.
+        """
+        assert followed.position is not None
+        first = (await poller.offsets([partition], EARLIEST))[partition]
+        if first > followed.position:
+            log.error(
+                "the broker has deleted requests before they were read (retention); going on with what is left",
+                topic=partition.topic, partition=partition.number, offset=followed.position, next=first,
+            )  # fmt: skip
+            followed.position = first
+            return
+        self._trouble(partition, followed, f"its log ends before offset {followed.position}")
+        if followed.trouble is not None and time.monotonic() - followed.trouble.since >= SETTLED:
+            log.error(
+                "made anew, or emptied; reading from its beginning",
+                topic=partition.topic, partition=partition.number, offset=followed.position,
+            )  # fmt: skip
+            followed.position = followed.trouble = None
+            return
+        poller.refresh()
+        await asyncio.sleep(BACKOFF)
+        self._lose([followed])
+
+    def _trouble(self, partition: Partition, followed: _Followed, why: str) -> None:
+        """Note why a partition can't be read, and say it once."""
+        if followed.trouble is None or followed.trouble.why != why:
+            log.info("partition not readable now", partition=f"{partition.topic}-{partition.number}", why=why)
+            since = time.monotonic() if followed.trouble is None else followed.trouble.since
+            followed.trouble = Trouble(why, since)
+            self._troubled[partition] = followed
+
+    def unreadable(self, inbox: Inbox) -> dict[Partition, str]:
+        """Return what can't be read into an inbox for longer than an election takes, and why."""
+        if not self._troubled:
+            return {}
+        late = time.monotonic() - SETTLED
+        self._troubled = {
+            p: f for p, f in self._troubled.items() if f.trouble is not None and self._followed.get(p) is f
+        }
+        return {
+            partition: followed.trouble.why
+            for partition, followed in self._troubled.items()
+            if followed.inbox is inbox and followed.trouble is not None and followed.trouble.since <= late
+        }
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
         """See `ports.Source`."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
+from struct import Struct
 from typing import Any, Final
 
 import structlog
@@ -17,9 +18,10 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
-from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
+from gate.kafka.batches import records_of
 from gate.kafka.fetching import Fetch, answers_of
 from gate.kafka.heads import Head, head_at
 from gate.kafka.ports import Fetched, Partition, Record
@@ -32,6 +34,9 @@ SCAN_RECORDS: Final = 4_000  # some ms
 LOOK_BACK: Final = 10_000
 ENDS_AT_ONCE: Final = 500  # partitions: what is made of an answer holds the event loop for a ms or two
 ENDS_DEADLINE: Final = 2.0
+_BATCH: Final = Struct(">qiib")  # base offset, size of what follows it, leader epoch, format
+_BEFORE_SIZE: Final = 12
+_MAGIC: Final = 2
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
 
 log = structlog.get_logger("gate.wire")
@@ -43,25 +48,17 @@ class CorruptBatchError(errors.KafkaError):  # type: ignore[misc]
     retriable = True
 
 
-def _records(batches: deque[Any], start: int) -> Iterator[Iterable[Record]]:
-    """Yield the records of one batch after the other, from offset `start` on; what has been read is let go."""
-    while batches:
-        batch = batches.popleft()
-        yield batch if batch.base_offset >= start else (record for record in batch if record.offset >= start)
-
-
 def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetched:
-    """Return the committed records of a fetch response from offset `start` on.
+    """Return the committed records of a fetch response from offset `start` on. Raises CorruptBatchError.
 
     `aborted` lists (producer id, first offset) of aborted transactions, as the broker gives them.
     """
     pending = sorted(aborted or (), key=lambda entry: entry[1])
     dead: set[int] = set()
-    kept: deque[Any] = deque()
-    position = start
-    batches = MemoryRecords(raw)
-    while batches.has_next():
-        batch = batches.next_batch()
+    kept: deque[memoryview] = deque()
+    position, codec, packed = start, 0, False
+    for view in _views(raw):
+        batch = DefaultRecordBatch(view)
         if not batch.validate_crc():
             raise CorruptBatchError(f"checksum mismatch at offset {batch.base_offset}")
         while pending and pending[0][1] <= batch.base_offset:
@@ -70,10 +67,37 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
             if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
                 dead.discard(batch.producer_id)
         elif not (batch.is_transactional and batch.producer_id in dead):
-            kept.append(batch)
+            codec = codec if kept else batch.compression_type
+            packed = packed or bool(batch.compression_type)
+            kept.append(view)
         position = max(position, batch.next_offset)
-    codec = kept[0].compression_type if kept else 0
-    return Fetched(chain.from_iterable(_records(kept, start)), position, len(raw), codec)
+    return Fetched(chain.from_iterable(_slices(kept, start)), position, len(raw), codec, packed)
+
+
+def _views(raw: bytes) -> Iterator[memoryview]:
+    """Yield the batches of a fetch response; the last one may be cut off."""
+    whole, at = memoryview(raw), 0
+    while at + _BATCH.size <= len(raw):
+        base, size, _, magic = _BATCH.unpack_from(raw, at)
+        end = at + _BEFORE_SIZE + size
+        if end > len(raw):
+            return
+        if magic < _MAGIC:
+            raise CorruptBatchError(
+                f"batch at offset {base} has the format of Kafka 0.10; this gate needs 0.11 or later"
+            )
+        yield whole[at:end]
+        at = end
+
+
+def _slices(batches: deque[memoryview], start: int) -> Iterator[list[Record]]:
+    """Yield the records of one batch after the other; what has been read is let go."""
+    while batches:
+        yield from records_of(batches.popleft(), start)
+
+
+def _place(partition: Partition) -> str:
+    return f"{partition.topic}-{partition.number}"
 
 
 def _fetch_request(
@@ -136,19 +160,22 @@ class Reader:
         partition_bytes: int,
         total_bytes: int = FETCH_BYTES,
         committed: bool = True,
-    ) -> dict[Partition, Fetched | type[errors.KafkaError]]:
+    ) -> dict[Partition, Fetched | errors.KafkaError]:
         """Send one fetch request to `node`. A partition's error is returned, the request's own is raised.
 
         `committed=False` is for who knows from elsewhere which offsets are committed: the last stable offset may lag
         behind an answered commit by the time that the broker takes to write its markers.
         """
         request = _fetch_request(wanted, wait_ms, partition_bytes, total_bytes, committed=committed)
-        result: dict[Partition, Fetched | type[errors.KafkaError]] = {}
+        result: dict[Partition, Fetched | errors.KafkaError] = {}
         for partition, code, aborted, raw in answers_of(await self._client.send(node, request)):
             if code:
-                result[partition] = errors.for_code(code)
+                result[partition] = errors.for_code(code)(f"{_place(partition)} at offset {wanted[partition]}")
             elif raw:
-                result[partition] = decode(raw, aborted, wanted[partition])
+                try:
+                    result[partition] = decode(raw, aborted, wanted[partition])
+                except errors.KafkaError as error:
+                    result[partition] = error
         return result
 
     async def fetch_one(
@@ -165,7 +192,7 @@ class Reader:
         answer = answers.get(partition)
         if answer is None or isinstance(answer, Fetched):
             return answer
-        raise answer(f"{partition.topic}-{partition.number} at offset {offset}")
+        raise answer
 
     async def offsets(
         self, partitions: Sequence[Partition], which: int, *, committed: bool = True
@@ -254,11 +281,10 @@ class Reader:
             for _, code, _, raw in answers_of(await self._client.send(await self.locate(partition), request)):
                 if code:
                     raise errors.for_code(code)(f"{partition.topic}-{partition.number} at offset {start}")
-                batches = MemoryRecords(raw or b"")
-                while batches.has_next():
-                    batch = batches.next_batch()
+                for view in _views(raw or b""):
+                    batch = DefaultRecordBatch(view)
                     if batch.producer_id == producer_id:
-                        left = [] if batch.is_control_batch else [*left, *batch]
+                        left = [] if batch.is_control_batch else [*left, *chain.from_iterable(records_of(view, start))]
                     start = max(start, batch.next_offset)
         return left
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import aiokafka
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, TransactionalIdAuthorizationFailed
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
@@ -18,13 +18,16 @@ from gate.errors import GateError
 from gate.kafka.connection import KNOWN, adopt
 from gate.kafka.leftovers import Torn
 from gate.kafka.ports import Claim, Mark, Outgoing, Partition, Raw, Written
+from gate.kafka.refusals import OutputError, refused
 from gate.kafka.sender import track
+from gate.kafka.topic_limits import TopicLimits, nothing_known
 from gate.policy import Compression
 
 BATCH_BYTES: Final = 1_000_000
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 SETTLING: Final = 0.05
+_CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
 
 log = structlog.get_logger("gate.writer")
 
@@ -62,6 +65,14 @@ if aiokafka.__version__ != KNOWN:
     fill = fill_publicly
 
 
+Outputs = Mapping[Partition, Sequence[Outgoing | Raw]]
+
+
+def _with_records(error: OutputError, outputs: Outputs) -> OutputError:
+    error.records = outputs.get(error.partition, ())
+    return error
+
+
 class KafkaSession:
     """`ports.Session`: good until its first error, then to be discarded.
 
@@ -79,6 +90,7 @@ class KafkaSession:
         commit_offsets: Callable[[Mapping[Partition, int]], Awaitable[None]],
         *,
         deadline: float,
+        limits: TopicLimits | None = None,
         look_behind: Callable[[int], Awaitable[Torn | None]] | None = None,
         compression: Compression = Compression.NONE,
         **client_options: Any,
@@ -88,6 +100,7 @@ class KafkaSession:
         `look_behind` tells, by the id of the producer, what the broker has left half-done of a predecessor's
         transaction although it was fenced.
         """
+        self._limits = limits or TopicLimits(nothing_known)
         self._look_behind = look_behind
         self._id = transactional_id
         self._group = group
@@ -100,6 +113,7 @@ class KafkaSession:
         self._deadline = deadline
         self._keeps = compression is Compression.KEEP and aiokafka.__version__ == KNOWN
         self._codecs: Mapping[str, int] = {}
+        self._codec = _CODECS.get(compression, 0)
         self._topics: frozenset[str] = frozenset()
         self._producer = AIOKafkaProducer(
             transactional_id=transactional_id,
@@ -187,42 +201,75 @@ class KafkaSession:
         if marks and self.atomic:
             offsets = {TopicPartition(*p): OffsetAndMetadata(mark.offset, str(mark.at)) for p, mark in marks.items()}
             parts.append(self._producer.send_offsets_to_transaction(offsets, self._group))
-        async with asyncio.timeout(self._deadline):
-            answers = await asyncio.gather(*parts, return_exceptions=True)
-        for answer in answers:
+        try:
+            async with asyncio.timeout(self._deadline):
+                answers = await asyncio.gather(*parts, return_exceptions=True)
+        except TimeoutError:
+            raise self._without_leader(outputs) or TimeoutError("the broker does not take a batch in time") from None
+        for answer in sorted(answers, key=lambda answer: not isinstance(answer, OutputError)):
             if isinstance(answer, BaseException):
-                raise answer
+                raise self._about(answer, outputs)
         if marks and not self.atomic:
             await self._commit_offsets({partition: mark.offset for partition, mark in marks.items()})
         written: list[Any] = list(answers)
         return dict(zip(outputs, written, strict=False))
 
+    def _without_leader(self, outputs: Outputs) -> OutputError | None:
+        """Return an error that names a partition which nobody leads, if there is one."""
+        cluster = self._producer.client.cluster
+        for partition in outputs:
+            if cluster.leader_for_partition(TopicPartition(*partition)) in {None, -1}:
+                return _with_records(OutputError(partition, "no broker leads it"), outputs)
+        return None
+
+    @staticmethod
+    def _about(error: BaseException, outputs: Outputs) -> BaseException:
+        """Say of an error which output it concerns, if it does."""
+        if isinstance(error, TopicAuthorizationFailedError):  # of a request, with all topics, or of one of its batches
+            topics = {topic for given in error.args for topic in ([given] if isinstance(given, str) else given)}
+            refused = next((partition for partition in outputs if partition.topic in topics), None)
+            if refused is not None:
+                error = OutputError(refused, "this gate may not write there")
+        return _with_records(error, outputs) if isinstance(error, OutputError) else error
+
     async def _send(self, partition: Partition, records: Sequence[Outgoing | Raw]) -> Written:
-        pending: list[tuple[int, Awaitable[Any]]] = []
+        pending: list[tuple[int, int, Awaitable[Any]]] = []
         start = 0
         while start < len(records):
-            if self._keeps:
-                codec = self._codecs.get(partition.topic, 0)
-                builder = BatchBuilder(BATCH_BYTES, codec, is_transactional=self.atomic)
-            else:
-                builder = self._producer.create_batch()
+            builder = self._builder(partition.topic)
             count = fill(builder, records, start)
             builder.close()
+            size = builder.size()
             future = await self._producer.send_batch(builder, partition.topic, partition=partition.number)
-            pending.append((count, future))
+            pending.append((count, size, future))
             start += count
         offsets: list[int] = []
         timestamp = -1
-        answers = await asyncio.gather(*(future for _, future in pending), return_exceptions=True)
-        for (count, _), metadata in zip(pending, answers, strict=True):
+        answers = await asyncio.gather(*(future for _, _, future in pending), return_exceptions=True)
+        for (count, size, _), metadata in zip(pending, answers, strict=True):
             if isinstance(metadata, BaseException):
-                raise metadata
+                refusal = self._sender.refused.get(TopicPartition(*partition))
+                about = refusal and refused(partition, *refusal, len(offsets), count, size)
+                raise about or metadata
             if metadata.offset < 0:
                 raise UnknownOutcomeError(f"no offset for a batch to {partition.topic}-{partition.number}")
             offsets.extend(range(metadata.offset, metadata.offset + count))
             if metadata.timestamp_type == 1:
                 timestamp = metadata.timestamp
         return Written(offsets, timestamp)
+
+    def _builder(self, topic: str) -> BatchBuilder:
+        size = self._limits.size(topic, BATCH_BYTES)
+        if not self._keeps and size == BATCH_BYTES:
+            return self._producer.create_batch()
+        codec = self._codecs.get(topic, 0) if self._keeps else self._codec
+        return BatchBuilder(size, codec, is_transactional=self.atomic)
+
+    def weigh(self, topic: str, record: Outgoing | Raw) -> int:
+        """See `ports.Session`."""
+        builder = self._builder(topic)
+        fill(builder, [record], 0)
+        return len(builder._build())  # noqa: SLF001 - size() tells it uncompressed
 
     async def commit(self) -> None:
         """See `ports.Session`."""

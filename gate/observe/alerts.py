@@ -42,9 +42,15 @@ def policy_refused(path: str, version: str, error: str, at: int, prefix: str = "
 
 
 def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "gate") -> AlertRecord:
-    """Return the alert that a shard failed `failures` times in a row and is started again. `at` is in ns."""
+    """Return the alert that a shard failed `failures` times since its requests last advanced. `at` is in ns."""
     data = {"service": "", "shard": shard, "reason": error, "failures": failures, "since": _text(at)}
     return _alert(prefix, "gate.shard.failed", "", name=f"shard/{shard}/{at}", at=at, data=data)
+
+
+def shard_recovered(shard: int, at: int, prefix: str = "gate") -> AlertRecord:
+    """Return the alert that the requests of a shard go on of which `shard_failed` has told. `at` is in ns."""
+    data = {"service": "", "shard": shard, "reason": "its requests go on", "since": _text(at)}
+    return _alert(prefix, "gate.shard.recovered", "", name=f"shard-recovered/{shard}/{at}", at=at, data=data)
 
 
 def partition_waiting(*, at: int, prefix: str = "gate", **what: Any) -> AlertRecord:

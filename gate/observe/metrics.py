@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gate.admission.model import Reason, Usage, Verdict
+from gate.admission.model import Usage, Verdict
 
 _BACKLOG: Final = "Requests that wait: in the delayed topic or, where they are held, in the request topic."
 _ETA: Final = (
@@ -32,7 +32,7 @@ class Metrics(Collector):
 
     def __init__(self, registry: CollectorRegistry, version: str) -> None:
         self._usage: dict[str, Usage] = {}
-        self._malformed: Tally[str] = Tally()
+        self._refused: Tally[tuple[str, str]] = Tally()
         self._undecided: dict[str, tuple[int, float]] = {}
         self._decision_lag = Histogram(
             "gate_decision_lag_seconds",
@@ -85,7 +85,8 @@ class Metrics(Collector):
     def forget(self, service: str) -> None:
         """Drop all series of a service that this gate no longer owns."""
         self._usage.pop(service, None)
-        self._malformed.pop(service, None)
+        for key in [key for key in self._refused if key[0] == service]:
+            del self._refused[key]
         for histogram in (self._decision_lag, self._release_lag):
             if (service,) in histogram._metrics:  # noqa: SLF001 - remove() of an unknown child warns or raises
                 histogram.remove(service)
@@ -97,9 +98,9 @@ class Metrics(Collector):
         else:
             self._undecided[service] = undecided
 
-    def malformed(self, service: str, count: int) -> None:
-        """Count requests that no engine saw, because their headers can't be read."""
-        self._malformed[service] += count
+    def refused(self, service: str, reason: str, count: int) -> None:
+        """Count requests that no engine saw: their headers can't be read, or the broker takes no such record."""
+        self._refused[service, reason] += count
 
     def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None:
         """Record lags in seconds: of decisions, and of releases. Clocks differ, so below zero counts as zero."""
@@ -179,8 +180,8 @@ class Metrics(Collector):
             breach.add_metric([service], usage.breach_since is not None)
             tenants.add_metric([service], usage.tenants)
             shared.add_metric([service], usage.shared_tenant_requests)
-        for service, count in sorted(self._malformed.items()):
-            requests.add_metric([service, "", Verdict.REJECTED, Reason.MALFORMED], count)
+        for (service, reason), count in sorted(self._refused.items()):
+            requests.add_metric([service, "", Verdict.REJECTED, reason], count)
         return [requests, backlog, eta, tokens, fill, rate, offered, breach, undecided, age, tenants, shared]
 
 

@@ -7,6 +7,7 @@ P = Partition("gate.requests.x", 0)
 
 class Rec:
     key = value = None
+    headers = ()
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
@@ -126,3 +127,36 @@ def test_a_dropped_partition_leaves_nothing():
     box.drop(P)
     assert box.size == 0
     assert box.take(P, 5) is None
+
+
+def test_what_came_compressed_is_taken_by_what_it_weighs():
+    class Heavy(Rec):
+        value = bytes(1 << 20)
+
+    box = inbox()
+    box.put(P, Fetched([Heavy(i) for i in range(200)], 200, 10, codec=1, packed=True))
+    records, end = box.take(P, 4_000, weight=8 << 20)
+    assert len(records) == end == 8
+    assert box.taken == 8 << 20
+    assert len(box.take(P, 4_000, weight=1)[0]) == 1, "one at the least"
+
+
+def test_a_record_of_many_headers_is_a_large_one():
+    class Wide(Rec):
+        headers = [("", b"")] * 60_000
+
+    box = inbox()
+    box.put(P, fetched(0, 0))
+    box.put(P, Fetched([Wide(i) for i in range(128)], 128, 10))
+    assert len(box.take(P, 4_000)[0]) == 64
+
+
+def test_a_partition_that_is_stopped_is_neither_taken_nor_read_on():
+    box = inbox()
+    box.put(P, fetched(0, 3))
+    box.stopped.add(P)
+    assert not box.has_work()
+    assert not box.wants(P)
+    box.stopped.clear()
+    assert box.has_work()
+    assert box.wants(P)

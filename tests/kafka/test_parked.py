@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gate.kafka import parked
 from gate.kafka.parked import ParkedReader
 from gate.kafka.ports import Fetched, Partition
-from gate.kafka.wire import decode
+from gate.kafka.wire import EARLIEST, decode
 from tests.kafka.test_inbox import Rec
 
 HERE, OTHER = Partition("gate.delayed.pay", 0), Partition("gate.delayed.pay", 1)
@@ -25,8 +25,16 @@ class Log:
     def __init__(self, end, *, gone=(), batch=10):
         self.end, self.gone, self.batch = end, set(gone), batch
         self.fetches = []
+        self.first = 0  # what lies before it was deleted
         self.refreshed = 0
         self.fails = 0
+        self.lags = 0  # answers of a new leader that does not know yet what is committed
+        self.clock = 0.0  # seconds: one passes at each look at its bounds
+
+    async def offsets(self, partitions, which, *, committed=True):
+        assert not committed or which == EARLIEST
+        self.clock += 0.5
+        return dict.fromkeys(partitions, self.first if which == EARLIEST else 0 if self.lags else self.end)
 
     async def fetch_one(self, partition, offset, *, wait_ms, partition_bytes, committed):
         assert (wait_ms, committed) == (0, False), "who knows what is committed waits for nothing"
@@ -35,7 +43,10 @@ class Log:
             self.fails -= 1
             raise errors.NotLeaderForPartitionError
         self.fetches.append((partition, offset))
-        if offset > self.end:
+        if self.lags:
+            self.lags -= 1
+            return None
+        if offset > self.end or offset < self.first:
             raise errors.OffsetOutOfRangeError
         if offset == self.end:
             return None
@@ -84,7 +95,7 @@ def _no_waiting(monkeypatch):
 )
 def test_whatever_is_asked_for_comes_if_it_is_there(asked, gone, batch):
     log = Log(1200, gone=gone, batch=batch)
-    reader = ParkedReader(log)
+    reader = ParkedReader(log, lambda: log.clock)
     for offsets in asked:
         wanted = sorted(set(offsets))
         assert read(reader, *wanted) == [offset for offset in wanted if offset < 1200 and offset not in gone]
@@ -153,11 +164,43 @@ def test_partitions_are_kept_apart():
     assert log.fetches == [(HERE, 5), (OTHER, 5)]
 
 
-def test_a_request_that_is_gone_is_left_out_after_some_attempts():
+def test_a_request_that_is_gone_is_left_out_once_the_log_goes_on_without_it():
     log = Log(100, gone={50})
     reader = ParkedReader(log)
-    assert read(reader, 49, 50, 51, 100, 1_000) == [49, 51]
-    assert log.fetches.count((HERE, 50)) == parked.ATTEMPTS
+    assert read(reader, 49, 50, 51) == [49, 51]
+    assert log.fetches.count((HERE, 50)) == 1, "what comes behind it in the same answer is proof"
+
+
+def test_what_lies_before_the_beginning_of_the_log_is_gone():
+    log = Log(100)
+    log.first = 60
+    assert read(ParkedReader(log, lambda: log.clock), 49, 50, 61) == [61]
+
+
+@pytest.mark.parametrize("answers", [1, 3, 7])
+def test_a_leader_that_shows_less_than_there_is_loses_nothing(answers):
+    """After an election a new leader's high watermark lags, and it answers with nothing for a while."""
+    log = Log(100)
+    log.lags = answers
+    assert read(ParkedReader(log, lambda: log.clock), 49, 50) == [49, 50]
+
+
+def test_what_lies_beyond_the_end_is_gone_if_that_stays_so():
+    """A paused leader that wakes believes for a while to be one, and its log ends where it slept."""
+    log = Log(100)
+    reader = ParkedReader(log, lambda: log.clock)
+    assert read(reader, 99, 100, 1_000) == [99]
+    assert log.clock >= parked.SETTLED
+    assert log.refreshed >= 2, "whoever leads now was looked for"
+    assert [offset for _, offset in log.fetches].count(1_000) == 0, "one proof serves for all behind it"
+
+
+def test_no_answer_in_time_is_an_error_that_names_the_request(monkeypatch):
+    monkeypatch.setattr(parked, "DEADLINE", 0.05)
+    log = Log(100)
+    log.lags = 10**9
+    with pytest.raises(TimeoutError, match=r"gate\.delayed\.pay-0@50"):
+        read(ParkedReader(log, lambda: 0.0), 50)
 
 
 def test_a_partition_that_moves_is_asked_for_and_said():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Verdict
+from gate.kafka.forwarding import Refusal
 from gate.kafka.headers import Malformed, parse_stamp
 from gate.kafka.ports import Outgoing, Partition
 from gate.kafka.routing import Batch, Piece, Topics, Wish, read_runs
@@ -44,7 +45,7 @@ def test_like_requests_make_one_run_across_partitions():
     plain: list = []
     reading = read_runs([piece(0, 0, plain, plain), piece(1, 2, plain, [("trace", b"x")])])
     assert reading.runs == [Run(0, 4)]
-    assert reading.malformed == []
+    assert reading.refused == []
 
 
 def test_a_run_ends_where_wishes_change_and_at_what_cannot_be_read():
@@ -57,7 +58,7 @@ def test_a_run_ends_where_wishes_change_and_at_what_cannot_be_read():
         Run(4, 1),
         Run(7, 2),
     ]
-    assert [wish.index for wish in reading.malformed] == [3, 5, 6]
+    assert [wish.index for wish in reading.refused] == [3, 5, 6]
 
 
 def test_admitted_requests_keep_everything_and_get_one_stamp():
@@ -109,7 +110,7 @@ def test_held_requests_go_nowhere():
 def test_malformed_requests_say_what_is_wrong():
     batch = Batch(NOW)
     pieces = [piece(0, 0, [("gate-cost", b"0")])]
-    batch.refuse(TOPICS, "p", pieces, read_runs(pieces).malformed)
+    batch.refuse(TOPICS, "p", pieces, read_runs(pieces).refused)
     (record,) = sent(batch, "gate.rejected.pay", 0)
     assert stamps([record])[0].reason == "malformed"
     assert b"gate-cost" in dict(record.headers)["gate-error"]
@@ -146,7 +147,7 @@ def test_the_time_of_the_decision_dates_every_record_and_the_producers_stands_in
     decisions = [[Decision(0, 6, Verdict.ADMITTED)], [Decision(0, 6, Verdict.DELAYED, Reason.RATE, "x", dues)]]
     for decision in decisions:
         batch.route(TOPICS, "p", pieces, decision, clean=clean)
-    batch.refuse(TOPICS, "p", pieces, [Wish(i, Malformed("gate-cost", "is odd")) for i in range(6)])
+    batch.refuse(TOPICS, "p", pieces, [Wish(i, Refusal(Malformed("gate-cost", "is odd"))) for i in range(6)])
     for topic in TOPICS.outputs:
         records = sent(batch, topic, 0)
         assert [r.timestamp for r in records] == [AT] * 6

@@ -10,6 +10,7 @@ from gate.kafka.clock import MS
 from gate.kafka.intake import LARGE_BYTES
 from gate.kafka.ports import Fetched, Partition, Pool
 from gate.kafka.shard import Shard
+from gate.kafka.topics import Names
 from gate.policy import parse_policy
 
 POLICY = parse_policy("defaults: {requests_per_second: 1}")
@@ -20,7 +21,10 @@ class Waiting(Shard):
 
     def __init__(self, turns: int) -> None:
         pool = Pool(1 << 30, 1)
-        environment = SimpleNamespace(pool=pool, large=asyncio.Semaphore(turns), local=lambda: 0)
+        source = SimpleNamespace(unreadable=lambda _: {})
+        environment = SimpleNamespace(
+            pool=pool, large=asyncio.Semaphore(turns), local=lambda: 0, names=Names(), source=source
+        )
         super().__init__(0, POLICY, environment)
         self.large = environment.large
         self.done: list[str] = []

@@ -88,8 +88,8 @@ def test_what_happens_is_counted(metrics, registry):
     metrics.committed(0.04)
     metrics.failed()
     metrics.rebalanced()
-    metrics.malformed("payments", 2)
-    metrics.malformed("payments", 1)
+    metrics.refused("payments", "malformed", 2)
+    metrics.refused("payments", "malformed", 1)
     metrics.clock(0.25, 0.001)
     assert scrape(registry)["gate_policy_last_reload_successful", ()] == 1
     metrics.policy_read(good=False)
@@ -112,7 +112,7 @@ def test_a_forgotten_service_leaves_no_series(metrics, registry, usage):
     before = scrape(registry).keys()
     for service in ("payments", "reports"):
         metrics.usage(usage(service=service))
-        metrics.malformed(service, 1)
+        metrics.refused(service, "malformed", 1)
         metrics.lagged(service, [0.1], [0.1])
     metrics.forget("payments")
     metrics.forget("reports")

@@ -195,6 +195,9 @@ class SimSession:
     def compress(self, codecs: Mapping[str, int]) -> None:
         """Nothing is compressed here."""
 
+    def weigh(self, topic: str, record: Outgoing) -> int:
+        return sum(len(part or b"") for part in record[:2])
+
     def begin(self) -> None:
         """Nothing is sent before the first produce."""
         self.unfinished = True
@@ -310,6 +313,9 @@ class SimSource:
             followed.position = fetched.next_offset
             followed.inbox.put(partition, fetched)
             self._look(partition)
+
+    def unreadable(self, inbox: Inbox) -> Mapping[Partition, str]:
+        return {}
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Stored]:
         def effect() -> list[Stored]:

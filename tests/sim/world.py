@@ -56,7 +56,7 @@ class Observer:
     def usage(self, usage: Usage, shard: int) -> Outgoing:
         return Outgoing(usage.service.encode(), str(usage.backlog).encode(), None, ())
 
-    def failed(self, shard: int, error: BaseException, failures: int) -> None:
+    def failed(self, shard: int, error: BaseException, failures: int, stuck: float) -> None:
         self._world.note("failed", shard, failures, repr(error))
         if not isinstance(error, (KafkaError, OSError, TimeoutError)) and len(self._world.problems) < 3:
             self._world.problems.append(f"shard {shard} failed by itself: {error!r}")
@@ -121,6 +121,9 @@ class Member(Gate):
             return await self.world.network.call(
                 self.process, "offsets", lambda: {p: marks[p] for p in partitions if p in marks}
             )
+
+    async def topic_configs(self, topics: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+        return {}
 
     async def prepare(self, services: Collection[str]) -> None:
         async with asyncio.timeout(10):

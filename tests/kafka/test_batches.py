@@ -1,0 +1,134 @@
+"""Whatever a producer has put into a batch: each record is told once, at its own offset, and none stops the others."""
+
+import tracemalloc
+from itertools import chain
+
+import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gate.kafka.batches import MOST_UNPACKED, _varint, records_of
+from gate.kafka.headers import FAULT, Malformed, read_wishes
+from gate.kafka.unpacking import GZIP, LZ4, SNAPPY, ZSTD
+from tests.kafka.raw import Rec, batch, varint
+
+CODECS = {"none": 0, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
+codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+
+
+def read(raw: bytes, start: int = 0):
+    return list(chain.from_iterable(records_of(memoryview(raw), start)))
+
+
+def offsets(records) -> list[int]:
+    return [record.offset for record in records]
+
+
+@codecs
+def test_ordinary_records_are_as_they_were_written(codec):
+    builder = DefaultRecordBatchBuilder(
+        2, codec, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=0, batch_size=1 << 20
+    )
+    for i in range(700):
+        builder.append(i, 1_000 + i, b"k%d" % i if i % 3 else None, b"v" * i, [("a", b"b"), ("ü", None)])
+    found = read(bytes(builder.build()))
+    assert [(r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in found] == [
+        (i, 1_000 + i, b"k%d" % i if i % 3 else None, b"v" * i, [("a", b"b"), ("ü", None)]) for i in range(700)
+    ]
+    assert offsets(read(batch([Rec()] * 700, codec=codec), 650)) == list(range(650, 700))
+
+
+@codecs
+def test_the_offsets_of_a_whole_batch_are_proven_whatever_it_claims(codec):
+    raw = batch([Rec(delta=d) for d in (0, 500_000, 7, 7, -3)], base=90, codec=codec)
+    assert offsets(read(raw)) == [90, 91, 92, 93, 94]
+    assert offsets(read(raw, 92)) == [92, 93, 94]
+
+
+@codecs
+def test_what_compaction_has_left_keeps_its_offsets(codec):
+    raw = batch([Rec(delta=d) for d in (1, 4, 9)], base=100, last_delta=11, codec=codec)
+    assert offsets(read(raw)) == [101, 104, 109]
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=40), st.integers(0, 30))
+def test_forged_offsets_that_compaction_has_thinned_out_ascend_within_their_batch(deltas, gone):
+    raw = batch([Rec(delta=d) for d in deltas], base=1_000, last_delta=len(deltas) - 1 + gone)
+    found = offsets(read(raw))
+    assert len(found) == len(deltas)
+    assert found == sorted(set(found))
+    assert set(found) <= set(range(1_000, 1_000 + len(deltas) + gone))
+
+
+@codecs
+def test_a_header_whose_name_is_no_text_spoils_no_other_record(codec):
+    records = [Rec(value=b"%d" % i) for i in range(300)]
+    records[140] = Rec(key=b"k", value=b"140", headers=[(b"good", b"1"), (b"\xff\xfe", b"2")])
+    found = read(batch(records, codec=codec))
+    assert offsets(found) == list(range(300))
+    assert [r.value for r in found] == [b"%d" % i for i in range(300)]
+    assert [i for i, r in enumerate(found) if FAULT in dict(r.headers)] == [140]
+    assert read_wishes(found[140].headers) == Malformed("", "header name 0xfffe is not UTF-8; left out here")
+    assert ("good", b"1") in found[140].headers
+    assert found[140].key == b"k"
+
+
+@pytest.mark.parametrize("codec", [c for c in CODECS.values() if c not in {0, SNAPPY}])
+def test_a_bomb_is_told_without_being_kept(codec):
+    """3 MB of zeros each in few bytes: no more than a slice is unpacked at a time."""
+    raw = batch([Rec(key=b"k", value=bytes(3 << 20)) for _ in range(40)], codec=codec)
+    tracemalloc.start()
+    try:
+        sizes = [len(r.value or b"") for records in records_of(memoryview(raw), 0) for r in records]
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    assert sizes == [3 << 20] * 40
+
+
+@pytest.mark.parametrize("codec", [c for c in CODECS.values() if c not in {0, SNAPPY}])
+def test_a_record_too_large_to_unpack_is_told_with_what_fits(codec):
+    large = Rec(key=b"k", value=bytes(MOST_UNPACKED), headers=[(b"gate-tenant", b"t")])
+    found = read(batch([Rec(value=b"1"), large, Rec(value=b"3")], codec=codec))
+    assert [(r.offset, r.key, r.value) for r in found] == [(0, None, b"1"), (1, b"k", None), (2, None, b"3")]
+    fault = read_wishes(found[1].headers)
+    assert isinstance(fault, Malformed)
+    assert fault.reason == "unforwardable"
+    assert "at most 4194304 are carried" in fault.why
+
+
+@codecs
+def test_a_million_records_are_taken_apart_slice_by_slice(codec):
+    raw = batch([Rec()] * 200_000, codec=codec)
+    slices = records_of(memoryview(raw), 0)
+    assert len(next(slices)) <= 128
+    assert sum(map(len, slices)) + 128 >= 200_000
+
+
+@codecs
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_batch_that_breaks_off_still_tells_each_of_its_offsets(codec, keep):
+    raw = bytearray(batch([Rec(value=b"%d" % (i * i)) for i in range(500)], codec=codec))
+    cut = bytes(raw[: 61 + int((len(raw) - 61) * keep)])
+    found = read(cut)
+    assert offsets(found) == list(range(500))
+    faults = [i for i, r in enumerate(found) if FAULT in dict(r.headers)]
+    assert faults
+    assert faults == list(range(faults[0], 500))
+
+
+def test_many_headers_are_carried():
+    found = read(batch([Rec(headers=[(b"", b"")] * 60_000)]))
+    assert len(found[0].headers) == 60_000
+
+
+@given(st.binary(max_size=300), st.integers(1, 20), st.sampled_from(sorted(CODECS.values())))
+def test_no_bytes_are_a_surprise(garbage, count, codec):
+    raw = batch([], count=count, codec=0, body=garbage, attributes=codec, last_delta=count - 1)
+    assert offsets(read(raw)) == list(range(count))
+
+
+def test_varints():
+    for n in 0, 1, -1, 63, 64, 300, -(2**31), 2**31 - 1, 2**62:
+        assert _varint(memoryview(varint(n)), 0) == (n, len(varint(n)))
