@@ -72,10 +72,10 @@ class Judge:
             if innocent:
                 self.arrived[place] = record.timestamp
 
-    def end(self, topic: str, partition: int, batch: Header, *, admitted: bool) -> None:
+    def end(self, topic: str, partition: int, batch: Header, *, admitted: bool, innocent: bool = False) -> None:
         """Take a batch of the admitted or the rejected topic."""
         verdict = "admitted" if admitted else "rejected"
-        if self.plainly and not batch.attributes & 7:
+        if self.plainly and not innocent and not batch.attributes & 7:
             for place in STAMPS.findall(batch.payload):
                 self.ends[place] += 1
                 self.verdicts[verdict] += 1

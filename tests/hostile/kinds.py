@@ -183,7 +183,7 @@ def tenants(draw: Draw) -> Shot:
     def strange(record: RawRecord) -> RawRecord:
         return replace(record, headers=((b"gate-tenant", b"t%d" % draw.number),))
 
-    return draw.shot(draw.batch(draw.among(strange, part=1.0)), ("bad-tenants",))
+    return draw.shot(draw.batch(draw.among(strange, part=1.0)), (stage.TENANTS,))
 
 
 def fields(draw: Draw) -> Shot:
@@ -248,4 +248,4 @@ def many_tenants(seed: int, number: int, now_ms: int, batch: int = 2_000) -> Ite
     for first in range(0, number, batch):
         last = min(number, first + batch)
         found = [RawRecord(b"k", b"v", ((b"gate-tenant", b"tenant-%d" % i),)) for i in range(first, last)]
-        yield draw.shot(RawBatch(found, now_ms, Codec.LZ4), ("bad-tenants",))
+        yield draw.shot(RawBatch(found, now_ms, Codec.LZ4), (stage.TENANTS,))

@@ -31,8 +31,9 @@ BROKER: Final = {
 POLL: Final = 0.1
 LOOK: Final = 1.0  # seconds from one scan to the next
 START: Final = 90.0  # seconds that gates have to own everything
-DRAIN: Final = 600.0
+DRAIN: Final = 1200.0
 AWAY: Final = 3.0  # seconds from a kill to the next gate in its place
+HALF: Final = 0.5
 MB: Final = 1 << 20
 
 
@@ -122,6 +123,8 @@ class Run:
         self._say = say
         self._begun = monotonic()
         offered = attack.total / attack.seconds
+        if attack.tenants:  # all to one service, which may admit half of them as they come
+            offered *= len(stage.FOES) * HALF / stage.FOES[stage.TENANTS].rate
         self._gates = Gates(folder, broker.bootstrap, stage.policy(offered))
         self._sent: dict[str, Any] = {"taken": {}, "refused": {}, "done": False}
         self._stop_offering = asyncio.Event()
@@ -133,10 +136,11 @@ class Run:
 
     def _show(self, topic: str, partition: int, batch: Header, start: int) -> None:
         kind, service = self._kinds[topic]
+        innocent = service in stage.INNOCENT
         if kind == "requests":
-            self.judge.request(topic, partition, batch, start, innocent=service in stage.INNOCENT)
+            self.judge.request(topic, partition, batch, start, innocent=innocent)
         else:
-            self.judge.end(topic, partition, batch, admitted=kind == "admitted")
+            self.judge.end(topic, partition, batch, admitted=kind == "admitted", innocent=innocent)
 
     async def go(self) -> None:
         """Do all of it."""
@@ -216,7 +220,9 @@ class Run:
             await asyncio.sleep(POLL)
 
     async def _kill(self, scanner: Scanner) -> None:
-        victim = self._gates.living[0]
+        # where it has most to take over; else each in turn
+        shard = shard_of(stage.TENANTS, stage.SHARDS) if self.attack.tenants else None
+        victim = next((p for p in self._gates.living if shard in owned(p)), self._gates.living[0])
         at = 1000 * time()
         shards = self._gates.kill(victim)
         self.report.kills.append((at, shards))

@@ -12,6 +12,7 @@ SHARDS: Final = 2
 PARTITIONS: Final = 2
 SESSION: Final = 2.0  # seconds; tests.system.gates sets it
 
+TENANTS: Final = "bad-tenants"  # the service that tells tenants apart
 INNOCENT: Final = ("shop", "bank", "post", "food")  # two on each shard
 INNOCENT_RATE: Final = 20  # requests a second, of each
 ALWAYS: Final = str(2**63 - 1)
@@ -44,7 +45,7 @@ FOES: Final[Mapping[str, Foe]] = {
     "bad-slow": Foe(rate=0.8),
     "bad-hold": Foe(", overflow: hold", rate=2.0),
     "bad-reject": Foe(", overflow: reject", rate=0.5),
-    "bad-tenants": Foe(", tenants: {default: {SAME}}"),
+    TENANTS: Foe(", tenants: {default: {SAME}}"),
     "bad-tiny": Foe(
         rate=1.2,
         outputs={
