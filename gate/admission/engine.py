@@ -61,6 +61,7 @@ class Engine:
         self.breach = Breach(beat or Beat())
         self.totals: Counter[TotalKey] = Counter()
         self.unknown_lanes = 0
+        self.gone = 0  # parked requests that somebody deleted
         self.refusal: tuple[int, Reason, str] | None = None
         self.offered, self.admitted, self.units = Meter(), Meter(), Meter()
         self.changed = True  # since the last call of `changes`
@@ -139,6 +140,11 @@ class Engine:
         """Return the oldest parked offset of a partition of the delayed topic; None: nothing is parked there."""
         return self.places.low_watermark(partition)
 
+    def low_watermarks(self) -> dict[int, int]:
+        """Return the oldest parked offset of each partition in which something is parked."""
+        found = {number: self.places.low_watermark(number) for number in self.places.partitions}
+        return {number: offset for number, offset in found.items() if offset is not None}
+
     @property
     def waiting(self) -> int:
         """Parked requests."""
@@ -156,6 +162,26 @@ class Engine:
     def resume(self, now: int, tenant: str = "") -> None:
         """End a pause."""
         self._pause(now, 0, tenant)
+
+    def forget(self, now: int, partition: int, end: int) -> int:
+        """Forget what was parked in a partition below an offset, as it is gone from there; return how many requests.
+
+        They take nothing of the limits, and those behind them come earlier. Not between `step` and `parked`.
+        """
+        now = self.now = max(now, self.now)
+        gone = 0
+        for queue, _, _, count, cost in self.places.drop_below(partition, end):
+            self.scheduler.shrink(queue, count, count * cost)
+            queue.tenant.plan = None
+            self.tenants.touch(queue.tenant, now)
+            gone += count
+        if gone:
+            self.gone += gone
+            self.changed = True
+            self.planner.expired()
+            self.scheduler.rest(now, self.limits)
+            self.planner.stepped(now, max(now, self.paused_until), admitted=True)
+        return gone
 
     def set_in_flight(self, now: int, lag: int | None) -> None:
         """Report how many admitted requests the workers have not finished; None: not known, so nothing is held back."""

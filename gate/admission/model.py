@@ -203,6 +203,7 @@ class Usage:
     paused_tenants: tuple[PausedTenant, ...] = ()  # the first ones by name
     tenants_paused: int = 0  # all of them
     held: int = 0  # requests that wait in the request topic (overflow `hold`): part of the backlog
+    gone: int = 0  # requests that waited, and that somebody deleted from the delayed topic
 
     @property
     def backlog(self) -> int:

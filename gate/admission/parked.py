@@ -126,6 +126,23 @@ class Parked:
                     yield queue, segment.partition, segment.base + segment.offsets[index], count, cost
                     self._leave(number, segment, index, count)
 
+    def drop_below(self, partition: int, end: int) -> Iterator[tuple[Queue, int, int, int, int]]:
+        """Remove what lies in a partition below `end`; yields what `expire` does."""
+        for number in list(self._partitions.get(partition, ())):
+            segment = self._segments.get(number)
+            if segment is None:
+                continue
+            if segment.base >= end:
+                return
+            for index, count in enumerate(segment.counts):
+                first = segment.base + segment.offsets[index]
+                below = min(count, end - first)
+                if below > 0:
+                    segment.offsets[index] += below
+                    segment.seqs[index] += below
+                    yield segment.queues[segment.owners[index]], partition, first, below, segment.cost(index)
+                    self._leave(number, segment, index, below)
+
     def next_deadline(self) -> int | None:
         """Return the earliest deadline of all that is parked, in ms; None: none has one."""
         heap = self._deadlines
@@ -142,6 +159,11 @@ class Parked:
             if segment.due != NO_DEADLINE:
                 heapq.heappush(heap, (segment.due, number))
         return None
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions in which something is parked, or was."""
+        return list(self._partitions)
 
     def low_watermark(self, partition: int) -> int | None:
         """Return the lowest offset of a partition that is still parked; None: nothing is."""

@@ -146,6 +146,7 @@ def _record(engine: "Engine") -> ServiceRecord:
         plans=engine.tenants.plans,
         renamed=list(engine.tenants.renamed),
         holding=engine.holding.record(),
+        gone=engine.gone,
     )
 
 
@@ -174,7 +175,7 @@ def _take(engine: "Engine", record: ServiceRecord) -> None:
     engine.breach = Breach(engine.breach.beat, record.breach)
     engine.offered, engine.admitted, engine.units = (Meter(rate, last) for rate, last in record.meters)
     engine.paused_until, engine.lag, engine.admitted_since = record.paused_until, record.lag, record.admitted_since
-    engine.unknown_lanes, engine.purge = record.unknown_lanes, record.purge
+    engine.unknown_lanes, engine.purge, engine.gone = record.unknown_lanes, record.purge, record.gone
     if record.refusal is not None:
         engine.refusal = record.refusal[0], Reason(record.refusal[1]), record.refusal[2]
     engine.tenants.salt = record.salt or engine.tenants.salt

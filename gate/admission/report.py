@@ -187,4 +187,5 @@ def service_usage(engine: "Engine", now: int) -> Usage:
         paused_tenants=tuple(paused[:_SHOWN]),
         tenants_paused=len(paused),
         held=engine.holding.total,
+        gone=engine.gone,
     )

@@ -119,6 +119,7 @@ class ServiceRecord(msgspec.Struct, array_like=True, frozen=True):
     plans: int = 0
     renamed: list[str] = []
     holding: HoldingRecord | None = None
+    gone: int = 0
 
 
 class ClaimRecord(msgspec.Struct, array_like=True, frozen=True):

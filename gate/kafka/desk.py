@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Final
 
 import msgspec
+import structlog
 
 from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
@@ -29,6 +30,8 @@ from gate.kafka.topics import Names
 from gate.limits import Spec
 from gate.policy import Overflow, Policy
 
+log = structlog.get_logger("gate.desk")
+
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
 FIRST_PULLS: Final = 16  # while their size is not known
 PULLED_BYTES: Final = 4 << 20  # that it should be at most
@@ -46,6 +49,7 @@ class Served:
     engine: Engine
     topics: Topics
     delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
+    emptied: set[int] = field(default_factory=set)  # partitions of the delayed topic of which something was forgotten
     admitted: int = 0  # requests, since this desk was made
     codec: int = 0  # how the newest requests were compressed
     settled: bool = False  # it has been looked at since its rates sank to nothing
@@ -85,6 +89,7 @@ class Desk:
         self._meta = meta
         self.positions = Positions(names, marks, meta.since)
         self._decided: dict[Partition, int] = {}  # by batches since this desk was made
+        self.missed: set[Partition] = set()  # of delayed topics, from which a request was gone when its turn came
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
@@ -159,6 +164,30 @@ class Desk:
             yield from served.engine.changing_policy(now, policy.effective(served.name), policy.version)
             self._assume_busy(served, now)
             self._touch(served)
+
+    def lowest(self) -> dict[Partition, int]:
+        """Return the oldest parked offset of each partition of the delayed topics in which something is parked."""
+        return {
+            Partition(served.topics.delayed, number): offset
+            for served in self.services.values()
+            if served.engine.waiting
+            for number, offset in served.engine.low_watermarks().items()
+        }
+
+    def forget_parked(self, begins: Mapping[Partition, int], now: int) -> None:
+        """Forget what was parked in front of where partitions of delayed topics begin: it is gone."""
+        for served in self.services.values():
+            for number in served.engine.places.partitions if begins else ():
+                partition = Partition(served.topics.delayed, number)
+                if (begin := begins.get(partition)) and (gone := served.engine.forget(now, number, begin)):
+                    log.error(
+                        "parked requests were deleted from the delayed topic (by hand, or by its retention), and are "
+                        "forgotten; what waits behind them comes earlier",
+                        service=served.name, topic=partition.topic, partition=number, begins=begin, gone=gone,
+                    )  # fmt: skip
+                    served.delayed_end[number] = max(served.delayed_end.get(number, 0), begin)
+                    served.emptied.add(number)
+                    self._touch(served)
 
     def apply(self, feedback: Feedback, now: int) -> None:
         """Carry out new commands, and take in how far workers are behind."""
@@ -311,6 +340,9 @@ class Desk:
             batch.release(served.topics, version, pull, records, sentences)
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
+            if len(records) < pull.count:
+                served.engine.gone += pull.count - len(records)
+                self.missed.add(Partition(served.topics.delayed, pull.partition))
         turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
         batch.refuse(served.topics, version, turn.pieces, turn.refused)
 
@@ -399,10 +431,12 @@ class Desk:
                 partition = Partition(served.topics.requests, piece.partition)
                 result[partition] = Mark(piece.end, at)
                 self._decided[partition] = piece.end
-            for number in {p.number for p, _ in turn.parked} | {pull.partition for pull, _ in turn.pulled}:
+            pulled = {pull.partition for pull, _ in turn.pulled}
+            for number in {p.number for p, _ in turn.parked} | pulled | served.emptied:
                 mark = served.engine.low_watermark(number)
                 end = served.delayed_end[number] if mark is None else mark
                 result[Partition(served.topics.delayed, number)] = Mark(end, at)
+            served.emptied.clear()
         return result
 
     @staticmethod

@@ -15,6 +15,7 @@ from gate.kafka.cluster import Cluster
 from gate.kafka.connection import Client
 from gate.kafka.feedback import Feedback
 from gate.kafka.leftovers import Places, Torn, look
+from gate.kafka.losses import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.notices import Notices
 from gate.kafka.ports import Claim, Mark, Partition, Pool, Session
@@ -121,14 +122,21 @@ class Gate:
                 raise GateError(f"the state can't be reset while {others} gates run", hint="stop them first")
             await reset(self.names.state, self.shards, self.new_session)
         await self._membership.start()
+        looker = Reader(await self._client(f"{settings.group_id}-watch"))
         watch = Watch(
-            Reader(await self._client(f"{settings.group_id}-watch")), self.committed,
+            looker, self.committed,
             lambda: [owned for shard in self._owned.values() for owned in shard.owned()],
             self.observer, settings.bootstrap,
         )  # fmt: skip
+        losses = Losses(
+            looker,
+            lambda: [parking for shard in self._owned.values() if (parking := shard.parking()) is not None],
+            self._emptied,
+        )
         self._tasks = [
             asyncio.create_task(self._follow_assignments(), name="assignments"),
             asyncio.create_task(watch.run(self.wall, self._publish), name="undecided"),
+            asyncio.create_task(losses.run(), name="losses"),
         ]
 
     async def stop(self) -> None:
@@ -222,6 +230,10 @@ class Gate:
     def _heed(self) -> None:
         for shard in self._owned.values():
             shard.heed()
+
+    def _emptied(self, shard: int, begins: Mapping[Partition, int]) -> None:
+        if shard in self._owned:
+            self._owned[shard].emptied(begins)
 
     def _publish(self, services: Mapping[int, Mapping[str, int]]) -> None:
         for number, some in services.items():

@@ -23,6 +23,7 @@ from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Watched
 from gate.kafka.headers import not_before
 from gate.kafka.intake import Intake
+from gate.kafka.losses import Parking
 from gate.kafka.parked import SETTLED, PulledTooMuchError
 from gate.kafka.ports import Partition, Session
 from gate.kafka.positions import OFFSETS_KIND
@@ -65,6 +66,8 @@ class Shard:
         self._clock = BrokerClock()
         self._desk: Desk | None = None
         self._task: asyncio.Task[None] | None = None
+        self._begins: dict[Partition, int] = {}  # of delayed topics of which something is gone
+        self._sessions = 0
         self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
         self._blame = Blame(environment.names)
         self._stuck_since: int | None = None  # local time of the first failure since requests last advanced
@@ -127,6 +130,20 @@ class Shard:
             at = {p: None if desk is None else desk.decided(service, p) for p in partitions}
             yield Owned(self.number, service, at)
 
+    def parking(self) -> Parking | None:
+        """Return what it takes for parked; None: it does not know yet."""
+        desk = self._desk
+        if desk is None or not self.ready:
+            return None
+        missed, desk.missed = frozenset(desk.missed), set()
+        return Parking(self.number, self._sessions, desk.lowest(), missed)
+
+    def emptied(self, begins: Mapping[Partition, int]) -> None:
+        """Forget, before the next batch, what was parked in front of where partitions of delayed topics begin."""
+        self._begins.update(begins)
+        self._changed = True
+        self._woken.set()
+
     def publish(self, undecided: Mapping[str, int]) -> None:
         """Publish the usage of these services soon, of which so many requests stand undecided."""
         if self._desk is not None:
@@ -156,6 +173,7 @@ class Shard:
         backoff = FIRST_BACKOFF
         while not self.stopping:
             session = self._env.new_session(self.number)
+            self._sessions += 1
             try:
                 writer = BatchWriter(self.number, session, self._clock, self._env)
                 self._intake.weigh = session.weigh
@@ -316,6 +334,8 @@ class Shard:
         if unknown := [watched for watched in self.watched() if watched.service not in desk.measured]:
             await self._env.feedback.measure(unknown)  # or the first requests would wait for nothing
         desk.apply(self._env.feedback, self._now())
+        begins, self._begins = self._begins, {}
+        desk.forget_parked(begins, self._now())
 
     async def _not_paused(self) -> None:
         while self._paused and not self.stopping:

@@ -166,6 +166,10 @@ class Metrics(Collector):
         for service, (count, seconds) in sorted(self._undecided.items()):
             undecided.add_metric([service], count)
             age.add_metric([service], seconds)
+        gone = CounterMetricFamily(
+            "gate_gone_requests", "Requests that waited, and that somebody deleted from the delayed topic.",
+            labels=["service"],
+        )  # fmt: skip
         for service, usage in sorted(self._usage.items()):
             for (priority, verdict, reason), count in _totals(usage).items():
                 requests.add_metric([service, priority, verdict, reason], count)
@@ -179,10 +183,11 @@ class Metrics(Collector):
             offered.add_metric([service], usage.offered_per_second)
             breach.add_metric([service], usage.breach_since is not None)
             tenants.add_metric([service], usage.tenants)
+            gone.add_metric([service], usage.gone)
             shared.add_metric([service], usage.shared_tenant_requests)
         for (service, reason), count in sorted(self._refused.items()):
             requests.add_metric([service, "", Verdict.REJECTED, reason], count)
-        return [requests, backlog, eta, tokens, fill, rate, offered, breach, undecided, age, tenants, shared]
+        return [requests, backlog, eta, tokens, fill, rate, offered, breach, undecided, age, tenants, shared, gone]
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -48,6 +48,25 @@ def test_in_flight_makes_the_end_a_matter_of_the_workers(policy, spec, start):
     assert sim.engine.usage(start + 300 * SECOND).eta_seconds is None  # they have stopped
 
 
+@pytest.mark.parametrize("weights", [{"default": 1}, {"hi": 6, "default": 1}])
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_is_gone_from_the_delayed_topic_keeps_no_turn(policy, spec, start, weights, restart):
+    day = 86_400 * SECOND
+    sim = Simulation(policy(spec(Fraction(1, 30 * 86_400), 1), weights=weights), now=start, restart=restart)
+    sim.submit(Run(0, 1), Run(1, 4), Run(5, 2, tenant="a", cost=1))
+    assert (sim.engine.waiting, sim.engine.low_watermark(0)) == (6, 0)
+    assert sim.engine.forget(start, 0, 2) == 2
+    assert (sim.engine.waiting, sim.engine.low_watermark(0), sim.engine.usage(start).gone) == (4, 2, 2)
+    assert sim.engine.forget(start, 0, 2) == sim.engine.forget(start, 1, 99) == 0
+    assert sim.engine.usage(start).eta_seconds == 4 * 30 * 86_400
+    assert sim.engine.forget(start, 0, 6) == 4
+    sim.reopen()
+    assert (sim.engine.waiting, sim.engine.low_watermark(0), sim.engine.usage(start).gone) == (0, None, 6)
+    assert sim.offer(1).decisions[0].not_before == (start + 30 * day,)
+    sim.drain()
+    assert sim.now == start + 30 * day
+
+
 def test_paused_tenants_are_told(policy, spec, start):
     sim = Simulation(policy(spec(100, 100)), now=start)
     sim.engine.pause(start, start + 5 * SECOND, "acme")
