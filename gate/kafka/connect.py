@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from gate.errors import GateError
 from gate.kafka.access import PROTOCOL, access, described
 from gate.kafka.connection import adopt
+from gate.kafka.lenient import tolerate
 
 START_SECONDS: Final = 30.0  # a group's rebalance is part of a start
 STOP_SECONDS: Final = 10.0
@@ -97,6 +98,7 @@ async def running(client: C, *, start_seconds: float = START_SECONDS) -> AsyncIt
         except (KafkaError, TimeoutError) as error:
             reason = str(error) or f"no answer within {start_seconds:g} s"
             raise BrokerUnreachableError(f"the Kafka broker does not let a client start: {reason}") from error
+        tolerate(client)
         yield client
     finally:
         try:

@@ -70,7 +70,8 @@ def _unforwardable(why: str) -> Refusal:
 
 
 def _as_written(record: Record) -> Raw:
-    return record.key, record.value, None, [header for header in record.headers if header[0] != FAULT]
+    headers = [header for header in record.headers if header[0] != FAULT]
+    return record.key, record.value, max(0, record.timestamp), headers
 
 
 def rejected(

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError, for_code
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from gate.kafka.topics import Names
@@ -38,7 +40,7 @@ class Log:
 
     async def write(self, topic: str, *values: bytes | None, **record) -> None:
         """Write values, one record each, to partition 0 unless told otherwise; other fields are alike."""
-        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", max_request_size=2 << 20)
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", max_request_size=4 << 20)
         await producer.start()
         try:
             record = {"partition": 0} | record
@@ -57,6 +59,21 @@ class Log:
             await (await producer.send_batch(batch, topic, partition=0))
         finally:
             await producer.stop()
+
+    async def write_raw(self, topic: str, batch: bytes, partition: int = 0) -> None:
+        """Write a batch as it is, as a producer can that is not aiokafka's."""
+        client = AIOKafkaClient(bootstrap_servers=self.bootstrap)
+        await client.bootstrap()
+        try:
+            client.add_topic(topic)
+            place = TopicPartition(topic, partition)
+            while (node := client.cluster.leader_for_partition(place)) in {None, -1}:
+                await client.force_metadata_update()
+            answer = await client.send(node, ProduceRequest(None, -1, 10_000, [(topic, [(partition, batch)])]))
+            ((_, ((_, code, *_),)),) = answer.topics
+            assert code == 0, for_code(code)
+        finally:
+            await client.close()
 
     async def configure(self, topic: str, **config: str) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
@@ -101,6 +118,6 @@ class Log:
         except GroupCoordinatorNotAvailableError:  # a new broker makes its offsets topic at the first question
             return None
         else:
-            return offsets[partition]
+            return offsets.get(partition)
         finally:
             await admin.close()
