@@ -1,38 +1,12 @@
-"""The headers by which workers tell what became of a job. To the gate they are like any others: it passes them on."""
+"""The headers that tell of a job, as the gate writes them. What a producer claims of them never gets past the gate."""
 
-from typing import Final
+from gate.kafka.headers import ERROR_ATTEMPTS, JOB_GROUP, Headers, attempt, job_id, last, number
+from gate.kafka.headers import ERROR_HEADER as ERROR
 
-from gate.kafka.headers import Headers, original_id
-
-JOB_ID: Final = "gate-job-id"  # on a retry, which is a new request to the gate: the id of the first one
-ATTEMPT: Final = "gate-job-attempt"  # on a retry: counts the attempts from 1
-NOT_BEFORE: Final = "gate-job-not-before"  # on a job that waits for its next attempt, unix ms
-ERROR: Final = "gate-error"
-ERROR_ATTEMPTS: Final = "gate-error-attempts"
-
-_MAX_DIGITS: Final = 18
+__all__ = ["ERROR", "ERROR_ATTEMPTS", "attempt", "is_for", "job_id", "last", "number"]
 
 
-def last(headers: Headers, name: str) -> bytes | None:
-    """Return the last header of that name."""
-    found = None
-    for key, value in headers:
-        if key == name:
-            found = value
-    return found
-
-
-def job_id(headers: Headers) -> str | None:
-    """Return the id of the first request about a job: the same for all its attempts. None for a record without one."""
-    first = last(headers, JOB_ID)
-    return first.decode("ascii", "backslashreplace") if first else original_id(headers)
-
-
-def attempt(headers: Headers) -> int:
-    """Return which attempt this is, from 1."""
-    return max(1, number(last(headers, ATTEMPT)) or 1)
-
-
-def number(value: bytes | None) -> int | None:
-    """Read a non-negative integer; None for anything else."""
-    return int(value) if value is not None and len(value) <= _MAX_DIGITS and value.isdigit() else None
+def is_for(headers: Headers, group: str) -> bool:
+    """Tell whether a job is for the workers of a group: a retry is for the one that asked for it alone."""
+    wanted = last(headers, JOB_GROUP)
+    return wanted is None or wanted == group.encode()

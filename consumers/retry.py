@@ -9,14 +9,14 @@ from typing import Final
 import httpx
 
 from gate.kafka.headers import MAX_COST
+from gate.kafka.outcomes import LONGEST_BACKOFF, LONGEST_WAIT
 
-LONGEST_BACKOFF: Final = 24 * 3600.0
 _ASKING_TO_WAIT: Final = frozenset({429, 503})
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A failed job is tried again after `first` seconds, then after twice as long each time, up to `longest`.
+    """A failed job is tried again after `first` seconds, then after twice as long each time, up to `longest` (a week).
 
     The pauses are not spread at random: what failed together comes back through the gate, which spreads it by its
     limits. Each attempt is charged like a new request, with the cost of the first one or with `cost`.
@@ -30,31 +30,22 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts is {self.attempts}; at least 1 is needed")
-        if not 0 < self.first <= self.longest < math.inf:
-            raise ValueError(f"first is {self.first:g} and longest {self.longest:g}; 0 < first <= longest is needed")
+        if not 0 < self.first <= self.longest <= LONGEST_WAIT:
+            allowed = f"0 < first <= longest <= {LONGEST_WAIT:.0f} is needed"
+            raise ValueError(f"first is {self.first:g} and longest {self.longest:g}; {allowed}")
         if self.cost is not None and not 1 <= self.cost <= MAX_COST:
             raise ValueError(f"cost is {self.cost}; it must be from 1 to {MAX_COST}")
 
     def pause(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, counted from 1."""
-        return min(self.longest, math.ldexp(self.first, min(self.stage(attempt), 1000)))
-
-    def stage(self, attempt: int) -> int:
-        """Return the number of an attempt's pause among those that differ, from 0."""
-        return min(attempt - 1, self.stages - 1)
-
-    @property
-    def stages(self) -> int:
-        """How many pauses differ."""
-        doublings = math.ceil(math.log2(self.longest / self.first))
-        return max(1, min(self.attempts - 1, doublings + 1))
+        return min(self.longest, math.ldexp(self.first, min(attempt - 1, 1000)))
 
 
 class Backoff(Exception):  # noqa: N818 - a handler raises it to ask for something; nothing is wrong with it
     """The service behind the handler wants to be left alone for so many seconds, as by 429 with Retry-After.
 
-    Raised by a handler, it pauses the whole service at the gate. The job is tried again afterwards, and this attempt
-    does not count.
+    Raised by a handler, it pauses the whole service at the gate, for an hour at the most. The job is tried again
+    afterwards, and this attempt does not count.
     """
 
     def __init__(self, seconds: float, why: str = "") -> None:
@@ -67,7 +58,7 @@ class Backoff(Exception):  # noqa: N818 - a handler raises it to ask for somethi
 def asked_to_wait(error: BaseException, now: float) -> float | None:
     """Return for how many seconds an error asks to wait: a Backoff, or a 429 or 503 with Retry-After; else None.
 
-    `now` is unix seconds. Never less than 1 s or more than a day.
+    `now` is unix seconds. Never less than 1 s or more than an hour.
     """
     if isinstance(error, Backoff):
         return error.seconds

@@ -14,16 +14,17 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from consumers.handlers import Handler, HandlerTimeoutError, Job, Threads, call
+from consumers.headers import is_for
 from consumers.line import Line, Taken
 from consumers.offsets import Commits, session
-from consumers.outbox import Outbox, encode
+from consumers.outbox import Outbox, encode_result
 from consumers.program import Program
-from consumers.retries import Retries
 from consumers.retry import Retry, asked_to_wait
 from consumers.sender import TooLargeError
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.connect import running
+from gate.kafka.outcomes import BackOff, Failed, Outcome, bounded
 from gate.kafka.topics import Names
 
 _MAX_PENDING: Final = 10_000  # records behind one that is not done
@@ -57,10 +58,11 @@ class Worker(Program):
     `session_seconds`. When workers come or go, partitions move: running jobs then have a third of that time to end, and
     what takes longer is done again by whoever gets its partition.
 
-    A failed job waits in the service's retries topic and is then submitted to the gate again, as `retry` says. After
-    `retry.attempts` failures it goes to the rejected topic, with the stamp by which it was admitted and the error in
-    its headers. A `Backoff`, or an `httpx.HTTPStatusError` for a 429 or 503 with Retry-After, pauses the service at the
-    gate instead, and the attempt does not count.
+    Of a failed job the worker tells the gate, which has it wait in the service's retries topic and then decides about
+    it again, as `retry` says, for the workers of this group alone. After `retry.attempts` failures it goes to the
+    rejected topic, with the stamp by which it was admitted and the error in its headers. A `Backoff`, or an
+    `httpx.HTTPStatusError` for a 429 or 503 with Retry-After, pauses the service at the gate, and the attempt does not
+    count.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Worker(Program):
         self._session_seconds = session_seconds
         self._handlers: dict[str, tuple[str, Handler]] = {}  # by topic: service, handler
         self._threads = Threads()
-        self._outbox = Outbox(bootstrap, self._names, self._retry)
+        self._outbox = Outbox(bootstrap, self._names)
         self._under_way: dict[tuple[TopicPartition, int], Taken] = {}
         self._ended_late: dict[tuple[TopicPartition, int], None] = {}  # done here when their partitions had gone
         self._moved = asyncio.Event()  # a job has ended, or the worker is to stop
@@ -131,14 +133,10 @@ class Worker(Program):
             **session(self._session_seconds),
             max_poll_interval_ms=_INT32_MAX,  # a long job is no reason to lose partitions; heartbeats show life
         )
-        services = [service for service, _ in self._handlers.values()]
-        retries = Retries(
-            self._bootstrap, self._group_id, self._names, services, self._outbox, self._retry, self._session_seconds
-        )
         async with self._outbox.running(), running(consumer):
-            await self._work(consumer, retries)
+            await self._work(consumer)
 
-    async def _work(self, consumer: AIOKafkaConsumer, retries: Retries) -> None:
+    async def _work(self, consumer: AIOKafkaConsumer) -> None:
         commits = Commits(consumer, drain=self._yield_all, done_maps=True)
         # A pattern, because a subscription by name fails where a topic is not there yet.
         topics = "|".join(map(re.escape, self._handlers))
@@ -146,7 +144,7 @@ class Worker(Program):
         log.info("worker runs", group=self._group_id, services=[service for service, _ in self._handlers.values()])
         async with asyncio.TaskGroup() as tasks:
             start = partial(self._start, tasks, commits)
-            helpers = [tasks.create_task(commits.regularly()), tasks.create_task(retries.run())]
+            committing = tasks.create_task(commits.regularly())
             try:
                 while not self._stopping.is_set():
                     room = self._ahead - len(self._line)
@@ -161,8 +159,7 @@ class Worker(Program):
                 log.info("worker stops: running jobs may finish", jobs=len(self._jobs), seconds=self._grace_seconds)
                 await self._drain(self._grace_seconds)
             finally:
-                for helper in helpers:
-                    helper.cancel()
+                committing.cancel()
                 self._abandon()
         await commits.commit()
         if self._ended_late:  # between two owners, of which this one may have been the next
@@ -207,12 +204,16 @@ class Worker(Program):
                 is_new = offsets.start(record.offset)
                 if (running_on := self._under_way.get((partition, record.offset))) is not None:
                     running_on.offsets = offsets  # the partition went away and came back
-                elif is_new and (partition, record.offset) in self._ended_late:
+                elif is_new and ((partition, record.offset) in self._ended_late or not self._is_mine(record)):
                     offsets.done(record.offset)
                 elif is_new:
                     taken = Taken(self._job(record), partition, offsets)
                     self._under_way[partition, record.offset] = taken
                     self._line.add(taken)
+
+    def _is_mine(self, record: ConsumerRecord) -> bool:
+        """Tell whether a job is for this group: what another one wants to try again, this one may have done."""
+        return is_for(record.headers, self._group_id)
 
     def _job(self, record: ConsumerRecord) -> Job:
         service, _ = self._handlers[record.topic]
@@ -247,7 +248,7 @@ class Worker(Program):
             return
         try:
             answer = await call(handler, job, self._threads, self._timeout)
-            result = encode(answer) if self._results and answer is not None else None
+            result = encode_result(answer) if self._results and answer is not None else None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its failure
             if commits.holds(taken.partition, taken.offsets):  # else another worker does it again anyway
                 await self._failed(taken, commits, error)
@@ -256,50 +257,67 @@ class Worker(Program):
             return
         if result is None:
             self._done(taken, commits)
-        else:
+            return
+        try:
             await self._settle(taken, commits, lambda: self._outbox.answer(job, result))
+        except TooLargeError as error:
+            await self._give_up(taken, commits, str(error))
 
     async def _failed(self, taken: Taken, commits: Commits, error: BaseException) -> None:
         job = taken.job
-        why = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]
+        why = bounded(f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS])
         log.warning("job failed", service=job.service, id=job.id, attempt=job.attempt, error=why)
+        retry, settled = self._retry, taken.offsets.settled
         if (seconds := asked_to_wait(error, time.time())) is not None:
             self._line.pause(job.service, asyncio.get_running_loop().time() + seconds)
-            await self._ask_for_pause(job.service, seconds)
-            await self._settle(taken, commits, lambda: self._outbox.submit_again(job))
-        elif job.attempt < self._retry.attempts:
-            await self._settle(taken, commits, lambda: self._outbox.put_off(job))
+            log.warning("the gate is asked to pause the service", service=job.service, seconds=round(seconds, 3))
+            outcome: Outcome = BackOff(
+                group=self._group_id, attempt=job.attempt, settled=settled, seconds=seconds, cost=retry.cost
+            )
+            await self._tell(taken, commits, outcome)
+        elif job.attempt < retry.attempts:
+            pause = retry.pause(job.attempt)
+            outcome = Failed(
+                group=self._group_id,
+                attempt=job.attempt,
+                settled=settled,
+                error=why,
+                retry_after=pause,
+                cost=retry.cost,
+            )
+            await self._tell(taken, commits, outcome)
         else:
-            await self._settle(taken, commits, lambda: self._give_up(job, why))
+            await self._give_up(taken, commits, why)
 
-    async def _ask_for_pause(self, service: str, seconds: float) -> None:
-        try:
-            await self._outbox.pause(service, seconds)
-        except (KafkaError, TimeoutError, GateError) as error:  # this worker waits anyway
-            log.warning("the gate can't be told to pause", service=service, error=_words(error))
-        else:
-            log.warning("service paused at the gate", service=service, seconds=round(seconds, 3))
+    async def _give_up(self, taken: Taken, commits: Commits, why: str) -> None:
+        job = taken.job
+        told = bounded(why[:_MAX_ERROR_CHARACTERS])
+        outcome = Failed(group=self._group_id, attempt=job.attempt, settled=taken.offsets.settled, error=told)
+        if await self._tell(taken, commits, outcome):
+            log.error("job given up", service=job.service, id=job.id, attempts=job.attempt, error=told)
 
-    async def _give_up(self, job: Job, why: str) -> None:
-        await self._outbox.give_up(job, why, job.attempt)
-        log.error("job given up", service=job.service, id=job.id, attempts=job.attempt, error=why)
+    async def _tell(self, taken: Taken, commits: Commits, outcome: Outcome) -> bool:
+        return await self._settle(taken, commits, lambda: self._outbox.tell(taken.job, outcome))
 
-    async def _settle(self, taken: Taken, commits: Commits, write: Callable[[], Awaitable[None]]) -> None:
-        """Write what became of a job; then it is done. Stopped before, it is done again."""
+    async def _settle(self, taken: Taken, commits: Commits, write: Callable[[], Awaitable[None]]) -> bool:
+        """Write what became of a job; then it is done. Stopped before, it is done again. Raises TooLargeError."""
         with commits.settling():
-            if await self._written(taken, commits, write):
+            if written := await self._written(taken, commits, write):
                 self._done(taken, commits)
+        return written
 
     async def _written(self, taken: Taken, commits: Commits, write: Callable[[], Awaitable[None]]) -> bool:
-        """Try until the broker takes it. False: stopped before, or the job is another worker's by now."""
-        job = taken.job
+        """Try until the broker takes it. False: stopped before, or the job is another worker's by now.
+
+        Raises TooLargeError: that will not be taken.
+        """
         for attempt in count():
             try:
                 await write()
-            except TooLargeError as error:
-                write = partial(self._give_up, job, str(error)[:_MAX_ERROR_CHARACTERS])
+            except TooLargeError:
+                raise
             except (KafkaError, TimeoutError, GateError) as error:
-                log.warning("what became of a job can't be written yet", id=job.id, error=_words(error))
+                log.warning("what became of a job can't be written yet", id=taken.job.id, error=_words(error))
                 if await self._stops_within(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))):
                     break
                 if not commits.holds(taken.partition, taken.offsets):

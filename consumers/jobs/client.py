@@ -10,18 +10,17 @@ from typing import Any, Final, Self
 
 from aiokafka.errors import KafkaError
 
-from consumers.headers import ATTEMPT, JOB_ID
 from consumers.jobs.matching import Matching
 from consumers.jobs.reader import Reader
 from consumers.jobs.ticket import Ticket
-from consumers.outbox import encode
+from consumers.outbox import encode_result
 from consumers.sender import Header, Sender
 from gate.errors import GateError
 from gate.kafka.connect import running, wait_for_broker
-from gate.kafka.headers import COST, DEADLINE, ID, MAX_COST, PRIORITY, STAMP, TENANT, Malformed, read_wishes
+from gate.kafka.headers import CLAIMED, COST, DEADLINE, ID, MAX_COST, PRIORITY, STAMP, TENANT, Malformed, read_wishes
 from gate.kafka.topics import Names
 
-_RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, TENANT, JOB_ID, ATTEMPT})
+_RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, TENANT}) | CLAIMED
 
 
 class UnknownServiceError(GateError):
@@ -104,7 +103,7 @@ class JobClient:
             raise RuntimeError("the client is not connected: use it as `async with JobClient(...) as jobs`")
         self._names.check_service_name(service)
         record = _headers(headers, priority, tenant, cost, deadline, id)
-        value, raw_key = encode(payload), key.encode() if isinstance(key, str) else key
+        value, raw_key = encode_result(payload), key.encode() if isinstance(key, str) else key
         topic = self._names.requests(service)
         try:
             if not await self._reader.follow(service):

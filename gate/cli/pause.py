@@ -143,7 +143,8 @@ async def _command(client: Client, service: str, what: control.Command) -> None:
             hint=f"check the name; it needs {client.names.requests(service)}",
         )
     producer = AIOKafkaProducer(**access(client.bootstrap), enable_idempotence=True)
-    send = partial(producer.send_and_wait, topic, control.encode(what), service.encode(), partition=0)
+    by = [(control.BY, control.OPERATOR)]
+    send = partial(producer.send_and_wait, topic, control.encode(what), service.encode(), partition=0, headers=by)
     async with running(producer):
         try:
             async with asyncio.timeout(_SEND_SECONDS):

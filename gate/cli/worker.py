@@ -8,10 +8,11 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from consumers.handlers import command as run_command
-from consumers.retry import LONGEST_BACKOFF, Retry
+from consumers.retry import Retry
 from consumers.worker import Worker
 from gate.cli.client import Client, Flag, Service, log_to_stderr
 from gate.errors import GateError
+from gate.kafka.outcomes import LONGEST_BACKOFF
 
 
 def worker(

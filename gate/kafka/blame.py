@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from gate.kafka.headers import ERROR_HEADER, STAMP, UNFORWARDABLE, Headers, Origin, origin, parse_stamp
+from gate.kafka.headers import (
+    ERROR_HEADER,
+    STAMP,
+    UNFORWARDABLE,
+    Headers,
+    Origin,
+    job_id,
+    last,
+    origin,
+    parse_stamp,
+)
 from gate.kafka.ports import Outgoing, Partition, Raw
 from gate.kafka.refusals import BatchTooLargeError, OutputError, RecordsRefusedError
 from gate.kafka.topics import Names
@@ -67,6 +77,7 @@ class Blame:
     condemned: dict[Partition, dict[int, Sentence]] = field(default_factory=dict)
     rooms: dict[Partition, int] = field(default_factory=dict)  # requests to take at a time, while one is looked for
     pulls: dict[str, int] = field(default_factory=dict)  # the same of parked ones, by service
+    hearings: dict[str, int] = field(default_factory=dict)  # the same of jobs that failed
     closed: dict[Partition, Closed] = field(default_factory=dict)  # by output
 
     def learn(self, error: OutputError, now: float) -> None:
@@ -87,7 +98,7 @@ class Blame:
             self.pulls[service] = max(1, min(count, self.pulls.get(service, count)) // 2)
 
     def _condemn(self, error: OutputError, record: Outgoing | Raw, why: str, now: float) -> None:
-        found = request_of(record[3])
+        found = request_of(record[3]) or job_of(record[3])
         if found is None:
             self._close(error.partition, why, now)
             return
@@ -114,10 +125,14 @@ class Blame:
         suspects = error.records[error.first : error.first + error.count]
         fresh: dict[Partition, int] = {}
         parked: dict[str, int] = {}
+        failed: dict[str, int] = {}
         for record in suspects:
+            if (service := self._failed(error.partition.topic, record[3])) is not None:
+                failed[service] = failed.get(service, 0) + 1
+                continue
             found = origin(record[3])
             place = found and _place(found)
-            service = place and self.names.service_of(place[0].topic)
+            service = place and self._read_by(place[0].topic)
             if found is None or place is None or service is None:
                 self._close(error.partition, error.why, now)
                 return
@@ -129,6 +144,19 @@ class Blame:
             self.rooms[partition] = max(1, count // 2)
         for service, count in parked.items():
             self.pulls[service] = count // 2 if fresh else max(1, count // 2)
+        for service, count in failed.items():
+            self.hearings[service] = count // 2 if fresh or parked else max(1, count // 2)
+
+    def _read_by(self, topic: str) -> str | None:
+        """Return the service whose requests or retries a topic holds."""
+        return self.names.service_of(topic) or self.names.service_of(topic, "retries")
+
+    def _failed(self, topic: str, headers: Headers) -> str | None:
+        """Return the service of a retry or a dead letter that goes to a topic; None: it is neither."""
+        given_up = self.names.service_of(topic, "rejected")
+        if given_up is not None and (last(headers, STAMP) or b"").startswith(b"admitted;"):
+            return given_up
+        return self.names.service_of(topic, "retries")
 
     def _close(self, output: Partition, why: str, now: float) -> None:
         known = self.closed.get(output)
@@ -146,6 +174,8 @@ class Blame:
             self.rooms = {place: 2 * room for place, room in self.rooms.items() if 2 * room < MOST_ROOM}
         if self.pulls:
             self.pulls = {place: 2 * room or 1 for place, room in self.pulls.items() if 2 * room < MOST_ROOM}
+        if self.hearings:
+            self.hearings = {place: 2 * room or 1 for place, room in self.hearings.items() if 2 * room < MOST_ROOM}
 
     def waiting(self, now: float) -> Iterator[tuple[Partition, Closed]]:
         """Yield the outputs that are not to be tried yet."""
@@ -157,7 +187,7 @@ class Blame:
 
     def service_of(self, output: Partition) -> str | None:
         """Return the service whose output this is."""
-        found = (self.names.service_of(output.topic, kind) for kind in ("admitted", "delayed", "rejected"))
+        found = (self.names.service_of(output.topic, kind) for kind in ("admitted", "delayed", "rejected", "retries"))
         return next((service for service in found if service is not None), None)
 
 
@@ -174,7 +204,14 @@ def _as_rejected(headers: Headers, why: str) -> Sentence:
     return Sentence(why if told is None else told.decode("utf-8", "replace"), Level.WHOLE, reason)
 
 
-def _place(found: Origin) -> tuple[Partition, int] | None:
-    source, _, offset = found.id.decode("ascii", "replace").rpartition("@")
+def job_of(headers: Headers) -> tuple[Partition, int] | None:
+    """Return the first request about a job."""
+    first = job_id(headers)
+    return None if first is None else _place(first)
+
+
+def _place(found: Origin | str) -> tuple[Partition, int] | None:
+    text = found if isinstance(found, str) else found.id.decode("ascii", "replace")
+    source, _, offset = text.rpartition("@")
     topic, _, number = source.rpartition("-")
     return (Partition(topic, int(number)), int(offset)) if number.isdecimal() and offset.isdecimal() else None

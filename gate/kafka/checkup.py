@@ -1,5 +1,6 @@
 """What `gate doctor` looks at: whether this broker, these topics and this host let a gate keep its promises."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from aiokafka.errors import KafkaError
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.cluster import STAMP_ROOM, Cluster, TopicSpec
+from gate.kafka.commands import unnamed
 from gate.kafka.connection import KNOWN, Client
 from gate.kafka.ports import Claim, Outgoing, Partition
 from gate.kafka.routing import Topics
@@ -64,6 +66,8 @@ class Checkup:
             yield finding
         for finding in await _guarded("undecided", lambda: self._undecided(there)):
             yield finding
+        for finding in await _guarded("control", lambda: self._commands(there)):
+            yield finding
         for finding in await _guarded("transactions", lambda: self._transactions(there)):
             yield finding
         for finding in _client():
@@ -107,7 +111,7 @@ class Checkup:
         findings = []
         for service in services:
             topics = Topics.of(self._names, service)
-            requests, outputs = topics.requests, topics.outputs
+            requests, outputs = topics.requests, (*topics.decided, topics.feedback)
             present = [topic for topic in outputs if topic in there]
             if narrow := [topic for topic in present if there[topic] < there[requests]]:
                 fix = f"kafka-topics.sh --alter --topic {narrow[0]} --partitions {there[requests]}"
@@ -116,7 +120,8 @@ class Checkup:
                 continue
             configs = await self._cluster.configs(requests, *present)
             most = int(configs[requests].get("max.message.bytes") or 0)
-            tight = [t for t in present if int(configs[t].get("max.message.bytes") or most + STAMP_ROOM) <= most]
+            stamped = [topic for topic in present if topic != topics.feedback]
+            tight = [t for t in stamped if int(configs[t].get("max.message.bytes") or most + STAMP_ROOM) <= most]
             if tight:
                 config = f"max.message.bytes={most + STAMP_ROOM}"
                 fix = f"kafka-configs.sh --alter --topic {tight[0]} --add-config {config}"
@@ -151,6 +156,30 @@ class Checkup:
         runs = bool(await self._cluster.members(group))
         findings = [_stands(one) for one in stand if one.blocked or runs]
         return findings or [Finding("undecided", Health.OK, "no partition stands")]
+
+    async def _commands(self, there: Mapping[str, int]) -> list[Finding]:
+        """Look for workers of earlier versions, which pause services by commands."""
+        topic = self._names.control
+        if topic not in there:
+            return []
+        client = Client(request_timeout_ms=int(DEADLINE * 1000), **access(self._bootstrap))
+        try:
+            await client.bootstrap()
+            async with asyncio.timeout(DEADLINE):
+                found = await unnamed(Reader(client), topic, int(time.time() * 1000))
+        finally:
+            await client.close()
+        if not found:
+            return [Finding("control", Health.OK, "only operators command")]
+        text = (
+            f"{len(found)} pauses in {topic} do not say that an operator wants them, the newest at offset "
+            f"{found[-1].offset} for {found[-1].service}; they last for an hour at the most"
+        )
+        fix = (
+            f"upgrade the workers, which then tell {self._names.feedback('SERVICE')} instead and may not write there;"
+            " or the host on which `gate pause` runs"
+        )
+        return [Finding("control", Health.WARN, text, fix)]
 
     async def _transactions(self, there: Mapping[str, int]) -> list[Finding]:
         """Open a transaction, see what the broker's clock stamps on a record of it, and abandon it."""

@@ -19,6 +19,7 @@ from gate.kafka.together import Together
 from gate.kafka.topics import Names
 
 DEADLINE: Final = 15.0
+OLD_RETRIES: Final = ".retries"  # with which the group ends in which workers of earlier versions read them
 STAMP_ROOM: Final = 64 << 10  # what stamps may add to a record of the largest size
 
 log = structlog.get_logger("gate.cluster")
@@ -129,6 +130,35 @@ class Cluster:
             wanted += self._service_specs(service, partitions, int(size) if size else None)
         await self.ensure(*wanted)
 
+    async def widen(self, service: str, partitions: int) -> int:
+        """Create a service's retries topic, or widen it; return how many partitions it has.
+
+        Raises GateError as `ensure` does; where only partitions are lacking and may not be added, there are fewer.
+        """
+        names, there = self._names, await self.partitions()
+        has = there.get(names.retries(service), 0)
+        if has >= partitions or (has and not self._create):
+            return has
+        sizes = await self.configs(names.requests(service), names=("max.message.bytes",))
+        size = sizes.get(names.requests(service), {}).get("max.message.bytes")
+        most = {"max.message.bytes": str(int(size) + STAMP_ROOM)} if size else {}
+        await self.ensure(TopicSpec(names.retries(service), partitions, most | {"retention.ms": "-1"}))
+        return partitions
+
+    async def handed_over(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+        """Return how far workers of earlier versions, which submitted retries themselves, had come in partitions.
+
+        Each of their groups read all of them, so the one that had come furthest tells.
+        """
+        async with asyncio.timeout(DEADLINE):
+            groups = [group for group, *_ in await self._admin.list_consumer_groups() if group.endswith(OLD_RETRIES)]
+        found: dict[Partition, Mark] = {}
+        for group in groups:
+            for partition, offset in (await self.offsets(group, partitions)).items():
+                if partition not in found or found[partition].offset < offset:
+                    found[partition] = Mark(offset)
+        return found
+
     async def _replicas(self) -> int:
         """Return the replication factor to create topics with; aiokafka can't leave it to the broker."""
         if self._replication == -1:
@@ -179,6 +209,7 @@ class Cluster:
             TopicSpec(names.admitted(service), partitions, size),
             TopicSpec(names.delayed(service), partitions, size | {"retention.ms": "-1"}),  # what waits must not expire
             TopicSpec(names.rejected(service), partitions, size),
+            TopicSpec(names.feedback(service), partitions, {"message.timestamp.type": "LogAppendTime"}),
         ]
 
     def common_specs(self, shards: int) -> list[TopicSpec]:

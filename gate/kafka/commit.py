@@ -92,16 +92,19 @@ class BatchWriter:
             changes |= desk.noted(turns)
         reports = self._reports(desk, batch.now, turns)
         marks = desk.marks(turns, batch.now if session.atomic else 0)
-        if not (parks or outputs or changes or reports or marks):
+        if session.atomic:
+            marks |= desk.ledger.marks(batch.now // MS)
+        told = desk.ledger.changes()
+        if not (parks or outputs or changes or reports or marks or told):
             await self._reach(batch.now)
             return False
         if not parks:
             session.begin()
         changes[META_KEY] = desk.meta(batch.now)
         if session.atomic:
-            await self._write_state(outputs, changes, reports, marks)
+            await self._write_state(outputs, changes | told, reports, marks)
         else:
-            await self._write_in_order(desk.leaving(turns), outputs, changes, reports)
+            await self._write_in_order(desk.leaving(turns), outputs, changes, reports, told)
             await session.produce({}, marks)
         reach("before-commit")
         if session.atomic:
@@ -132,11 +135,17 @@ class BatchWriter:
         await self.write(desk, batch, turns)
 
     async def _write_in_order(
-        self, leaving: bytes | None, outputs: Outputs, changes: Mapping[str, bytes | None], reports: Reports
+        self,
+        leaving: bytes | None,
+        outputs: Outputs,
+        changes: Mapping[str, bytes | None],
+        reports: Reports,
+        told: Mapping[str, bytes | None],
     ) -> None:
         """Write without a transaction: state before what it admits, so that nothing is admitted that is not counted.
 
-        What leaves the delayed topic is noted until it is out, for the next owner to finish.
+        What leaves the delayed topic is noted until it is out, for the next owner to finish. What workers told counts
+        as heard when all is out that follows from it.
         """
         note = {LEAVING_KEY: leaving} if leaving else {}
         await self._write_state({}, {**changes, **note}, [], {})
@@ -144,8 +153,10 @@ class BatchWriter:
         together = _together(outputs, reports)
         if together:
             await self._session.produce(together)
-        if leaving:
-            await self._session.produce({self._state: [Outgoing(LEAVING_KEY.encode(), None, None, [])]})
+        after = {**told, **({LEAVING_KEY: None} if leaving else {})}
+        if after:
+            records = [Outgoing(key.encode(), value, None, []) for key, value in after.items()]
+            await self._session.produce({self._state: records})
 
     async def _write_state(
         self,

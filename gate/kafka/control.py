@@ -1,7 +1,8 @@
-"""Commands on the control topic: an operator or a worker pauses a service, or one of its tenants, and resumes it.
+"""Commands on the control topic: an operator pauses a service, or one of its tenants, and resumes it.
 
 Key: the service. Value: `{"command": "pause-until", "until": <unix ms>, "tenant": "acme"}` or `{"command": "resume"}`;
-`tenant` is optional.
+`tenant` is optional. The header `gate-by` says who commands. Workers of earlier versions wrote here too, without it:
+their pauses are taken, for an hour at the most.
 """
 
 from typing import Annotated, Final
@@ -9,8 +10,11 @@ from typing import Annotated, Final
 import msgspec
 
 from gate.kafka.clock import MS
+from gate.kafka.outcomes import LONGEST_BACKOFF
 
 FOREVER_MS: Final = 2**53 - 1
+BY: Final = "gate-by"
+OPERATOR: Final = b"operator"
 
 
 class PauseUntil(msgspec.Struct, frozen=True, tag="pause-until", tag_field="command", forbid_unknown_fields=True):
@@ -45,6 +49,11 @@ def decode(value: bytes | None) -> Command:
         raise ValueError("the record has no value")
     try:
         command: Command = msgspec.json.decode(value, type=Command)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
     return command
+
+
+def within(until: int, now: int) -> int:
+    """Return until when somebody may pause who does not say to be an operator; ns."""
+    return min(until, now + int(LONGEST_BACKOFF * 1000) * MS)

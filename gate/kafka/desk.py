@@ -19,13 +19,14 @@ from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
 from gate.errors import GateError
 from gate.kafka.blame import NO_SENTENCES, Sentences
 from gate.kafka.changelog import LEAVING_KEY, META_KEY, Meta, encode_leaving, encode_meta, readable
-from gate.kafka.control import PauseUntil
+from gate.kafka.control import PauseUntil, within
 from gate.kafka.feedback import Feedback
-from gate.kafka.forwarding import Judge
+from gate.kafka.hearing import Followed, Part, act
+from gate.kafka.ledger import Ledger
 from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record
 from gate.kafka.positions import OFFSETS_KIND, Positions
 from gate.kafka.publication import Publication
-from gate.kafka.routing import NO_JUDGES, Batch, Piece, Taken, Topics, Wish, number_through, read_runs
+from gate.kafka.routing import NO_JUDGES, Batch, Judges, Piece, Taken, Topics, Wish, number_through, read_runs
 from gate.kafka.topics import Names
 from gate.limits import Spec
 from gate.policy import Overflow, Policy
@@ -56,6 +57,7 @@ class Served:
     wakes_at: int | None = None  # the earliest look that is planned
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
     first: int = 0  # which of the partitions has its turn first while requests are held
+    resting: dict[int, int] = field(default_factory=dict)  # retries that wait: when the first is due, ns, by partition
     pulls: int = FIRST_PULLS  # parked requests to release in one batch, as large as those of the last one were
 
     def weigh(self, pulled: Sequence[tuple[Pull, Sequence[Record]]]) -> None:
@@ -90,6 +92,7 @@ class Desk:
         self.positions = Positions(names, marks, meta.since)
         self._decided: dict[Partition, int] = {}  # by batches since this desk was made
         self.missed: set[Partition] = set()  # of delayed topics, from which a request was gone when its turn came
+        self.ledger = Ledger(names)
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
@@ -112,12 +115,16 @@ class Desk:
             elif kind == OFFSETS_KIND:
                 with readable(f"how far {rest} was decided"):
                     self.positions.restore(rest, key, value)
-            elif rest:
+            elif rest and not self._entered(key, value):
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
         with readable("the state of the groups"):
             self.budgets = Budgets(now, _specs(self._policy), groups)
         for service in list(self._stored):
             yield from self._open(service, now)
+
+    def _entered(self, key: str, value: bytes) -> bool:
+        with readable(f"what workers told, {key}"):
+            return self.ledger.restore(key, value)
 
     def serve(self, service: str, now: int) -> Served:
         """Return the service, with an engine made from what is stored of it."""
@@ -151,6 +158,12 @@ class Desk:
         topics = self.services[service].topics
         delays = self._policy.effective(service).overflow is Overflow.DELAY
         return (topics.admitted, topics.delayed) if delays else (topics.admitted,)
+
+    def read_up_to(self, partition: Partition) -> int:
+        """Return the next offset that is read of requests, retries or feedback."""
+        service = self._names.service_of(partition.topic)
+        known = self.ledger.start(partition) if service is None else self.decided(service, partition)
+        return known or 0
 
     def governs(self, service: str) -> bool:
         """Tell whether a policy says what may pass, or the gate fails open where none does."""
@@ -198,7 +211,8 @@ class Desk:
                 continue
             command = received.command
             if isinstance(command, PauseUntil):
-                served.engine.pause(now, command.until_ns, command.tenant)
+                until = command.until_ns if received.by_operator else within(command.until_ns, now)
+                served.engine.pause(now, until, command.tenant)
             else:
                 served.engine.resume(now, command.tenant)
             self._touch(served)
@@ -250,8 +264,16 @@ class Desk:
 
     def _schedule(self, served: Served) -> None:
         moment = served.engine.wake_at()
+        if served.resting:
+            moment = min(served.resting.values()) if moment is None else min(moment, *served.resting.values())
         if moment is not None:
             self._wake(moment, served)
+
+    def rest(self, service: str, number: int, moment: int) -> None:
+        """Look at a service at `moment`: then the first retry in a partition of its retries topic is due."""
+        served = self.services[service]
+        served.resting[number] = moment
+        self._wake(moment, served)
 
     def postpone(self, service: str, moment: int) -> None:
         """Look at a service at `moment` although it was due before."""
@@ -273,16 +295,22 @@ class Desk:
         now: int,
         taken: Sequence[Taken],
         inbox: Inbox,
-        judges: Mapping[int, Judge] = NO_JUDGES,
+        judges: Judges = NO_JUDGES,
         pulls: int = PULLS,
+        retried: Sequence[Taken] = (),
+        homes: int = 1,
     ) -> Turn:
         """Decide about requests `taken` of a service, and about what is parked, of which at most `pulls` leave.
 
-        What the engine holds goes back into the inbox. `judges` are those of `routing.read_runs`.
+        What the engine holds goes back into the inbox. `judges` are those of `routing.read_runs`. Behind the requests
+        come those `retried`, whose jobs began in one of `homes` partitions.
         """
         if served.room is not None:
             taken = sorted(taken, key=lambda part: (part[0] < served.first, part[0]))
         pieces = number_through(taken)
+        if retried:
+            count = sum(len(piece.records) for piece in pieces)
+            pieces += number_through(retried, homes=homes, start=count)
         reading = read_runs(pieces, judges)
         refused = reading.refused
         holding = served.engine.holding
@@ -296,15 +324,19 @@ class Desk:
             refused = [wish for wish in refused if wish.index < held]  # behind it they are read again
             served.room = max(HOLD_ROOM, 2 * held)
             if held:
-                served.first = next(piece.partition for piece in reversed(pieces) if piece.first < held) + 1
+                last = next((piece for piece in reversed(pieces) if piece.first < held and not piece.retried), None)
+                served.first = last.partition + 1 if last else 0
             for piece in pieces:
-                holding.looked(piece.partition, piece.end, held=held - piece.first < len(piece.records))
+                holding.looked(piece.source, piece.end, held=held - piece.first < len(piece.records))
             pieces = [self._give_back(served, piece, held - piece.first, inbox) for piece in pieces]
         else:
             for piece in pieces if holding.seen else ():
-                holding.looked(piece.partition, piece.end, held=False)
+                holding.looked(piece.source, piece.end, held=False)
             if served.room is not None:
                 served.room = 2 * served.room if served.room < MOST_ROOM else None
+        for piece in pieces:
+            if piece.retried:
+                self.ledger.advance(Partition(served.topics.retries, piece.partition), piece.end)
         self._schedule(served)
         return Turn(served, pieces, step, refused, reading.clean)
 
@@ -314,7 +346,8 @@ class Desk:
         rest = piece.records[max(0, keep) :]
         if not rest:
             return piece
-        inbox.give_back(Partition(served.topics.requests, piece.partition), rest, piece.end, served.codec)
+        topic = served.topics.retries if piece.retried else served.topics.requests
+        inbox.give_back(Partition(topic, piece.partition), rest, piece.end, served.codec)
         return replace(piece, records=piece.records[: max(0, keep)], end=rest[0].offset)
 
     def reconsider(self, service: str, taken: Sequence[tuple[Pull, Sequence[Record]]], now: int) -> Turn:
@@ -345,6 +378,16 @@ class Desk:
                 self.missed.add(Partition(served.topics.delayed, pull.partition))
         turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
         batch.refuse(served.topics, version, turn.pieces, turn.refused)
+
+    def hear(self, part: Part, batch: Batch, sentences: Sentences = NO_SENTENCES) -> Followed:
+        """Write what follows from what workers told, and leave the service alone where they ask for it."""
+        served = self.services[part.service]
+        waits_out = self._policy.effective(part.service).overflow is Overflow.REJECT
+        followed = act(part, served.topics, self.ledger, batch, sentences, waits_out=waits_out)
+        if followed.paused_until * MS > batch.now:
+            served.engine.pause(batch.now, followed.paused_until * MS)
+            self._touch(served)
+        return followed
 
     def parked(self, turns: Iterable[Turn], offsets: Mapping[Partition, Sequence[int]]) -> None:
         """Tell the engines where the broker has put what was parked."""
@@ -382,7 +425,7 @@ class Desk:
         """Return the state records of how far the services of a batch are decided."""
         changed: dict[str, None] = {}
         for turn in turns:
-            for piece in (piece for piece in turn.pieces if not piece.returned):
+            for piece in (piece for piece in turn.pieces if piece.is_fresh):
                 self.positions.advance(turn.served.name, piece.partition, piece.records, piece.end)
                 changed[turn.served.name] = None
         return {f"{OFFSETS_KIND}/{service}": self.positions.record(service) for service in changed}
@@ -427,7 +470,7 @@ class Desk:
         at = now // MS
         for turn in turns:
             served = turn.served
-            for piece in (piece for piece in turn.pieces if not piece.returned):
+            for piece in (piece for piece in turn.pieces if piece.is_fresh):
                 partition = Partition(served.topics.requests, piece.partition)
                 result[partition] = Mark(piece.end, at)
                 self._decided[partition] = piece.end
@@ -447,7 +490,7 @@ class Desk:
 
 def _seen(piece: Piece, seen: Mapping[int, int]) -> int:
     """Tell how many of the first requests of a piece were held before."""
-    return bisect_left(piece.records, seen.get(piece.partition, 0), key=attrgetter("offset"))
+    return bisect_left(piece.records, seen.get(piece.source, 0), key=attrgetter("offset"))
 
 
 def _specs(policy: Policy) -> dict[str, Spec]:

@@ -7,6 +7,7 @@ from typing import Protocol
 from gate.admission.model import Event, Usage
 from gate.kafka.feedback import Feedback
 from gate.kafka.headers import Malformed
+from gate.kafka.hearing import Followed
 from gate.kafka.ports import Mark, Outgoing, Partition, Pool, Session, Source
 from gate.kafka.topic_limits import TopicLimits
 from gate.kafka.topics import Names
@@ -18,6 +19,7 @@ class Observer(Protocol):
 
     def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
     def refused(self, service: str, requests: Sequence[Malformed]) -> None: ...  # noqa: D102
+    def heard(self, service: str, partition: Partition, followed: Followed) -> None: ...  # noqa: D102
     def forget(self, service: str) -> None: ...  # noqa: D102
     def committed(self, seconds: float) -> None: ...  # noqa: D102
     def failed(self, shard: int, error: BaseException, failures: int, stuck: float) -> None:
@@ -67,3 +69,12 @@ class Environment(Protocol):
 
     async def prepare(self, services: Collection[str]) -> None:
         """Make sure that the services' output topics are there; raise GateError that says which is missing."""
+
+    async def retries(self, services: Collection[str]) -> Mapping[str, int]:
+        """Return how many partitions the services' retries topics have, of those that have one."""
+
+    async def widen(self, service: str, partitions: int) -> int:
+        """See to it that a retries topic has so many partitions; return how many it has, which may be fewer."""
+
+    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+        """Return where to begin in partitions of retries topics of which the state knows nothing."""

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from gate.errors import GateError
 from gate.kafka import control
+from gate.kafka.headers import last
 from gate.kafka.ports import Partition
 from gate.kafka.wire import EARLIEST, LATEST, Reader
 
@@ -27,6 +29,7 @@ class Received(NamedTuple):
     offset: int
     service: str
     command: control.Command
+    by_operator: bool = True
 
 
 class Watched(NamedTuple):
@@ -93,14 +96,31 @@ class Feedback:
         """Return the commands from `offset` on, oldest first."""
         return sorted(received for received in self._commands.values() if received.offset >= offset)
 
+    async def _first(self) -> int:
+        with suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(CALL_DEADLINE):
+                return (await self._reader.offsets([self._partition], EARLIEST))[self._partition]
+        await asyncio.sleep(BACKOFF)
+        return 0
+
     async def _follow(self, position: int) -> None:
+        deaf = False
         while True:
             try:
                 after = await self._read(position)
+            except OffsetOutOfRangeError:  # what was not read yet has been deleted
+                log.warning("commands are gone from the control topic; going on with what is left", offset=position)
+                position = await self._first()
+                continue
             except Exception as error:  # noqa: BLE001 - whatever it is: who reads must go on
-                log.debug("control topic not readable now", why=repr(error))
+                if not deaf:
+                    log.warning("the control topic can't be read now; commands wait", why=repr(error))
+                deaf = True
                 await asyncio.sleep(BACKOFF)
                 continue
+            if deaf:
+                log.info("the control topic can be read again")
+            deaf = False
             if after != position:
                 position = after
                 self._on_change()
@@ -118,7 +138,8 @@ class Feedback:
             except ValueError as error:
                 log.warning("not a control message; ignored", offset=record.offset, service=service, why=str(error))
                 continue
-            self._commands[service, command.tenant] = Received(record.offset, service, command)
+            by_operator = last(record.headers, control.BY) is not None
+            self._commands[service, command.tenant] = Received(record.offset, service, command, by_operator)
         return answer.next_offset
 
     async def _measure(self) -> None:

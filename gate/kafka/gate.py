@@ -346,3 +346,21 @@ class Gate:
     async def prepare(self, services: Collection[str]) -> None:
         """Make sure that the services' output topics are there."""
         await self._cluster.prepare(services)
+
+    async def retries(self, services: Collection[str]) -> Mapping[str, int]:
+        """Return how many partitions the services' retries topics have."""
+        there = await self._cluster.partitions()
+        return {s: count for s in services if (count := there.get(self.names.retries(s), 0))}
+
+    async def widen(self, service: str, partitions: int) -> int:
+        """See to it that a retries topic has so many partitions."""
+        count = await self._cluster.widen(service, partitions)
+        await self.limits.refresh([self.names.retries(service)])
+        return count
+
+    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+        """Return where to begin in retries topics: where this group was, else where earlier workers had come."""
+        known = await self.committed(partitions)
+        if unknown := [partition for partition in partitions if partition not in known]:
+            known = {**known, **await self._cluster.handed_over(unknown)}
+        return known

@@ -22,6 +22,7 @@ ID: Final = "gate-id"  # the producer's own; passed on unread
 STAMP: Final = "gate"
 RETRY_AFTER: Final = "retry-after"
 NOT_BEFORE: Final = "gate-not-before"
+ERROR_ATTEMPTS: Final = "gate-error-attempts"  # on a job that its workers gave up, beside its error
 JOB_ID: Final = "gate-job-id"  # on a retry: the id of the first request about the job
 JOB_ATTEMPT: Final = "gate-job-attempt"  # counts a job's attempts from 1
 JOB_GROUP: Final = "gate-job-group"  # the workers' group that wants the retry; to others the job is done
@@ -41,10 +42,12 @@ UNFORWARDABLE: Final = "unforwardable"
 _WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE, FAULT})
 _STAMPED: Final = frozenset({STAMP, NOT_BEFORE, FAULT})  # and RETRY_AFTER, where it stands directly behind a stamp
 CLAIMED: Final = frozenset({JOB_ID, JOB_ATTEMPT, JOB_GROUP, JOB_NOT_BEFORE})  # only the gate's own retries carry them
+_DROPPED: Final = _STAMPED | CLAIMED  # of a request that a producer wrote
 OURS: Final = _WISHES | _STAMPED | CLAIMED  # what the gate reads or replaces
 _VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
 _INTEGER: Final = re.compile(rb"0|[1-9][0-9]{0,18}")
 _DIGITS: Final = len(str(MAX_CREATED))
+_MOST_DIGITS: Final = 18
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLAIN_STRING: Final = re.compile(r"[ !#-\[\]-~]*")
 _ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=([0-9]+);attempt=([0-9]+)[;]')
@@ -280,9 +283,9 @@ def not_before(headers: Headers) -> int | None:
 
 
 def is_stamped(headers: Headers) -> bool:
-    """Tell whether a request carries headers that the gate replaces: a forgery, or its own output sent again."""
+    """Tell whether a request carries headers that the gate drops: a forgery, or its own output sent again."""
     for name, _ in headers:  # noqa: SIM110 - asked for most requests that name a tenant; any() takes thrice the time
-        if name in _STAMPED:
+        if name in _DROPPED:
             return True
     return False
 
@@ -331,6 +334,13 @@ def restamp(
     return stamped
 
 
+def replace_all(
+    headers: Headers, stamp: bytes, retry_after_s: int | None = None, not_before_ms: int | None = None
+) -> list[tuple[str, bytes | None]]:
+    """Do as `restamp` with what a producer wrote: what it claims about jobs is dropped, as it may be another's."""
+    return restamp([header for header in headers if header[0] not in CLAIMED], stamp, retry_after_s, not_before_ms)
+
+
 def last(headers: Headers, name: str) -> bytes | None:
     """Return the last header of that name."""
     found = None
@@ -342,7 +352,7 @@ def last(headers: Headers, name: str) -> bytes | None:
 
 def number(value: bytes | None) -> int | None:
     """Read a non-negative integer; None for anything else."""
-    return int(value) if value is not None and _INTEGER.fullmatch(value) else None
+    return int(value) if value is not None and len(value) <= _MOST_DIGITS and value.isdigit() else None
 
 
 def job_id(headers: Headers) -> str | None:

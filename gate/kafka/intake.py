@@ -1,24 +1,29 @@
 """What a shard reads: requests as they come, into its inbox, and parked ones when they leave."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from gate.kafka.blame import Blame
+from gate.kafka.clock import MS
 from gate.kafka.desk import Desk, Turn
 from gate.kafka.environment import Environment
 from gate.kafka.forwarding import Forwarding, Judge, Weigh
+from gate.kafka.listening import Listener
 from gate.kafka.parked import MOST_READ, PulledTooMuchError
 from gate.kafka.ports import MOST_WEIGHT, Inbox, Partition, Record, Wake
-from gate.kafka.routing import Taken, Topics
+from gate.kafka.returns import due
+from gate.kafka.routing import Taken, Topics, source_number
 
-Judges = dict[int, Judge]  # by partition
+Judges = dict[int, Judge]  # by `Piece.source`
 
 BATCH_RECORDS: Final = 4_000
 STAMP_ROOM: Final = 1 << 10  # what a stamp may add
 INBOX_BYTES: Final = 4 << 20
 LARGE_BYTES: Final = 64 << 10
+RETRIES_AT_ONCE: Final = 256  # of a partition: they come in the order in which they are due
+KEPT: Final = 2_000  # ms; what is due later is let go, and read again then
 
 log = structlog.get_logger("gate.intake")
 
@@ -36,11 +41,16 @@ class Intake:
         self._largest: dict[Partition, int] = {}  # bytes that no record of what was taken last is larger than
         self.weigh: Weigh | None = None  # how large a record becomes where it is compressed
         self.inbox = Inbox(INBOX_BYTES, environment.pool, wake)
+        self.listener = Listener(environment, wake)
+        self._resting: dict[
+            Partition, tuple[int, int]
+        ] = {}  # retries that wait: when the first is due (ms), its offset
 
     def close(self) -> None:
         """Read no more, and hold nothing."""
         self._env.source.unfollow(self.inbox)
         self.inbox.close()
+        self.listener.close()
 
     @property
     def is_large(self) -> bool:
@@ -52,19 +62,37 @@ class Intake:
         topic = self._env.names.requests(service)
         return [Partition(topic, number) for number in range(self.services[service])]
 
-    def release(self, service: str) -> None:
-        """Read a service on that was held."""
-        if service in self.services:
-            self.inbox.held -= set(self.partitions(service))
+    def waiting_rooms(self, service: str) -> list[Partition]:
+        """Return the partitions of a service's retries topic."""
+        topic = self._env.names.retries(service)
+        return [Partition(topic, number) for number in range(self.listener.stages.get(service, 0))]
+
+    def release(self, desk: Desk, service: str, now: int) -> None:
+        """Read a service on that was held, and those of its retries that are due."""
+        resting = desk.services[service].resting
+        for number in [number for number, moment in resting.items() if moment <= now]:
+            del resting[number]
+        if service not in self.services:
+            return
+        retries = self.waiting_rooms(service)
+        self.inbox.held.difference_update(self.partitions(service), retries)
+        for partition in retries:
+            if partition in self._resting and self._resting[partition][0] * MS <= now:
+                _, offset = self._resting.pop(partition)
+                self._env.source.follow(partition, offset, self.inbox)
 
     async def follow(self, desk: Desk, now: int) -> None:
         """Read the request partitions that are not read yet, and no longer those that are gone."""
         wanted = {partition for service in self.services for partition in self.partitions(service)}
-        for partition in self.inbox.followed - wanted:
+        retries = {partition for service in self.services for partition in self.waiting_rooms(service)}
+        for partition in self.inbox.followed - wanted - retries:
             self._env.source.drop(partition)
             self.inbox.drop(partition)
+            self._resting.pop(partition, None)
             self.claimed.discard(partition)
             desk.positions.forget(partition)
+        told = {Partition(self._env.names.feedback(s), p.number) for s in self.services for p in self.partitions(s)}
+        self.listener.drop(self.listener.inbox.followed - told)
         new = {
             service: partitions
             for service in self.services
@@ -86,6 +114,35 @@ class Intake:
                 await self._check_position(desk, service, partition)
                 self.inbox.followed.add(partition)
                 self._env.source.follow(partition, desk.positions.start(service, partition), self.inbox)
+        if new:
+            self.listener.stages.update(await self._env.retries(new.keys()))
+            await self._follow_feedback(desk, new)
+        await self.follow_retries(desk, self.services)
+
+    async def _follow_feedback(self, desk: Desk, new: Mapping[str, Sequence[Partition]]) -> None:
+        names = self._env.names
+        places = [Partition(names.feedback(service), p.number) for service, parts in new.items() for p in parts]
+        if unknown := [place for place in places if desk.ledger.start(place) is None]:
+            desk.ledger.begin(await self._env.committed(unknown))
+        for place in places:
+            self.listener.follow(place, desk.ledger.start(place))
+
+    async def follow_retries(self, desk: Desk, services: Iterable[str]) -> None:
+        """Read the partitions of retries topics that are not read yet: they come with the first job that fails."""
+        new = [
+            partition
+            for service in services
+            if service in desk.services
+            for partition in self.waiting_rooms(service)
+            if partition not in self.inbox.followed
+        ]
+        if not new:
+            return
+        if unknown := [partition for partition in new if desk.ledger.start(partition) is None]:
+            desk.ledger.begin(await self._env.handed_over(unknown))
+        for partition in new:
+            self.inbox.followed.add(partition)
+            self._env.source.follow(partition, desk.ledger.start(partition), self.inbox)
 
     async def _check_position(self, desk: Desk, service: str, partition: Partition) -> None:
         """Forget a position that belongs to a topic of the same name which is no more."""
@@ -99,9 +156,10 @@ class Intake:
             )
             desk.positions.drop(service, partition)
 
-    def take(self, desk: Desk, blame: Blame) -> dict[str, list[Taken]]:
-        """Take what waits in the inbox, up to the size of a batch."""
+    def take(self, desk: Desk, blame: Blame, now: int) -> tuple[dict[str, list[Taken]], dict[str, list[Taken]]]:
+        """Take what waits in the inbox, up to the size of a batch: requests by service, and retries that are due."""
         taken: dict[str, list[Taken]] = {}
+        retried: dict[str, list[Taken]] = {}
         room, weight = BATCH_RECORDS, MOST_WEIGHT
         self._largest.clear()
         for partition in list(self.inbox.waiting):
@@ -109,30 +167,67 @@ class Intake:
                 continue
             service = self._env.names.service_of(partition.topic)
             if service is None:
+                where, service = retried, self._env.names.service_of(partition.topic, "retries")
+                most = RETRIES_AT_ONCE
+            else:
+                where, most = taken, room
+            if service is None:
                 continue
             served = desk.services[service]
-            served.codec = self.inbox.codec(partition) or 0
-            most = min(room, served.room or room, blame.rooms.get(partition, room))
+            codec = self.inbox.codec(partition) or 0
+            most = min(most, room, served.room or room, blame.rooms.get(partition, room))
             part = self.inbox.take(partition, most, weight)
             if part is None:
                 continue
-            records, end = part
-            room -= len(records)
             weight -= self.inbox.taken
             self._largest[partition] = self.inbox.largest
-            taken.setdefault(service, []).append((partition.number, records, end))
-        return taken
+            if where is retried:
+                part = self._due(desk, partition, *part, now, codec)
+                if part is None:
+                    continue
+            else:
+                served.codec = codec
+            records, end = part
+            room -= len(records)
+            where.setdefault(service, []).append((partition.number, records, end))
+        return taken, retried
 
-    async def judges(self, desk: Desk, taken: Mapping[str, Sequence[Taken]], blame: Blame) -> dict[str, Judges]:
-        """Return who judges, by service and partition, whether requests can be forwarded, where that is to be asked."""
+    def _due(
+        self, desk: Desk, partition: Partition, records: list[Record], end: int, now: int, codec: int
+    ) -> tuple[list[Record], int] | None:
+        """Return those of some retries that are due, and let the others rest; None: none is."""
+        service = self._env.names.service_of(partition.topic, "retries")
+        assert service is not None  # or it would not be read here
+        desk.services[service].resting.pop(partition.number, None)
+        at = now // MS
+        count = next((index for index, record in enumerate(records) if due(record) > at), len(records))
+        if count == len(records):
+            return records, end
+        first = records[count]
+        if due(first) - at <= KEPT:
+            self.inbox.give_back(partition, records[count:], end, codec)
+        else:
+            self._env.source.drop(partition)
+            self.inbox.clear(partition)
+            self._resting[partition] = due(first), first.offset
+        desk.rest(service, partition.number, due(first) * MS)
+        return (records[:count], first.offset) if count else None
+
+    async def judges(
+        self, desk: Desk, taken: Mapping[str, Sequence[Taken]], retried: Mapping[str, Sequence[Taken]], blame: Blame
+    ) -> dict[str, Judges]:
+        """Return who judges, by service and source, whether requests can be forwarded, where that is to be asked."""
         limits = self._env.limits
         found: dict[str, Judges] = {}
-        for service, parts in taken.items():
+        everything = [(service, parts, False) for service, parts in taken.items()]
+        everything += [(service, parts, True) for service, parts in retried.items()]
+        for service, parts, are_retries in everything:
             topics = desk.outputs(service)
             size = min((limit for topic in topics if (limit := limits.of(topic).size) is not None), default=None)
             compacted = any(limits.of(topic).compacted for topic in topics)
             for number, records, _ in parts:
-                partition = Partition(desk.services[service].topics.requests, number)
+                own = desk.services[service].topics
+                partition = Partition(own.retries if are_retries else own.requests, number)
                 sentences = blame.condemned.get(partition, {})
                 heavy = size is not None and self._largest.get(partition, 0) + STAMP_ROOM > size
                 if compacted:
@@ -141,7 +236,7 @@ class Intake:
                     await limits.refresh(topics)
                 if heavy or sentences:
                     judge = Forwarding({topic: limits.of(topic) for topic in topics}, sentences, self.weigh)
-                    found.setdefault(service, {})[number] = judge
+                    found.setdefault(service, {})[source_number(number, retried=are_retries)] = judge
         return found
 
     async def pull(self, turns: Sequence[Turn]) -> None:

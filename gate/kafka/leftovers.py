@@ -18,7 +18,7 @@ import structlog
 
 from gate.errors import GateError
 from gate.kafka.changelog import META_KEY, read_meta
-from gate.kafka.headers import decided_at
+from gate.kafka.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
 from gate.kafka.ports import Mark, Partition, Record
 from gate.kafka.wire import LATEST, Reader, read_all
 
@@ -71,12 +71,19 @@ async def look(
     newest = await read_all(reader, places.state)
     seen = [read_meta(newest.get(META_KEY), shards).at // MS, *(mark.at for mark in (await committed()).values())]
     for partition, end in (await reader.offsets(places.outputs, LATEST)).items():
-        last = await reader.last_committed(partition, end)
-        seen.append((decided_at(last.headers) if last is not None else None) or 0)
+        newest_there = await reader.last_committed(partition, end)
+        seen.append((_decided(newest_there) if newest_there is not None else None) or 0)
     key = META_KEY.encode()
     times = [read_meta(r.value, shards).at // MS for r in left.get(places.state, ()) if r.key == key]
-    times += [at for p in places.outputs for r in left.get(p, ()) if (at := decided_at(r.headers)) is not None]
+    times += [at for p in places.outputs for r in left.get(p, ()) if (at := _decided(r)) is not None]
     return Torn(torn, was_committed(times, seen))
+
+
+def _decided(record: Record) -> int | None:
+    """Return by what time a record was written, unix ms; None: it is none of an owner's."""
+    if last(record.headers, ERROR_ATTEMPTS) or last(record.headers, JOB_NOT_BEFORE):
+        return record.timestamp  # a retry has no stamp yet, a dead letter that of its admission
+    return decided_at(record.headers)
 
 
 async def _led(reader: Reader, places: Places) -> Places:

@@ -34,7 +34,7 @@ class PulledTooMuchError(errors.KafkaError):  # type: ignore[misc]
 
 
 @dataclass(slots=True)
-class _Chunk:
+class Chunk:
     """What one fetch has brought: the records from `first` on, up to `end`."""
 
     first: int
@@ -77,7 +77,7 @@ class ParkedReader:
     def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
         self._reader = reader
         self._clock = clock
-        self._chunks: OrderedDict[tuple[Partition, int], _Chunk] = OrderedDict()  # by first offset, oldest use first
+        self._chunks: OrderedDict[tuple[Partition, int], Chunk] = OrderedDict()  # by first offset, oldest use first
         self._firsts: dict[Partition, list[int]] = {}  # ascending
         self._size = 0
 
@@ -130,7 +130,7 @@ class ParkedReader:
         end = await self._reader.offsets([partition], LATEST, committed=False)
         return first[partition], end[partition]
 
-    def _before(self, partition: Partition, offset: int) -> _Chunk | None:
+    def _before(self, partition: Partition, offset: int) -> Chunk | None:
         """Return the last chunk that begins at `offset` or before."""
         firsts = self._firsts.get(partition)
         index = bisect_right(firsts, offset) if firsts else 0
@@ -165,7 +165,7 @@ class ParkedReader:
         if before is not None and goes_on:
             self._drop(partition, before.first)
         self._drop(partition, offset)
-        chunk = _Chunk(offset, answer.next_offset, answer.size, iter(answer.records))
+        chunk = Chunk(offset, answer.next_offset, answer.size, iter(answer.records))
         self._chunks[partition, offset] = chunk
         firsts = self._firsts.setdefault(partition, [])
         firsts.insert(bisect_right(firsts, offset), offset)

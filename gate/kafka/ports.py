@@ -152,6 +152,12 @@ class Source(Protocol):
         Raises TimeoutError where that can't be told.
         """
 
+    async def look(self, partition: Partition, offset: int) -> Record | None:
+        """Return the committed record at an offset that somebody has named; None: there is none, or no more.
+
+        Raises KafkaError, or TimeoutError where that can't be told.
+        """
+
     def unreadable(self, inbox: "Inbox") -> Mapping[Partition, str]:
         """Return what can't be read into an inbox for some time now, and why."""
 
@@ -283,8 +289,12 @@ class Inbox:
     def drop(self, partition: Partition) -> None:
         """Forget a partition that is not there any more."""
         self.followed.discard(partition)
-        self.held.discard(partition)
         self.stopped.discard(partition)
+        self.clear(partition)
+
+    def clear(self, partition: Partition) -> None:
+        """Hold nothing of a partition."""
+        self.held.discard(partition)
         self._grow(-sum(piece.fetched.size for piece in self.waiting.pop(partition, ())))
 
     def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int, codec: int = 0) -> None:

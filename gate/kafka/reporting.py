@@ -11,7 +11,8 @@ import structlog
 from gate.admission.model import Event, EventKind, Usage
 from gate.errors import GateError
 from gate.kafka.headers import Malformed
-from gate.kafka.ports import Outgoing
+from gate.kafka.hearing import Followed
+from gate.kafka.ports import Outgoing, Partition
 from gate.kafka.undecided import Undecided
 from gate.kafka.waiting import Waiting, Waits
 from gate.observe import alerts
@@ -47,6 +48,7 @@ class Reporter:
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
         self._waits = Waits(prefix, self._send)
         self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
+        self._ignored: set[tuple[str, str]] = set()  # services and kinds of fault that were logged
 
     def _send(self, record: AlertRecord) -> None:
         self.notify(record)
@@ -61,6 +63,18 @@ class Reporter:
             told = [str(request) for request in requests if request.reason == reason]
             self.metrics.refused(service, reason, len(told))
             log.warning("requests rejected", reason=reason, service=service, count=len(told), first=told[0])
+
+    def heard(self, service: str, partition: Partition, followed: Followed) -> None:
+        """Count what followed from what workers told; of what can't be theirs, log each kind once."""
+        self.metrics.heard(service, followed.counts)
+        for offset, ignored in followed.ignored:
+            if (service, ignored.kind) not in self._ignored:
+                self._ignored.add((service, ignored.kind))
+                log.warning(
+                    "no worker of this service can have told that; ignored, and not logged again for this kind",
+                    kind=ignored.kind, topic=partition.topic, partition=partition.number, offset=offset,
+                    why=ignored.why,
+                )  # fmt: skip
 
     def committed(self, seconds: float) -> None:
         """Count a committed batch."""

@@ -11,6 +11,7 @@ from typing import Final
 from gate.kafka.headers import (
     CLAIMED,
     COST,
+    FAULT,
     JOB_ATTEMPT,
     JOB_GROUP,
     JOB_ID,
@@ -26,8 +27,6 @@ from gate.kafka.headers import (
 from gate.kafka.outcomes import LONGEST_BACKOFF, LONGEST_WAIT, BackOff, Done, Failed, Heard, Ignored, Outcome, bounded
 from gate.kafka.ports import Outgoing, Record
 
-ERROR: Final = "gate-error"
-ERROR_ATTEMPTS: Final = "gate-error-attempts"
 FIRST_WAIT: Final = 0.5  # seconds that jobs wait in the first partition of a retries topic, at most
 STAGES: Final = 1 + math.ceil(math.log2(LONGEST_WAIT / FIRST_WAIT))
 _MOST_ATTEMPTS: Final = 2**31 - 1
@@ -44,9 +43,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that its workers gave up."""
+    """A job that its workers gave up after so many attempts: the last one's error."""
 
-    record: Outgoing
+    error: str
+    attempts: int
 
 
 def stage_of(seconds: float) -> int:
@@ -59,7 +59,7 @@ def stage_of(seconds: float) -> int:
 
 def unfit(heard: Heard, record: Record | None) -> Ignored | None:
     """Tell why nothing follows from what was `heard` of `record`; None: it fits."""
-    if record is None:
+    if record is None or last(record.headers, FAULT) is not None:
         return Ignored("missing", "there is no such admitted request; it never was, or its retention is over")
     stamp = last(record.headers, STAMP)
     if stamp is None or not stamp.startswith(b"admitted;"):
@@ -81,7 +81,7 @@ def follow(outcome: Outcome, record: Record, told_at: int, now: int, *, waits_ou
     """
     assert not isinstance(outcome, Done)
     if isinstance(outcome, Failed) and (outcome.retry_after is None or outcome.attempt >= _MOST_ATTEMPTS):
-        return _dead(outcome.error, record, outcome.attempt, now)
+        return DeadLetter(bounded(outcome.error), outcome.attempt)
     if isinstance(outcome, BackOff):
         wait, next_attempt = (min(outcome.seconds, LONGEST_BACKOFF) if waits_out else 0.0), outcome.attempt
     else:
@@ -100,13 +100,6 @@ def follow(outcome: Outcome, record: Record, told_at: int, now: int, *, waits_ou
     return Retry(stage_of(wait), due, Outgoing(record.key, record.value, now, headers))
 
 
-def _dead(error: str, record: Record, attempts: int, now: int) -> DeadLetter:
-    """Keep the stamp by which it was admitted: that tells it from requests that the gate rejected."""
-    headers = [header for header in record.headers if header[0] not in {ERROR, ERROR_ATTEMPTS}]
-    headers += [(ERROR, bounded(error).encode()), (ERROR_ATTEMPTS, b"%d" % attempts)]
-    return DeadLetter(Outgoing(record.key, record.value, now, headers))
-
-
 def paused_until(outcome: BackOff, told_at: int, now: int) -> int:
     """Return until when a service is to be left alone, unix ms; never more than an hour from `now`."""
     return min(told_at, now) + math.ceil(min(outcome.seconds, LONGEST_BACKOFF) * 1000)
@@ -121,11 +114,11 @@ def due(record: Record) -> int:
 def home_of(headers: Headers, partitions: int) -> int:
     """Return the partition in which a job began, so that its retries stay with others of its key.
 
-    A topic has never fewer partitions than it had; a job of which nothing is known goes to the first one.
+    A topic has no fewer partitions than it had; where it was made anew with fewer, or nothing is known, any will do.
     """
     first = job_id(headers) or ""
     home = number(first.rpartition("@")[0].rpartition("-")[2].encode("ascii", "replace")) or 0
-    return home if home < partitions else home % max(1, partitions)
+    return home % max(1, partitions)
 
 
 def as_request(record: Record) -> Sequence[tuple[str, bytes | None]]:

@@ -23,11 +23,13 @@ from gate.kafka.headers import (
     is_stamped,
     origin,
     read_wishes,
+    replace_all,
     restamp,
     retry_after,
     source_of,
 )
 from gate.kafka.ports import Outgoing, Partition, Raw, Record
+from gate.kafka.returns import as_request, home_of
 from gate.kafka.topic_limits import UNKNOWN, TopicLimit
 from gate.kafka.topics import Names
 
@@ -42,38 +44,77 @@ class Topics:
     admitted: str
     delayed: str
     rejected: str
+    retries: str
+    feedback: str
 
     @property
-    def outputs(self) -> tuple[str, str, str]:
+    def outputs(self) -> tuple[str, str, str, str]:
         """Where the gate writes for this service."""
+        return self.admitted, self.delayed, self.rejected, self.retries
+
+    @property
+    def decided(self) -> tuple[str, str, str]:
+        """Where requests go that it decides about."""
         return self.admitted, self.delayed, self.rejected
 
     @classmethod
     def of(cls, names: Names, service: str) -> "Topics":
         """Return the topics of `service`."""
-        return cls(names.requests(service), names.admitted(service), names.delayed(service), names.rejected(service))
+        return cls(
+            names.requests(service),
+            names.admitted(service),
+            names.delayed(service),
+            names.rejected(service),
+            names.retries(service),
+            names.feedback(service),
+        )
+
+
+def source_number(partition: int, *, retried: bool) -> int:
+    """Return a number for what a service reads: partitions of requests as they are, those of retries down from -1."""
+    return -1 - partition if retried else partition
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Requests of one partition in a batch, numbered from `first` through the batch."""
+    """Requests of one partition in a batch, numbered from `first` through the batch.
+
+    Of `retried` ones the partition is one of the retries topic; each goes to the one in which its job began.
+    """
 
     partition: int
     first: int
     records: Sequence[Record]
     end: int  # the next offset to decide behind them
     returned: bool = False  # they were parked once and are decided anew
+    homes: int = 0  # of retries: how many partitions there are to which they may go
+
+    @property
+    def retried(self) -> bool:
+        """Tell whether these are retries."""
+        return self.homes > 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether a producer wrote these, and nobody has decided about them yet."""
+        return not (self.returned or self.homes)
+
+    @property
+    def source(self) -> int:
+        """What tells where it came from among all of its service; see `source_number`."""
+        return source_number(self.partition, retried=self.retried)
 
 
-NO_JUDGES: Final[Mapping[int, Judge]] = {}
+Judges = Mapping[int, Judge]  # by `Piece.source`
+NO_JUDGES: Final[Judges] = {}
 Taken = tuple[int, Sequence[Record], int]  # requests of a partition, and the offset behind them
 
 
-def number_through(parts: Sequence[Taken], *, returned: bool = False) -> list[Piece]:
-    """Return requests as pieces that are numbered through a batch."""
-    firsts = accumulate((len(records) for _, records, _ in parts), initial=0)
+def number_through(parts: Sequence[Taken], *, returned: bool = False, homes: int = 0, start: int = 0) -> list[Piece]:
+    """Return requests as pieces that are numbered through a batch, from `start` on."""
+    firsts = accumulate((len(records) for _, records, _ in parts), initial=start)
     return [
-        Piece(number, first, records, end, returned)
+        Piece(number, first, records, end, returned, homes)
         for (number, records, end), first in zip(parts, firsts, strict=False)
     ]
 
@@ -90,7 +131,7 @@ class Wish:
 class Reading:
     """A service's requests as runs of like ones; those that can't go on come apart.
 
-    `clean` says that none carries a stamp already, so that stamping needs no look at the other headers.
+    `clean` says that none carries what only the gate writes, so that stamping needs no look at the other headers.
     """
 
     runs: list[Run]
@@ -98,10 +139,10 @@ class Reading:
     clean: bool
 
 
-def read_runs(pieces: Sequence[Piece], judges: Mapping[int, Judge] = NO_JUDGES) -> Reading:
+def read_runs(pieces: Sequence[Piece], judges: Judges = NO_JUDGES) -> Reading:
     """Read what the requests wish for. One quick pass: most have no header that concerns the gate.
 
-    `judges`, by partition, tell which requests can't be forwarded.
+    `judges` tell which requests can't be forwarded.
     """
     runs: list[Run] = []
     refused: list[Wish] = []
@@ -115,7 +156,7 @@ def read_runs(pieces: Sequence[Piece], judges: Mapping[int, Judge] = NO_JUDGES) 
             runs.append(Run(first, count, wishes.lane, wishes.tenant, wishes.cost, deadline))
 
     for piece in pieces:
-        judge = judges.get(piece.partition)
+        judge = judges.get(piece.source) if judges else None
         for index, record in enumerate(piece.records, piece.first):
             if judge is not None and (refusal := judge(record)) is not None:
                 close()
@@ -167,8 +208,12 @@ class Batch:
             stamps = _Stamps(decision.verdict, at, policy, decision.reason, decision.limit)
             topic = _topic(topics, decision.verdict)
             for piece, start, stop in _overlaps(pieces, decision.first, decision.first + decision.count):
-                out = self.to(topic, piece.partition)
                 records = piece.records[start - piece.first : stop - piece.first]
+                if piece.retried:
+                    told = decision.not_before and decision.not_before[start - decision.first : stop - decision.first]
+                    parked += self._route_retries(topics, topic, stamps, piece, records, told)
+                    continue
+                out = self.to(topic, piece.partition)
                 if decision.verdict is Verdict.DELAYED:
                     place = Partition(topic, piece.partition)
                     parked += [(place, index) for index in range(len(out), len(out) + len(records))]
@@ -183,31 +228,67 @@ class Batch:
                     stamp = stamps.returned(topics.delayed, piece.partition)
                 else:
                     stamp = stamps.fresh(topics.requests, piece.partition)
+                own = restamp if piece.returned else replace_all
                 if times is None:
-                    out.extend(Outgoing(r.key, r.value, at, restamp(r.headers, stamp(r))) for r in records)
+                    out.extend(Outgoing(r.key, r.value, at, own(r.headers, stamp(r))) for r in records)
                     continue
                 for record, due in zip(records, times, strict=True):
-                    headers = restamp(record.headers, stamp(record), retry_after(at, due), due)
+                    headers = own(record.headers, stamp(record), retry_after(at, due), due)
                     out.append(Outgoing(record.key, record.value, at, headers))
         return parked
+
+    def _route_retries(
+        self,
+        topics: Topics,
+        topic: str,
+        stamps: "_Stamps",
+        piece: Piece,
+        records: Sequence[Record],
+        times: Sequence[int] | None,
+    ) -> list[tuple[Partition, int]]:
+        """Stamp retries, each on its way to where its job began. Returns as `route` does, as if all were delayed."""
+        at, stamp = self.now // MS, stamps.fresh(topics.retries, piece.partition)
+        places = []
+        for index, record in enumerate(records):
+            home = Partition(topic, home_of(record.headers, piece.homes))
+            out = self.to(*home)
+            places.append((home, len(out)))
+            own = as_request(record)
+            if times is None:
+                headers = restamp(own, stamp(record))
+            else:
+                due = -(-times[index] // MS)
+                headers = restamp(own, stamp(record), retry_after(at, due), due)
+            out.append(Outgoing(record.key, record.value, at, headers))
+        return places if topic == topics.delayed else []
 
     def refuse(self, topics: Topics, policy: str, pieces: Sequence[Piece], refused: Sequence[Wish]) -> None:
         """Route requests that can't go on to the rejected topic, with the reason in words."""
         for wish in refused:
             for piece, _, _ in _overlaps(pieces, wish.index, wish.index + 1):
                 record = piece.records[wish.index - piece.first]
-                self._reject(topics, policy, piece.partition, record, wish.refusal, returned=piece.returned)
+                source = topics.retries if piece.retried else topics.delayed if piece.returned else topics.requests
+                self._reject(topics, policy, piece.partition, record, wish.refusal, source, piece.homes)
 
     def _reject(
-        self, topics: Topics, policy: str, partition: int, record: Record, refusal: Refusal, *, returned: bool
+        self,
+        topics: Topics,
+        policy: str,
+        partition: int,
+        record: Record,
+        refusal: Refusal,
+        source: str,
+        homes: int = 0,
     ) -> None:
         at = self.now // MS
         stamps = _Stamps(Verdict.REJECTED, at, policy, Reason(refusal.malformed.reason), None)
-        if returned:
-            stamp = stamps.returned(topics.delayed, partition)(record)
+        if source == topics.delayed:
+            headers = restamp(record.headers, stamps.returned(source, partition)(record))
+        elif source == topics.retries:
+            headers = restamp(as_request(record), stamps.fresh(source, partition)(record))
+            partition = home_of(record.headers, homes)
         else:
-            stamp = stamps.fresh(topics.requests, partition)(record)
-        headers = restamp(record.headers, stamp)
+            headers = replace_all(record.headers, stamps.fresh(source, partition)(record))
         found = origin(headers)
         assert found is not None  # it has just been stamped
         out = rejected(record, at, headers, refusal, self.limit(topics.rejected), found.id)
@@ -226,7 +307,7 @@ class Batch:
                     went.append(record)
                 else:
                     refusal = Refusal(Malformed("", sentence.why, sentence.reason), sentence.level)
-                    self._reject(topics, policy, pull.partition, record, refusal, returned=True)
+                    self._reject(topics, policy, pull.partition, record, refusal, topics.delayed)
             records = went
         at = self.now // MS
         stamps = _Stamps(pull.verdict, at, policy, pull.reason, pull.limit)

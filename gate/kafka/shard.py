@@ -22,6 +22,7 @@ from gate.kafka.environment import Environment
 from gate.kafka.failpoints import reach
 from gate.kafka.feedback import Watched
 from gate.kafka.headers import not_before
+from gate.kafka.hearing import Followed, Part
 from gate.kafka.intake import Intake
 from gate.kafka.losses import Parking
 from gate.kafka.parked import SETTLED, PulledTooMuchError
@@ -73,6 +74,7 @@ class Shard:
         self._stuck_since: int | None = None  # local time of the first failure since requests last advanced
         self._resting_since: int | None = None
         self._reported: list[Waiting] = []
+        self._muted: frozenset[str] = frozenset()  # services that are not heard, as outputs are closed
 
     # -- what the gate calls ---------------------------------------------------------------------------------------
 
@@ -236,8 +238,12 @@ class Shard:
 
     def _report_waiting(self, desk: Desk) -> None:
         """Tell which partitions wait, as what they go to takes nothing, or as they can't be read."""
-        unreadable = self._env.source.unreadable(self._intake.inbox)
-        if not (self._blame.closed or unreadable or self._reported):
+        unreadable = {
+            **self._env.source.unreadable(self._intake.inbox),
+            **self._env.source.unreadable(self._intake.listener.inbox),
+        }
+        troubles = self._intake.listener.troubles
+        if not (self._blame.closed or unreadable or troubles or self._reported):
             return
         names, since = self._env.names, self._env.wall() - self._env.local()
         found: dict[Partition, Waiting] = {}
@@ -248,16 +254,24 @@ class Shard:
                 continue
             why = f"{output.topic}-{output.number} takes nothing: {closed.why}"
             remedy = f"{remedy_of(output.topic, closed.why)}; it is tried again every minute"
-            for partition in self._intake.partitions(service):
-                if partition.number == output.number or closed.halts:
-                    at = since + int(closed.since * 1e9)
-                    offset = desk.positions.start(service, partition) or 0
-                    found[partition] = Waiting(*partition, offset, at, why, remedy, service)
-        for partition, why in unreadable.items():
-            service = names.service_of(partition.topic) or ""
-            offset = desk.positions.start(service, partition) or 0
+            stands = self._intake.listener.waiting(names.feedback(service))
+            if self._decided(service, output):
+                requests = self._intake.partitions(service)
+                stands += [p for p in requests if p.number == output.number or closed.halts]
+            for partition in stands:
+                at = since + int(closed.since * 1e9)
+                found[partition] = Waiting(*partition, desk.read_up_to(partition), at, why, remedy, service)
+        for partition, (began, why, remedy) in troubles.items():
+            service = names.service_of(partition.topic, "feedback") or ""
             found[partition] = Waiting(
-                *partition, offset, since + int((now - SETTLED) * 1e9), f"it can't be read: {why}",
+                *partition, desk.read_up_to(partition), since + began, f"what workers told can't be acted upon: {why}",
+                remedy, service,
+            )  # fmt: skip
+        for partition, why in unreadable.items():
+            kinds = ("requests", "retries", "feedback")
+            service = next((s for kind in kinds if (s := names.service_of(partition.topic, kind)) is not None), "")
+            found[partition] = Waiting(
+                *partition, desk.read_up_to(partition), since + int((now - SETTLED) * 1e9), f"it can't be read: {why}",
                 "see whether its brokers are there and its log is whole: kafka-topics.sh --describe", service,
             )  # fmt: skip
         waiting = [found[partition] for partition in sorted(found)]
@@ -363,7 +377,8 @@ class Shard:
         if (retry := self._blame.wakes_at(self._env.local() / 1e9)) is not None:
             retry -= self._env.local() / 1e9
             delay = retry if delay is None else min(delay, retry)
-        if self._intake.inbox.has_work() or (delay is not None and delay <= 0):
+        has_work = self._intake.inbox.has_work() or self._intake.listener.has_work(self._muted)
+        if has_work or (delay is not None and delay <= 0):
             if not self._intake.is_large:
                 # instead of asking in vain: what comes meanwhile joins the batch. What is due waits for nothing: it is
                 # decided as of its time only if that is still ahead, and with a bucket of one it delays all behind it
@@ -385,14 +400,24 @@ class Shard:
     def _stop_what_waits(self, desk: Desk) -> None:
         """Leave out what is not to be tried yet, and tell of it."""
         stopped: set[Partition] = set()
+        muted: set[str] = set()
         for output, closed in self._blame.waiting(self._env.local() / 1e9):
             service = self._blame.service_of(output)
             if service is not None and service in self._intake.services:
-                stopped |= {p for p in self._intake.partitions(service) if closed.halts or p.number == output.number}
+                muted.add(service)  # what failed goes anywhere, and so do retries
+                stopped.update(self._intake.waiting_rooms(service))
+                if self._decided(service, output):
+                    requests = self._intake.partitions(service)
+                    stopped |= {p for p in requests if closed.halts or p.number == output.number}
+        self._muted = frozenset(muted)
         if stopped != self._intake.inbox.stopped:
             self._intake.inbox.stopped = stopped
             self._env.source.poke()
         self._report_waiting(desk)
+
+    def _decided(self, service: str, output: Partition) -> bool:
+        """Tell whether requests go to an output as they are decided; else it is one for jobs that failed."""
+        return output.topic != self._env.names.retries(service)
 
     def _is_halted(self) -> bool:
         """Tell whether this session must not begin a further batch."""
@@ -421,6 +446,7 @@ class Shard:
         self._idle.clear()
         self._resting_since = None
         try:
+            heard = await self._hear(desk, batch)
             turns = await self._decide(desk, batch)
             reach("after-decide")
             if not await writer.write(desk, batch, turns):
@@ -431,7 +457,9 @@ class Shard:
             needed = max(writer.prepared - started, self._lead - self._lead // 16)
             self._lead = max(LEAST_LEAD, min(needed, MOST_LEAD))
             self._tell(turns, batch.now, started)
-            return any(turn.pieces or turn.pulled for turn in turns)
+            for part, followed in heard:
+                self._env.observer.heard(part.service, part.partition, followed)
+            return bool(heard) or any(turn.pieces or turn.pulled for turn in turns)
         finally:
             self._idle.set()
 
@@ -444,22 +472,38 @@ class Shard:
         now, wake = max(self._now(), desk.decided_until + MS), desk.next_wake()
         return now if wake is None or wake > now + self._lead else max(now, -(-wake // MS) * MS)
 
+    async def _hear(self, desk: Desk, batch: Batch) -> list[tuple[Part, Followed]]:
+        """Act upon what workers told."""
+        listener, blame = self._intake.listener, self._blame
+        parts = listener.take(self._muted, blame.hearings)
+        heard = [(part, desk.hear(part, batch, blame.condemned)) for part in parts]
+        await self._intake.follow_retries(desk, {part.service for part in parts})
+        return heard
+
     async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:
         blame = self._blame
         due = desk.due(batch.now) - self._put_off(desk, batch.now)
         for service in due:
-            self._intake.release(service)
-        taken = self._intake.take(desk, blame)
-        judges = await self._intake.judges(desk, taken, blame)
-        turns: list[Turn] = []
-        for service in sorted(due | taken.keys()):
-            parts, pulls = taken.get(service, ()), blame.pulls.get(service, PULLS)
-            judged = judges.get(service, NO_JUDGES)
-            turns.append(desk.decide(desk.services[service], batch.now, parts, self._intake.inbox, judged, pulls))
+            self._intake.release(desk, service, batch.now)
+        taken, retried = self._intake.take(desk, blame, batch.now)
+        judges = await self._intake.judges(desk, taken, retried, blame)
+        turns = [
+            desk.decide(
+                desk.services[service],
+                batch.now,
+                taken.get(service, ()),
+                self._intake.inbox,
+                judges.get(service, NO_JUDGES),
+                blame.pulls.get(service, PULLS),
+                retried.get(service, ()),
+                self._intake.services.get(service, 1),
+            )
+            for service in sorted(due | taken.keys() | retried.keys())
+        ]
         await self._intake.pull(turns)
         for turn in turns:
             desk.route(turn, batch, blame.condemned)
-        if taken:
+        if taken or retried:
             self._env.source.poke()
         return turns
 
@@ -469,7 +513,7 @@ class Shard:
         halted: set[str] = set()
         for output, closed in self._blame.waiting(local):
             service = self._blame.service_of(output) if closed.halts else None
-            if service is not None and service in desk.services:
+            if service is not None and service in desk.services and self._decided(service, output):
                 halted.add(service)
                 desk.postpone(service, now + int((closed.until - local) * 1e9))
         return halted
@@ -483,7 +527,9 @@ class Shard:
             decision = [
                 (at - created) / 1e3
                 for piece in turn.pieces
-                if piece.records and not piece.returned and (created := piece.records[0].timestamp) >= 0
+                if piece.records
+                and not (piece.returned or piece.retried)
+                and (created := piece.records[0].timestamp) >= 0
             ]
             release = [
                 (at - due) / 1e3 for _, records in turn.pulled if records and (due := not_before(records[0].headers))

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import structlog
 from aiokafka import errors
 
+from gate.kafka.admitted import AdmittedReader
 from gate.kafka.parked import SETTLED, ParkedReader
 from gate.kafka.ports import Fetched, Inbox, Partition, Record
 from gate.kafka.wire import EARLIEST, Reader
@@ -51,6 +52,7 @@ class KafkaSource:
         self._on_trouble = on_trouble
         self._pollers = pollers
         self._parked = ParkedReader(single)
+        self._admitted = AdmittedReader(single)
         self._followed: dict[Partition, _Followed] = {}
         self._troubled: dict[Partition, _Followed] = {}  # those that can't be read, or could not be lately
         self._changed = asyncio.Event()  # something has become readable
@@ -223,3 +225,7 @@ class KafkaSource:
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
         """See `ports.Source`."""
         return await self._parked.read(partition, offsets)
+
+    async def look(self, partition: Partition, offset: int) -> Record | None:
+        """See `ports.Source`."""
+        return await self._admitted.read(partition, offset)

@@ -6,7 +6,7 @@ bounded by the policy and not by the traffic.
 
 import math
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -75,6 +75,12 @@ class Metrics(Collector):
             ["shard"],
             registry=registry,
         )
+        self._feedback = Counter(
+            "gate_feedback",
+            "What workers told, by what became of it: done, retry, given-up, back-off, repeated; else why not.",
+            ["service", "outcome"],
+            registry=registry,
+        )
         Info("gate_build", "The version that runs.", registry=registry).info({"version": version})
         registry.register(self)
 
@@ -87,6 +93,8 @@ class Metrics(Collector):
         self._usage.pop(service, None)
         for key in [key for key in self._refused if key[0] == service]:
             del self._refused[key]
+        for labels in [labels for labels in self._feedback._metrics if labels[0] == service]:  # noqa: SLF001
+            self._feedback.remove(*labels)
         for histogram in (self._decision_lag, self._release_lag):
             if (service,) in histogram._metrics:  # noqa: SLF001 - remove() of an unknown child warns or raises
                 histogram.remove(service)
@@ -108,6 +116,11 @@ class Metrics(Collector):
             child = histogram.labels(service)
             for lag in lags:
                 child.observe(max(0.0, lag))
+
+    def heard(self, service: str, counts: Mapping[str, int]) -> None:
+        """Count what workers of a service told, by what became of it."""
+        for outcome, count in counts.items():
+            self._feedback.labels(service, outcome).inc(count)
 
     def committed(self, seconds: float) -> None:
         """Count a committed batch, and how long it took."""

@@ -8,7 +8,7 @@ import pytest
 from gate.cli import main
 from gate.kafka.cluster import Cluster
 from gate.kafka.topics import Names
-from tests.system.gates import create
+from tests.system.gates import create, send
 
 
 @pytest.fixture
@@ -99,3 +99,17 @@ def test_it_looks_where_the_file_says(bootstrap, prefix, tmp_path, capsys):
     )  # fmt: skip
     main(["doctor", "--config", str(path), "--prefix", f"{prefix}x", "--json"])
     assert f"{prefix}x.alerts" in {finding["check"] for finding in json.loads(capsys.readouterr().out)}
+
+
+def test_pauses_that_old_workers_write_are_named(bootstrap, prefix, policy, examine):
+    settle(bootstrap, prefix)
+    pause = b'{"command": "pause-until", "until": 1}'
+    operator, worker = (b"other", pause, [("gate-by", b"operator")]), (b"pay", pause, [])
+    asyncio.run(send(bootstrap, f"{prefix}.control", [operator], partitions=1))
+    _, found = examine("--config", policy)
+    assert found["control"]["health"] == "ok"
+    asyncio.run(send(bootstrap, f"{prefix}.control", [worker, operator], partitions=1))
+    code, found = examine("--config", policy)
+    assert (code, found["control"]["health"]) == (0, "warn")
+    assert "the newest at offset 1 for pay" in found["control"]["text"]
+    assert f"which then tell {prefix}.feedback.SERVICE instead" in found["control"]["fix"]

@@ -120,9 +120,11 @@ async def test_a_failed_job_comes_back_through_the_gate_and_is_given_up_in_the_e
         assert (decision.verdict, decision.attempt) == (Verdict.ADMITTED, 3)
     assert [a for a in attempts if a[0] == b"poison"] == [(b"poison", n, fails.id) for n in (1, 2, 3)]
     assert [a for a in attempts if a[0] != b"poison"] == [(b"third time", n, works.id) for n in (1, 2, 3)]
-    requests = [r for p in (0, 1) for r in await gated.log.read(gated.names.requests(service), p)]
-    assert len(requests) == 6  # each attempt was charged
-    assert len({(r.value, r.partition) for r in requests}) == 2  # and stayed in its partition
+    admitted = [r for p in (0, 1) for r in await gated.log.read(gated.names.admitted(service), p)]
+    assert len(admitted) == 6  # each attempt was charged
+    assert len({(r.value, r.partition) for r in admitted}) == 2  # and stayed in its partition
+    dead = [r for p in (0, 1) for r in await gated.log.read(gated.names.rejected(service), p)]
+    assert [(r.value, dict(r.headers)["gate-error-attempts"]) for r in dead] == [(b"poison", b"3")]
 
 
 async def test_a_retry_that_the_gate_rejects_ends_the_job(gated, start):

@@ -1,5 +1,5 @@
 import asyncio
-import os
+import json
 import signal
 import socket
 import subprocess
@@ -25,8 +25,22 @@ STAMP = Stamp("admitted", "gate.requests.payments-0@5", 1, 1, "9f2c01").encode()
 async def admitted(log):
     """The admitted topic of the service `payments`."""
     topic = log.names.admitted("payments")
-    await log.create(topic, log.names.rejected("payments"))
+    await log.create(topic, log.names.feedback("payments"))
     return topic
+
+
+@pytest.fixture
+def told(log, until):
+    """What workers tell of `payments`, when it is so much: (what it is about, what it is)."""
+
+    async def told(count: int = 1):
+        async def all_told():
+            records = await log.read(log.names.feedback("payments"))
+            return records if len(records) >= count else None
+
+        return [(record.key.decode(), json.loads(record.value)) for record in await until(all_told)]
+
+    return told
 
 
 @pytest.fixture
@@ -110,18 +124,15 @@ async def test_no_more_jobs_run_at_a_time_than_allowed(admitted, log, worker, st
     assert 1 < most <= 4
 
 
-@pytest.mark.parametrize(("key", "value"), [(b"k", b"poison"), (b"k", None), (None, b"")])
-async def test_a_job_given_up_goes_to_the_rejected_topic(admitted, log, worker, start, until, prefix, key, value):
+async def test_the_gate_is_told_of_a_job_that_failed_for_good(admitted, log, worker, start, until, prefix, told):
     pay = worker()
 
     @pay.handler("payments")
     async def handle(job):
         if job.header("bad"):
-            sys.exit("no\n\ud800")
+            sys.exit("no\n\ud800" + "x" * 1000)
 
-    before = [("gate", STAMP), ("gate-error", b"older"), ("bad", b"1")]
-    before_ms = int(time.time() * 1000)
-    await log.write(admitted, value, key=key, headers=before, timestamp_ms=before_ms - 3_600_000)
+    await log.write(admitted, b"poison", key=b"k", headers=[("gate", STAMP), ("bad", b"1")])
     await log.write(admitted, b"good")
     start(pay)
 
@@ -129,18 +140,36 @@ async def test_a_job_given_up_goes_to_the_rejected_topic(admitted, log, worker, 
         return await log.committed(f"{prefix}-workers", admitted) == 2
 
     await until(committed)
-    (dead,) = await log.read(log.names.rejected("payments"))
-    assert (dead.key, dead.value) == (key, value)
-    assert before_ms <= dead.timestamp <= time.time() * 1000, "dated when it was given up: its retention begins there"
-    assert list(dead.headers) == [
-        ("gate", STAMP),
-        ("bad", b"1"),
-        ("gate-error", b"SystemExit: no\n\\ud800"),
-        ("gate-error-attempts", b"1"),
-    ]
+    ((about, outcome),) = await told()
+    assert about == f"{admitted}-0@0"
+    error = outcome.pop("error")
+    assert error.startswith("SystemExit: no\n\\ud800xxx")
+    assert len(error) <= 310
+    assert outcome == {"outcome": "failed", "group": f"{prefix}-workers", "attempt": 1}
 
 
-async def test_even_a_record_of_nothing_is_given_up(admitted, log, worker, start, until):
+async def test_a_job_with_more_headers_than_any_record_may_add_to_is_told_of_and_holds_up_nothing(
+    admitted, log, worker, start, until, told
+):
+    done = []
+    pay = worker()
+
+    @pay.handler("payments")
+    async def handle(job):
+        if len(job.headers) > 1_000:
+            raise ValueError("too many")
+        done.append(job)
+
+    await log.configure(admitted, **{"max.message.bytes": "3000000"})
+    await log.write(admitted, b"x", headers=[(f"h{number}", b"0123456789") for number in range(60_000)])
+    await log.write(admitted, b"next")
+    start(pay)
+    ((about, outcome),) = await told()
+    assert (about, outcome["error"]) == (f"{admitted}-0@0", "ValueError: too many")
+    await until(lambda: done)
+
+
+async def test_even_a_record_of_nothing_is_told_of(admitted, log, worker, start, told):
     pay = worker()
 
     @pay.handler("payments")
@@ -149,35 +178,12 @@ async def test_even_a_record_of_nothing_is_given_up(admitted, log, worker, start
 
     await log.write_null(admitted)
     start(pay)
-    (dead,) = await until(partial(log.read, log.names.rejected("payments")))
-    assert (dead.key, dead.value) == (None, b"")
-    assert dict(dead.headers)["gate-error"] == b"ValueError: None None"
+    ((_, outcome),) = await told()
+    assert outcome["error"] == "ValueError: None None"
 
 
-async def test_a_job_too_large_to_carry_its_error_is_still_given_up(admitted, log, worker, start, until):
-    pay = worker()
-
-    @pay.handler("payments")
-    async def handle(job):
-        raise ValueError("x" * 1000)
-
-    largest = 1_048_588 - 75  # the broker's limit less what a batch of one record takes
-    for value in (b"first", os.urandom(largest), b"last"):
-        await log.write(admitted, value)
-    start(pay)
-
-    async def all_dead():
-        dead = await log.read(log.names.rejected("payments"))
-        return dead if len(dead) == 3 else None
-
-    dead = await until(all_dead)
-    where = f"too large with its error: the value is at {admitted}-0@1".encode()
-    assert {record.value for record in dead} == {b"first", where, b"last"}
-    assert dict(dead[0].headers)["gate-error"].startswith(b"ValueError: xxx")
-
-
-async def test_a_failed_job_waits_in_the_retries_topic_and_holds_up_nothing(
-    admitted, log, worker, start, until, prefix
+async def test_a_failed_job_is_to_be_tried_again_and_holds_up_nothing(
+    admitted, log, worker, start, until, prefix, told
 ):
     go, finished = asyncio.Event(), []
     pay = worker(retry=Retry(first=3600, longest=3600, cost=7))
@@ -189,29 +195,75 @@ async def test_a_failed_job_waits_in_the_retries_topic_and_holds_up_nothing(
         await go.wait()
         finished.append(job)
 
-    before = [("gate", STAMP), ("gate-not-before", b"1"), ("gate-cost", b"2"), ("x", b"1")]
-    await log.write(admitted, b"slow", b"fails", key=b"k", headers=before)
+    retried = [("gate", STAMP), ("gate-job-attempt", b"2"), ("gate-job-group", f"{prefix}-workers".encode())]
+    await log.write(admitted, b"slow")
+    await log.write(admitted, b"fails", headers=retried)
     run = start(pay)
-    retries = log.names.retries("payments")
-
-    async def waiting():
-        return retries in await log.topics() and await log.read(retries)
-
-    (record,) = await until(waiting)
-    assert (record.key, record.value) == (b"k", b"fails")
-    due = int(dict(record.headers)["gate-job-not-before"])
-    assert 3590 < due / 1000 - time.time() <= 3600
-    assert list(record.headers)[:-1] == [
-        ("x", b"1"),
-        ("gate-job-id", b"gate.requests.payments-0@5"),
-        ("gate-job-attempt", b"2"),
-        ("gate-cost", b"7"),
-    ]
+    assert await told() == [
+        (
+            f"{admitted}-0@1",
+            {
+                "outcome": "failed", "group": f"{prefix}-workers", "attempt": 2, "error": "OSError: ",
+                "retry_after": 3600.0, "cost": 7,
+            },
+        )
+    ]  # fmt: skip
     pay.stop()
     go.set()
     await asyncio.wait_for(run, 10)
     assert [job.value for job in finished] == [b"slow"]
     assert await log.committed(f"{prefix}-workers", admitted) == 2
+
+
+async def test_what_is_told_says_what_is_finished_before_it(admitted, log, worker, start, until, told):
+    pay = worker()
+
+    @pay.handler("payments")
+    async def handle(job):
+        if job.value == b"fails":
+            raise OSError
+
+    await log.write(admitted, b"1", b"2")
+    run = start(pay)
+    await until(lambda: not pay._jobs)
+    await log.write(admitted, b"fails")
+    ((_, outcome),) = await told()
+    assert outcome["settled"] == 2
+    pay.stop()
+    await asyncio.wait_for(run, 10)
+
+
+async def test_a_retry_that_another_group_wants_is_done_here(admitted, log, worker, start, until, prefix):
+    seen = []
+    pay = worker()
+    pay.handler("payments")(lambda job: seen.append(job.value))
+    for group in ("others", f"{prefix}-workers"):
+        await log.write(admitted, group.encode(), headers=[("gate", STAMP), ("gate-job-group", group.encode())])
+    start(pay)
+
+    async def committed():
+        return await log.committed(f"{prefix}-workers", admitted) == 2
+
+    await until(committed)
+    assert seen == [f"{prefix}-workers".encode()]
+
+
+async def test_a_worker_waits_for_the_gate_to_make_its_topic(log, worker, start, until, told):
+    topic = log.names.admitted("payments")
+    await log.create(topic)
+    failed = []
+    pay = worker()
+
+    @pay.handler("payments")
+    async def handle(job):
+        failed.append(job)
+        raise OSError
+
+    await log.write(topic, b"fails")
+    start(pay)
+    await until(lambda: failed)
+    await log.create(log.names.feedback("payments"))
+    assert len(await told()) == len(failed) == 1
 
 
 async def test_a_second_stop_does_not_wait(admitted, log, worker, start, until, prefix):
@@ -338,7 +390,7 @@ async def test_mistakes_are_told_at_once():
         pay.handler("pay ments")
 
 
-async def test_handlers_that_hang_do_not_hold_up_others_and_are_given_up(admitted, log, worker, start, until):
+async def test_handlers_that_hang_do_not_hold_up_others_and_are_given_up(admitted, log, worker, start, until, told):
     done = []
     pay = worker(concurrency=2, timeout=0.2)
 
@@ -351,13 +403,7 @@ async def test_handlers_that_hang_do_not_hold_up_others_and_are_given_up(admitte
     await log.write(admitted, b"hangs", b"hangs", b"1", b"2")
     start(pay)
     await until(lambda: len(done) == 2)
-
-    async def given_up():
-        return len(await log.read(log.names.rejected("payments"))) == 2
-
-    await until(given_up)
-    (dead, _) = await log.read(log.names.rejected("payments"))
-    assert dict(dead.headers)["gate-error"] == b"HandlerTimeoutError: took longer than 0.2 s"
+    assert {outcome["error"] for _, outcome in await told(2)} == {"HandlerTimeoutError: took longer than 0.2 s"}
 
 
 async def test_a_worker_whose_threads_all_hang_ends_with_a_clear_error(admitted, log, worker):
@@ -373,14 +419,15 @@ async def test_a_worker_whose_threads_all_hang_ends_with_a_clear_error(admitted,
     assert str(error).startswith("2 handlers took too long and still run in their threads")
 
 
-async def test_a_result_too_large_is_a_failure_that_is_told(admitted, log, worker, start, until):
+async def test_a_result_too_large_is_a_failure_that_is_told(admitted, log, worker, start, until, told):
     pay = worker(results=True)
     pay.handler("payments")(lambda job: b"x" * int(job.value))
     await log.write(admitted, b"2000000", b"7", headers=[("gate", STAMP)])
     start(pay)
-    (dead,) = await until(partial(log.read, log.names.rejected("payments")))
-    assert dead.value == b"2000000"
-    assert b"is more than the 1048588 that it takes" in dict(dead.headers)["gate-error"]
+    ((about, outcome),) = await told()
+    assert about == f"{admitted}-0@0"
+    assert "is more than the 1048588 that it takes" in outcome["error"]
+    assert "retry_after" not in outcome
     (answer,) = await until(partial(log.read, log.names.results("payments")))
     assert (answer.key, answer.value) == (b"gate.requests.payments-0@5", b"x" * 7)
 
@@ -506,25 +553,25 @@ async def test_a_job_that_ends_after_its_worker_was_told_to_stop_amid_a_rebalanc
     assert not [p for pay, p, value in started if pay is pays[1] and value == b"long" and p in kept]
 
 
-async def test_a_failed_job_that_is_being_put_off_is_not_done_by_the_next_owner(log, worker, start, until):
-    topic, retries = log.names.admitted("payments"), log.names.retries("payments")
-    await log.create(topic, partitions=2)
+async def test_a_failed_job_that_is_being_told_of_is_not_done_by_the_next_owner(log, worker, start, until):
+    topic, feedback = log.names.admitted("payments"), log.names.feedback("payments")
+    await log.create(topic, feedback, partitions=2)
     drained, writing, started = asyncio.Event(), 0, []
     retry = Retry(attempts=5, first=0.05)
     pays = [worker(session_seconds=3, retry=retry), worker(session_seconds=3, retry=retry)]
-    yield_all, put_off = pays[0]._yield_all, pays[0]._outbox.put_off
+    yield_all, tell = pays[0]._yield_all, pays[0]._outbox.tell
 
     async def yield_and_tell():
         await yield_all()
         drained.set()
 
-    async def put_off_late(job):
+    async def tell_late(job, outcome):
         nonlocal writing
         writing += 1
         await drained.wait()
-        await put_off(job)
+        await tell(job, outcome)
 
-    pays[0]._yield_all, pays[0]._outbox.put_off = yield_and_tell, put_off_late
+    pays[0]._yield_all, pays[0]._outbox.tell = yield_and_tell, tell_late
     for pay in pays:
 
         @pay.handler("payments")
@@ -546,45 +593,4 @@ async def test_a_failed_job_that_is_being_put_off_is_not_done_by_the_next_owner(
 
     await until(shared)
     assert sum(value == b"fails" for _, _, value in started) == 2
-    assert len(await log.read(retries)) == 2
-
-
-async def test_a_retry_that_is_being_submitted_is_not_submitted_by_the_next_owner(
-    admitted, log, worker, start, until, prefix, monkeypatch
-):
-    requests = log.names.requests("payments")
-    await log.create(requests)
-    pays = [worker(session_seconds=3, retry=Retry(attempts=2, first=0.01)) for _ in range(2)]
-    submitting, leaves = asyncio.Event(), asyncio.Event()
-    submit, revoked = pays[0]._outbox.submit_waiting, Commits.on_partitions_revoked
-
-    async def revoke_and_tell(commits, partitions):
-        if commits._settling:
-            asyncio.get_running_loop().call_soon(leaves.set)
-        await revoked(commits, partitions)
-
-    monkeypatch.setattr(Commits, "on_partitions_revoked", revoke_and_tell)
-
-    async def submit_late(service, record):
-        submitting.set()
-        await leaves.wait()
-        await submit(service, record)
-
-    pays[0]._outbox.submit_waiting = submit_late
-    for pay in pays:
-
-        @pay.handler("payments")
-        async def handle(job):
-            raise OSError("now and then")
-
-    start(pays[0])
-    await log.write(admitted, b"1")
-    await asyncio.wait_for(submitting.wait(), 20)
-    start(pays[1])
-    await asyncio.wait_for(leaves.wait(), 20)
-
-    async def committed():
-        return await log.committed(f"{prefix}-workers.retries", log.names.retries("payments")) == 1
-
-    await until(committed)
-    assert len(await log.read(requests)) == 1
+    assert [len(await log.read(feedback, partition)) for partition in range(2)] == [1, 1]

@@ -64,15 +64,9 @@ def test_a_retry_keeps_the_id_of_the_first_request_and_its_cost():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value"), [(b"k", b"v"), (None, b""), (b"k", None), (None, None)])
-def test_a_job_given_up_is_written_as_it_was_with_its_error(key, value):
-    headers = [("gate", STAMP), ("gate-error", b"older"), ("x", b"1")]
-    record = Admitted(headers, key=key, value=value)
-    assert follow(Failed(group="g", attempt=1, error="no\n"), record, NOW, NOW) == DeadLetter(
-        Outgoing(
-            key, value, NOW, [("gate", STAMP), ("x", b"1"), ("gate-error", b"no\n"), ("gate-error-attempts", b"1")]
-        )
-    )
+def test_a_job_given_up_is_one_with_an_error_of_bounded_length():
+    dead = follow(Failed(group="g", attempt=7, error="x" * 2000), Admitted(), NOW, NOW)
+    assert dead == DeadLetter("x" * 1000, 7)
 
 
 def test_after_a_back_off_the_attempt_has_not_counted():

@@ -148,7 +148,7 @@ def test_the_time_of_the_decision_dates_every_record_and_the_producers_stands_in
     for decision in decisions:
         batch.route(TOPICS, "p", pieces, decision, clean=clean)
     batch.refuse(TOPICS, "p", pieces, [Wish(i, Refusal(Malformed("gate-cost", "is odd"))) for i in range(6)])
-    for topic in TOPICS.outputs:
+    for topic in TOPICS.decided:
         records = sent(batch, topic, 0)
         assert [r.timestamp for r in records] == [AT] * 6
         assert [stamp.created_ms for stamp in stamps(records)] == [7, 0, 10**15 - 1, None, None, None]

@@ -129,6 +129,9 @@ class Member(Gate):
         async with asyncio.timeout(10):
             await self.world.network.call(self.process, "prepare", lambda: None)
 
+    async def retries(self, services: Collection[str]) -> Mapping[str, int]:
+        return {}
+
 
 class Commands:
     """`feedback.Feedback` without its reading: the commands on the control topic. Nobody watches workers here."""

@@ -19,7 +19,7 @@ from cyclopts import CycloptsError
 
 from gate import cli
 from gate.admission.model import EventKind, Reason
-from gate.kafka import control, headers
+from gate.kafka import control, headers, outcomes
 from gate.kafka.cluster import Cluster
 from gate.kafka.topics import Names, Templates
 from gate.observe import alerts
@@ -136,10 +136,12 @@ def test_the_page_about_the_wire_names_all_there_is():
     assert {name for name in first_column(WIRE, "Alerts") if name.startswith("gate.")} == types
 
 
-def test_the_page_about_the_wire_shows_a_stamp_and_commands_that_can_be_read():
+def test_the_page_about_the_wire_shows_a_stamp_commands_and_feedback_that_can_be_read():
     shown = [text for _, text in blocks(WIRE)]
     assert headers.parse_stamp(shown[0].strip().encode()).limit == "payments.window"
-    assert [type(control.decode(text.encode())) for text in shown[1:]] == [control.PauseUntil, control.Resume]
+    assert [type(control.decode(text.encode())) for text in shown[1:3]] == [control.PauseUntil, control.Resume]
+    told = [outcomes.read(b"gate.admitted.payments-3@17", t.encode(), "gate.admitted.payments", 3) for t in shown[3:]]
+    assert [type(heard.outcome) for heard in told] == [outcomes.Failed, outcomes.BackOff]
 
 
 async def test_the_page_about_the_wire_tells_how_topics_are_made():
@@ -205,19 +207,21 @@ LITERAL, PREFIXED, ALLOW = 3, 4, 3
 BROKERS = (ACL_TYPES["--cluster"], "kafka-cluster", LITERAL, "User:ANONYMOUS", "*", 9, ALLOW)
 
 
-def told_acls() -> list[tuple]:
-    """Return what the commands on the page allow, for whoever connects to a test's broker."""
+def told_acls(principal: str, to: str | None = None) -> list[tuple]:
+    """Return what the commands on the page allow to somebody, as they are or to another principal."""
     found = []
     for _, text in blocks(OPERATIONS):
         for command in lines(text):
             if command[:1] != ["kafka-acls.sh"]:
                 continue
             pairs = list(zip(command, [*command[1:], ""], strict=True))
+            if ("--allow-principal", principal) not in pairs:
+                continue
             pattern = PREFIXED if ("--resource-pattern-type", "prefixed") in pairs else LITERAL
             named = [(ACL_TYPES[key], value or "kafka-cluster") for key, value in pairs if key in ACL_TYPES]
             operations = [OPERATIONS_OF_KAFKA[value] for key, value in pairs if key == "--operation"]
             found += [
-                (kind, name, pattern, "User:ANONYMOUS", "*", operation, ALLOW)
+                (kind, name, pattern, to or principal, "*", operation, ALLOW)
                 for kind, name in named
                 for operation in operations
             ]
@@ -253,7 +257,7 @@ async def test_a_gate_needs_no_more_than_operators_are_told_to_allow(own_broker,
     )
     await create(broker.bootstrap, "gate.requests.pay")
     await send(broker.bootstrap, "gate.requests.pay", [(None, b"%d" % i, []) for i in range(20)])
-    acls = told_acls()
+    acls = told_acls("User:gate", "User:ANONYMOUS")
     assert {kind for kind, *_ in acls} == set(ACL_TYPES.values())
     await allow(broker.bootstrap, [*acls, BROKERS])
     policy = "shards: 2\nservices: {pay: {requests_per_second: 50, burst_size: 10}}\n"
