@@ -13,7 +13,8 @@ from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from tests.system.gates import GateProcess, create, gate, read_count, send, until
 
 POLICY = "shards: 2\nservices: {pay: {requests_per_second: 1000, burst_size: 1000}}\n"
-TRANSACTIONAL_ID, LITERAL, ALL, DENY = 5, 3, 2, 2
+GOOD = "shards: 1\ndefaults: {requests_per_second: 1000, burst_size: 1000}\n"
+TOPIC, TRANSACTIONAL_ID, LITERAL, ALL, WRITE, DENY = 2, 5, 3, 2, 4, 2
 NO_TRANSACTIONS = (TRANSACTIONAL_ID, "*", LITERAL, "User:ANONYMOUS", "*", ALL, DENY)
 
 
@@ -125,3 +126,52 @@ async def change_acl(bootstrap: str, request: CreateAclsRequest | DeleteAclsRequ
         assert not answer.to_object()[next(k for k in answer.to_object() if k != "throttle_time_ms")][0]["error_code"]
     finally:
         await client.close()
+
+
+async def test_an_output_that_may_not_be_written_stops_its_own_service_alone(own_broker, prefix, tmp_path):
+    broker = own_broker(
+        properties={
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "true",
+        }
+    )
+    topic = f"{prefix}.admitted.pay"
+    denied = (TOPIC, topic, LITERAL, "User:ANONYMOUS", "*", WRITE, DENY)
+    await create(broker.bootstrap, f"{prefix}.requests.pay", f"{prefix}.requests.good", topic)
+    await change_acl(broker.bootstrap, CreateAclsRequest(*denied))
+    with gate(tmp_path, broker.bootstrap, prefix, GOOD, "--http", "0") as running:
+        await send(broker.bootstrap, f"{prefix}.requests.pay", numbered(0, 10))
+        text = running.wait_for("a partition waits")
+        assert f"{topic}-" in text
+        assert f"--operation Write --topic {topic}" in text
+        await send(broker.bootstrap, f"{prefix}.requests.good", numbered(0, 50))
+        out = await read_count(broker.bootstrap, [f"{prefix}.admitted.good"], 50)
+        assert len(out) == 50, running.text()
+        assert '"degraded"' in faults(running)
+        await change_acl(broker.bootstrap, DeleteAclsRequest(*denied))
+        await admitted(broker.bootstrap, prefix, 10, running)
+        until(lambda: "a partition goes on" in running.text(), explain=running.text)
+        assert "gate.shard.failed" not in running.text()
+        assert running.stop() == 0, running.text()
+
+
+async def test_an_output_topic_that_is_deleted_stops_its_own_service_alone(bootstrap, prefix, tmp_path):
+    topics = [
+        f"{prefix}.{kind}.{name}"
+        for name in ("pay", "good")
+        for kind in ("requests", "admitted", "delayed", "rejected")
+    ]
+    await create(bootstrap, *topics)
+    with gate(tmp_path, bootstrap, prefix, GOOD, "--http", "0") as running:
+        await send(bootstrap, f"{prefix}.requests.pay", numbered(0, 10))
+        await admitted(bootstrap, prefix, 10, running)
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        await admin.start()
+        await admin.delete_topics([f"{prefix}.admitted.pay"])
+        await admin.close()
+        await send(bootstrap, f"{prefix}.requests.pay", numbered(10, 20))
+        await send(bootstrap, f"{prefix}.requests.good", numbered(0, 50))
+        out = await read_count(bootstrap, [f"{prefix}.admitted.good"], 50)
+        assert len(out) == 50, running.text()
+        again = await read_count(bootstrap, [f"{prefix}.admitted.pay"], 10)
+        assert Counter(r.value for r in again) == Counter(b"%d" % i for i in range(10, 20)), running.text()
