@@ -15,6 +15,7 @@ from gate.kafka.parked import MOST_READ, PulledTooMuchError
 from gate.kafka.ports import MOST_WEIGHT, Inbox, Partition, Record, Wake
 from gate.kafka.returns import due
 from gate.kafka.routing import Taken, Topics, source_number
+from gate.kafka.shares import Shares
 
 Judges = dict[int, Judge]  # by `Piece.source`
 
@@ -160,26 +161,18 @@ class Intake:
         """Take what waits in the inbox, up to the size of a batch: requests by service, and retries that are due."""
         taken: dict[str, list[Taken]] = {}
         retried: dict[str, list[Taken]] = {}
-        room, weight = BATCH_RECORDS, MOST_WEIGHT
         self._largest.clear()
-        for partition in list(self.inbox.waiting):
-            if not self.inbox.may_go(partition) or room <= 0 or weight <= 0:
-                continue
-            service = self._env.names.service_of(partition.topic)
-            if service is None:
-                where, service = retried, self._env.names.service_of(partition.topic, "retries")
-                most = RETRIES_AT_ONCE
-            else:
-                where, most = taken, room
-            if service is None:
-                continue
+        shares = Shares(BATCH_RECORDS, MOST_WEIGHT, self._waiting())
+        for service, partition, room, weight in shares:
+            is_retry = self._env.names.service_of(partition.topic) is None
+            where, most = (retried, RETRIES_AT_ONCE) if is_retry else (taken, room)
             served = desk.services[service]
             codec = self.inbox.codec(partition) or 0
             most = min(most, room, served.room or room, blame.rooms.get(partition, room))
             part = self.inbox.take(partition, most, weight)
             if part is None:
                 continue
-            weight -= self.inbox.taken
+            shares.used(0, self.inbox.taken)
             self._largest[partition] = self.inbox.largest
             if where is retried:
                 part = self._due(desk, partition, *part, now, codec)
@@ -188,9 +181,18 @@ class Intake:
             else:
                 served.codec = codec
             records, end = part
-            room -= len(records)
+            shares.used(len(records), 0)
             where.setdefault(service, []).append((partition.number, records, end))
         return taken, retried
+
+    def _waiting(self) -> dict[str, list[tuple[int, Partition]]]:
+        """Return how many bytes wait of each partition from which something may be taken, by service."""
+        names, waiting = self._env.names, dict[str, list[tuple[int, Partition]]]()
+        for partition in self.inbox.waiting:
+            service = names.service_of(partition.topic) or names.service_of(partition.topic, "retries")
+            if service is not None and self.inbox.may_go(partition):
+                waiting.setdefault(service, []).append((self.inbox.bytes_of(partition), partition))
+        return waiting
 
     def _due(
         self, desk: Desk, partition: Partition, records: list[Record], end: int, now: int, codec: int

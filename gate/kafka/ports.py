@@ -256,6 +256,10 @@ class Inbox:
         self.size += size
         self.pool.size += size
 
+    def bytes_of(self, partition: Partition) -> int:
+        """Return how many bytes wait of `partition`."""
+        return sum(piece.fetched.size for piece in self.waiting.get(partition, ()))
+
     def codec(self, partition: Partition) -> int | None:
         """Return how what waits first in `partition` was compressed; None: nothing waits."""
         waiting = self.waiting.get(partition)

@@ -1,0 +1,41 @@
+"""What a batch takes of each service that waits."""
+
+from types import SimpleNamespace
+
+from gate.kafka.blame import Blame
+from gate.kafka.changelog import FORMAT, Meta
+from gate.kafka.clock import MS
+from gate.kafka.desk import Desk
+from gate.kafka.intake import BATCH_RECORDS, Intake
+from gate.kafka.ports import Fetched, Partition, Pool
+from gate.kafka.topics import Names
+from gate.policy import parse_policy
+from tests.sim.log import Stored
+
+NOW = 1_764_000_000_000 * MS
+
+
+def test_whoever_sends_much_leaves_the_others_their_part_of_a_batch():
+    desk = Desk(Names(), parse_policy("services: {}"), Meta(FORMAT, 16), {}, NOW)
+    intake = Intake(SimpleNamespace(names=Names(), pool=Pool(1 << 30, 1)), lambda: None, {})
+    sent = {"stranger": [3 * BATCH_RECORDS] * 4, "busy": [BATCH_RECORDS], "calm": [5], "other": [7]}
+    for service, counts in sent.items():
+        desk.serve(service, NOW)
+        for number, count in enumerate(counts):
+            records = [Stored(i, 1, b"k", b"v", ()) for i in range(count)]
+            intake.inbox.put(Partition(f"gate.requests.{service}", number), Fetched(records, count, 10 * count))
+
+    taken = {
+        service: [len(part[1]) for part in parts]
+        for service, parts in intake.take(desk, Blame(Names()), NOW)[0].items()
+    }
+
+    assert taken["calm"] == [5]
+    assert taken["other"] == [7]
+    assert sum(map(sum, taken.values())) == BATCH_RECORDS
+    assert abs(sum(taken["busy"]) - sum(taken["stranger"])) <= 1
+    assert len(taken["stranger"]) == 4
+    assert max(taken["stranger"]) - min(taken["stranger"]) <= 1
+    assert (
+        sum(len(part[1]) for part in intake.take(desk, Blame(Names()), NOW)[0]["busy"]) == BATCH_RECORDS // 2
+    )  # as much as before
