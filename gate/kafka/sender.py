@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, Final, NamedTuple
 
 from aiokafka.client import CoordinationType
-from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.errors import GroupAuthorizationFailedError, for_code
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
 from aiokafka.structs import TopicPartition
 
@@ -74,10 +74,12 @@ class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
     def handle_response(self, response: Any) -> None:
         for topic, partitions in response.topics:
             for number, code, _, _, *rest in partitions:
-                if code:  # before aiokafka fails the batch, and keeps nothing but the name of the error
+                # before aiokafka fails the batch, and keeps nothing but the name of the error
+                if code and not for_code(code).retriable:
                     records, message = (rest[1] or (), rest[2]) if len(rest) == _RECORD_ERRORS else ((), None)
                     refusal = Refusal(code, tuple((index, why or "") for index, why in records), message or "")
-                    self._sender.refused[TopicPartition(topic, number)] = refusal
+                    # what follows the one that was refused is out of order: that says nothing of it
+                    self._sender.refused.setdefault(TopicPartition(topic, number), refusal)
         super().handle_response(response)
 
 
@@ -86,7 +88,7 @@ class TrackedSender(Sender):  # type: ignore[misc]
 
     requests: set[asyncio.Task[None]]
     refusals: int  # in a row
-    refused: dict[TopicPartition, Refusal]  # the newest by partition
+    refused: dict[TopicPartition, Refusal]  # the first by partition: nothing is written after it
     marking: float  # seconds; about what a broker takes to write the markers of a transaction, after its answer
 
     def _track(self, task: asyncio.Task[None] | None) -> None:

@@ -3,10 +3,15 @@
 from types import SimpleNamespace
 
 import pytest
-from aiokafka.errors import ConcurrentTransactions
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    MessageSizeTooLargeError,
+    NotEnoughReplicasError,
+    OutOfOrderSequenceNumber,
+)
 from aiokafka.structs import TopicPartition
 
-from gate.kafka.sender import MOST_MARKING, PROMPT_BACKOFF, TrackedSender, _PromptAdd, track
+from gate.kafka.sender import MOST_MARKING, PROMPT_BACKOFF, TrackedSender, _PromptAdd, _PromptProduce, track
 
 HERE = TopicPartition("gate.admitted.x", 0)
 
@@ -56,3 +61,15 @@ def test_it_waits_no_longer_than_it_may_and_no_shorter_than_pays():
     assert slow.sender.marking == MOST_MARKING
     assert quick.sender.marking == PROMPT_BACKOFF / 2
     assert quick.refused == 0
+
+
+def test_what_is_out_of_order_behind_a_refused_batch_does_not_hide_why_that_one_was_refused():
+    """Of several batches to one partition the first was too large: the others then lack a predecessor."""
+    sender: TrackedSender = TrackedSender.__new__(TrackedSender)
+    sender._retry_backoff, sender.client = 0.1, None
+    handler = _PromptProduce(track(sender), {HERE: SimpleNamespace(retry_count=0)})
+    handler._batches = {}  # aiokafka fails none here
+    for error in (NotEnoughReplicasError, MessageSizeTooLargeError, OutOfOrderSequenceNumber):
+        answer = (HERE.partition, error.errno, -1, -1, 0, [(3, "too large")], None)
+        handler.handle_response(SimpleNamespace(API_VERSION=8, topics=[(HERE.topic, [answer])]))
+    assert handler._sender.refused == {HERE: (MessageSizeTooLargeError.errno, ((3, "too large"),), "")}
