@@ -12,6 +12,7 @@ from gate.kafka.ports import Mark, Outgoing, Partition, Pool, Session, Source
 from gate.kafka.topic_limits import TopicLimits
 from gate.kafka.topics import Names
 from gate.kafka.waiting import Waiting
+from gate.policy import ServicePolicy
 
 
 class Observer(Protocol):
@@ -20,6 +21,7 @@ class Observer(Protocol):
     def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
     def refused(self, service: str, requests: Sequence[Malformed]) -> None: ...  # noqa: D102
     def heard(self, service: str, partition: Partition, followed: Followed) -> None: ...  # noqa: D102
+    def known(self, service: str, policy: ServicePolicy) -> None: ...  # noqa: D102
     def forget(self, service: str) -> None: ...  # noqa: D102
     def committed(self, seconds: float) -> None: ...  # noqa: D102
     def failed(self, shard: int, error: BaseException, failures: int, stuck: float) -> None:

@@ -19,7 +19,9 @@ from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
 from gate.observe.http import Board
 from gate.observe.metrics import Metrics
+from gate.observe.outcomes import outcomes
 from gate.observe.usage import encode, to_json
+from gate.policy import ServicePolicy
 
 LOUD_AFTER: Final = 3  # failures since requests last advanced, and
 LOUD_SECONDS: Final = 15.0  # for so long: else it is a rebalance, or a broker that restarts
@@ -141,6 +143,10 @@ class Reporter:
         requests, age = self._undecided.get(service, (None, None))
         waiting = [one.as_json() for one in self._waits.of(service)]
         return {"undecided": requests, "undecided_age_seconds": age, "waiting": waiting}
+
+    def known(self, service: str, policy: ServicePolicy) -> None:
+        """Begin to count for a service, at zero, before anything comes."""
+        self.metrics.known(service, outcomes(policy))
 
     def forget(self, service: str) -> None:
         """Drop what was told of a service: it has another owner, or starts anew."""

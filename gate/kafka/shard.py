@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gate.kafka.assignor import shard_of
 from gate.kafka.blame import Blame
 from gate.kafka.changelog import LEAVING_KEY, META_KEY, read_meta
 from gate.kafka.clock import MS, BrokerClock
@@ -69,6 +70,8 @@ class Shard:
         self._task: asyncio.Task[None] | None = None
         self._begins: dict[Partition, int] = {}  # of delayed topics of which something is gone
         self._sessions = 0
+        self._known: set[str] = set()  # services of which was told
+        self._introduced: tuple[str, int] | None = None  # by which policy, with how many services of its own
         self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
         self._blame = Blame(environment.names)
         self._stuck_since: int | None = None  # local time of the first failure since requests last advanced
@@ -279,8 +282,9 @@ class Shard:
         self._reported = waiting
 
     def _let_go(self) -> None:
-        for service in self._desk.services if self._desk is not None else ():
+        for service in self._known | set(self._desk.services if self._desk is not None else ()):
             self._env.observer.forget(service)
+        self._known, self._introduced = set(), None
         self._intake.close()
         self._intake = Intake(self._env, self._woken.set, self._intake.services)
         self._clock = BrokerClock()
@@ -350,6 +354,19 @@ class Shard:
         desk.apply(self._env.feedback, self._now())
         begins, self._begins = self._begins, {}
         desk.forget_parked(begins, self._now())
+        self._introduce(desk)
+
+    def _introduce(self, desk: Desk) -> None:
+        """Tell of all services that are known here, so that their counters exist before anything comes."""
+        policy = desk.policy
+        if (policy.version, len(desk.services)) == self._introduced:
+            return
+        self._introduced = policy.version, len(desk.services)
+        shards = self._env.shards
+        self._known = set(desk.services)
+        self._known |= {name for name in policy.services if shard_of(policy.shard_key(name), shards) == self.number}
+        for name in sorted(self._known):
+            self._env.observer.known(name, policy.effective(name))
 
     async def _not_paused(self) -> None:
         while self._paused and not self.stopping:

@@ -20,6 +20,7 @@ _ETA: Final = (
     "Until the last request that waits is admitted if nothing else comes; if none does, until one that comes now is; "
     "+Inf: not known."
 )
+_TOLD: Final = ("done", "retry", "given-up", "back-off", "repeated")  # what follows from what workers tell
 _LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 
@@ -32,7 +33,8 @@ class Metrics(Collector):
 
     def __init__(self, registry: CollectorRegistry, version: str) -> None:
         self._usage: dict[str, Usage] = {}
-        self._refused: Tally[tuple[str, str]] = Tally()
+        self._known: dict[str, frozenset[tuple[str, str, str]]] = {}
+        self._refused: dict[str, Tally[str]] = {}  # by service and reason
         self._undecided: dict[str, tuple[int, float]] = {}
         self._decision_lag = Histogram(
             "gate_decision_lag_seconds",
@@ -88,13 +90,21 @@ class Metrics(Collector):
         """Take the newest usage of a service."""
         self._usage[usage.service] = usage
 
+    def known(self, service: str, outcomes: Iterable[tuple[str, str, str]]) -> None:
+        """Begin to count for a service: what can become of its requests, as lane, verdict and reason, is 0 so far."""
+        self._known[service] = frozenset(outcomes)
+        for histogram in (self._decision_lag, self._release_lag):
+            histogram.labels(service)
+        for told in _TOLD:
+            self._feedback.labels(service, told)
+
     def forget(self, service: str) -> None:
         """Drop all series of a service that this gate no longer owns."""
         self._usage.pop(service, None)
-        for key in [key for key in self._refused if key[0] == service]:
-            del self._refused[key]
         for labels in [labels for labels in self._feedback._metrics if labels[0] == service]:  # noqa: SLF001
             self._feedback.remove(*labels)
+        self._known.pop(service, None)
+        self._refused.pop(service, None)
         for histogram in (self._decision_lag, self._release_lag):
             if (service,) in histogram._metrics:  # noqa: SLF001 - remove() of an unknown child warns or raises
                 histogram.remove(service)
@@ -108,7 +118,7 @@ class Metrics(Collector):
 
     def refused(self, service: str, reason: str, count: int) -> None:
         """Count requests that no engine saw: their headers can't be read, or the broker takes no such record."""
-        self._refused[service, reason] += count
+        self._refused.setdefault(service, Tally())[reason] += count
 
     def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None:
         """Record lags in seconds: of decisions, and of releases. Clocks differ, so below zero counts as zero."""
@@ -184,8 +194,6 @@ class Metrics(Collector):
             labels=["service"],
         )  # fmt: skip
         for service, usage in sorted(self._usage.items()):
-            for (priority, verdict, reason), count in _totals(usage).items():
-                requests.add_metric([service, priority, verdict, reason], count)
             for lane in usage.lanes:
                 backlog.add_metric([service, lane.name], lane.backlog)
                 eta.add_metric([service, lane.name], math.inf if lane.eta_seconds is None else lane.eta_seconds)
@@ -196,19 +204,23 @@ class Metrics(Collector):
             offered.add_metric([service], usage.offered_per_second)
             breach.add_metric([service], usage.breach_since is not None)
             tenants.add_metric([service], usage.tenants)
-            gone.add_metric([service], usage.gone)
-            shared.add_metric([service], usage.shared_tenant_requests)
-        for (service, reason), count in sorted(self._refused.items()):
-            requests.add_metric([service, "", Verdict.REJECTED, reason], count)
+        for service in sorted(self._known.keys() | self._usage.keys() | self._refused.keys()):
+            told = self._usage.get(service)
+            for (priority, verdict, reason), count in sorted(self._totals(service, told).items()):
+                requests.add_metric([service, priority, verdict, reason], count)
+            gone.add_metric([service], 0 if told is None else told.gone)
+            shared.add_metric([service], 0 if told is None else told.shared_tenant_requests)
         return [requests, backlog, eta, tokens, fill, rate, offered, breach, undecided, age, tenants, shared, gone]
+
+    def _totals(self, service: str, usage: Usage | None) -> Tally[tuple[str, str, str]]:
+        """Return how often each outcome was, and 0 for those that can be and were not."""
+        totals: Tally[tuple[str, str, str]] = Tally(dict.fromkeys(self._known.get(service, ()), 0))
+        for total in () if usage is None else usage.totals:
+            totals[total.lane, total.verdict, total.reason or ""] += total.requests
+        for reason, count in self._refused.get(service, {}).items():
+            totals["", Verdict.REJECTED, reason] += count
+        return totals
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=["service", *labels])
-
-
-def _totals(usage: Usage) -> Tally[tuple[str, str, str]]:
-    totals: Tally[tuple[str, str, str]] = Tally()
-    for total in usage.totals:
-        totals[total.lane, total.verdict, total.reason or ""] += total.requests
-    return totals

@@ -4,7 +4,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gate.admission.model import Reason, Total, Verdict
 from gate.observe.metrics import Metrics
+from gate.observe.outcomes import outcomes
+from gate.policy import parse_policy
 
 CONTRACT = {
     "gate_requests_total",
@@ -74,6 +77,52 @@ def test_usage_becomes_series(metrics, registry, usage):
     assert samples["gate_requests_total", delayed] == 1000
 
 
+POLICY = """
+services:
+  plain: {requests_per_second: 1, window_size: null}
+  strict: {requests_per_second: 1, overflow: reject, max_delay: 60, priorities: {hi: 6, low: 1}}
+  held: {requests_per_second: 1, overflow: hold, max_in_flight: 5, worker_group: w}
+  own: {tenants: {default: {requests_per_second: 1}}, group: bank}
+groups: {bank: {requests_per_second: 5, burst_size: 5}}
+"""
+WAITS = {"rate", "window", "lane", "paused"}
+ALWAYS = {"malformed", "unforwardable", "deadline", "never"}
+
+
+@pytest.mark.parametrize(
+    ("service", "lanes", "verdict", "waits", "ends"),
+    [
+        ("plain", {"default"}, "delayed", WAITS - {"window"}, ALWAYS),
+        ("strict", {"hi", "low"}, "rejected", WAITS, ALWAYS | {"max-delay"}),
+        ("held", {"default"}, "held", WAITS | {"in-flight"}, ALWAYS),
+        ("own", {"default"}, "delayed", {"lane", "paused", "tenant", "group"}, ALWAYS),
+    ],
+)
+def test_what_can_be_is_counted_from_the_start(metrics, registry, usage, service, lanes, verdict, waits, ends):
+    """Or increase() would miss the first burst: it needs a sample from before it."""
+    metrics.known(service, outcomes(parse_policy(POLICY).effective(service)))
+    samples = {labels: value for (name, labels), value in scrape(registry).items() if name == "gate_requests_total"}
+    told = {(dict(labels)["decision"], dict(labels)["reason"]) for labels in samples}
+    assert told == {("admitted", "")} | {(verdict, why) for why in waits} | {("rejected", why) for why in ends}
+    assert {dict(labels)["priority"] for labels in samples} == lanes | {""}
+    assert set(samples.values()) == {0.0}
+    counters = {name for name, labels in scrape(registry) if ("service", service) in labels}
+    assert {
+        "gate_feedback_total",
+        "gate_gone_requests_total",
+        "gate_release_lag_seconds_count",
+        "gate_decision_lag_seconds_count",
+    } <= counters
+
+    lane = min(lanes)
+    totals = (Total(lane, Verdict.ADMITTED, None, False, 7), Total("old", Verdict.ADMITTED, None, False, 2))
+    metrics.usage(usage(service=service, totals=totals))
+    metrics.refused(service, Reason.MALFORMED, 3)
+    after = {labels: value for (name, labels), value in scrape(registry).items() if name == "gate_requests_total"}
+    assert after.keys() > samples.keys()
+    assert sum(after.values()) == 12
+
+
 def test_what_is_unknown_is_not_made_up(metrics, registry, usage):
     lanes = tuple(lane.__class__(lane.name, lane.weight, 5, 5, 1, None) for lane in usage().lanes)
     metrics.usage(usage(tokens=None, breach_since=None, lanes=lanes))
@@ -111,6 +160,7 @@ def test_what_happens_is_counted(metrics, registry):
 def test_a_forgotten_service_leaves_no_series(metrics, registry, usage):
     before = scrape(registry).keys()
     for service in ("payments", "reports"):
+        metrics.known(service, [("", "admitted", "")])
         metrics.usage(usage(service=service))
         metrics.refused(service, "malformed", 1)
         metrics.lagged(service, [0.1], [0.1])

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from gate.admission.model import Reason, Verdict
 from gate.observe.metrics import Metrics
+from gate.observe.outcomes import outcomes
+from gate.policy import parse_policy
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "rules.yml"
@@ -35,6 +37,29 @@ def test_rules_name_values_that_labels_have(rules):
     told = {rule["alert"]: re.findall(r'(decision|reason)=~?"([^"]+)"', rule["expr"]) for rule in rules}
     for label, values in [pair for pairs in told.values() for pair in pairs]:
         assert set(values.split("|")) <= set(Verdict if label == "decision" else Reason)
+
+
+def test_what_promtool_is_fed_before_the_first_event_is_what_a_gate_exports():
+    """Their first value is 0: of a service that is known, and of which nothing was counted yet."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, "1")
+    for service in ("calm", "flooded"):
+        metrics.known(
+            service, outcomes(parse_policy("defaults: {requests_per_second: 1, max_delay: 60}").effective(service))
+        )
+    exported = {
+        (sample.name, *sorted(sample.labels.items()))
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.value == 0
+    }
+    cases = yaml.safe_load(Path(__file__).with_name("rules.test.yml").read_text())["tests"]
+    fed = [series["series"] for group in cases for series in group["input_series"]]
+    for series in fed:
+        name, _, labels = series.partition("{")
+        said = set(re.findall(r'(\w+)="([^"]*)"', labels)) - {("instance", "a"), ("instance", "b")}
+        if name == "gate_requests_total":
+            assert any(found[0] == name and said <= set(found[1:]) for found in exported), series
 
 
 def test_each_rule_is_tried_by_promtool(rules):

@@ -25,6 +25,15 @@ def totals(usage, verdict):
     return sum(total["requests"] for total in usage["totals"] if total["verdict"] == verdict)
 
 
+async def test_counters_are_there_before_anything_comes(bootstrap, prefix, tmp_path):
+    """Of a service whose topic is there, and of one that the policy names and that has no topic yet."""
+    await create(bootstrap, f"{prefix}.requests.pay")
+    with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "127.0.0.1:0") as running:
+        series = 'gate_requests_total{decision="%s",priority="default",reason="%s",service="%s"} 0.0'
+        wanted = {series % ("admitted", "", "pay"), series % ("held", "in-flight", "imports")}
+        await asyncio.to_thread(until, lambda: wanted <= set(running.get("/metrics").splitlines()))
+
+
 async def test_a_pacer_waits_where_workers_hold_everything_back(bootstrap, prefix, tmp_path):
     topic = f"{prefix}.requests.imports"
     await create(bootstrap, topic)
