@@ -225,7 +225,7 @@ class Engine:
         beat: Beat | None = None,
     ) -> Self:
         """Return an engine that goes on where the writer of `state` ended. StateError: damaged, or too new."""
-        restoring = cls.restoring(service, policy, budgets, now, version, state, beat=beat)
+        restoring = cls.restoring(service, policy, budgets, now, version, dict(state), beat=beat)
         while True:
             try:
                 next(restoring)
@@ -241,14 +241,21 @@ class Engine:
         budgets: Budgets,
         now: int,
         version: str,
-        state: Mapping[str, bytes],
+        state: dict[str, bytes],
         *,
         beat: Beat | None = None,
     ) -> Generator[None, None, Self]:
-        """Do as `restore` does, in slices of some ms."""
+        """Do as `restore` does, in slices of some ms; `state` is taken apart."""
         engine = cls(service, policy, budgets, now, version, beat=beat)
         yield from records.restore(engine, state)
         return engine
+
+    def close(self) -> None:
+        """Let go of what refers to each other: the memory of many tenants must not wait for the garbage collector."""
+        for tenant in self.tenants:
+            tenant.queues.clear()
+        for lane in self.lanes.values():
+            lane.fair.clear()
 
     def allowed(self, admitted: int = 0) -> int | None:
         """Return how many requests may go before workers fall too far behind; None: any number."""

@@ -200,14 +200,14 @@ class Parked:
     def restore(
         self, records: Iterable[tuple[int, SegmentRecord]], queue_of: Callable[[str, str], Queue]
     ) -> Iterator[None]:
-        """Take the segments of a partition each, in any order; `queue_of` finds the queue of a lane and a tenant.
+        """Take the segments of a partition each, by their bases; `queue_of` finds the queue of a lane and a tenant.
 
         In slices of one segment.
         """
         known: dict[tuple[str, str], Queue] = {}  # most are named in many segments
         newest: dict[Queue, int] = {}
         astray: dict[Queue, None] = {}  # what came earlier lies behind what came later
-        for partition, record in sorted(records, key=lambda pair: pair[1].base):
+        for partition, record in records:
             segment = Segment(partition, record.base, record.sequence)
             segment.fill(record)
             for owner in record.owners:

@@ -1,6 +1,6 @@
 """An engine as state records and back, and from one policy to another."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,8 @@ def changes(engine: "Engine") -> dict[str, bytes | None]:
     return changed | engine.places.changes() | engine.tenants.changes() | engine.budgets.changes()
 
 
-def restore(engine: "Engine", state: Mapping[str, bytes]) -> Generator[None, None, None]:
-    """Bring a new engine to where the one was that wrote the records, in slices.
+def restore(engine: "Engine", state: dict[str, bytes]) -> Generator[None, None, None]:
+    """Bring a new engine to where the one was that wrote the records, in slices. They are taken out on the way.
 
     StateError: damaged, or from a newer gate.
     """
@@ -38,18 +38,19 @@ def restore(engine: "Engine", state: Mapping[str, bytes]) -> Generator[None, Non
     if record is not None:
         _take(engine, record)
     segments, kept = [], {}
-    for number, (name, data) in enumerate(state.items()):
+    for number, name in enumerate(list(state)):
         if name.startswith(tenants):
-            kept[name.removeprefix(tenants)] = data
+            kept[name.removeprefix(tenants)] = state.pop(name)
         elif name.startswith(parked):
-            partition = int(name.removeprefix(parked).partition("/")[0])
-            segments.append((partition, decode(name, data, SegmentRecord)))
+            partition, _, base = name.removeprefix(parked).partition("/")
+            segments.append((int(base), int(partition), name))
         if number % SLICE == 0:
             yield
     yield from engine.tenants.restore(kept)
     if record is not None and record.policy != engine.version:
         engine.tenants.forget_plans()
-    yield from engine.places.restore(segments, lambda lane, tenant: _queue(engine, lane, tenant))
+    places = ((partition, decode(name, state.pop(name), SegmentRecord)) for _, partition, name in sorted(segments))
+    yield from engine.places.restore(places, lambda lane, tenant: _queue(engine, lane, tenant))
     yield from engine.scheduler.rebuild()
     for name, until in ({} if record is None else record.paused).items():
         engine.tenants.pause(engine.tenants.find(name, engine.now), until)

@@ -101,10 +101,11 @@ class Desk:
         self._wakes: list[tuple[int, str]] = []
         self._publication = Publication(now)
 
-    def restore(self, state: Mapping[str, bytes], now: int) -> Generator[None, None, None]:
-        """Take what is committed, in slices of some ms."""
+    def restore(self, state: dict[str, bytes], now: int) -> Generator[None, None, None]:
+        """Take what is committed, in slices of some ms; `state` is taken apart, or its records would be held twice."""
         groups: dict[str, bytes] = {}
-        for number, (key, value) in enumerate(state.items()):
+        for number, key in enumerate(list(state)):
+            value = state.pop(key)
             if number % SORTED == 0:
                 yield
             kind, _, rest = key.partition("/")
@@ -164,6 +165,12 @@ class Desk:
         service = self._names.service_of(partition.topic)
         known = self.ledger.start(partition) if service is None else self.decided(service, partition)
         return known or 0
+
+    def close(self) -> None:
+        """Let go of what the engines hold."""
+        for served in self.services.values():
+            served.engine.close()
+        self.services.clear()
 
     def governs(self, service: str) -> bool:
         """Tell whether a policy says what may pass, or the gate fails open where none does."""

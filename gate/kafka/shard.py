@@ -285,6 +285,8 @@ class Shard:
         for service in self._known | set(self._desk.services if self._desk is not None else ()):
             self._env.observer.forget(service)
         self._known, self._introduced = set(), None
+        if self._desk is not None:
+            self._desk.close()
         self._intake.close()
         self._intake = Intake(self._env, self._woken.set, self._intake.services)
         self._clock = BrokerClock()
@@ -333,14 +335,16 @@ class Shard:
         self._clock.advance_to(meta.at, self._env.local())
         state = {key: value for key, value in claim.state.items() if key not in outdated}
         desk = Desk(self._env.names, self._policy, meta, claim.marks, now := self._now())
+        keys, leaving = len(claim.state), claim.state.get(LEAVING_KEY)
+        del claim  # of a large state there is no room for two
         await in_slices(desk.restore(state, now), self._env.local)
         self._desk = desk
-        await writer.finish_leaving(desk, claim.state.get(LEAVING_KEY), self._now())
+        await writer.finish_leaving(desk, leaving, self._now())
         await self._refresh(desk)
         await writer.correct(desk, intake.inbox.followed)
         reach("after-restore")
         seconds = (self._env.local() - started) / 1e9
-        log.info("shard taken over", shard=self.number, keys=len(claim.state), seconds=round(seconds, 3))
+        log.info("shard taken over", shard=self.number, keys=keys, seconds=round(seconds, 3))
         return desk
 
     async def _refresh(self, desk: Desk) -> None:

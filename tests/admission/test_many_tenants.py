@@ -1,6 +1,7 @@
 """More tenants than a service tells apart: who comes then shares, nobody's limit is exceeded, and nothing stalls."""
 
 import dataclasses
+import gc
 import random
 from fractions import Fraction
 
@@ -251,7 +252,7 @@ def parked_crowd(count):
 
 def test_no_more_than_some_are_restored_changed_or_written_at_once():
     sim = parked_crowd(20_000)
-    args = (sim.policy.name, sim.policy, Budgets(START, {}), START, "1", sim.state)
+    args = (sim.policy.name, sim.policy, Budgets(START, {}), START, "1", dict(sim.state))
     count, engine = slices(Engine.restoring(*args))
     assert count >= 2 * 20_000 // SLICE
     assert engine.waiting == sim.engine.waiting
@@ -261,6 +262,23 @@ def test_no_more_than_some_are_restored_changed_or_written_at_once():
     assert len(engine.changes()) >= 20_000
     engine.pause(START, START + SECOND, "t1")
     assert len(engine.changes()) <= 2  # the tenant, and the service
+
+
+def test_what_is_closed_is_freed_at_once():
+    def tenants():
+        return sum(type(each).__name__ == "Tenant" for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = tenants()
+        sim = parked_crowd(4_000)
+        assert tenants() >= before + 4_000
+        sim.engine.close()
+        sim.engine = None
+        assert tenants() <= before
+    finally:
+        gc.enable()
 
 
 def test_those_that_a_limit_lets_go_at_once_go_in_parts():

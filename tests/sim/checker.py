@@ -242,7 +242,7 @@ class Checker:
                         found.add(offset)
             meta = read_meta(state.get(META_KEY), self._shards)
             desk = Desk(self._names, policy, meta, {}, self._newest_at * MS)
-            for _ in desk.restore(state, self._newest_at * MS):
+            for _ in desk.restore(dict(state), self._newest_at * MS):
                 pass
             for served in desk.services.values():
                 for partition in range(64):
