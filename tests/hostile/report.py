@@ -21,7 +21,7 @@ class Bounds:
 
 LONG: Final = Bounds(2.0, 2.0, 200 * MB)
 MANY_TENANTS: Final = Bounds(inf, 5.0, 300 * MB)
-SHORT: Final = Bounds(memory=200 * MB)
+SHORT: Final = Bounds(memory=256 * MB)  # beside other tests, outputs wait longer for the broker
 
 
 @dataclass

@@ -131,14 +131,14 @@ class Run:
         self._offering: asyncio.Task[int] | None = None
         self._kinds: dict[str, tuple[str, str]] = {}
         for name in (*stage.INNOCENT, *stage.STRANGE):
-            for kind in ("requests", "admitted", "rejected"):
+            for kind in ("requests", "retries", "admitted", "rejected"):
                 self._kinds[getattr(stage.NAMES, kind)(name)] = kind, name
 
     def _show(self, topic: str, partition: int, batch: Header, start: int) -> None:
         kind, service = self._kinds[topic]
         innocent = service in stage.INNOCENT
-        if kind == "requests":
-            self.judge.request(topic, partition, batch, start, innocent=innocent)
+        if kind in {"requests", "retries"}:
+            self.judge.request(topic, partition, batch, start, innocent=innocent and kind == "requests")
         else:
             self.judge.end(topic, partition, batch, admitted=kind == "admitted", innocent=innocent)
 
