@@ -58,7 +58,11 @@ class Scheduler:
         """Yield the queues that take part or that a tenant's limit blocks."""
         for lane in self.lanes.flows():
             yield from lane.fair.flows()
-        yield from {entry[3]: None for entry in self._blocked if _holds(entry)}
+        told: set[Queue] = set()
+        for entry in self._blocked:  # lazily: some ask for a few only
+            if _holds(entry) and entry[3] not in told:
+                told.add(entry[3])
+                yield entry[3]
 
     def queue(self, arrivals: Iterable[Arrival]) -> None:
         """Append fresh requests to their queues."""
