@@ -17,8 +17,9 @@ from aiokafka.structs import RecordMetadata
 
 from gate.errors import GateError
 from gate.kafka.access import access
-from gate.kafka.cluster import Cluster, TopicSpec
+from gate.kafka.cluster import Cluster
 from gate.kafka.connect import BrokerUnreachableError, running
+from gate.kafka.creating import TopicSpec
 from gate.kafka.topics import Names
 
 Header = tuple[str, bytes | None]

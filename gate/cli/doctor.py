@@ -5,13 +5,15 @@ import json as jsonlib
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from rich.console import Console
 from rich.text import Text
 
 from gate.cli.client import Bootstrap, Client, Flag, Prefix, Timeout, log_to_stderr
-from gate.kafka.checkup import Checkup, Finding, Health
+from gate.kafka.checkup import Checkup
+from gate.kafka.findings import Finding, Health
+from gate.kafka.profiles import OWN, PROFILES
 from gate.kafka.topics import Names, Templates
 from gate.policy import Settings, load_policy
 
@@ -23,11 +25,12 @@ def doctor(
     *,
     config: Path | None = None,
     json: Flag = False,
+    profile: Literal["msk-serverless", "confluent-cloud", "redpanda"] | None = None,
     bootstrap: Bootstrap | None = None,
     prefix: Prefix | None = None,
     connect_timeout: Timeout | None = None,
 ) -> int:
-    """Check broker, topics, permissions, clocks and transactions, and say what to do about each fault.
+    """Check broker, replication, topics, permissions, clocks and transactions, and say what to do about each fault.
 
     Exits with 1 if anything fails; a warning is no failure. With --json: a list of objects. Settings come from these
     options, else from GATE_* variables, else from the file, as with `gate run`.
@@ -40,6 +43,8 @@ def doctor(
         The policy file whose settings (bootstrap, prefix, topics, shards, ...) the gates run with.
     json
         Print JSON.
+    profile
+        Whose Kafka it is: what can't be set there is no fault, and no cure names it.
     bootstrap
         Kafka broker, HOST:PORT.
     prefix
@@ -56,11 +61,12 @@ def doctor(
     names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
     console = Console(highlight=False, soft_wrap=True)
     found: list[Finding] = []
+    whose = PROFILES[profile] if profile is not None else OWN
 
     async def look() -> None:
         await client.reach()
         async with client.cluster(names) as cluster:
-            async for finding in Checkup(cluster, names, settings, client.bootstrap).run():
+            async for finding in Checkup(cluster, names, settings, client.bootstrap, whose).run():
                 found.append(finding)
                 if not json:
                     _print(console, finding)

@@ -22,8 +22,8 @@ from gate.cli.client import Client, Flag, Service, log_to_stderr, say
 from gate.errors import GateError
 from gate.files import NotAFileError, open_regular
 from gate.kafka.access import access
-from gate.kafka.cluster import TopicSpec
 from gate.kafka.connect import running
+from gate.kafka.creating import TopicSpec
 from gate.kafka.headers import COST, DEADLINE, MAX_COST, PRIORITY, TENANT, Malformed, read_wishes
 
 _LONGEST_LINE: Final = 32 << 20  # bytes; what no broker takes must not fill the memory

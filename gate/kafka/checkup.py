@@ -3,8 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import aiokafka
@@ -12,10 +10,14 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import access
-from gate.kafka.cluster import STAMP_ROOM, Cluster, TopicSpec
+from gate.kafka.cluster import STAMP_ROOM, Cluster
 from gate.kafka.commands import unnamed
 from gate.kafka.connection import KNOWN, Client
+from gate.kafka.creating import TopicSpec
+from gate.kafka.durability import broker_settings, examine
+from gate.kafka.findings import Finding, Health
 from gate.kafka.ports import Claim, Outgoing, Partition
+from gate.kafka.profiles import OWN, Profile
 from gate.kafka.routing import Topics
 from gate.kafka.standing import Standing, standing
 from gate.kafka.topics import Names
@@ -26,33 +28,17 @@ from gate.policy import Settings
 DEADLINE: Final = 10.0
 
 
-class Health(StrEnum):
-    """How a check ended. What could not be looked at is `skipped`, never `ok`."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at, and what to do about it."""
-
-    check: str
-    health: Health
-    text: str
-    fix: str | None = None
-
-
 class Checkup:
     """Looks at one cluster. Writes nothing that anybody will see: its one transaction is never committed."""
 
-    def __init__(self, cluster: Cluster, names: Names, settings: Settings, bootstrap: str) -> None:
+    def __init__(
+        self, cluster: Cluster, names: Names, settings: Settings, bootstrap: str, profile: Profile = OWN
+    ) -> None:
         self._cluster = cluster
         self._names = names
         self._settings = settings
         self._bootstrap = bootstrap
+        self._profile = profile
 
     async def run(self) -> AsyncIterator[Finding]:
         """Yield findings one by one."""
@@ -61,6 +47,10 @@ class Checkup:
         for finding in await _guarded("topics", lambda: self._common_topics(there)):
             yield finding
         for finding in await _guarded("services", lambda: self._services(there)):
+            yield finding
+        for finding in await _guarded("replication", lambda: self._durability(there)):
+            yield finding
+        for finding in await _guarded("broker settings", self._broker_settings):
             yield finding
         for finding in await _guarded("group", self._group):
             yield finding
@@ -81,8 +71,12 @@ class Checkup:
         for spec in specs:
             if spec.name not in there:
                 continue
-            wrong = {
-                key: value for key, value in spec.config.items() if _matters(key, configs[spec.name].get(key), value)
+            config = configs[spec.name]
+            wrong = {key: value for key, value in spec.needed.items() if _differs(key, config.get(key), value)}
+            lacks = {
+                key: value
+                for key, value in spec.wished.items()
+                if key not in self._profile.fixed and _differs(key, config.get(key), value)
             }
             if spec.name == self._names.state and there[spec.name] != self._settings.shards:
                 findings.append(
@@ -92,11 +86,16 @@ class Checkup:
                         f"run gates with `--shards {there[spec.name]}`",
                     )
                 )  # fmt: skip
+            elif not config:
+                fix = f"allow DescribeConfigs on {spec.name} to whoever runs the doctor"
+                findings.append(Finding(spec.name, Health.SKIPPED, "is there; its settings may not be read", fix))
             elif wrong:
-                config = ",".join(f"{key}={value}" for key, value in wrong.items())
                 health = Health.FAIL if spec.name == self._names.state else Health.WARN
-                fix = f"kafka-configs.sh --alter --topic {spec.name} --add-config {config}"
-                findings.append(Finding(spec.name, health, f"is not configured as it should be: {config}", fix))
+                text = f"is not configured as it should be: {_settings(wrong)}"
+                findings.append(Finding(spec.name, health, text, self._profile.cure(spec.name, wrong)))
+            elif lacks:
+                text = f"lacks what makes take-overs quick: {_settings(lacks)}"
+                findings.append(Finding(spec.name, Health.WARN, text, self._profile.cure(spec.name, lacks)))
             else:
                 findings.append(Finding(spec.name, Health.OK, f"is there, with {there[spec.name]} partitions"))
         return findings
@@ -132,6 +131,12 @@ class Checkup:
             text = f"{there[requests]} partitions" + (f"; {lacking} output topics will be created" if lacking else "")
             findings.append(Finding(service, Health.OK, text))
         return findings
+
+    async def _durability(self, there: Mapping[str, int]) -> list[Finding]:
+        return await examine(self._cluster, self._names, self._settings.shards, there, self._profile)
+
+    async def _broker_settings(self) -> list[Finding]:
+        return broker_settings(await self._cluster.broker_configs(), self._profile)
 
     async def _group(self) -> list[Finding]:
         members = await self._cluster.members(self._settings.group_id)
@@ -259,8 +264,15 @@ def _missing(spec: TopicSpec, *, create: bool) -> Finding:
     return Finding(spec.name, Health.FAIL, "is missing, and `create_topics` is false", spec.command())
 
 
-def _matters(key: str, has: str | None, wanted: str) -> bool:
-    return key in {"cleanup.policy", "message.timestamp.type"} and has != wanted
+def _settings(config: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in config.items())
+
+
+def _differs(key: str, has: str | None, wanted: str) -> bool:
+    """Tell whether a setting is not as wanted. None: it is not told, which is no fault of the topic."""
+    if key == "max.message.bytes":
+        return has is not None and int(has) < int(wanted)
+    return has is not None and has != wanted
 
 
 def _client() -> list[Finding]:

@@ -2,41 +2,37 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import stamina
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
 from gate.kafka.connection import adopt
+from gate.kafka.creating import Creator, TopicSpec
 from gate.kafka.ports import Mark, Partition
 from gate.kafka.together import Together
 from gate.kafka.topics import Names
 
 DEADLINE: Final = 15.0
 OLD_RETRIES: Final = ".retries"  # with which the group ends in which workers of earlier versions read them
+# what waits must not expire
+FOREVER: Final = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 STAMP_ROOM: Final = 64 << 10  # what stamps may add to a record of the largest size
 
 log = structlog.get_logger("gate.cluster")
 
 
-@dataclass(frozen=True, slots=True)
-class TopicSpec:
-    """A topic as the gate wants it."""
+class Copied(NamedTuple):
+    """A partition: how many copies it has, and how many are in sync."""
 
-    name: str
-    partitions: int
-    config: Mapping[str, str]
-
-    def command(self) -> str:
-        """Return the command by which an operator would create it."""
-        config = "".join(f" --config {key}={value}" for key, value in self.config.items())
-        return f"kafka-topics.sh --create --topic {self.name} --partitions {self.partitions}{config}"
+    number: int
+    copies: int
+    in_sync: int
 
 
 class Cluster:
@@ -45,10 +41,9 @@ class Cluster:
     def __init__(self, names: Names, *, create: bool, replication_factor: int, **client_options: Any) -> None:
         self._names = names
         self._create = create
-        self._replication = replication_factor
         self._partitions = Together(self._ask_partitions)
         self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
-        adopt(self._admin)
+        self._creator = Creator(self._admin, adopt(self._admin), replication_factor, self.broker_configs)
 
     async def start(self) -> None:
         """Connect. Raises KafkaError if no broker answers."""
@@ -100,6 +95,21 @@ class Cluster:
         answers = await _settled(lambda: self._admin.describe_consumer_groups([group]))
         return sum(len(described[5]) for answer in answers for described in answer.groups)
 
+    async def layout(self, topics: Collection[str] = ()) -> dict[str, list[Copied]]:
+        """Return where each partition is, by topic: of `topics`, if any are given, as far as they are there."""
+        async with asyncio.timeout(DEADLINE):
+            found = await self._admin.describe_topics()
+        return {
+            t["topic"]: [Copied(p["partition"], len(p["replicas"]), len(p["isr"])) for p in t["partitions"]]
+            for t in found
+            if not t["error_code"] and (t["topic"] in topics or not topics)
+        }
+
+    async def brokers(self) -> int:
+        """Return how many brokers there are now."""
+        async with asyncio.timeout(DEADLINE):
+            return len((await self._admin.describe_cluster())["brokers"])
+
     async def configs(self, *topics: str, names: Collection[str] = ()) -> dict[str, dict[str, str]]:
         """Return the configuration of topics, of `names` alone if any are given. Empty where it may not be read."""
         wanted = dict.fromkeys(names, "") or None
@@ -142,7 +152,7 @@ class Cluster:
         sizes = await self.configs(names.requests(service), names=("max.message.bytes",))
         size = sizes.get(names.requests(service), {}).get("max.message.bytes")
         most = {"max.message.bytes": str(int(size) + STAMP_ROOM)} if size else {}
-        await self.ensure(TopicSpec(names.retries(service), partitions, most | {"retention.ms": "-1"}))
+        await self.ensure(TopicSpec(names.retries(service), partitions, most | FOREVER))
         return partitions
 
     async def handed_over(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
@@ -159,17 +169,16 @@ class Cluster:
                     found[partition] = Mark(offset)
         return found
 
-    async def _replicas(self) -> int:
-        """Return the replication factor to create topics with; aiokafka can't leave it to the broker."""
-        if self._replication == -1:
-            brokers = (await self._admin.describe_cluster())["brokers"]
-            node = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["node_id"]))
+    async def broker_configs(self) -> dict[str, str]:
+        """Return the settings of a broker. Empty where they may not be read."""
+        brokers = (await self._admin.describe_cluster())["brokers"]
+        node = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["node_id"]))
+        try:
             answers = await self._admin.describe_configs([node])
-            config = {
-                entry[0]: entry[1] for answer in answers for resource in answer.resources for entry in resource[4]
-            }
-            self._replication = int(config.get("default.replication.factor") or 1)
-        return self._replication
+        except KafkaError as error:  # some providers do not know the request
+            log.debug("a broker does not tell its settings", why=repr(error))
+            return {}
+        return {entry[0]: entry[1] for answer in answers for resource in answer.resources for entry in resource[4]}
 
     async def ensure(self, *specs: TopicSpec) -> None:
         """Create what is missing, and add partitions where there are too few.
@@ -190,14 +199,7 @@ class Cluster:
             )
         async with asyncio.timeout(DEADLINE):
             if missing:
-                replicas = await self._replicas()
-                answer = await self._admin.create_topics(
-                    [NewTopic(s.name, s.partitions, replicas, topic_configs=dict(s.config)) for s in missing]
-                )
-                for topic, code, *rest in answer.topic_errors:
-                    if code and for_code(code) is not TopicAlreadyExistsError:
-                        why = rest[0] if rest and rest[0] else for_code(code).__name__
-                        raise GateError(f"topic {topic} could not be created: {why}", hint=_hint(topic, missing))
+                await self._creator.create(missing)
             for spec in small:
                 await self._admin.create_partitions({spec.name: NewPartitions(spec.partitions)})
 
@@ -207,7 +209,7 @@ class Cluster:
         names = self._names
         return [
             TopicSpec(names.admitted(service), partitions, size),
-            TopicSpec(names.delayed(service), partitions, size | {"retention.ms": "-1"}),  # what waits must not expire
+            TopicSpec(names.delayed(service), partitions, size | FOREVER),
             TopicSpec(names.rejected(service), partitions, size),
             TopicSpec(names.feedback(service), partitions, {"message.timestamp.type": "LogAppendTime"}),
         ]
@@ -222,14 +224,8 @@ class Cluster:
             TopicSpec(names.usage, 1, compact | own_time),
             TopicSpec(names.control, 1, compact),
             TopicSpec(
-                names.state, shards,
-                {
-                    "cleanup.policy": "compact",
-                    "message.timestamp.type": "LogAppendTime",
-                    "segment.ms": "600000",
-                    "min.cleanable.dirty.ratio": "0.1",
-                    "max.message.bytes": str(4 << 20),
-                },
+                names.state, shards, compact | own_time | {"max.message.bytes": str(4 << 20)},
+                {"segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"},  # little to read for who takes over
             ),
         ]  # fmt: skip
 
@@ -244,8 +240,3 @@ async def _settled(call: Callable[[], Awaitable[Any]]) -> Any:
             with attempt:
                 return await call()
     raise AssertionError  # the loop returns or raises
-
-
-def _hint(topic: str, specs: list[TopicSpec]) -> str:
-    command = next((spec.command() for spec in specs if spec.name == topic), "")
-    return f"create it yourself: {command}"

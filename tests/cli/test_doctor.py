@@ -49,6 +49,9 @@ def test_a_sound_cluster(bootstrap, prefix, policy, examine):
     for check in ("broker", f"{prefix}.state", f"{prefix}.alerts", "pay", "transactions", "clock", "aiokafka"):
         assert found[check]["health"] == "ok", found[check]
     assert found["group"]["health"] == "warn"
+    assert found["replication"]["health"] == "warn"  # one broker
+    for check in ("in-sync replicas", "min.insync.replicas", "elections", "retention", "broker settings"):
+        assert found[check]["health"] == "ok", found[check]
 
 
 def test_what_is_wrong_is_named_with_its_cure(bootstrap, prefix, policy, examine):
@@ -70,6 +73,33 @@ def test_a_state_topic_that_lies_about_time_is_a_failure(bootstrap, prefix, poli
     code, found = examine("--config", policy)
     assert code == 1
     assert "message.timestamp.type=LogAppendTime" in found[f"{prefix}.state"]["fix"]
+
+
+def test_brokers_that_lose_what_they_acknowledged_are_a_failure(own_broker, tmp_path, capsys):
+    properties = {"unclean.leader.election.enable": "true", "transaction.max.timeout.ms": "10000"}
+    bootstrap = own_broker(properties=properties).bootstrap
+    settle(bootstrap, "gate")
+    asyncio.run(create(bootstrap, "gate.requests.pay", **{"retention.ms": "3600000"}))
+    asyncio.run(create(bootstrap, "gate.delayed.pay"))
+    assert main(["doctor", "--bootstrap", bootstrap, "--json"]) == 1
+    found = {}
+    for finding in json.loads(capsys.readouterr().out):
+        found.setdefault(finding["check"], []).append(finding)
+    assert [f["health"] for f in found["elections"]] == ["fail"]
+    assert [f["health"] for f in found["broker settings"]] == ["fail"]
+    assert sorted(f["health"] for f in found["retention"]) == ["fail", "warn"]
+    assert any("--topic gate.delayed.pay --add-config retention.ms=-1" in f["fix"] for f in found["retention"])
+
+
+def test_a_provider_that_lets_nobody_set_a_wish_is_not_blamed_for_it(bootstrap, prefix, policy, examine):
+    config = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime", "max.message.bytes": "4194304"}
+    asyncio.run(create(bootstrap, f"{prefix}.state", partitions=4, **config))
+    settle(bootstrap, prefix)
+    _, found = examine("--config", policy)
+    assert found[f"{prefix}.state"]["health"] == "warn"
+    assert "segment.ms=600000,min.cleanable.dirty.ratio=0.1" in found[f"{prefix}.state"]["fix"]
+    code, found = examine("--config", policy, "--profile", "msk-serverless")
+    assert (code, found[f"{prefix}.state"]["health"]) == (0, "ok")
 
 
 def test_without_json_it_is_lines_for_people(bootstrap, prefix, capsys):
