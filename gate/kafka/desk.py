@@ -34,8 +34,9 @@ from gate.policy import Overflow, Policy
 log = structlog.get_logger("gate.desk")
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
-FIRST_PULLS: Final = 16  # while their size is not known
-PULLED_BYTES: Final = 4 << 20  # that it should be at most
+FIRST_PULLS: Final = 8  # while their size is not known
+PULLED_BYTES: Final = 2 << 20  # that it should be at most
+LARGE_PULLED: Final = 16 << 10  # bytes of a parked request: a batch of such ones takes much memory
 QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
 MOST_ROOM: Final = 4_000
@@ -58,12 +59,14 @@ class Served:
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
     first: int = 0  # which of the partitions has its turn first while requests are held
     resting: dict[int, int] = field(default_factory=dict)  # retries that wait: when the first is due, ns, by partition
+    pulls_large: bool = False  # those of the last batch were so large that it took much memory
     pulls: int = FIRST_PULLS  # parked requests to release in one batch, as large as those of the last one were
 
     def weigh(self, pulled: Sequence[tuple[Pull, Sequence[Record]]]) -> None:
         """Learn from what was pulled how many to pull at a time."""
         sizes = [len(record.value or b"") for _, records in pulled for record in records]
         if sizes:
+            self.pulls_large = sum(sizes) > LARGE_PULLED * len(sizes)
             fitting = max(1, PULLED_BYTES * len(sizes) // max(1, sum(sizes)))
             self.pulls = min(PULLS, fitting, max(2 * self.pulls, FIRST_PULLS))
 
@@ -93,6 +96,7 @@ class Desk:
         self._decided: dict[Partition, int] = {}  # by batches since this desk was made
         self.missed: set[Partition] = set()  # of delayed topics, from which a request was gone when its turn came
         self.ledger = Ledger(names)
+        self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
@@ -376,6 +380,7 @@ class Desk:
         """Route what was decided in a turn: what was parked first, as it is older."""
         served, version = turn.served, self._policy.version
         served.weigh(turn.pulled)
+        (self.large.add if served.pulls_large else self.large.discard)(served.name)
         for pull, records in turn.pulled:
             batch.release(served.topics, version, pull, records, sentences)
             end = pull.offset + pull.count

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from gate.kafka.blame import Level, Sentence
-from gate.kafka.headers import ERROR_HEADER, FAULT, STAMP, UNFORWARDABLE, Headers, Malformed
+from gate.kafka.headers import ERROR_HEADER, FAULT, STAMP, TENANT, UNFORWARDABLE, Headers, Malformed
 from gate.kafka.ports import Outgoing, Raw, Record
 from gate.kafka.topic_limits import SMALLEST, TopicLimit
 
 BATCH_OVERHEAD: Final = 61
 RECORD_OVERHEAD: Final = 8  # at the least: sizes, and differences of time and offset
-LEAST_STAMP: Final = 60
+STAMP_BYTES: Final = 300  # that stamp, retry-after and gate-not-before take at most, without the names in it
+ENCODED: Final = 3  # bytes of a stamp for each of a tenant's name that is no plain text
 MOST_ERROR: Final = 500  # bytes that a rejected request tells
 
 Weigh = Callable[[str, Outgoing | Raw], int]
@@ -36,31 +37,35 @@ def estimate(key: bytes | None, value: bytes | None, headers: Headers) -> int:
 class Forwarding:
     """Judges the requests of one partition: `topics` are where they may go, each with what it takes.
 
-    `weigh` tells how large a record is as it is written there; None: as large as it is estimated.
+    `weigh` tells how large a record is as it is written there; None: as large as it is estimated. `room` is kept for
+    what the gate stamps onto it, in bytes: the tenant's name is in there, too, if it has one.
     """
 
     topics: Mapping[str, TopicLimit]
     sentences: Mapping[int, Sentence]
     weigh: Weigh | None
+    room: int = STAMP_BYTES
 
     def __call__(self, record: Record) -> Refusal | None:
         """Return why a request can't be forwarded; None: it can, as far as can be told."""
         sentence = self.sentences.get(record.offset)
         if sentence is not None:
             return Refusal(Malformed("", sentence.why, sentence.reason), sentence.level)
-        size: int | None = None
+        size, room = None, 0
         for topic, limit in self.topics.items():
             if limit.compacted and record.key is None:
                 return _unforwardable(f"it has no key, and topic {topic} is compacted (cleanup.policy)")
             if limit.size is None:
                 continue
             if size is None:
-                size = LEAST_STAMP + estimate(record.key, record.value, record.headers)
+                room = self.room + sum(ENCODED * len(value or b"") for name, value in record.headers if name == TENANT)
+                size = room + estimate(record.key, record.value, record.headers)
             if size > limit.size:
-                alone = size if self.weigh is None else self.weigh(topic, _as_written(record))
+                alone = size if self.weigh is None else room + self.weigh(topic, _as_written(record))
                 if alone > limit.size:
                     return _unforwardable(
-                        f"it takes {alone} bytes, and topic {topic} takes {limit.size} at most (max.message.bytes)"
+                        f"it takes {alone} bytes with its stamp, and topic {topic} takes {limit.size} at most "
+                        "(max.message.bytes)"
                     )
         return None
 

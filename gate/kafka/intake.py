@@ -9,7 +9,7 @@ from gate.kafka.blame import Blame
 from gate.kafka.clock import MS
 from gate.kafka.desk import Desk, Turn
 from gate.kafka.environment import Environment
-from gate.kafka.forwarding import Forwarding, Judge, Weigh
+from gate.kafka.forwarding import STAMP_BYTES, Forwarding, Judge, Weigh
 from gate.kafka.listening import Listener
 from gate.kafka.parked import MOST_READ, PulledTooMuchError
 from gate.kafka.ports import MOST_WEIGHT, Inbox, Partition, Record, Wake
@@ -237,7 +237,8 @@ class Intake:
                 if heavy:
                     await limits.refresh(topics)
                 if heavy or sentences:
-                    judge = Forwarding({topic: limits.of(topic) for topic in topics}, sentences, self.weigh)
+                    room = STAMP_BYTES + len(partition.topic) + len(service)
+                    judge = Forwarding({topic: limits.of(topic) for topic in topics}, sentences, self.weigh, room)
                     found.setdefault(service, {})[source_number(number, retried=are_retries)] = judge
         return found
 

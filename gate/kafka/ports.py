@@ -175,7 +175,7 @@ PART: Final = 64  # records that are weighed at a time
 HEADER_WEIGHT: Final = 100  # bytes of memory that a header takes, which may be two on the wire
 ANY_SIZE: Final = 1 << 62
 SMALL_PACK: Final = 4 << 10  # bytes that can't become much
-MOST_WEIGHT: Final = 4 << 20  # that is taken at a time
+MOST_WEIGHT: Final = 2 << 20  # that is taken at a time
 
 
 class _Piece:

@@ -448,7 +448,7 @@ class Shard:
     async def _turn_among_large(self) -> AsyncIterator[None]:
         """Wait until few other large batches are in memory, if this will be one; where they hang, not for ever."""
         large, mine = self._env.large, False
-        if self._intake.is_large or self._intake.inbox.is_packed():
+        if self._intake.is_large or self._intake.inbox.is_packed() or (self._desk is not None and self._desk.large):
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     mine = await large.acquire()
