@@ -17,6 +17,7 @@ from gate.kafka.feedback import Feedback
 from gate.kafka.leftovers import Places, Torn, look
 from gate.kafka.losses import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
+from gate.kafka.memory import keep_small
 from gate.kafka.notices import Notices
 from gate.kafka.ports import Claim, Mark, Partition, Pool, Session
 from gate.kafka.reporting import Reporter, shard_in
@@ -135,6 +136,7 @@ class Gate:
         )
         self._tasks = [
             asyncio.create_task(self._follow_assignments(), name="assignments"),
+            asyncio.create_task(keep_small(), name="memory"),
             asyncio.create_task(watch.run(self.wall, self._publish), name="undecided"),
             asyncio.create_task(losses.run(), name="losses"),
         ]

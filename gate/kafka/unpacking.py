@@ -14,6 +14,8 @@ import zstandard
 from aiokafka import errors
 
 CHUNK: Final = 64 << 10  # bytes that are unpacked at a time
+SMALL_WINDOW: Final = 8 << 20  # bytes of memory
+MOST_LARGE_WINDOW: Final = 16 << 20  # bytes that a batch may unpack to which wants a larger one
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4  # as in a batch's attributes
 _GZIP_MEMBER: Final = b"\x1f\x8b"
 _XERIAL: Final = b"\x82SNAPPY\x00"
@@ -33,6 +35,8 @@ def unpacked(codec: int, data: memoryview) -> Iterator[bytes]:
         raise UnreadableError(f"codec {codec} is not known")
     try:
         yield from unpack(data)
+    except UnreadableError:
+        raise
     except (zlib.error, zstandard.ZstdError, RuntimeError, cramjam.DecompressionError, struct.error) as error:
         raise UnreadableError(f"can't be unpacked: {error}") from None
 
@@ -58,9 +62,15 @@ def _lz4(data: memoryview) -> Iterator[bytes]:
 
 
 def _zstd(data: memoryview) -> Iterator[bytes]:
-    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as stream:
+    """Bound what a frame keeps: as much as its window has, once it unpacks to as much; 2 MiB are usual."""
+    window = max(SMALL_WINDOW, zstandard.get_frame_parameters(data).window_size)
+    left = MOST_LARGE_WINDOW if window > SMALL_WINDOW else None
+    frames = zstandard.ZstdDecompressor(max_window_size=window)
+    with frames.stream_reader(data, read_across_frames=True) as stream:
         while chunk := stream.read(CHUNK):
             yield chunk
+            if left is not None and (left := left - len(chunk)) <= 0:
+                raise UnreadableError(f"unpacks to more than {MOST_LARGE_WINDOW} bytes with a window of {window}")
 
 
 def _snappy(data: memoryview) -> Iterator[bytes]:

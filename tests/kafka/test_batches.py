@@ -4,13 +4,14 @@ import tracemalloc
 from itertools import chain
 
 import pytest
+import zstandard
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.batches import MOST_UNPACKED, _varint, records_of
 from gate.kafka.headers import FAULT, Malformed, read_wishes
-from gate.kafka.unpacking import GZIP, LZ4, SNAPPY, ZSTD
+from gate.kafka.unpacking import GZIP, LZ4, SNAPPY, ZSTD, UnreadableError, unpacked
 from tests.kafka.raw import Rec, batch, varint
 
 CODECS = {"none": 0, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
@@ -132,3 +133,14 @@ def test_no_bytes_are_a_surprise(garbage, count, codec):
 def test_varints():
     for n in 0, 1, -1, 63, 64, 300, -(2**31), 2**31 - 1, 2**62:
         assert _varint(memoryview(varint(n)), 0) == (n, len(varint(n)))
+
+
+def test_a_window_that_wants_much_memory_gets_little():
+    """A zstd frame of a few KB may ask for a window of 128 MiB, and fill it."""
+    params = zstandard.ZstdCompressionParameters(window_log=27, compression_level=1)
+    small = zstandard.ZstdCompressor(compression_params=params).compress(b"x" * 100_000)
+    assert b"".join(unpacked(ZSTD, memoryview(small))) == b"x" * 100_000
+    stream = zstandard.ZstdCompressor(compression_params=params).compressobj()
+    large = stream.compress(bytes(64 << 20)) + stream.flush()
+    with pytest.raises(UnreadableError, match="window"):
+        sum(map(len, unpacked(ZSTD, memoryview(large))))
