@@ -14,7 +14,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from gate.cli.logs import let_libraries_go
-from gate.kafka.local import LocalBroker
+from gate.kafka.local import LocalBroker, LocalCluster
 from gate.kafka.local.config import free_port
 from gate.kafka.local.jars import KAFKA_VERSION
 
@@ -22,7 +22,7 @@ from gate.kafka.local.jars import KAFKA_VERSION
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-BROKER_FIXTURES = {"bootstrap", "own_broker"}
+BROKER_FIXTURES = {"bootstrap", "own_broker", "own_cluster"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,6 +83,13 @@ def own_broker() -> Iterator[Callable[..., LocalBroker]]:
     """A factory of brokers that the test may kill: the arguments of `LocalBroker.start`; stopped at the end."""
     with contextlib.ExitStack() as stack:
         yield lambda *args, **kwargs: stack.enter_context(LocalBroker.start(*args, **kwargs))
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Callable[..., LocalCluster]]:
+    """A factory of clusters of three: the arguments of `LocalCluster.start`; stopped at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(LocalCluster.start(*args, **kwargs))
 
 
 @contextlib.contextmanager

@@ -2,22 +2,40 @@
 
 import re
 import signal
+import sys
+import time
 from pathlib import Path
 from typing import Annotated, Final
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter, validators
 from cyclopts.types import Port
 
 from gate.cli.progress import progress
 from gate.errors import GateError
-from gate.kafka.local import LocalBroker
-from gate.kafka.local.broker import HEAP
+from gate.kafka.local import LocalBroker, LocalCluster
+from gate.kafka.local import broker as single
+from gate.kafka.local import cluster as several
+from gate.kafka.local.remote import Request, ask, listening
 
 STOP: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MOST_NODES: Final = 7
+_WATCH: Final = 0.2  # seconds
+
+broker = App(
+    name="broker",
+    help="""Run a local Apache Kafka until interrupted; no Docker needed.
+
+    On 127.0.0.1, for trying things out and for tests. The first run downloads Kafka (45 MB) into the cache. Prints
+    `bootstrap: HOST:PORT` once it serves. Ctrl-C stops it. With `--nodes 3` all is kept on three nodes, of which one
+    may fail; the commands below make it fail, from another terminal.
+
+    Example: `gate broker --nodes 3`
+    """,
+)
 
 
-def _heap(_type: object, value: str) -> None:
-    if not re.fullmatch(r"[1-9]\d*[kmg]", value, re.IGNORECASE | re.ASCII):
+def _heap(_type: object, value: str | None) -> None:
+    if value is not None and not re.fullmatch(r"[1-9]\d*[kmg]", value, re.IGNORECASE | re.ASCII):
         raise ValueError("must be a number followed by k, m or g, such as 512m")
 
 
@@ -27,36 +45,162 @@ def _interrupt_once(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def broker(
+@broker.default
+def run(
     *,
+    nodes: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=MOST_NODES))] = 1,
     port: Port | None = None,
     data: Path | None = None,
-    heap: Annotated[str, Parameter(validator=_heap)] = HEAP,
+    heap: Annotated[str | None, Parameter(validator=_heap)] = None,
 ) -> None:
-    """Run a local Apache Kafka until interrupted; no Docker needed.
-
-    One node on 127.0.0.1, for trying things out and for tests. The first run downloads Kafka (45 MB) into the cache.
-    Prints `bootstrap: HOST:PORT` once it serves. Ctrl-C stops it.
-
-    Example: `gate broker --port 9092 --data ./kafka`
+    """Run it.
 
     Parameters
     ----------
+    nodes
+        How many; with three or more each record is kept three times, and acknowledged when two nodes have it.
     port
-        Where clients connect; a free port if not given.
+        Where clients connect; a free port if not given. Further nodes have the ports behind it.
     data
         Folder that keeps the topics for the next run; a temporary one if not given.
     heap
-        Memory of the JVM.
+        Memory of the JVM, or of each; 512m, with several nodes 384m.
     """
     for stop in STOP:
         signal.signal(stop, _interrupt_once)
     try:
-        with progress() as say:
-            running = LocalBroker.start(data, port=port, heap=heap, on_progress=say)
-        with running:
-            print(f"bootstrap: {running.bootstrap}", flush=True)
-            reason = running.wait()
-            raise GateError(reason, hint=f"its log ends with:\n{running.log_tail()}")
+        if nodes == 1:
+            _run_one(port, data, heap or single.HEAP)
+        else:
+            _run_several(nodes, port, data, heap or several.HEAP)
     except KeyboardInterrupt:
         return
+
+
+def _run_one(port: int | None, data: Path | None, heap: str) -> None:
+    with progress() as say:
+        running = LocalBroker.start(data, port=port, heap=heap, on_progress=say)
+    with running:
+        print(f"bootstrap: {running.bootstrap}", flush=True)
+        reason = running.wait()
+        raise GateError(reason, hint=f"its log ends with:\n{running.log_tail()}")
+
+
+def _run_several(nodes: int, port: int | None, data: Path | None, heap: str) -> None:
+    with progress() as say:
+        running = LocalCluster.start(data, nodes=nodes, port=port, heap=heap, on_progress=say)
+    with running, listening(running):
+        print(f"bootstrap: {running.bootstrap}", flush=True)
+        while True:
+            for number, code in running.ended().items():
+                print(
+                    f"node {number} ended with exit code {code}; `gate broker start {number}` starts it again",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+            time.sleep(_WATCH)
+
+
+Bootstrap = Annotated[str | None, Parameter(env_var="GATE_BOOTSTRAP")]
+
+
+def _ask(what: str, numbers: tuple[int, ...], bootstrap: str | None) -> None:
+    if not numbers:
+        raise GateError(f"which node is to {what}?", hint=f"gate broker {what} 1")
+    for line in ask(Request(what, numbers), bootstrap):
+        print(line)
+
+
+@broker.command
+def stop(*number: int, bootstrap: Bootstrap = None) -> None:
+    """Shut nodes down as for maintenance: what they lead is handed over first.
+
+    Example: `gate broker stop 2`
+
+    Parameters
+    ----------
+    number
+        Of the nodes, from 1 on.
+    bootstrap
+        Of the cluster, if several run on this machine.
+    """
+    _ask("stop", number, bootstrap)
+
+
+@broker.command
+def start(*number: int, bootstrap: Bootstrap = None) -> None:
+    """Start nodes again, with the data that they had.
+
+    Example: `gate broker start 2 3`
+
+    Parameters
+    ----------
+    number
+        Of the nodes, from 1 on.
+    bootstrap
+        Of the cluster, if several run on this machine.
+    """
+    _ask("start", number, bootstrap)
+
+
+@broker.command
+def restart(*number: int, bootstrap: Bootstrap = None) -> None:
+    """Shut nodes down and start them again, one after the other.
+
+    Example: `gate broker restart 1 2 3`
+
+    Parameters
+    ----------
+    number
+        Of the nodes, from 1 on.
+    bootstrap
+        Of the cluster, if several run on this machine.
+    """
+    _ask("restart", number, bootstrap)
+
+
+@broker.command
+def kill(*number: int, bootstrap: Bootstrap = None) -> None:
+    """Kill nodes by SIGKILL: nobody is told, and nothing is handed over.
+
+    Example: `gate broker kill 2`
+
+    Parameters
+    ----------
+    number
+        Of the nodes, from 1 on.
+    bootstrap
+        Of the cluster, if several run on this machine.
+    """
+    _ask("kill", number, bootstrap)
+
+
+@broker.command
+def pause(*number: int, bootstrap: Bootstrap = None) -> None:
+    """Let nodes stand still by SIGSTOP: their connections stay, answers do not come.
+
+    Example: `gate broker pause 2`
+
+    Parameters
+    ----------
+    number
+        Of the nodes, from 1 on.
+    bootstrap
+        Of the cluster, if several run on this machine.
+    """
+    _ask("pause", number, bootstrap)
+
+
+@broker.command
+def resume(*number: int, bootstrap: Bootstrap = None) -> None:
+    """Let paused nodes go on.
+
+    Example: `gate broker resume 2`
+
+    Parameters
+    ----------
+    number
+        Of the nodes, from 1 on.
+    bootstrap
+        Of the cluster, if several run on this machine.
+    """
+    _ask("resume", number, bootstrap)

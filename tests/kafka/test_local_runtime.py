@@ -13,6 +13,8 @@ from gate.kafka.local import config, jars, jvm
 from gate.kafka.local.cache import cache_folder
 from gate.kafka.local.runtime import Runtime
 
+SITE = config.Site(1, 1024, 1025)
+
 
 @pytest.fixture(scope="module")
 def runtime():
@@ -179,7 +181,7 @@ def test_java_reads_the_properties_that_were_meant(runtime, tmp_path):
         pytest.skip("needs a JDK")
     value = "a\\b é \U0001f600 =:#! \t\n end"
     tmp_path.joinpath("Read.java").write_text(READ)
-    text = config.server_properties(1024, 1025, {"x": value})
+    text = config.server_properties(SITE, [SITE], {"x": value})
     command = [runtime.java.executable, tmp_path / "Read.java", "x", "log.dirs"]
     read = subprocess.run(command, input=text.encode("ascii"), capture_output=True, check=True)
     assert read.stdout.decode().splitlines() == [str([ord(c) for c in text]) for text in (value, "data")]
@@ -187,16 +189,42 @@ def test_java_reads_the_properties_that_were_meant(runtime, tmp_path):
 
 def test_what_lays_out_the_node_can_not_be_replaced():
     with pytest.raises(ValueError, match=r"sets log\.dirs, node\.id itself"):
-        config.server_properties(1024, 1025, {"node.id": "2", "log.dirs": "/"})
-    assert "num.partitions=7\n" in config.server_properties(1024, 1025, {"num.partitions": "7"})
+        config.server_properties(SITE, [SITE], {"node.id": "2", "log.dirs": "/"})
+    assert "num.partitions=7\n" in config.server_properties(SITE, [SITE], {"num.partitions": "7"})
+
+
+def lines(text):
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("nodes", "copies", "least"), [(1, "1", "1"), (2, "2", "1"), (3, "3", "2"), (5, "3", "2")])
+def test_everything_is_kept_as_often_as_a_cluster_can(nodes, copies, least):
+    """With three nodes one of them may be lost; no topic of the broker's own is left out."""
+    sites = config.sites(nodes)
+    for site in sites:
+        said = lines(config.server_properties(site, sites, {}))
+        factors = {value for name, value in said.items() if name.endswith("replication.factor")}
+        assert (factors, said["node.id"]) == ({copies}, str(site.number))
+        assert {v for n, v in said.items() if n.endswith(("min.isr", "min.insync.replicas"))} == {least}
+        assert said["controller.quorum.voters"].count("@") == nodes
+    ports = [port for site in sites for port in (site.port, site.controller_port)]
+    assert len(set(ports)) == 2 * nodes
+
+
+def test_nodes_of_one_cluster_share_its_id_and_nothing_else(runtime, tmp_path):
+    cluster = runtime.format(tmp_path / "1", 1)
+    assert runtime.format(tmp_path / "2", 2, cluster) == cluster
+    one, other = (lines((tmp_path / number / "meta.properties").read_text()) for number in "12")
+    assert (one["node.id"], other["node.id"]) == ("1", "2")
+    assert one["directory.id"] != other["directory.id"]
 
 
 def test_a_free_port_is_not_one_that_the_kernel_gives_to_clients():
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     port = config.free_port()
     assert port < lowest
-    assert config.free_port(taken=port) != port
+    assert config.free_port(taken={port}) != port
 
 
 def test_a_cluster_id_is_never_taken_for_an_option():
-    assert not any(config.identity()[0].startswith("-") for _ in range(1000))  # one in 64 would be
+    assert not any(config.new_id().startswith("-") for _ in range(1000))  # one in 64 would be

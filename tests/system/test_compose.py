@@ -14,11 +14,13 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from gate import cli
+from gate.kafka.local import config as local
 from gate.kafka.local.jars import KAFKA_VERSION
 from gate.observe.metrics import Metrics
 from gate.policy import load_policy
 
 ROOT = Path(__file__).parents[2]
+NODES = ("kafka-1", "kafka-2", "kafka-3")
 PINNED = re.compile(r"[a-z/-]+:v?\d+\.\d+\.\d+(-[a-z-]+)?")
 
 
@@ -51,6 +53,9 @@ def config(tool, file):
 def test_a_real_compose_tool_accepts_it(tool, services):
     resolved = config(tool, ROOT / "docker-compose.yml")
     assert resolved.returncode == 0, resolved.stderr
+    usual = {name for name, service in services.items() if "profiles" not in service}
+    assert yaml.safe_load(resolved.stdout)["services"].keys() == usual
+    resolved = run([*tool, "-f", str(ROOT / "docker-compose.yml"), "--profile", "cluster", "config"])
     assert yaml.safe_load(resolved.stdout)["services"].keys() == services.keys()
 
 
@@ -70,7 +75,31 @@ def test_images_are_pinned_and_kafka_is_the_tested_one(services):
     images = [service["image"] for service in services.values()]
     bases = re.findall(r"^FROM (\S+)", ROOT.joinpath("Dockerfile").read_text(), re.MULTILINE)
     assert [image for image in images + bases if not PINNED.fullmatch(image)] == []
-    assert services["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    assert {services[name]["image"] for name in ("kafka", *NODES)} == {f"apache/kafka:{KAFKA_VERSION}"}
+
+
+def test_three_nodes_stand_behind_a_profile_and_are_one_cluster(services):
+    nodes = {name: service for name, service in services.items() if service.get("profiles") == ["cluster"]}
+    assert tuple(nodes) == NODES
+    told = [service["environment"] for service in nodes.values()]
+    for number, (name, said) in enumerate(zip(nodes, told, strict=True), 1):
+        inside, outside = said.pop("KAFKA_ADVERTISED_LISTENERS").split(",")
+        assert (said.pop("KAFKA_NODE_ID"), inside) == (str(number), f"PLAINTEXT://{name}:9092")
+        (port,) = nodes[name]["ports"]
+        assert outside.removeprefix("HOST://localhost:") == port.split(":")[1]  # else clients are sent elsewhere
+    assert told[0] == told[1] == told[2]
+    voters = ",".join(f"{number}@{name}:9093" for number, name in enumerate(NODES, 1))
+    assert told[0]["KAFKA_CONTROLLER_QUORUM_VOTERS"] == voters
+
+
+def test_three_nodes_keep_all_as_a_local_cluster_does(services):
+    """What a test finds on the one must hold on the other."""
+    site, *_ = sites = local.sites(3)
+    properties = dict(line.split("=", 1) for line in local.server_properties(site, sites, {}).splitlines())
+    copies = {n: v for n, v in properties.items() if n.endswith(("replication.factor", "min.isr", "insync.replicas"))}
+    assert len(copies) == 7
+    for name, value in copies.items():
+        assert services[NODES[0]]["environment"][f"KAFKA_{name.upper().replace('.', '_')}"] == value
 
 
 def test_nothing_is_secret_and_nothing_is_open_to_the_network(services):

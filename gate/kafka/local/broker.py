@@ -1,28 +1,17 @@
 """One Apache Kafka broker in KRaft mode, as a child process."""
 
-import os
-import signal
-import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
-from gate.errors import GateError
-from gate.kafka.local import bound, config, jars, probe
+from gate.kafka.local import config, jars
 from gate.kafka.local.folder import BrokerFolder
+from gate.kafka.local.node import Manner, Node, PortTakenError
 from gate.kafka.local.runtime import Runtime
 
-HEAP = "512m"
-START_TIMEOUT = 60.0  # seconds; it takes one to three, on a busy machine more
-STOP_TIMEOUT = 30.0  # seconds; the first clean stop also writes the class-data archive
-_PORT_ATTEMPTS = 5
-_POLL = 0.02  # seconds
-_TAIL = 15  # lines of the log that a failure shows
-
-
-class PortTakenError(GateError):
-    """Somebody else listens at the broker's port."""
+HEAP: Final = "512m"
+START_TIMEOUT: Final = 60.0  # seconds; it takes one to three, on a busy machine more
+PORT_ATTEMPTS: Final = 5
 
 
 class LocalBroker:
@@ -31,25 +20,9 @@ class LocalBroker:
     It dies with this process, also when that is killed. Methods block: in a coroutine use `asyncio.to_thread`.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        folder: BrokerFolder,
-        ports: tuple[int, int],
-        *,
-        heap: str,
-        properties: Mapping[str, str],
-        timeout: float,
-        optimize: bool,
-    ) -> None:
-        self._runtime = runtime
+    def __init__(self, node: Node, folder: BrokerFolder) -> None:
+        self._node = node
         self._folder = folder
-        self._ports = ports
-        self._heap = heap
-        self._properties = properties
-        self._timeout = timeout
-        self._optimize = optimize
-        self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def start(
@@ -73,15 +46,14 @@ class LocalBroker:
         """
         runtime = Runtime.provide(on_progress)
         held = BrokerFolder.open(folder)
-        attempts = 1 if port else _PORT_ATTEMPTS
+        manner = Manner(heap, properties or {}, timeout, optimize)
+        attempts = 1 if port else PORT_ATTEMPTS
         try:
+            held.check_layout(1)
             while True:
                 attempts -= 1
-                outer = port or config.free_port()
-                ports = (outer, config.free_port(taken=outer))
-                broker = cls(
-                    runtime, held, ports, heap=heap, properties=properties or {}, timeout=timeout, optimize=optimize
-                )
+                sites = config.sites(1, port)
+                broker = cls(Node(runtime, held.path, sites[0], sites, manner), held)
                 on_progress("starting the broker")
                 try:
                     broker._launch()
@@ -97,65 +69,49 @@ class LocalBroker:
     @property
     def bootstrap(self) -> str:
         """`HOST:PORT` for clients."""
-        return f"{config.HOST}:{self._ports[0]}"
+        return self._node.site.address
 
     @property
     def folder(self) -> Path:
         """Where its configuration, its log (`broker.log`) and its data are."""
-        return self._folder.path
+        return self._node.folder
 
     @property
     def pid(self) -> int:
         """The JVM's process id."""
-        return self._running().pid
+        return self._node.pid
 
     def stop(self) -> None:
         """Shut down cleanly; remove the folder if it is a temporary one. May be called more than once."""
-        if self._process is not None:
-            self.resume()
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self.kill()
-            else:
-                self._runtime.keep_archive(self.folder)
-            self._process = None
+        self._node.terminate()
+        self._node.await_end()
         self._folder.close()
 
     def kill(self) -> None:
         """SIGKILL: nothing is flushed, nobody is told."""
-        process = self._running()
-        process.kill()
-        process.wait()
+        self._node.kill()
 
     def restart(self) -> None:
         """Start again with the same ports and data, after SIGKILL if it still runs; return when it answers."""
-        self.kill()
+        if self._node.runs():
+            self._node.kill()
         self._launch()
 
     def pause(self) -> None:
         """SIGSTOP: connections stay, answers do not come. Returns when it stands still."""
-        self._running().send_signal(signal.SIGSTOP)
-        # a thread that runs on another core may answer for a moment yet
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self._node.pause()
 
     def resume(self) -> None:
         """Undo `pause`."""
-        self._running().send_signal(signal.SIGCONT)
+        self._node.resume()
 
     def wait(self) -> str:
         """Wait until the broker ends by itself; return why, in one line."""
-        code = self._running().wait()
-        return f"the broker on {self.bootstrap} ended with exit code {code}"
+        return self._node.wait()
 
     def log_tail(self) -> str:
         """Return the last lines of its log."""
-        try:
-            lines = self._log.read_text("utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return ""
-        return "\n".join(lines[-_TAIL:])
+        return self._node.log_tail()
 
     def __enter__(self) -> Self:
         return self
@@ -163,45 +119,10 @@ class LocalBroker:
     def __exit__(self, *_exception: object) -> None:
         self.stop()
 
-    @property
-    def _log(self) -> Path:
-        return self.folder / config.LOG
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise GateError(f"the broker on {self.bootstrap} was stopped", hint="start a new one")
-        return self._process
-
     def _launch(self) -> None:
-        for port in self._ports:
-            if not config.is_free(port):
-                raise PortTakenError(f"port {port} is in use", hint="choose another one, or none to get a free one")
-        cluster = self._runtime.format(self.folder / config.DATA)
-        properties = config.server_properties(*self._ports, self._properties)
-        self.folder.joinpath("server.properties").write_text(properties, "ascii")
-        self.folder.joinpath("log4j2.properties").write_text(config.LOG4J, "ascii")
-        self._log.unlink(missing_ok=True)
-        command = self._runtime.command(self._heap, self._runtime.archive_flag(), optimize=self._optimize)
-        self._process = bound.spawn(command, cwd=self.folder, output=self._log)
+        self._node.spawn()
         try:
-            self._await_answer(self._process, cluster)
+            self._node.await_answer()
         except BaseException:
-            self.kill()
+            self._node.kill()
             raise
-
-    def _await_answer(self, process: subprocess.Popen[bytes], cluster: str) -> None:
-        deadline = time.monotonic() + self._timeout
-        # The id, because somebody else's broker may have been quicker to take the port
-        while probe.cluster_id(config.HOST, self._ports[0]) != cluster:
-            code = process.poll()
-            if code is not None:
-                tail = self.log_tail()
-                if "Address already in use" in tail:
-                    raise PortTakenError(f"port {self._ports[0]} or {self._ports[1]} was taken", hint="try again")
-                raise GateError(f"the broker did not start: exit code {code}", hint=f"its log ends with:\n{tail}")
-            if time.monotonic() > deadline:
-                raise GateError(
-                    f"the broker did not answer on {self.bootstrap} within {self._timeout:g} s",
-                    hint=f"its log ends with:\n{self.log_tail() or '(nothing)'}",
-                )
-            time.sleep(_POLL)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import IO, Self
 
 from gate.errors import GateError
+from gate.kafka.local.config import DATA
 
 _PREFIX = "gate-broker-"
+_NODE = "node-"
 
 
 class BrokerFolder:
@@ -19,7 +21,7 @@ class BrokerFolder:
     def __init__(self, path: Path, lock: IO[str], *, temporary: bool) -> None:
         self.path = path
         self._lock = lock
-        self._temporary = temporary
+        self.temporary = temporary
 
     @classmethod
     def open(cls, path: Path | None) -> Self:
@@ -40,9 +42,24 @@ class BrokerFolder:
             raise GateError(f"another broker is running in {path}", hint="stop it, or name another folder")
         return cls(path, lock, temporary=temporary)
 
+    def node(self, number: int) -> Path:
+        """Return the folder of one of several nodes."""
+        folder = self.path / f"{_NODE}{number}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def check_layout(self, nodes: int) -> None:
+        """Raise GateError if the folder holds the data of another number of nodes."""
+        held = len(list(self.path.glob(f"{_NODE}*"))) or int((self.path / DATA).exists())
+        if held not in {0, nodes}:
+            raise GateError(
+                f"{self.path} holds the data of {held} node{'s' if held > 1 else ''}, not of {nodes}",
+                hint=f"start it with --nodes {held}, or name another folder",
+            )
+
     def close(self) -> None:
         """Let go of the folder."""
-        if self._temporary:
+        if self.temporary:
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 

@@ -3,6 +3,7 @@
 import socket
 import struct
 from io import BytesIO
+from typing import NamedTuple
 
 from aiokafka.protocol.metadata import MetadataResponse_v2
 
@@ -11,8 +12,21 @@ _REQUEST = struct.pack(">ihhihi", 14, 3, 2, 0, -1, 0)
 _LARGEST = 1 << 20  # bytes; an answer about one broker has some 60
 
 
+class Answer(NamedTuple):
+    """What a broker says of its cluster."""
+
+    cluster: str
+    ports: frozenset[int]  # of the brokers that it counts as alive
+
+
 def cluster_id(host: str, port: int, timeout: float = 2.0) -> str | None:
-    """Return the cluster id if a Kafka broker listens there and counts itself as alive, else None.
+    """Return the cluster id if a Kafka broker listens there and counts itself as alive, else None. See `ask`."""
+    answer = ask(host, port, timeout)
+    return answer.cluster if answer is not None and port in answer.ports else None
+
+
+def ask(host: str, port: int, timeout: float = 2.0) -> Answer | None:
+    """Return what the Kafka broker says that listens there, None if none does.
 
     `timeout` in seconds holds for each step. Nothing is raised: at start-up every kind of failure is normal.
     """
@@ -27,4 +41,4 @@ def cluster_id(host: str, port: int, timeout: float = 2.0) -> str | None:
         metadata = MetadataResponse_v2.decode(BytesIO(answer[4:]))
     except (OSError, struct.error, ValueError):
         return None
-    return metadata.cluster_id if metadata.brokers else None
+    return Answer(metadata.cluster_id, frozenset(port for _, _, port, *_ in metadata.brokers))

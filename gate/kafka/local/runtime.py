@@ -44,11 +44,11 @@ class Runtime:
             raise GateError(f"{cache}: {error.strerror}", hint="XDG_CACHE_HOME names another place for it") from error
         return cls(java, os.pathsep.join(map(str, paths)), cache)
 
-    def format(self, data: Path) -> str:
-        """Make `data` the log directory of a new cluster, or leave it if it is one; return the cluster's id.
+    def format(self, data: Path, number: int = 1, cluster: str | None = None) -> str:
+        """Make `data` the log directory of node `number`, or leave it if it is one; return the cluster's id.
 
-        Formatting by Kafka's own tool costs the start of a JVM; its result, apart from the ids, is the same each
-        time. So it is done once, and copied.
+        A new `cluster` if none is given. Formatting by Kafka's own tool costs the start of a JVM; its result, apart
+        from the ids, is the same each time. So it is done once, and copied.
         """
         meta = data / "meta.properties"
         if meta.exists():
@@ -62,16 +62,17 @@ class Runtime:
         checkpoint = data / _CHECKPOINT
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(template, checkpoint)
-        cluster, identity = config.identity()
-        meta.write_text(identity, "utf-8")  # last: it is what says that the folder is formatted
+        cluster = cluster or config.new_id()
+        meta.write_text(config.identity(cluster, number), "utf-8")  # last: it is what says that it is formatted
         return cluster
 
     def _format_template(self, template: Path) -> None:
         with tempfile.TemporaryDirectory(dir=self.cache, prefix="format-") as scratch:
             folder = Path(scratch)
-            folder.joinpath("server.properties").write_text(config.server_properties(1024, 1025, {}), "utf-8")
-            cluster, _ = config.identity()
-            tool = [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties"]
+            site = config.Site(1, 1024, 1025)
+            folder.joinpath("server.properties").write_text(config.server_properties(site, [site], {}), "utf-8")
+            tool = [*self._java(), "kafka.tools.StorageTool", "format"]
+            tool += ["-t", config.new_id(), "-c", "server.properties"]
             try:
                 subprocess.run(tool, cwd=folder, check=True, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT)  # noqa: S603
             except subprocess.CalledProcessError as error:
