@@ -18,6 +18,7 @@ from gate.kafka.topics import Names
 from gate.limits import Spec
 from gate.policy import Policy
 from tests.sim import oracle
+from tests.sim.picky import EASY, Picky
 
 MS: Final = 1_000_000
 SHOWN: Final = 20  # problems of one kind
@@ -48,6 +49,8 @@ class _Request:
     wishes: Wishes | None  # None: malformed
     arrived: int
     print: int  # of all that must not be touched
+    bare: int = 0  # the same without the value, where the rejected topic does not take that
+    strange: bool = False  # an output topic does not take it
     admitted: int = 0
     rejected: int = 0
     delayed: int = 0
@@ -73,7 +76,8 @@ class _Service:
 class Checker:
     """Takes records by `feed`; `finish` returns what is wrong, in words."""
 
-    def __init__(self, names: Names, policies: Mapping[str, Policy], shards: int) -> None:
+    def __init__(self, names: Names, policies: Mapping[str, Policy], shards: int, picky: Picky = EASY) -> None:
+        self._picky = picky  # what the broker refuses
         self._names = names
         self._policies = policies  # by version
         self._shards = shards
@@ -107,6 +111,11 @@ class Checker:
             service.requests[record.partition, record.offset] = _Request(
                 None if isinstance(wishes, Malformed) else wishes, record.timestamp, _print(record)
             )
+            if self._picky.part:
+                request = service.requests[record.partition, record.offset]
+                request.strange = self._picky.is_strange(record.key, record.value)
+                if self._picky.is_stubborn(record.key, record.value):
+                    request.bare = _print(record._replace(value=None))
         elif record.topic in self._topics:
             kind, service = self._topics[record.topic]
             self._feed_output(kind, service, record)
@@ -136,7 +145,7 @@ class Checker:
         ):
             self._add("stamp", f"{place} is stamped {stamps[0]!r}, which fits no request of this topic")
             return
-        if _print(record) != request.print:
+        if _print(record) != (request.bare if kind == "rejected" and request.bare else request.print):
             self._add("touched", f"{place}: key, value or headers differ from the request's")
         if created is None or int(created) != request.arrived:
             self._add("touched", f"{place}: created={created}, but its producer's timestamp was {request.arrived}")
@@ -161,7 +170,9 @@ class Checker:
                 self._add("not-before", f"{place} waits until {request.not_before}, before its decision")
         elif kind == "rejected":
             request.rejected += 1
-            service.dropped |= request.delayed > 0
+            service.dropped |= request.delayed > 0 or reason == b"unforwardable"
+            if reason == b"unforwardable" and not request.strange:
+                self._add("unforwardable", f"{place} was rejected as such, and nothing refuses it")
             service.shed |= reason in {b"deadline", b"max-delay"}
             if (reason == b"malformed") != (request.wishes is None):
                 self._add("malformed", f"{place} was rejected as {reason!r}")

@@ -19,11 +19,13 @@ from gate.kafka.clock import MS
 from gate.kafka.headers import decided_at
 from gate.kafka.leftovers import was_committed
 from gate.kafka.ports import Claim, Inbox, Mark, Outgoing, Partition, Written
-from tests.sim.log import MARKER, Broker, ConcurrentTransactionsError, KafkaError, Stored
+from gate.kafka.refusals import refused
+from tests.sim.log import MARKER, Broker, ConcurrentTransactionsError, KafkaError, RefusedError, Stored
 from tests.sim.loop import Process, SimLoop
 
 T = TypeVar("T")
 DEADLINE = 10.0
+INVALID_RECORD = 87
 
 
 class Fate(Enum):
@@ -225,7 +227,15 @@ class SimSession:
             placed = broker.produce(name, epoch, parts)
             return {partition: Written(placed[partition], broker.stamp(partition)) for partition in parts}
 
-        return await self._call("produce", effect, fate)
+        try:
+            return await self._call("produce", effect, fate)
+        except RefusedError as error:
+            records = outputs[error.partition]
+            told = [(place, "refused") for place in error.faulty] if broker.picky.names else []
+            refusal = refused(error.partition, INVALID_RECORD, told, "", 0, len(records), 0)
+            assert refusal is not None
+            refusal.records = records
+            raise refusal from None
 
     async def _send_offsets(self, offsets: Mapping[Partition, Mark]) -> None:
         name, epoch, broker = self._name, self._epoch, self._broker

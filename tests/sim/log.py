@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from gate.kafka.ports import Fetched, Headers, Mark, Outgoing, Partition
+from tests.sim.picky import EASY, Picky
 
 TRANSACTION_TIMEOUT = 30.0
 REAP_EVERY = 10.0
@@ -21,6 +22,15 @@ class KafkaError(Exception):
 
 class FencedError(KafkaError):
     """A newer epoch has been seen."""
+
+
+class RefusedError(KafkaError):
+    """Some records to a partition are not taken, and so none of the batch: `faulty` are their places in it."""
+
+    def __init__(self, partition: Partition, faulty: Sequence[int]) -> None:
+        super().__init__(f"{partition}: {faulty}")
+        self.partition = partition
+        self.faulty = faulty
 
 
 class ConcurrentTransactionsError(KafkaError):
@@ -180,6 +190,7 @@ class Broker:
         marker_delay: Callable[[], float],
         state_topic: str,
         crash: Callable[[], Callable[[], bool] | None] = lambda: None,
+        picky: Picky = EASY,
     ) -> None:
         """`crash` tells at the end of each transaction whether the broker dies in the middle of it.
 
@@ -199,6 +210,7 @@ class Broker:
         self._marker_delay = marker_delay
         self._state_topic = state_topic
         self._crash = crash
+        self.picky = picky
         self._reaping = False
 
     def log(self, partition: Partition) -> PartitionLog:
@@ -241,13 +253,19 @@ class Broker:
     def produce(
         self, name: str, epoch: int, outputs: Mapping[Partition, Sequence[Outgoing]]
     ) -> dict[Partition, list[int]]:
-        """Produce. The leaders don't ask the coordinator whether the partition was added."""
-        return {
-            partition: self.log(partition).append(
-                records, self._clock_ms(), own_time=partition.topic != self._state_topic, producer=name, epoch=epoch
-            )
-            for partition, records in outputs.items()
-        }
+        """Produce. The leaders don't ask the coordinator whether the partition was added.
+
+        Each decides for itself: where one refuses its batch others may have taken theirs.
+        """
+        placed: dict[Partition, list[int]] = {}
+        for partition, records in outputs.items():
+            faulty = [i for i, r in enumerate(records) if self.picky.refuses(partition, r[0], r[1])]
+            if faulty:
+                raise RefusedError(partition, faulty)
+            own_time = partition.topic != self._state_topic
+            log = self.log(partition)
+            placed[partition] = log.append(records, self._clock_ms(), own_time=own_time, producer=name, epoch=epoch)
+        return placed
 
     def stamp(self, partition: Partition) -> int:
         """Return the log's timestamp for a produce to `partition` now; -1 with CreateTime."""

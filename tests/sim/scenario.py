@@ -10,6 +10,7 @@ from gate.kafka.ports import Outgoing, Partition
 from gate.kafka.topics import Names
 from gate.policy import Policy, parse_policy
 from tests.sim.client import Fate, Faults
+from tests.sim.picky import EASY, Picky
 
 NAMES = Names()
 PARTITIONS = 2
@@ -114,6 +115,7 @@ class Scenario:
     fetch: int  # records
     runs: int  # that a window counts exactly
     look: float  # when to check in mid-run
+    picky: Picky = EASY
 
     @property
     def ill_until(self) -> float:
@@ -123,7 +125,8 @@ class Scenario:
     @property
     def calm(self) -> bool:
         """Tell whether nothing goes wrong, and nothing is scaled down so far that it takes its time."""
-        return not self.events and not self.faults.most and self.faults.slow < 0.5 and self.pulls == PULLS
+        quiet = not self.events and not self.faults.most and not self.picky.part
+        return quiet and self.faults.slow < 0.5 and self.pulls == PULLS
 
 
 def draw(seed: int, hours: float) -> Scenario:

@@ -237,6 +237,7 @@ class World:
             marker_delay=lambda: self.random.choice(self.scenario.faults.markers),
             state_topic=NAMES.state,
             crash=self._crash,
+            picky=self.scenario.picky,
         )
         self.group = Group(self)
         self.gates: dict[Process, Member] = {}
@@ -452,7 +453,7 @@ class World:
 
     def _read(self) -> Checker:
         policies = map(policy, range(len(VARIANTS)))
-        checker = Checker(NAMES, {p.version: p for p in policies}, self.scenario.shards)
+        checker = Checker(NAMES, {p.version: p for p in policies}, self.scenario.shards, self.scenario.picky)
         order = {"requests": 0, "delayed": 1}
         for partition in sorted(self.broker.logs, key=lambda p: (order.get(p.topic.split(".")[1], 2), p)):
             for r in self.broker.logs[partition].committed():

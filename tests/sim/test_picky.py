@@ -1,0 +1,141 @@
+"""A broker that does not take some records: each such request ends by itself, and planted bugs are found."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any, Final
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gate.kafka import routing
+from gate.kafka.blame import Blame, Level
+from gate.kafka.ports import Partition
+from tests.sim import picky, scenario
+from tests.sim.log import Broker
+from tests.sim.world import Result, play
+
+HOURS: Final = 0.3
+SEEDS: Final = 40
+
+KINDS: Final = st.sets(st.sampled_from(("admitted", "delayed")), min_size=1).map(sorted).map(tuple)
+PARTS: Final = st.sampled_from((0, 20, 100, 400, 1_000))
+REFUSALS: Final = st.builds(picky.Picky, st.integers(0, 2**31), PARTS, KINDS, PARTS, st.booleans())
+
+
+def run(seed: int, refusals: picky.Picky | None = None) -> Result:
+    return play(replace(scenario.draw(seed, HOURS), picky=refusals or picky.draw(seed)))
+
+
+@pytest.mark.slow
+@given(st.integers(0, 2**31), REFUSALS)
+@settings(max_examples=40, derandomize=True)
+def test_whatever_a_broker_refuses_every_promise_holds(seed, refusals):
+    assert run(seed, refusals).problems == ()
+
+
+def test_requests_are_refused_at_every_place():
+    """Else the test above would show nothing."""
+    refused: set[tuple[str, bool, bool]] = set()
+    produce = Broker.produce
+
+    def watch(self: Broker, name: str, epoch: int, outputs: Mapping[Partition, Any]) -> Any:
+        for partition, records in outputs.items():
+            for key, value, _, headers in records:
+                if self.picky.refuses(partition, key, value):
+                    again = any(b";attempt=2;" in (value or b"") for name, value in headers if name == "gate")
+                    refused.add((partition.topic.split(".")[1], again, self.picky.names))
+        return produce(self, name, epoch, outputs)
+
+    with mock.patch.object(Broker, "produce", watch):
+        for seed in range(SEEDS):
+            run(seed)
+    assert refused == {
+        (kind, again, named)
+        for kind in ("admitted", "delayed", "rejected")
+        for again in (False, True)
+        for named in (False, True)
+        if (kind, again) != ("delayed", True)  # what waits is not parked again
+    }
+
+
+# -- planted bugs ------------------------------------------------------------------------------------------------------
+
+Plant = Callable[[], AbstractContextManager[Any]]
+
+
+def _culprit_forgotten() -> AbstractContextManager[Any]:
+    """What the broker names is not remembered."""
+    return mock.patch.object(Blame, "_condemn")
+
+
+def _never_halved() -> AbstractContextManager[Any]:
+    """Where the broker names nobody, the same batch is tried again."""
+    return mock.patch.object(Blame, "_halve")
+
+
+@contextmanager
+def _neighbour_condemned() -> Iterator[None]:
+    """It is the next request that is rejected, too."""
+    condemn = Blame._condemn
+
+    def both(self: Blame, error: Any, record: Any, why: str, now: float) -> None:
+        condemn(self, error, record, why, now)
+        for sentences in self.condemned.values():
+            for offset, sentence in list(sentences.items()):
+                if sentence.why == why:
+                    sentences.setdefault(offset + 1, sentence._replace(why="next to it"))
+
+    with mock.patch.object(Blame, "_condemn", both):
+        yield
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """What was learnt before is forgotten with each new refusal."""
+    learn = Blame.learn
+
+    def only(self: Blame, error: Any, now: float) -> None:
+        self.condemned.clear()
+        learn(self, error, now)
+
+    with mock.patch.object(Blame, "learn", only):
+        yield
+
+
+@contextmanager
+def _always_whole() -> Iterator[None]:
+    """A rejected request is written with its value, whatever was learnt."""
+    rejected = routing.rejected
+
+    def whole(record: Any, at: int, headers: Any, refusal: Any, *rest: Any) -> Any:
+        return rejected(record, at, headers, replace(refusal, level=Level.WHOLE), *rest)
+
+    with mock.patch.object(routing, "rejected", whole):
+        yield
+
+
+@contextmanager
+def _never_whole() -> Iterator[None]:
+    """A rejected request is written without its value, though nobody minds that."""
+    rejected = routing.rejected
+
+    def bare(record: Any, at: int, headers: Any, refusal: Any, *rest: Any) -> Any:
+        return rejected(record, at, headers, replace(refusal, level=Level.WITHOUT_VALUE), *rest)
+
+    with mock.patch.object(routing, "rejected", bare):
+        yield
+
+
+PLANTS: Final[tuple[Plant, ...]] = (
+    _culprit_forgotten, _never_halved, _neighbour_condemned, _one_at_a_time, _always_whole, _never_whole,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__.strip("_"))
+def test_a_planted_bug_is_found(plant):
+    """Within seeds that all pass without it."""
+    with plant():
+        assert any(run(seed).problems for seed in range(SEEDS))
