@@ -145,7 +145,7 @@ class Blame:
         for service, count in parked.items():
             self.pulls[service] = count // 2 if fresh else max(1, count // 2)
         for service, count in failed.items():
-            self.hearings[service] = count // 2 if fresh or parked else max(1, count // 2)
+            self.hearings[service] = max(1, count // 2)
 
     def _read_by(self, topic: str) -> str | None:
         """Return the service whose requests or retries a topic holds."""
@@ -175,7 +175,7 @@ class Blame:
         if self.pulls:
             self.pulls = {place: 2 * room or 1 for place, room in self.pulls.items() if 2 * room < MOST_ROOM}
         if self.hearings:
-            self.hearings = {place: 2 * room or 1 for place, room in self.hearings.items() if 2 * room < MOST_ROOM}
+            self.hearings = {place: 2 * room for place, room in self.hearings.items() if 2 * room < MOST_ROOM}
 
     def waiting(self, now: float) -> Iterator[tuple[Partition, Closed]]:
         """Yield the outputs that are not to be tried yet."""

@@ -42,6 +42,10 @@ class Environment(Protocol):
     @property
     def source(self) -> Source: ...  # noqa: D102
     @property
+    def hearing(self) -> Source:
+        """Where feedback is read: apart, as it is rare, and requests are asked for all the time."""
+
+    @property
     def observer(self) -> Observer: ...  # noqa: D102
     @property
     def pool(self) -> Pool: ...  # noqa: D102

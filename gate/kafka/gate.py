@@ -72,6 +72,7 @@ class Gate:
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.source: KafkaSource
+        self.hearing: KafkaSource
         self.feedback: Feedback
         self._single: Reader
         self._cluster: Cluster
@@ -97,6 +98,9 @@ class Gate:
         self.observer.notify = self._notices.send
         self.source = KafkaSource(readers, self._single, self.doubt)
         stack.push_async_callback(self.source.close)
+        told = Reader(await self._client(f"{settings.group_id}-feedback"))
+        self.hearing = KafkaSource([told], self._single, lambda: None)
+        stack.push_async_callback(self.hearing.close)
         self.feedback = Feedback(
             Reader(await self._client(f"{settings.group_id}-control")),
             self._cluster,

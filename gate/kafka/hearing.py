@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from gate.kafka.blame import Level, Sentences, job_of
 from gate.kafka.clock import MS
 from gate.kafka.forwarding import Refusal, estimate, rejected
-from gate.kafka.headers import ERROR_ATTEMPTS, ERROR_HEADER, FAULT, UNFORWARDABLE, Malformed, origin
+from gate.kafka.headers import ERROR_ATTEMPTS, ERROR_HEADER, FAULT, UNFORWARDABLE, Malformed, decided_at, origin
 from gate.kafka.ledger import Ledger
 from gate.kafka.outcomes import BackOff, Done, Heard, Ignored
 from gate.kafka.ports import Outgoing, Partition, Record
@@ -77,7 +77,7 @@ def act(
             told.settle(outcome.group, min(outcome.settled, said.offset))
             result.counts["done"] += 1
             continue
-        if not told.take(outcome.group, said.offset, outcome.settled):
+        if not told.take(outcome.group, said.offset, outcome.settled, decided_at(record.headers) or 0):
             result.counts[REPEATED] += 1
             continue
         if isinstance(outcome, BackOff):

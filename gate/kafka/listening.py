@@ -40,7 +40,7 @@ class Listener:
 
     def close(self) -> None:
         """Hear no more, and hold nothing."""
-        self._env.source.unfollow(self.inbox)
+        self._env.hearing.unfollow(self.inbox)
         self.inbox.close()
         for task in self._tasks.values():
             task.cancel()
@@ -49,12 +49,12 @@ class Listener:
     def follow(self, partition: Partition, offset: int | None) -> None:
         """Hear a partition of a feedback topic from `offset` on."""
         self.inbox.followed.add(partition)
-        self._env.source.follow(partition, offset, self.inbox)
+        self._env.hearing.follow(partition, offset, self.inbox)
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         """Hear these no more: they are gone."""
         for partition in partitions:
-            self._env.source.drop(partition)
+            self._env.hearing.drop(partition)
             self.inbox.drop(partition)
             self._ready.pop(partition, None)
             self.troubles.pop(partition, None)
@@ -98,7 +98,7 @@ class Listener:
         assert service is not None  # or it would not be followed
         try:
             while (taken := self.inbox.take(partition, AT_ONCE)) is not None:
-                self._env.source.poke()
+                self._env.hearing.poke()
                 await self._prepare(service, partition, *taken)
         finally:
             if self._tasks.get(partition) is asyncio.current_task():
@@ -157,7 +157,7 @@ class Listener:
         said = read(record.key, record.value, *admitted)
         if not isinstance(said, Heard):
             return Entry(said, record.offset, record.timestamp)
-        about = await self._env.source.look(admitted, said.offset)
+        about = await self._env.hearing.look(admitted, said.offset)
         outcome = said.outcome
         wait = outcome.retry_after if isinstance(outcome, Failed) else None
         if isinstance(outcome, BackOff):

@@ -243,7 +243,7 @@ class Shard:
         """Tell which partitions wait, as what they go to takes nothing, or as they can't be read."""
         unreadable = {
             **self._env.source.unreadable(self._intake.inbox),
-            **self._env.source.unreadable(self._intake.listener.inbox),
+            **self._env.hearing.unreadable(self._intake.listener.inbox),
         }
         troubles = self._intake.listener.troubles
         if not (self._blame.closed or unreadable or troubles or self._reported):

@@ -17,18 +17,29 @@ MOST_GROUPS: Final = 8  # of a partition; beyond, the one that was silent for lo
 MOST_TOLD: Final = 16_384
 
 
-class ToldRecord(msgspec.Struct, array_like=True, frozen=True):
-    """`told/<service>/<partition>`: per group the floor, and each offset as its distance from the one before."""
+class GroupRecord(msgspec.Struct, array_like=True, frozen=True):
+    """One group: see `_Group`; each offset as its distance from the one before, the first from the floor."""
 
-    groups: dict[str, tuple[int, list[int]]]
+    floor: int
+    distances: list[int]
+    top: int
+    at: int
+
+
+class ToldRecord(msgspec.Struct, array_like=True, frozen=True):
+    """`told/<service>/<partition>`, by group."""
+
+    groups: dict[str, GroupRecord]
 
 
 class _Group:
-    __slots__ = ("floor", "offsets")
+    __slots__ = ("at", "floor", "offsets", "top")
 
-    def __init__(self, floor: int, offsets: list[int]) -> None:
+    def __init__(self, floor: int = 0, offsets: list[int] | None = None, top: int = -1, at: int = 0) -> None:
         self.floor = floor
-        self.offsets = offsets  # ascending, none below the floor
+        self.offsets = offsets or []  # ascending, none below the floor
+        self.top = top  # the highest offset that was told of
+        self.at = at  # when that was admitted, unix ms
 
 
 class Told:
@@ -37,12 +48,17 @@ class Told:
     def __init__(self, groups: dict[str, _Group] | None = None) -> None:
         self._groups: dict[str, _Group] = groups or {}
 
-    def take(self, group: str, offset: int, settled: int) -> bool:
+    def take(self, group: str, offset: int, settled: int, at: int = 0) -> bool:
         """Note that `group` has told of the record at `offset`. False: it had, or has finished all up to there.
 
-        `settled` is what it says of that; it can't go beyond what is told right now.
+        `settled` is what it says of that; it can't go beyond what is told right now. `at` is when the record was
+        admitted, unix ms: what lies before another and was admitted later is in a topic that was made anew.
         """
         known = self._touch(group)
+        if offset <= known.top and at > known.at:
+            known = self._groups[group] = _Group()
+        if offset > known.top:
+            known.top, known.at = offset, at
         self._raise(known, min(settled, offset))
         at = bisect_left(known.offsets, offset)
         if offset < known.floor or (at < len(known.offsets) and known.offsets[at] == offset):
@@ -57,7 +73,7 @@ class Told:
         self._raise(self._touch(group), offset)
 
     def _touch(self, group: str) -> _Group:
-        known = self._groups.pop(group, None) or _Group(0, [])
+        known = self._groups.pop(group, None) or _Group()
         self._groups[group] = known
         if len(self._groups) > MOST_GROUPS:
             del self._groups[next(iter(self._groups))]
@@ -71,18 +87,19 @@ class Told:
 
     def dump(self) -> bytes:
         """Return the state record."""
-        return encode(
-            ToldRecord({
-                name: (group.floor, [after - before for before, after in pairwise((group.floor, *group.offsets))])
-                for name, group in self._groups.items()
-            })
-        )  # fmt: skip
+        return encode(ToldRecord({name: _dump(group) for name, group in self._groups.items()}))
 
     @classmethod
     def load(cls, key: str, data: bytes) -> "Told":
         """Read a state record. Raises StateError."""
-        groups = decode(key, data, ToldRecord).groups
-        return cls({
-            name: _Group(floor, list(accumulate(distances, initial=floor))[1:])
-            for name, (floor, distances) in groups.items()
-        })  # fmt: skip
+        return cls({name: _load(group) for name, group in decode(key, data, ToldRecord).groups.items()})
+
+
+def _dump(group: _Group) -> GroupRecord:
+    distances = [after - before for before, after in pairwise((group.floor, *group.offsets))]
+    return GroupRecord(group.floor, distances, group.top, group.at)
+
+
+def _load(record: GroupRecord) -> _Group:
+    offsets = list(accumulate(record.distances, initial=record.floor))[1:]
+    return _Group(record.floor, offsets, record.top, record.at)

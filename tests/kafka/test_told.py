@@ -45,6 +45,17 @@ def test_a_successor_knows_as_much():
         Told.load("told/s/0", told.dump()[:-1])
 
 
+def test_in_a_topic_that_was_made_anew_nothing_has_been_told():
+    told = Told()
+    assert told.take("a", 900, 880, at=5_000)
+    assert not told.take("a", 3, 0, at=4_000)  # from before
+    assert not told.take("a", 900, 0, at=5_000)
+    told = Told.load("told/s/0", told.dump())
+    assert told.take("a", 3, 0, at=6_000)
+    assert not told.take("a", 3, 0, at=6_000)
+    assert told.take("a", 900, 0, at=7_000)
+
+
 def test_memory_is_bounded_whoever_tells():
     told = Told()
     for offset in range(2 * MOST_TOLD):

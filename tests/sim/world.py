@@ -74,6 +74,7 @@ class Member(Gate):
         self.world = world
         self.process = Process(world.loop, name)
         self.source = SimSource(world.network, world.broker, self.process, world.scenario.fetch)  # type: ignore[assignment]
+        self.hearing = self.source
         self.feedback = world.commands  # type: ignore[assignment]
         self.generation = -1
         self._booted = world.random.uniform(0, 1e6)
