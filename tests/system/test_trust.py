@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -329,3 +330,41 @@ async def test_jobs_that_old_workers_had_waiting_are_taken_over_where_they_were(
             admitted = await read_count(bootstrap, [names.admitted("pay")], 2 + starts, 40 if not starts else 3)
             assert [(r.value, header(r, "gate-job-attempt")) for r in admitted] == [(b"3", b"3"), (b"4", b"3")]
             assert running.stop() == 0
+
+
+async def test_each_failure_has_its_consequence_once_whoever_is_killed(bootstrap, prefix, names, tmp_path):
+    """Every job fails three times, while gates and workers die: three admissions and one dead letter of each."""
+    from consumers.worker import Retry, Worker
+
+    jobs, attempts = 200, 3
+    await send(bootstrap, names.requests("pay"), [(None, b"%d" % n, []) for n in range(jobs)], partitions=1)
+
+    def new_worker():
+        retry = Retry(attempts=attempts, first=0.2)
+        pay = Worker(bootstrap, group_id=f"{prefix}-workers", names=names, retry=retry, concurrency=40)
+
+        @pay.handler("pay")
+        async def handle(job):
+            await asyncio.sleep(0.02)
+            raise OSError(job.attempt)
+
+        return pay, asyncio.create_task(pay.run())
+
+    async def dead(deadline):
+        return await read_count(bootstrap, [names.rejected("pay")], jobs, deadline)
+
+    for life in range(4):
+        with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as running:
+            await asyncio.to_thread(until, running.is_ready, explain=running.text)
+            pay, working = new_worker()
+            letters = await dead(1.5 if life < 3 else 40)
+            pay.stop()
+            pay.stop()  # as if killed: nothing of what is under way is committed
+            await asyncio.wait_for(working, 30)
+            running.kill()
+    admitted = await read_count(bootstrap, [names.admitted("pay")], jobs * attempts, 2)
+    by_job = Counter(header(r, "gate-job-id") or stamp(r).id.encode() for r in admitted)
+    assert Counter(by_job.values()) == {attempts: jobs}
+    assert len(letters) == jobs
+    assert len({header(r, "gate-job-id") for r in letters}) == jobs
+    assert {header(r, "gate-error-attempts") for r in letters} == {b"3"}
