@@ -323,5 +323,6 @@ def _summary(entry: ServicePolicy) -> dict[str, Any]:
         "shadow": entry.shadow,
         "near_limit": entry.near_limit,
         "max_tenants": entry.max_tenants,
+        "keep_released": None if entry.keep_released is None else spell_duration(entry.keep_released),
         "tenants": [] if entry.tenants is None else list(entry.tenants.rules),
     }

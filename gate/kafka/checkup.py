@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import aiokafka
@@ -20,6 +21,7 @@ from gate.kafka.ports import Claim, Outgoing, Partition
 from gate.kafka.profiles import OWN, Profile
 from gate.kafka.routing import Topics
 from gate.kafka.standing import Standing, standing
+from gate.kafka.sweeping import refused_to_delete
 from gate.kafka.topics import Names
 from gate.kafka.wire import Reader
 from gate.kafka.writer import KafkaSession
@@ -49,6 +51,8 @@ class Checkup:
         for finding in await _guarded("services", lambda: self._services(there)):
             yield finding
         for finding in await _guarded("replication", lambda: self._durability(there)):
+            yield finding
+        for finding in await _guarded("sweeping", lambda: self._sweeping(there)):
             yield finding
         for finding in await _guarded("broker settings", self._broker_settings):
             yield finding
@@ -134,6 +138,29 @@ class Checkup:
 
     async def _durability(self, there: Mapping[str, int]) -> list[Finding]:
         return await examine(self._cluster, self._names, self._settings.shards, there, self._profile)
+
+    async def _sweeping(self, there: Mapping[str, int]) -> list[Finding]:
+        """Ask whether what has been released can be deleted."""
+        delayed = sorted(self._names.delayed(s) for topic in there if (s := self._names.service_of(topic)) is not None)
+        if not (delayed := [topic for topic in delayed if topic in there]):
+            return [Finding("sweeping", Health.SKIPPED, "there is no delayed topic yet")]
+        async with self._reader() as reader:
+            refused = await refused_to_delete(reader, Partition(delayed[0], 0))
+        if refused is None:
+            return [Finding("sweeping", Health.OK, "records of delayed topics can be deleted once they are released")]
+        text = f"what has been released stays in {delayed[0]} and others: {refused.__name__}"
+        fix = "allow Delete on the delayed and the retries topics, or set `keep_released: null`"
+        return [Finding("sweeping", Health.WARN, text, fix)]
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[Reader]:
+        client = Client(request_timeout_ms=int(DEADLINE * 1000), **access(self._bootstrap))
+        try:
+            await client.bootstrap()
+            async with asyncio.timeout(DEADLINE):
+                yield Reader(client)
+        finally:
+            await client.close()
 
     async def _broker_settings(self) -> list[Finding]:
         return broker_settings(await self._cluster.broker_configs(), self._profile)

@@ -27,6 +27,7 @@ from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record
 from gate.kafka.positions import OFFSETS_KIND, Positions
 from gate.kafka.publication import Publication
 from gate.kafka.routing import NO_JUDGES, Batch, Judges, Piece, Taken, Topics, Wish, number_through, read_runs
+from gate.kafka.sweeping import Kept
 from gate.kafka.topics import Names
 from gate.limits import Spec
 from gate.policy import Overflow, Policy
@@ -197,6 +198,25 @@ class Desk:
             if served.engine.waiting
             for number, offset in served.engine.low_watermarks().items()
         }
+
+    def write_soon(self) -> None:
+        """Have a batch written soon, although nothing may be decided."""
+        for service in self.services:
+            self._publication.plan(service, len(self.services))
+            break
+
+    def waits(self, rooms: Mapping[str, Sequence[Partition]]) -> Kept:
+        """Return what waits in the delayed and retries topics of services, as of the last batch."""
+        lowest = self.lowest()
+        floors: dict[Partition, int | None] = {}
+        for service in rooms.keys() & self.services.keys():
+            delayed = self.services[service].topics.delayed
+            for partition in rooms[service]:
+                if partition.topic == delayed:
+                    floors[partition] = lowest.get(partition)
+                elif (read := self.ledger.start(partition)) is not None:
+                    floors[partition] = read
+        return Kept(self._meta.at, self._meta.since, floors)
 
     def forget_parked(self, begins: Mapping[Partition, int], now: int) -> None:
         """Forget what was parked in front of where partitions of delayed topics begin: it is gone."""

@@ -25,6 +25,7 @@ from gate.kafka.reset import reset
 from gate.kafka.routing import Topics
 from gate.kafka.shard import Shard
 from gate.kafka.source import KafkaSource
+from gate.kafka.sweeping import Sweeper
 from gate.kafka.topic_limits import CONFIGS, TopicLimits
 from gate.kafka.topics import Names, Templates
 from gate.kafka.undecided import Watch
@@ -138,11 +139,18 @@ class Gate:
             lambda: [parking for shard in self._owned.values() if (parking := shard.parking()) is not None],
             self._emptied,
         )
+        sweeper = Sweeper(
+            looker,
+            lambda: [shard for shard in self._owned.values() if shard.ready],
+            lambda service: self._policy.effective(service).keep_released,
+            self.confirm,
+        )
         self._tasks = [
             asyncio.create_task(self._follow_assignments(), name="assignments"),
             asyncio.create_task(keep_small(), name="memory"),
             asyncio.create_task(watch.run(self.wall, self._publish), name="undecided"),
             asyncio.create_task(losses.run(), name="losses"),
+            asyncio.create_task(sweeper.run(self.local), name="sweeper"),
         ]
 
     async def stop(self) -> None:

@@ -32,6 +32,7 @@ from gate.kafka.positions import OFFSETS_KIND
 from gate.kafka.refusals import BatchTooLargeError, OutputError, remedy_of
 from gate.kafka.routing import NO_JUDGES, Batch
 from gate.kafka.slices import in_slices
+from gate.kafka.sweeping import Kept
 from gate.kafka.undecided import Owned
 from gate.kafka.waiting import Waiting
 from gate.policy import Policy
@@ -77,6 +78,7 @@ class Shard:
         self._stuck_since: int | None = None  # local time of the first failure since requests last advanced
         self._resting_since: int | None = None
         self._reported: list[Waiting] = []
+        self._settled: asyncio.Future[Kept] | None = None  # who waits for the next commit
         self._muted: frozenset[str] = frozenset()  # services that are not heard, as outputs are closed
 
     # -- what the gate calls ---------------------------------------------------------------------------------------
@@ -142,6 +144,23 @@ class Shard:
             return None
         missed, desk.missed = frozenset(desk.missed), set()
         return Parking(self.number, self._sessions, desk.lowest(), missed)
+
+    def rooms(self) -> dict[str, list[Partition]]:
+        """Return, by service, the partitions in which requests and retries wait."""
+        names, intake = self._env.names, self._intake
+        return {
+            service: [*(Partition(names.delayed(service), n) for n in range(count)), *intake.waiting_rooms(service)]
+            for service, count in intake.services.items()
+        }
+
+    async def settled(self) -> Kept:
+        """Return what waits as of a commit that was begun after the call; the caller sets the deadline."""
+        if self._settled is None:
+            self._settled = asyncio.get_running_loop().create_future()
+        if self._desk is not None:
+            self._desk.write_soon()
+            self._woken.set()
+        return await asyncio.shield(self._settled)
 
     def emptied(self, begins: Mapping[Partition, int]) -> None:
         """Forget, before the next batch, what was parked in front of where partitions of delayed topics begin."""
@@ -466,6 +485,7 @@ class Shard:
         batch = Batch(self._moment(desk), limit=self._env.limits.of)
         self._idle.clear()
         self._resting_since = None
+        settled = self._settled
         try:
             heard = await self._hear(desk, batch)
             turns = await self._decide(desk, batch)
@@ -473,6 +493,9 @@ class Shard:
             if not await writer.write(desk, batch, turns):
                 return False
             reach("after-commit")
+            if settled is not None:
+                self._settled = None
+                settled.set_result(desk.waits(self.rooms()))
             self._blame.committed(batch.outputs)
             # what took longer may take longer again; what did not is believed bit by bit
             needed = max(writer.prepared - started, self._lead - self._lead // 16)

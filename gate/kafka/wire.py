@@ -16,6 +16,7 @@ import structlog
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
+from aiokafka.protocol.admin import DeleteRecordsRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
@@ -252,6 +253,22 @@ class Reader:
                         elif rest[1] >= 0:
                             found[Partition(topic, number)] = rest[1]
         return found
+
+    async def delete(self, bounds: Mapping[Partition, int]) -> dict[Partition, type[errors.KafkaError]]:
+        """Delete what lies before an offset of each partition; return those of which a broker deletes nothing."""
+        by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for partition, bound in bounds.items():
+            node = await self.locate(partition)
+            by_node.setdefault(node, {}).setdefault(partition.topic, []).append((partition.number, bound))
+        refused = {}
+        for node, topics in by_node.items():
+            request = DeleteRecordsRequest(topics.items(), int(ENDS_DEADLINE * 1000))
+            response: Any = await self._client.send(node, request)
+            for topic, answers, *_tags in response.topics:
+                for number, _low, code, *_ in answers:
+                    if code:
+                        refused[Partition(topic, number)] = errors.for_code(code)
+        return refused
 
     async def head(self, partition: Partition, offset: int) -> Head | None:
         """Return the head of the batch at `offset`, committed or not; None: none is there, or it can't be read now."""

@@ -18,6 +18,7 @@ from gate.policy.names import DEFAULT, Glob, globs_of, is_glob
 
 WINDOW_SIZE: Final = 60 * SECOND  # ns; where nothing else is said, as in RateLimitConfig
 NEAR_LIMIT: Final = 0.8
+KEEP_RELEASED: Final = 86_400 * SECOND  # ns
 MAX_TENANTS: Final = 100_000  # per service: some 100 MB where all of them wait
 ONE_LANE: Final[Mapping[str, Fraction]] = MappingProxyType({DEFAULT: Fraction(1)})
 
@@ -87,6 +88,7 @@ class ServicePolicy:
     shadow: bool = False
     near_limit: float = NEAR_LIMIT
     max_tenants: int = MAX_TENANTS
+    keep_released: int | None = KEEP_RELEASED
     tenants: Tenants | None = None
 
     def tenant(self, tenant: str) -> Spec | None:
@@ -163,6 +165,7 @@ def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
         shadow=said.get("shadow", False),
         near_limit=said.get("near_limit", NEAR_LIMIT),
         max_tenants=said.get("max_tenants", MAX_TENANTS),
+        keep_released=said.get("keep_released", KEEP_RELEASED),
         tenants=Tenants.of(rules) if rules else None,
     )
 

@@ -7,6 +7,7 @@ from pydantic_core import ErrorDetails
 
 from gate.policy.errors import Loc, Problem, dotted
 from gate.policy.fields import (
+    SECOND,
     Count,
     Duration,
     Flag,
@@ -70,6 +71,7 @@ class ServiceFields(LimitFields):
     shadow: Flag = False
     near_limit: Ratio = 0.8
     max_tenants: Annotated[int, whole_number(1, MAX_TENANTS_BOUND)] = 100_000
+    keep_released: Duration | None = 86_400 * SECOND
 
 
 class EntryFields(ServiceFields):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gate.limits import Spec
-from gate.policy.compiled import MAX_TENANTS, NEAR_LIMIT, WINDOW_SIZE, ServicePolicy, compile_spec
+from gate.policy.compiled import KEEP_RELEASED, MAX_TENANTS, NEAR_LIMIT, WINDOW_SIZE, ServicePolicy, compile_spec
 from gate.policy.errors import dotted
 from gate.policy.fields import SECOND, Overflow
 from gate.policy.layers import Key, Layer
@@ -24,6 +24,7 @@ _BUILT_IN: Final[Mapping[str, Any]] = {
     "shadow": False,
     "near_limit": NEAR_LIMIT,
     "max_tenants": MAX_TENANTS,
+    "keep_released": "1d",
     "extends": None,
 }
 
@@ -54,7 +55,8 @@ def origins_of(policy: ServicePolicy, decided: Mapping[Key, Layer], root: Node) 
         part[name] = _said(key, by, root)
     origins = dict(_limits(policy.spec, own))
     for name, fallback in _BUILT_IN.items():
-        origins[name] = own.get(name) or Origin(fallback, fallback, BUILT_IN)
+        meaning = KEEP_RELEASED if name == "keep_released" else fallback
+        origins[name] = own.get(name) or Origin(fallback, meaning, BUILT_IN)
     for tenant in tenants:
         assert policy.tenants is not None
         said = {name: origin for rule in policy.tenants.steps_of(tenant) for name, origin in tenants[rule].items()}

@@ -44,13 +44,14 @@ def policy(tmp_path):
 def test_a_sound_cluster(bootstrap, prefix, policy, examine):
     settle(bootstrap, prefix)
     asyncio.run(create(bootstrap, f"{prefix}.requests.pay"))
+    asyncio.run(create(bootstrap, f"{prefix}.delayed.pay", **{"retention.ms": "-1", "max.message.bytes": "2000000"}))
     code, found = examine("--config", policy)
     assert code == 0, [finding for finding in found.values() if finding["health"] == "fail"]
     for check in ("broker", f"{prefix}.state", f"{prefix}.alerts", "pay", "transactions", "clock", "aiokafka"):
         assert found[check]["health"] == "ok", found[check]
     assert found["group"]["health"] == "warn"
     assert found["replication"]["health"] == "warn"  # one broker
-    for check in ("in-sync replicas", "min.insync.replicas", "elections", "retention", "broker settings"):
+    for check in ("in-sync replicas", "min.insync.replicas", "elections", "retention", "broker settings", "sweeping"):
         assert found[check]["health"] == "ok", found[check]
 
 

@@ -36,8 +36,6 @@ TOOLS = {
     "kafka-acls.sh": "--bootstrap-server --add --allow-principal --allow-host --operation --resource-pattern-type"
     " --topic --group --transactional-id --cluster",
     "kafka-configs.sh": "--bootstrap-server --alter --topic --add-config",
-    "kafka-consumer-groups.sh": "--bootstrap-server --describe --group",
-    "kafka-delete-records.sh": "--bootstrap-server --offset-json-file",
 }
 SOURCES = [(page, language, text) for page in PAGES for language, text in blocks(page)]
 
@@ -201,7 +199,9 @@ def stopping(shell: Shell) -> Iterator[Shell]:
 
 
 ACL_TYPES = {"--topic": 2, "--group": 3, "--cluster": 4, "--transactional-id": 5}
-OPERATIONS_OF_KAFKA = {"Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10}
+OPERATIONS_OF_KAFKA = {
+    "Read": 3, "Write": 4, "Create": 5, "Delete": 6, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
+}  # fmt: skip
 LITERAL, PREFIXED, ALLOW = 3, 4, 3
 # A test's broker is ANONYMOUS to its own controller: what brokers may do is theirs, not the gate's
 BROKERS = (ACL_TYPES["--cluster"], "kafka-cluster", LITERAL, "User:ANONYMOUS", "*", 9, ALLOW)
@@ -260,7 +260,7 @@ async def test_a_gate_needs_no_more_than_operators_are_told_to_allow(own_broker,
     acls = told_acls("User:gate", "User:ANONYMOUS")
     assert {kind for kind, *_ in acls} == set(ACL_TYPES.values())
     await allow(broker.bootstrap, [*acls, BROKERS])
-    policy = "shards: 2\nservices: {pay: {requests_per_second: 50, burst_size: 10}}\n"
+    policy = "shards: 2\nservices: {pay: {requests_per_second: 50, burst_size: 10, keep_released: 1s}}\n"
     with gate(tmp_path, broker.bootstrap, "gate", policy, "--http", "0") as running:
         until(lambda: json.loads(running.get("/v1/usage"))["services"], explain=running.text)
 
@@ -269,6 +269,7 @@ async def test_a_gate_needs_no_more_than_operators_are_told_to_allow(own_broker,
             return sum(total["requests"] for total in totals if total["verdict"] == "admitted")
 
         until(lambda: admitted() == 20, explain=running.text)
+        running.wait_for("deleted what has been released")
         assert "Authorization" not in running.text()
         assert running.stop() == 0
 
