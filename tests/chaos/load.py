@@ -121,6 +121,7 @@ class Offering:
         self._seconds = seconds
         self._counts = {name: round(total * share) for name, (share, _) in SHARES.items()}
         self._counts["calm"] += total - sum(self._counts.values())
+        self.enough = False  # offer no more, although there is some
         self.sent: dict[str, int] = dict.fromkeys(self._counts, 0)  # acknowledged
         self.unknown: dict[str, int] = dict.fromkeys(self._counts, 0)
 
@@ -148,7 +149,7 @@ class Offering:
         source, total, rate = requests(service), self._counts[service], self._counts[service] / self._seconds
         topic, begun, given = NAMES.requests(service), monotonic(), 0
         waiting: list[tuple[asyncio.Future[RecordMetadata], int]] = []
-        while given < total:
+        while given < total and not self.enough:
             share = min(1.0, (monotonic() - begun + TICK) / self._seconds, self._progress())
             due = min(int(total * share) - given, 1 + int(2 * rate * TICK))  # what was held up comes bit by bit
             by_partition: dict[int, list[Request]] = {}

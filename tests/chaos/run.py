@@ -38,6 +38,7 @@ class Report:
     ends: Mapping[str, int] = field(default_factory=dict)
     uses: Mapping[str, judge.Use] = field(default_factory=dict)
     silences: Sequence[judge.Silence] = ()
+    moments: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of decisions, by service, ms
     times: dict[str, float] = field(default_factory=dict)  # seconds per phase
     missed: int = 0
     torn: int = 0  # transactions that the broker left half-done, and a gate ended
@@ -188,8 +189,11 @@ def errors_of(logs: Sequence[Path]) -> dict[str, int]:
     return found
 
 
-async def judge_topics(report: Report, policy: Policy, bootstrap: str) -> None:
-    """Read everything that a run has left, and add what is wrong with it to the report."""
+async def judge_topics(report: Report, policy: Policy, bootstrap: str, *, idle: bool = True) -> None:
+    """Read everything that a run has left, and add what is wrong with it to the report.
+
+    `idle` tells whether limits that were not used outside of outages are wrong.
+    """
     checker = Checker(NAMES, {policy.version: policy}, SHARDS)
     kinds = {getattr(NAMES, kind)(s): (kind, s) for s in SHARES for kind in ("admitted", "delayed", "rejected")}
     histories = {s: judge.History() for s in SHARES}
@@ -258,21 +262,29 @@ async def judge_topics(report: Report, policy: Policy, bootstrap: str) -> None:
         cuts = [1000 * i.at for i in report.incidents if shard in i.shards]
         mine = {s: replays[s] for s, number in shards.items() if number == shard}
         report.problems += [f"state: {problem}" for problem in replay.problems(shard, log, cuts, mine)][:20]
-    _times(report, policy, histories, shards)
+    _times(report, policy, histories, shards, idle=idle)
 
 
-def _times(report: Report, policy: Policy, histories: Mapping[str, judge.History], shards: Mapping[str, int]) -> None:
+def _times(
+    report: Report,
+    policy: Policy,
+    histories: Mapping[str, judge.History],
+    shards: Mapping[str, int],
+    *,
+    idle: bool,
+) -> None:
     spans = [(round(1000 * i.at), round(1000 * (max(i.until, i.at) + HELD_OFF))) for i in report.incidents]
     report.uses = {s: judge.use(histories[s], policy.effective(s).spec, spans) for s in SATURATED}
     report.problems += [
         f"idle: {name} admitted {use.admitted} of {use.allowed} ({use.ratio:.3%})"
         for name, use in report.uses.items()
         # a pause of OUTAGE_MS is none yet: one of them must not fail a run that is short
-        if use.admitted < RATIO * use.allowed - policy.effective(name).spec.rate * judge.OUTAGE_MS / 1000
+        if idle and use.admitted < RATIO * use.allowed - policy.effective(name).spec.rate * judge.OUTAGE_MS / 1000
     ]
+    report.moments = {service: history.moments() for service, history in histories.items()}
     decided: dict[int, list[int]] = {}
-    for service, history in histories.items():
-        decided.setdefault(shards[service], []).extend(history.moments())
+    for service, moments in report.moments.items():
+        decided.setdefault(shards[service], []).extend(moments)
     report.silences = judge.silences(
         [
             (round(1000 * i.at), i.kind, i.shards)

@@ -109,11 +109,11 @@ def until(condition: Callable[[], object], deadline: float = DEADLINE, explain: 
         time.sleep(0.02)
 
 
-async def create(bootstrap: str, *topics: str, partitions: int = 2, **config: str) -> None:
+async def create(bootstrap: str, *topics: str, partitions: int = 2, copies: int = 1, **config: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        answer = await admin.create_topics([NewTopic(t, partitions, 1, topic_configs=config) for t in topics])
+        answer = await admin.create_topics([NewTopic(t, partitions, copies, topic_configs=config) for t in topics])
         assert not any(code for _, code, *_ in answer.topic_errors), answer
         while set(topics) - set(await admin.list_topics()):
             await asyncio.sleep(0.02)
