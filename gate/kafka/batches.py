@@ -16,13 +16,18 @@ from aiokafka import errors
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from gate.kafka.headers import FAULT, UNFORWARDABLE, Malformed
-from gate.kafka.ports import Record
+from gate.kafka.ports import HEADER_WEIGHT, Effort, Record
 from gate.kafka.unpacking import UnreadableError, unpacked
 
 SLICE: Final = 128  # records that are taken apart at a time
 SLICE_BYTES: Final = 64 << 10  # of what is unpacked for it
 WHOLE_BYTES: Final = 256 << 10  # up to which a batch is unpacked in one piece, the usual case
 MOST_UNPACKED: Final = 4 << 20  # bytes of a record that is kept whole, if it came compressed
+MOST_SKIPPED: Final = 256 << 20  # of one that is passed over
+MOST_HEADERS: Final = 1 << 16  # of a record that is carried
+FEW_HEADERS: Final = 1_000  # that are read one by one where some can't be read
+CROWDED: Final = 4_096  # headers: who has more is taken apart alone
+LARGE_BATCH: Final = 1 << 20  # bytes above which a batch that is not compressed is looked at for crowded records
 MOST_SHOWN: Final = 64  # bytes of a name that is told
 _HEADER: Final = Struct(">qiibIhiqqqhii")
 _CODEC: Final = 0x07
@@ -46,6 +51,7 @@ class _Batch:
     """What the header of a batch says, and how far its offsets are given out."""
 
     view: memoryview
+    effort: Effort
     base: int = field(init=False)
     last: int = field(init=False)  # offset of the last record that it was written with
     count: int = field(init=False)  # of the records that are left
@@ -115,9 +121,12 @@ def _faulty(
     return RawRecord(offset, timestamp, key, value, [(FAULT, fault.encode()), *headers])
 
 
-def records_of(view: memoryview, start: int) -> Iterator[list[Record]]:
-    """Yield the records of a batch from offset `start` on, in slices; each is taken apart when it is asked for."""
-    batch = _Batch(view)
+def records_of(view: memoryview, start: int, effort: Effort | None = None) -> Iterator[list[Record]]:
+    """Yield the records of a batch from offset `start` on, in slices; each is taken apart when it is asked for.
+
+    `effort` is told what it takes beside.
+    """
+    batch = _Batch(view, effort or Effort())
     slices = _unpacked(batch) if batch.attributes & _CODEC else _plain(batch, batch.view)
     if batch.base >= start:
         yield from slices
@@ -128,6 +137,9 @@ def records_of(view: memoryview, start: int) -> Iterator[list[Record]]:
 
 
 def _plain(batch: _Batch, view: memoryview) -> Iterator[list[Record]]:
+    if len(view) > LARGE_BATCH and _is_crowded(view[_HEADER.size :], batch.count):
+        yield from _one_by_one(batch, view[_HEADER.size :], 0, batch.count)
+        return
     records = chain(DefaultRecordBatch(view))  # asking a batch for its iterator twice is an error
     while batch.given < batch.count:
         part: list[Record] = []
@@ -152,13 +164,27 @@ def _one_by_one(batch: _Batch, data: memoryview, at: int, stop: int) -> Iterator
     """Yield the records up to the `stop`th of a batch that stand in `data`, of which some can't be read."""
     while batch.given < stop:
         try:
-            length, at = _varint(data, at)
-            record = _record(batch, data[at : at + length])
+            length, begin = _varint(data, at)
+            record = _record(batch, data, at, begin, begin + length)
         except _UNREADABLE as error:
             yield from batch.unreadable(f"a record can't be read: {error or type(error).__name__}")
             return
-        at += length
+        at = begin + length
         yield batch.place([record])
+
+
+def _is_crowded(data: memoryview, count: int) -> bool:
+    """Tell whether a record has so many headers that it is not to be taken apart together with others."""
+    at = 0
+    try:
+        for _ in range(count):
+            length, begin = _varint(data, at)
+            if length > 2 * CROWDED and _head(data, begin)[-2] > CROWDED:
+                return True
+            at = begin + max(0, length)
+    except _UNREADABLE:  # this is told when they are taken apart
+        return False
+    return False
 
 
 def _unpacked(batch: _Batch) -> Iterator[list[Record]]:
@@ -197,6 +223,9 @@ def _bit_by_bit(batch: _Batch, stream: "_Stream") -> Iterator[list[Record]]:
 
 
 def _slice(batch: _Batch, data: bytes, count: int) -> Iterator[list[Record]]:
+    if len(data) > 2 * SLICE_BYTES and _is_crowded(memoryview(data), count):
+        yield from _one_by_one(batch, memoryview(data), 0, batch.given + count)
+        return
     try:
         records: list[Record] = list(DefaultRecordBatch(batch.header(count) + data))
     except _UNREADABLE:
@@ -211,6 +240,7 @@ class _Stream:
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self.data = bytearray()
         self.at = 0
+        self._gone = 0
         self._chunks = chunks
 
     def need(self, size: int) -> None:
@@ -247,36 +277,37 @@ class _Stream:
             self.need(1)
         self.at += size
 
+    @property
+    def position(self) -> int:
+        """How much was read since the beginning."""
+        return self._gone + self.at
+
     def forget(self) -> None:
         """Keep nothing of what was read."""
+        self._gone += self.at
         del self.data[: self.at]
         self.at = 0
 
 
 def _large(batch: _Batch, stream: _Stream, length: int) -> RawRecord:
     """Read a record that is too large to be kept: it is told what it was, without key or value that would not fit."""
+    if length > MOST_SKIPPED:
+        raise UnreadableError(f"a record unpacks to {length} bytes; neither it nor what is behind it is read")
+    end = stream.position + length
+    batch.effort.spent += length
     stream.need(1)
     stream.at += 1  # attributes
     delta, offset = stream.varint(), stream.varint()
-    key = _sized(stream)
-    stream.skip(max(0, stream.varint()))
-    for _ in range(stream.varint()):
-        stream.skip(stream.varint())
-        stream.skip(max(0, stream.varint()))
-        if stream.at > SLICE_BYTES:
-            stream.forget()
+    size, key = stream.varint(), None
+    if 0 <= size <= SLICE_BYTES:
+        stream.need(size)
+        key = bytes(stream.data[stream.at : stream.at + size])
+        stream.at += size
+    if stream.position > end:
+        raise UnreadableError("a record ends within a field")
+    stream.skip(end - stream.position)
     why = f"it unpacks to {length} bytes; at most {MOST_UNPACKED} are carried"
     return _faulty(Malformed("", why, UNFORWARDABLE), batch.base + offset, batch.timestamp(delta), key)
-
-
-def _sized(stream: _Stream) -> bytes | None:
-    size = stream.varint()
-    if size > SLICE_BYTES:
-        stream.skip(size)
-        return None
-    stream.need(max(0, size))
-    stream.at += max(0, size)
-    return bytes(stream.data[stream.at - size : stream.at]) if size >= 0 else None
 
 
 def _varint(data: memoryview | bytearray, at: int) -> tuple[int, int]:
@@ -300,13 +331,26 @@ def _bytes(data: memoryview, at: int) -> tuple[bytes | None, int]:
     return bytes(data[at : at + size]), at + size
 
 
-def _record(batch: _Batch, data: memoryview) -> RawRecord:
-    """Take one record apart, of which a header's name may be no text."""
-    delta, at = _varint(data, 1)
+def _head(data: memoryview, begin: int) -> tuple[int, int, bytes | None, bytes | None, int, int]:
+    """Read a record up to its headers: differences of time and offset, key, value, how many headers, and where."""
+    delta, at = _varint(data, begin + 1)
     offset, at = _varint(data, at)
     key, at = _bytes(data, at)
     value, at = _bytes(data, at)
     count, at = _varint(data, at)
+    return delta, offset, key, value, count, at
+
+
+def _record(batch: _Batch, data: memoryview, start: int, begin: int, end: int) -> Record:
+    """Take one record apart, of which a header's name may be no text. Its length stands at `start`."""
+    data = data[:end]
+    delta, offset, key, value, count, at = _head(data, begin)
+    place = batch.base + offset, batch.timestamp(delta), key, value
+    if count > MOST_HEADERS:
+        why = f"it has {count} headers; at most {MOST_HEADERS} are carried"
+        return _faulty(Malformed("", why, UNFORWARDABLE), *place)
+    if count > FEW_HEADERS:
+        return _crowded(batch, data[start:], place, count)
     headers: list[tuple[str, bytes | None]] = []
     bad: list[bytes] = []
     for _ in range(count):
@@ -316,9 +360,21 @@ def _record(batch: _Batch, data: memoryview) -> RawRecord:
             headers.append(((name or b"").decode(), content))
         except UnicodeDecodeError:
             bad.append(name or b"")
-    place = batch.base + offset, batch.timestamp(delta), key, value
     if not bad:
         return RawRecord(*place, headers)
+    batch.effort.spent += HEADER_WEIGHT * len(bad)
     shown = ", ".join(f"0x{name[:MOST_SHOWN].hex()}{'...' if len(name) > MOST_SHOWN else ''}" for name in bad[:3])
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     return _faulty(Malformed("", f"header name {shown}{more} is not UTF-8; left out here"), *place, headers)
+
+
+def _crowded(batch: _Batch, data: memoryview, place: tuple[int, int, bytes | None, bytes | None], count: int) -> Record:
+    """Take a record of many headers apart at once, or leave them all out: one by one would take too long."""
+    batch.effort.spent += HEADER_WEIGHT * count
+    try:
+        (record,) = DefaultRecordBatch(batch.header(1) + data)
+    except _UNREADABLE:
+        why = f"one of its {count} headers can't be read, or its name is not UTF-8; all are left out here"
+        return _faulty(Malformed("", why), *place)
+    found: Record = record
+    return found

@@ -3,9 +3,9 @@
 Real Kafka stands behind them in `gate run`; an in-memory log with a simulated clock and injected faults in the tests.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -51,6 +51,24 @@ class Outgoing(NamedTuple):
 
 # The same without a name for its parts: half the time to make.
 Raw = tuple[bytes | None, bytes | None, int | None, list[tuple[str, bytes | None]]]
+
+
+@dataclass(slots=True)
+class Effort:
+    """What it took to read records and does not show in them, as bytes: unpacked and passed over, or left out."""
+
+    spent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """Records that are taken apart a slice at a time: few together, or a large one alone."""
+
+    slices: Iterator[Sequence[Record]]
+    effort: Effort
+
+    def __iter__(self) -> Iterator[Record]:
+        return chain.from_iterable(self.slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +189,6 @@ class Pool:
     size: int = 0
 
 
-PART: Final = 64  # records that are weighed at a time
 HEADER_WEIGHT: Final = 100  # bytes of memory that a header takes, which may be two on the wire
 ANY_SIZE: Final = 1 << 62
 SMALL_PACK: Final = 4 << 10  # bytes that can't become much
@@ -181,12 +198,14 @@ MOST_WEIGHT: Final = 2 << 20  # that is taken at a time
 class _Piece:
     """What is left of a fetch: what is not looked at stays the bytes that it came in."""
 
-    __slots__ = ("_rest", "ahead", "fetched")
+    __slots__ = ("_effort", "_slices", "ahead", "fetched")
 
     def __init__(self, fetched: Fetched) -> None:
         self.fetched = fetched
-        self.ahead: list[Record] = []  # the next record, if it is known
-        self._rest = iter(fetched.records)
+        self.ahead: Sequence[Record] = ()  # the next records, if they are known
+        records = fetched.records
+        self._effort = records.effort if isinstance(records, Sliced) else Effort()
+        self._slices = records.slices if isinstance(records, Sliced) else ((record,) for record in records)
 
     def take(self, room: int, weight: int) -> tuple[list[Record], int]:
         """Take up to `room` (at least one) records of about `weight` bytes in memory, and return what they weigh.
@@ -194,19 +213,26 @@ class _Piece:
         `ahead` is empty then if these were the last.
         """
         records: list[Record] = []
-        weighs, packed = 0, self.fetched.packed
-        part = 1 if packed else PART  # of what is compressed the next record may be of any size
-        while taken := list(islice(chain(self.ahead, self._rest), min(part, room - len(records)))):
-            self.ahead = []
-            records += taken
-            weighs += HEADER_WEIGHT * sum([len(record.headers) for record in taken])
-            if packed:
-                weighs += sum([len(record.value or b"") for record in taken])
+        weighs = 0
+        while part := self.ahead or next(self._slices, ()):
+            left = room - len(records)
+            self.ahead = part[left:]
+            records += part[:left]
+            weighs += weight_of(part[:left], packed=self.fetched.packed) + self._effort.spent
+            self._effort.spent = 0
             if weighs >= weight or len(records) >= room:
                 break
-            part = min(2 * part, PART) if weighs < weight // 8 else 1
-        self.ahead = list(islice(self._rest, 1))
+        self.ahead = self.ahead or next(self._slices, ())
         return records, weighs
+
+
+def weight_of(records: Sequence[Record], *, packed: bool = True) -> int:
+    """Return about how many bytes of memory records take; if they are not `packed`, beyond those on the wire."""
+    weight = HEADER_WEIGHT * sum([len(record.headers) for record in records])
+    if packed:
+        weight += sum([len(record.value or b"") + len(record.key or b"") for record in records])
+        weight += sum([len(name) + len(value or b"") for record in records for name, value in record.headers])
+    return weight
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from aiokafka.structs import TopicPartition
 from gate.kafka.batches import records_of
 from gate.kafka.fetching import Fetch, answers_of
 from gate.kafka.heads import Head, head_at
-from gate.kafka.ports import Fetched, Partition, Record
+from gate.kafka.ports import Effort, Fetched, Partition, Record, Sliced
 
 EARLIEST: Final = -2
 BACKOFF: Final = 0.1
@@ -72,7 +72,8 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
             packed = packed or bool(batch.compression_type)
             kept.append(view)
         position = max(position, batch.next_offset)
-    return Fetched(chain.from_iterable(_slices(kept, start)), position, len(raw), codec, packed)
+    effort = Effort()
+    return Fetched(Sliced(_slices(kept, start, effort), effort), position, len(raw), codec, packed)
 
 
 def _views(raw: bytes) -> Iterator[memoryview]:
@@ -91,10 +92,10 @@ def _views(raw: bytes) -> Iterator[memoryview]:
         at = end
 
 
-def _slices(batches: deque[memoryview], start: int) -> Iterator[list[Record]]:
+def _slices(batches: deque[memoryview], start: int, effort: Effort) -> Iterator[list[Record]]:
     """Yield the records of one batch after the other; what has been read is let go."""
     while batches:
-        yield from records_of(batches.popleft(), start)
+        yield from records_of(batches.popleft(), start, effort)
 
 
 def _place(partition: Partition) -> str:

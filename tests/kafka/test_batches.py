@@ -1,5 +1,6 @@
 """Whatever a producer has put into a batch: each record is told once, at its own offset, and none stops the others."""
 
+import sys
 import tracemalloc
 from itertools import chain
 
@@ -9,9 +10,12 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gate.kafka.batches import MOST_UNPACKED, _varint, records_of
+from gate.kafka.batches import FEW_HEADERS, MOST_HEADERS, MOST_SKIPPED, MOST_UNPACKED, _varint, records_of
 from gate.kafka.headers import FAULT, Malformed, read_wishes
+from gate.kafka.ports import Fetched, Inbox, Partition, Pool, Sliced
 from gate.kafka.unpacking import GZIP, LZ4, SNAPPY, ZSTD, UnreadableError, unpacked
+from gate.kafka.wire import decode
+from tests.hostile.encoding import zstd_of_runs
 from tests.kafka.raw import Rec, batch, varint
 
 CODECS = {"none": 0, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
@@ -144,3 +148,93 @@ def test_a_window_that_wants_much_memory_gets_little():
     large = stream.compress(bytes(64 << 20)) + stream.flush()
     with pytest.raises(UnreadableError, match="window"):
         sum(map(len, unpacked(ZSTD, memoryview(large))))
+
+
+def calls(raw: bytes) -> int:
+    """Return how many calls of functions it takes to read a batch: what costs time, whatever the machine."""
+    count = 0
+
+    def note(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(note)
+    try:
+        read(raw)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def crowd(number: int, name: bytes = b"", index: int = 0) -> bytes:
+    """Return a record of many headers, some bytes each."""
+    one = varint(len(name)) + name + varint(-1)
+    body = b"\0" + varint(0) + varint(index) + varint(1) + b"k" + varint(-1) + varint(number) + one * number
+    return varint(len(body)) + body
+
+
+@pytest.mark.parametrize("name", [b"", b"\xff"], ids=["empty", "no text"])
+@pytest.mark.parametrize("number", [50_000, 800_000, 3_000_000])
+def test_no_number_of_headers_holds_anybody_up(number, name):
+    """Kilobytes that unpack to millions of headers: read one by one, they took twenty seconds."""
+    raw = batch([], count=2, last_delta=1, codec=GZIP, body=crowd(number, name) + crowd(0, index=1))
+    found = read(raw)
+    assert [(r.offset, r.key) for r in found] == [(0, b"k"), (1, b"k")]
+    assert (FAULT in dict(found[0].headers)) == (number > MOST_HEADERS or bool(name))
+    assert FAULT not in dict(found[1].headers)
+    assert len(found[0].headers) in {1, number}
+    assert calls(raw) < 5_000 + number // 8
+
+
+def test_many_names_that_are_no_text_are_left_out_together():
+    raw = batch([Rec(headers=[(b"good", b""), *[(b"\xff", None)] * FEW_HEADERS]), Rec()])
+    fault = read_wishes(read(raw)[0].headers)
+    assert isinstance(fault, Malformed)
+    assert "1001 headers" in fault.why
+    assert FAULT not in dict(read(raw)[1].headers)
+
+
+def test_a_record_that_unpacks_to_gigabytes_is_not_unpacked():
+    size = 1 << 30
+    head = b"\0" + varint(0) + varint(0) + varint(-1) + varint(size)
+    body = zstd_of_runs([varint(len(head) + size + 1) + head, size, b"\0"])
+    assert size > MOST_SKIPPED
+    (found,) = read(batch([], count=1, body=body, attributes=ZSTD, last_delta=0))
+    fault = read_wishes(found.headers)
+    assert isinstance(fault, Malformed)
+    assert f"unpacks to {size + len(head) + 1} bytes" in fault.why
+
+
+def taken(raw: bytes, weight: int) -> list[int]:
+    """Return how many records are taken at a time of what a broker sends."""
+    box, place = Inbox(1 << 20, Pool(1 << 20, 10), lambda: None), Partition("gate.requests.x", 0)
+    box.put(place, decode(raw, [], 0))
+    counts = []
+    while (found := box.take(place, 4_000, weight)) is not None:
+        counts.append(len(found[0]))
+    return counts
+
+
+@pytest.mark.parametrize("where", ["key", "value", "header", "name", "headers", "too large"])
+def test_whatever_part_of_it_grows_no_more_is_taken_than_has_room(where):
+    """Behind a hundred small ones, which make believe that all are small."""
+    size = 1_000_000
+    large = {
+        "key": Rec(key=bytes(size)),
+        "value": Rec(value=bytes(size)),
+        "header": Rec(headers=[(b"a", bytes(size))]),
+        "name": Rec(headers=[(bytes(size), b"")]),
+        "headers": Rec(headers=[(b"", None)] * 20_000),
+        "too large": Rec(value=bytes(MOST_UNPACKED)),
+    }[where]
+    counts = taken(batch([*[Rec()] * 300, *[large] * 12], codec=ZSTD), weight=4_000_000)
+    assert sum(counts) == 312
+    assert max(counts[1:], default=0) <= 4
+    assert counts[0] <= 304
+
+
+def test_what_is_taken_apart_a_slice_at_a_time_is_read_once():
+    fetched = decode(batch([Rec()] * 300), [], 0)
+    assert isinstance(fetched, Fetched)
+    assert isinstance(fetched.records, Sliced)
+    assert offsets(fetched.records) == list(range(300))

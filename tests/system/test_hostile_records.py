@@ -7,7 +7,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.structs import TopicPartition
 
-from tests.kafka.raw import Rec, batch
+from tests.kafka.raw import Rec, batch, record, varint
 from tests.system.gates import create, gate, header, read_count, send, stamp, until
 
 POLICY = "defaults: {requests_per_second: 1000}\n"
@@ -37,7 +37,16 @@ async def innocents(bootstrap: str, prefix: str, count: int = 20) -> None:
     assert len(found) == count
 
 
+def crowded(headers: int) -> bytes:
+    """Return a batch of kilobytes, of which the second of three records unpacks to so many headers."""
+    body = b"\0" + varint(0) + varint(1) + varint(-1) * 2 + varint(headers) + b"\0\1" * headers
+    records = [record(Rec(value=b"before"), 0), varint(len(body)) + body, record(Rec(value=b"after"), 2)]
+    return batch([], count=3, last_delta=2, codec=1, body=b"".join(records))
+
+
 CASES = {
+    "a million headers": (crowded(1_000_000), {}),
+    "ten million headers": (crowded(10_000_000), {}),
     "a bomb": (batch([Rec(value=b"before"), Rec(key=b"k", value=bytes(3 << 20)), Rec(value=b"after")], codec=1), {}),
     "a larger bomb": (batch([Rec(value=b"before"), Rec(value=bytes(5 << 20)), Rec(value=b"after")], codec=4), {}),
     "a name that is no text": (
