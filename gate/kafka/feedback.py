@@ -17,6 +17,7 @@ from gate.kafka.wire import EARLIEST, LATEST, Reader
 CONTROL_POLL_MS: Final = 500
 LAG_EVERY: Final = 0.25
 BACKOFF: Final = 1.0
+MOST_SHOWN: Final = 200  # characters of what somebody else has written
 START_DEADLINE: Final = 30.0
 CALL_DEADLINE: Final = 10.0
 
@@ -136,7 +137,10 @@ class Feedback:
             try:
                 command = control.decode(record.value)
             except ValueError as error:
-                log.warning("not a control message; ignored", offset=record.offset, service=service, why=str(error))
+                log.warning(
+                    "not a control message; ignored", topic=self._partition.topic, offset=record.offset,
+                    service=service[:MOST_SHOWN], why=str(error)[:MOST_SHOWN],
+                )  # fmt: skip
                 continue
             by_operator = last(record.headers, control.BY) is not None
             self._commands[service, command.tenant] = Received(record.offset, service, command, by_operator)
