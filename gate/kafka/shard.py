@@ -26,21 +26,21 @@ from gate.kafka.headers import not_before
 from gate.kafka.hearing import Followed, Part
 from gate.kafka.intake import Intake
 from gate.kafka.losses import Parking
-from gate.kafka.parked import SETTLED, PulledTooMuchError
+from gate.kafka.parked import PulledTooMuchError
 from gate.kafka.ports import Partition, Session
 from gate.kafka.positions import OFFSETS_KIND
-from gate.kafka.refusals import BatchTooLargeError, OutputError, remedy_of
+from gate.kafka.progress import Progress
+from gate.kafka.refusals import BatchTooLargeError, OutputError
 from gate.kafka.routing import NO_JUDGES, Batch
 from gate.kafka.slices import in_slices
+from gate.kafka.stands import stands
 from gate.kafka.sweeping import Kept
 from gate.kafka.undecided import Owned
-from gate.kafka.waiting import Waiting
 from gate.policy import Policy
 
 FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 5.0
 AT_ONCE: Final = 0.0  # what was learnt keeps the next session from the same end
-RESTED: Final = 5_000 * MS  # ns without anything to do
 ABORT_DEADLINE: Final = 2.0
 PATIENCE: Final = 5.0
 LEAST_LEAD: Final = 5 * MS
@@ -55,7 +55,6 @@ class Shard:
     def __init__(self, number: int, policy: Policy, environment: Environment) -> None:
         self.number = number
         self.ready = False
-        self.failures = 0
         self._env = environment
         self._policy = policy
         self._woken = asyncio.Event()
@@ -75,11 +74,15 @@ class Shard:
         self._introduced: tuple[str, int] | None = None  # by which policy, with how many services of its own
         self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
         self._blame = Blame(environment.names)
-        self._stuck_since: int | None = None  # local time of the first failure since requests last advanced
-        self._resting_since: int | None = None
-        self._reported: list[Waiting] = []
+        self._progress = Progress(number, environment.observer, environment.local)
+        self._reported = False  # that partitions wait
         self._settled: asyncio.Future[Kept] | None = None  # who waits for the next commit
         self._muted: frozenset[str] = frozenset()  # services that are not heard, as outputs are closed
+
+    @property
+    def failures(self) -> int:
+        """How often it failed since its requests last advanced."""
+        return self._progress.failures
 
     # -- what the gate calls ---------------------------------------------------------------------------------------
 
@@ -205,16 +208,16 @@ class Shard:
                 self.ready = True
                 while not self.stopping:
                     if await self._turn(desk, writer):
-                        self._advanced()
+                        self._progress.advanced()
                         backoff = FIRST_BACKOFF
             except (OutputError, PulledTooMuchError) as error:
                 self._learn(error)
                 backoff = AT_ONCE  # it stays ready
             except Exception as error:  # noqa: BLE001 - whatever it is: throw away, restore, go on
-                self._failed(error)
+                self._progress.failed(error)
                 self.ready = False
             finally:
-                self._resting_since = None
+                self._progress.works()
                 self._idle.set()
                 self._let_go()
                 self._unfinished |= session.unfinished
@@ -223,28 +226,6 @@ class Shard:
                 await self._sleep(backoff)
                 backoff = max(FIRST_BACKOFF, min(2 * backoff, LAST_BACKOFF))
         self.ready = False
-
-    def _failed(self, error: BaseException) -> None:
-        """Count a failure since requests last advanced: a turn that commits something else is no progress."""
-        self.failures += 1
-        if self._stuck_since is None:
-            self._stuck_since = self._env.local()
-        stuck = (self._env.local() - self._stuck_since) / 1e9
-        self._env.observer.failed(self.number, error, self.failures, stuck)
-
-    def _advanced(self) -> None:
-        """Take in that requests have been decided, or that none have come for a while."""
-        if self.failures:
-            self._env.observer.advances(self.number)
-        self.failures, self._stuck_since = 0, None
-
-    def _rests(self) -> None:
-        """Note that there is nothing to do just now; some seconds of that are as good as progress."""
-        now = self._env.local()
-        if self._resting_since is None:
-            self._resting_since = now
-        elif self.failures and now - self._resting_since > RESTED:
-            self._advanced()
 
     def _learn(self, error: OutputError | PulledTooMuchError) -> None:
         """Keep what a refused output tells: the next session does not run into it again."""
@@ -260,45 +241,10 @@ class Shard:
 
     def _report_waiting(self, desk: Desk) -> None:
         """Tell which partitions wait, as what they go to takes nothing, or as they can't be read."""
-        unreadable = {
-            **self._env.source.unreadable(self._intake.inbox),
-            **self._env.hearing.unreadable(self._intake.listener.inbox),
-        }
-        troubles = self._intake.listener.troubles
-        if not (self._blame.closed or unreadable or troubles or self._reported):
-            return
-        names, since = self._env.names, self._env.wall() - self._env.local()
-        found: dict[Partition, Waiting] = {}
-        now = self._env.local() / 1e9
-        for output, closed in self._blame.closed.items():
-            service = self._blame.service_of(output)
-            if service is None or service not in self._intake.services:
-                continue
-            why = f"{output.topic}-{output.number} takes nothing: {closed.why}"
-            remedy = f"{remedy_of(output.topic, closed.why)}; it is tried again every minute"
-            stands = self._intake.listener.waiting(names.feedback(service))
-            if self._decided(service, output):
-                requests = self._intake.partitions(service)
-                stands += [p for p in requests if p.number == output.number or closed.halts]
-            for partition in stands:
-                at = since + int(closed.since * 1e9)
-                found[partition] = Waiting(*partition, desk.read_up_to(partition), at, why, remedy, service)
-        for partition, (began, why, remedy) in troubles.items():
-            service = names.service_of(partition.topic, "feedback") or ""
-            found[partition] = Waiting(
-                *partition, desk.read_up_to(partition), since + began, f"what workers told can't be acted upon: {why}",
-                remedy, service,
-            )  # fmt: skip
-        for partition, why in unreadable.items():
-            kinds = ("requests", "retries", "feedback")
-            service = next((s for kind in kinds if (s := names.service_of(partition.topic, kind)) is not None), "")
-            found[partition] = Waiting(
-                *partition, desk.read_up_to(partition), since + int((now - SETTLED) * 1e9), f"it can't be read: {why}",
-                "see whether its brokers are there and its log is whole: kafka-topics.sh --describe", service,
-            )  # fmt: skip
-        waiting = [found[partition] for partition in sorted(found)]
-        self._env.observer.waiting(self.number, waiting)
-        self._reported = waiting
+        waiting = stands(desk, self._intake, self._blame, self._env, self._decided)
+        if waiting or self._reported:
+            self._env.observer.waiting(self.number, waiting)
+        self._reported = bool(waiting)
 
     def _let_go(self) -> None:
         for service in self._known | set(self._desk.services if self._desk is not None else ()):
@@ -429,9 +375,7 @@ class Shard:
                 if self._is_halted():
                     return False
                 return await self._batch(desk, writer)
-        self._rests()
-        if self.failures:
-            delay = RESTED / 1e9 if delay is None else min(delay, RESTED / 1e9)
+        delay = self._progress.rests(delay)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._woken.wait()
@@ -484,7 +428,7 @@ class Shard:
         started = self._env.local()
         batch = Batch(self._moment(desk), limit=self._env.limits.of)
         self._idle.clear()
-        self._resting_since = None
+        self._progress.works()
         settled = self._settled
         try:
             heard = await self._hear(desk, batch)

@@ -23,7 +23,13 @@ class Waiting(Shard):
         pool = Pool(1 << 30, 1)
         source = SimpleNamespace(unreadable=lambda _: {})
         environment = SimpleNamespace(
-            pool=pool, large=asyncio.Semaphore(turns), local=lambda: 0, names=Names(), source=source, hearing=source
+            pool=pool,
+            large=asyncio.Semaphore(turns),
+            local=lambda: 0,
+            names=Names(),
+            source=source,
+            hearing=source,
+            observer=None,
         )
         super().__init__(0, POLICY, environment)
         self.large = environment.large
