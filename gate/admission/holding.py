@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from gate.admission.model import Verdict
 from gate.admission.state import HoldingRecord
+
+MOST_COST: Final = 2**40  # that a held request counts with: a sum of what no limit ever admits fits into no record
 
 
 class Holding:
@@ -41,7 +44,7 @@ class Holding:
         change = count - known if verdict is Verdict.HELD else -known
         if change:
             self.requests[lane] += change
-            self.units[lane] += change * cost
+            self.units[lane] += change * min(cost, MOST_COST)
         return known
 
     def looked(self, partition: int, end: int, *, held: bool) -> None:

@@ -199,3 +199,21 @@ def test_a_million_parked_in_few_bytes(policy, spec):
     )
     assert restored.waiting == engine.waiting
     assert restored.low_watermark(0) == 0
+
+
+@pytest.mark.parametrize("paused", [False, True])
+@pytest.mark.parametrize("overflow", [Overflow.HOLD, Overflow.DELAY])
+@pytest.mark.parametrize("limits", [{}, {"rate": 10, "burst": 10}])
+def test_requests_of_the_largest_cost_are_kept_like_others(policy, spec, start, overflow, limits, paused):
+    """Whether held or parked: their sum is beyond any integer of a record."""
+    said = policy(spec(**limits), overflow=overflow, max_delay=None)
+    engine = Engine("svc", said, Budgets(start, {}), start, "v1")
+    if paused:
+        engine.pause(start, start + SECOND)
+    step = engine.step(start, [Run(0, 19), Run(19, 9, cost=2**63 - 1)], 100)
+    delayed = sum(d.count for d in step.decisions if d.verdict is Verdict.DELAYED)
+    engine.parked([(0, i) for i in range(delayed)])
+    records = {key: value for key, value in engine.changes().items() if value is not None}
+    again = Engine.restore("svc", said, Budgets(start, {}), start, "v1", records)
+    assert again.usage(start).backlog == engine.usage(start).backlog
+    assert again.step(start + SECOND, [], 100) == engine.step(start + SECOND, [], 100)
