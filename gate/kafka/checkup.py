@@ -17,12 +17,14 @@ from gate.kafka.connection import KNOWN, Client
 from gate.kafka.creating import TopicSpec
 from gate.kafka.durability import broker_settings, examine
 from gate.kafka.findings import Finding, Health
+from gate.kafka.hanging import Transactions
 from gate.kafka.ports import Claim, Outgoing, Partition
 from gate.kafka.profiles import OWN, Profile
 from gate.kafka.routing import Topics
 from gate.kafka.standing import Standing, standing
 from gate.kafka.sweeping import refused_to_delete
 from gate.kafka.topics import Names
+from gate.kafka.undecided import options
 from gate.kafka.wire import Reader
 from gate.kafka.writer import KafkaSession
 from gate.policy import Settings
@@ -144,8 +146,8 @@ class Checkup:
         delayed = sorted(self._names.delayed(s) for topic in there if (s := self._names.service_of(topic)) is not None)
         if not (delayed := [topic for topic in delayed if topic in there]):
             return [Finding("sweeping", Health.SKIPPED, "there is no delayed topic yet")]
-        async with self._reader() as reader:
-            refused = await refused_to_delete(reader, Partition(delayed[0], 0))
+        async with self._client() as client, asyncio.timeout(DEADLINE):
+            refused = await refused_to_delete(Reader(client), Partition(delayed[0], 0))
         if refused is None:
             return [Finding("sweeping", Health.OK, "records of delayed topics can be deleted once they are released")]
         text = f"what has been released stays in {delayed[0]} and others: {refused.__name__}"
@@ -153,12 +155,11 @@ class Checkup:
         return [Finding("sweeping", Health.WARN, text, fix)]
 
     @asynccontextmanager
-    async def _reader(self) -> AsyncIterator[Reader]:
+    async def _client(self) -> AsyncIterator[Client]:
         client = Client(request_timeout_ms=int(DEADLINE * 1000), **access(self._bootstrap))
         try:
             await client.bootstrap()
-            async with asyncio.timeout(DEADLINE):
-                yield Reader(client)
+            yield client
         finally:
             await client.close()
 
@@ -175,18 +176,16 @@ class Checkup:
     async def _undecided(self, there: Mapping[str, int]) -> list[Finding]:
         """Look for requests that stand, although a gate runs or behind a transaction that nobody ends."""
         group = self._settings.group_id
+        where = options(self._bootstrap, self._settings.prefix)
         found = {topic: service for topic in there if (service := self._names.service_of(topic)) is not None}
         partitions = {Partition(topic, n): service for topic, service in found.items() for n in range(there[topic])}
-        client = Client(request_timeout_ms=int(DEADLINE * 1000), **access(self._bootstrap))
-        try:
-            await client.bootstrap()
+        async with self._client() as client:
             stand = await standing(
-                Reader(client), lambda some: self._cluster.marks(group, some), partitions, self._bootstrap, time.time_ns
-            )
-        finally:
-            await client.close()
+                Reader(client), lambda some: self._cluster.marks(group, some), partitions, where, time.time_ns,
+                Transactions(client).name,
+            )  # fmt: skip
         runs = bool(await self._cluster.members(group))
-        findings = [_stands(one) for one in stand if one.blocked or runs]
+        findings = [_stands(one, self._profile) for one in stand if one.blocked or runs]
         return findings or [Finding("undecided", Health.OK, "no partition stands")]
 
     async def _commands(self, there: Mapping[str, int]) -> list[Finding]:
@@ -194,13 +193,8 @@ class Checkup:
         topic = self._names.control
         if topic not in there:
             return []
-        client = Client(request_timeout_ms=int(DEADLINE * 1000), **access(self._bootstrap))
-        try:
-            await client.bootstrap()
-            async with asyncio.timeout(DEADLINE):
-                found = await unnamed(Reader(client), topic, int(time.time() * 1000))
-        finally:
-            await client.close()
+        async with self._client() as client, asyncio.timeout(DEADLINE):
+            found = await unnamed(Reader(client), topic, int(time.time() * 1000))
         if not found:
             return [Finding("control", Health.OK, "only operators command")]
         text = (
@@ -273,13 +267,15 @@ async def _guarded(check: str, look: Callable[[], Awaitable[list[Finding]]]) -> 
         return [Finding(check, Health.FAIL, text, "allow Describe and DescribeConfigs to whoever runs the doctor")]
 
 
-def _stands(one: Standing) -> Finding:
+def _stands(one: Standing, profile: Profile) -> Finding:
     waiting = one.waiting
     age = max(0, time.time_ns() - waiting.since) / 1e9
     place = f"{waiting.topic}-{waiting.partition}"
     count = f"{one.requests} request{'' if one.requests == 1 else 's'}"
     if one.blocked:
-        return Finding(place, Health.FAIL, f"{count} wait, {age:.0f} s by now: {waiting.why}", waiting.remedy)
+        alone = f"; what no coordinator knows {profile.provider} alone can end" if profile.provider else ""
+        text = f"{count} wait, {age:.0f} s by now: {waiting.why}"
+        return Finding(place, Health.FAIL, text, f"{waiting.remedy}{alone}")
     text = f"{count} from offset {waiting.offset} on are not decided, the first after {age:.0f} s, though a gate runs"
     fix = f"{waiting.remedy}; a policy that is missing with `fail_open: false`, or `overflow: hold`, does it on purpose"
     return Finding(place, Health.WARN, text, fix)

@@ -14,6 +14,7 @@ from gate.kafka.assignor import shard_of
 from gate.kafka.cluster import Cluster
 from gate.kafka.connection import Client
 from gate.kafka.feedback import Feedback
+from gate.kafka.hanging import Transactions
 from gate.kafka.leftovers import Places, Torn, look
 from gate.kafka.losses import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
@@ -28,7 +29,7 @@ from gate.kafka.source import KafkaSource
 from gate.kafka.sweeping import Sweeper
 from gate.kafka.topic_limits import CONFIGS, TopicLimits
 from gate.kafka.topics import Names, Templates
-from gate.kafka.undecided import Watch
+from gate.kafka.undecided import Watch, options
 from gate.kafka.wire import Reader, read_all
 from gate.kafka.writer import KafkaSession
 from gate.observe import alerts
@@ -128,11 +129,12 @@ class Gate:
                 raise GateError(f"the state can't be reset while {others} gates run", hint="stop them first")
             await reset(self.names.state, self.shards, self.new_session)
         await self._membership.start()
-        looker = Reader(await self._client(f"{settings.group_id}-watch"))
+        watching = await self._client(f"{settings.group_id}-watch")
+        looker = Reader(watching)
         watch = Watch(
             looker, self.committed,
             lambda: [owned for shard in self._owned.values() for owned in shard.owned()],
-            self.observer, settings.bootstrap,
+            self.observer, options(settings.bootstrap, settings.prefix), Transactions(watching).name,
         )  # fmt: skip
         losses = Losses(
             looker,

@@ -111,5 +111,5 @@ async def _left_open(reader: Reader, places: Places, producer_id: int) -> Mappin
     raise GateError(
         f"somebody else has a transaction open in {places.state.topic}-{places.state.number}; what was committed"
         " behind it can't be read",
-        hint="find it with `kafka-transactions.sh find-hanging`, and end it with `... abort`",
+        hint="find it with `gate transactions list`, and end it with `gate transactions abort`",
     )

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from gate.kafka.clock import MS
 from gate.kafka.ports import Mark, Partition
-from gate.kafka.undecided import OPEN_AFTER, Ends, Undecided, open_transaction
+from gate.kafka.undecided import OPEN_AFTER, Ends, Undecided, nobody_tells, open_transaction
 from gate.kafka.waiting import SECOND, Waiting
 from gate.kafka.wire import EARLIEST, LATEST
 
@@ -33,7 +33,12 @@ class _Look(NamedTuple):
 
 
 async def standing(
-    ends: Ends, committed: Committed, partitions: Mapping[Partition, str], bootstrap: str, wall: Callable[[], int]
+    ends: Ends,
+    committed: Committed,
+    partitions: Mapping[Partition, str],
+    where: str,
+    wall: Callable[[], int],
+    name: Callable[[Partition, int], Awaitable[str | None]] = nobody_tells,
 ) -> list[Standing]:
     """Return those partitions (each with its service) that stand, sorted."""
     await ends.learn({partition.topic for partition in partitions})
@@ -56,7 +61,7 @@ async def standing(
         head = await ends.head(partition, offset)
         since = head.timestamp * MS if head is not None and head.timestamp > 0 else wall()
         waiting = (
-            open_transaction(service, partition, offset, since, head, bootstrap)
+            open_transaction(service, partition, offset, since, head, where, await name(partition, offset))
             if blocked
             else Waiting(*partition, offset, since, "it is not decided", "look at the gates' log and /readyz", service)
         )

@@ -12,8 +12,10 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from gate.kafka.clock import MS
+from gate.kafka.hanging import shown
 from gate.kafka.heads import Head
 from gate.kafka.ports import Mark, Partition
+from gate.kafka.topics import Names
 from gate.kafka.waiting import SECOND, Waiting
 from gate.kafka.wire import EARLIEST, LATEST
 
@@ -41,6 +43,11 @@ class Undecided(NamedTuple):
 
     requests: int
     since: int | None
+
+
+async def nobody_tells(_partition: Partition, _offset: int) -> str | None:
+    """Know the name of no transaction."""
+    return None
 
 
 class Ends(Protocol):
@@ -104,6 +111,7 @@ class _Open(NamedTuple):
     offset: int
     since: int  # when it was first seen so
     head: Head | None = None
+    name: str | None = None  # its transactional id, if that is told
 
 
 class Watch:
@@ -115,13 +123,15 @@ class Watch:
         committed: Callable[[Sequence[Partition]], Awaitable[Mapping[Partition, Mark]]],
         owned: Callable[[], Iterable[Owned]],
         teller: Teller,
-        bootstrap: str,
+        where: str,
+        name: Callable[[Partition, int], Awaitable[str | None]] = nobody_tells,
     ) -> None:
+        self._name = name
         self._ends = ends
         self._committed = committed
         self._owned = owned
         self._teller = teller
-        self._bootstrap = bootstrap
+        self._where = where
         self._arrivals: dict[Partition, Arrivals] = {}
         self._open: dict[Partition, _Open] = {}
         self._marks: dict[Partition, int] = {}
@@ -211,7 +221,8 @@ class Watch:
             elif seen is None or seen.offset != offset:
                 self._open[partition] = _Open(offset, now)
             elif seen.head is None and now - seen.since >= OPEN_AFTER:
-                self._open[partition] = seen._replace(head=await self._ends.head(partition, offset))
+                head = await self._ends.head(partition, offset)
+                self._open[partition] = seen._replace(head=head, name=await self._name(partition, offset))
         for partition in self._open.keys() - behind.keys():
             del self._open[partition]
 
@@ -244,22 +255,37 @@ class Watch:
         self._services = set(known)
 
     def _waiting(self, service: str, partition: Partition, found: _Open) -> Waiting:
-        return open_transaction(service, partition, found.offset, found.since, found.head, self._bootstrap)
+        return open_transaction(service, partition, found.offset, found.since, found.head, self._where, found.name)
+
+
+def options(bootstrap: str, prefix: str) -> str:
+    """Return the options by which a command gets to this cluster and these topics."""
+    return f"--bootstrap {bootstrap}" + ("" if prefix == Names().prefix else f" --prefix {prefix}")
 
 
 def open_transaction(
-    service: str, partition: Partition, offset: int, seen: int, head: Head | None, bootstrap: str
+    service: str,
+    partition: Partition,
+    offset: int,
+    seen: int,
+    head: Head | None,
+    where: str,
+    name: str | None = None,
 ) -> Waiting:
-    """Return what there is to say about a transaction that is open from `offset` on; `seen` ns: since when at least."""
+    """Return what there is to say about a transaction that is open from `offset` on.
+
+    `seen`: since when at least, ns; `where`: see `options`; `name`: its transactional id, if that is told.
+    """
     at = head.timestamp * MS if head is not None and head.timestamp > 0 else seen
     who = f" of producer {head.producer_id} (epoch {head.producer_epoch})" if head is not None else ""
+    who += f" with the transactional id {shown(name)}" if name is not None else ""
     return Waiting(
         partition.topic,
         partition.number,
         offset,
         min(seen, at),
         f"a transaction{who} is open, and nothing behind offset {offset} can be read until it ends",
-        f"end its producer, or: kafka-transactions.sh --bootstrap-server {bootstrap} abort "
-        f"--topic {partition.topic} --partition {partition.number} --start-offset {offset}",
+        f"end its producer, or: gate transactions abort --topic {partition.topic} --partition {partition.number} "
+        f"--start-offset {offset} {where}",
         service,
     )

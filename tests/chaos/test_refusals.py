@@ -80,7 +80,7 @@ async def test_a_transaction_of_somebody_else_that_is_open_in_the_state(bootstra
         await send(bootstrap, f"{prefix}.requests.pay", numbered(0, 10))
         with gate(tmp_path, bootstrap, prefix, POLICY) as waiting:
             waiting.wait_for(f"somebody else has a transaction open in {prefix}.state")
-            assert "kafka-transactions.sh" in waiting.text()
+            assert "gate transactions list" in waiting.text()
             await stranger.abort_transaction()
             await admitted(bootstrap, prefix, 10, waiting)
             assert waiting.stop() == 0, waiting.text()

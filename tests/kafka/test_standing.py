@@ -39,7 +39,7 @@ class World:
         return {partition: Mark(self.marks[partition]) for partition in partitions if partition in self.marks}
 
     async def find(self):
-        return await standing(self, self.committed, SERVICES, "here:9092", lambda: AT)
+        return await standing(self, self.committed, SERVICES, "--bootstrap here:9092", lambda: AT)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from gate.kafka.undecided import (
     Owned,
     Undecided,
     Watch,
+    options,
 )
 from gate.kafka.waiting import SECOND
 from gate.kafka.wire import EARLIEST
@@ -112,7 +113,7 @@ class World:
         self.now = AT
         self.asked = []
         self.told, self.waits = {}, {}
-        self.watch = Watch(self, self.committed, self.owned, self, "here:9092")
+        self.watch = Watch(self, self.committed, self.owned, self, options("here:9092", "gate"))
 
     async def learn(self, topics):
         pass
@@ -236,8 +237,7 @@ async def test_an_open_transaction_is_told_after_a_while_until_it_ends(world):
     assert (waiting.place, waiting.service, waiting.since) == ((*PAY, 3), "pay", AT - 2 * SECOND)
     assert "producer 77 (epoch 5)" in waiting.why
     assert waiting.remedy.endswith(
-        "kafka-transactions.sh --bootstrap-server here:9092 abort --topic gate.requests.pay --partition 0 "
-        "--start-offset 3"
+        "gate transactions abort --topic gate.requests.pay --partition 0 --start-offset 3 --bootstrap here:9092"
     )
     world.stable[PAY] = 6  # the next one is open
     await world.look(1)

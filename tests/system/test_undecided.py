@@ -52,6 +52,7 @@ async def told_and_ends(open_one, plain, bootstrap, prefix, tmp_path):
         (waiting,) = ready["waiting"]
         assert (waiting["topic"], waiting["partition"], waiting["offset"]) == (topic, 0, 1)
         assert "a transaction of producer" in waiting["why"]
+        assert f"with the transactional id {prefix}-nightly" in waiting["why"]
         abort = f"abort --topic {topic} --partition 0 --start-offset 1"
         assert abort in waiting["remedy"]
         age = metric(running, "gate_undecided_age_seconds", "pay")

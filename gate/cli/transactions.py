@@ -1,0 +1,211 @@
+"""`gate transactions`."""
+
+import asyncio
+import json as jsonlib
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+from aiokafka.errors import KafkaError
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from gate.cli.client import Bootstrap, Client, Flag, Prefix, Timeout, log_to_stderr
+from gate.errors import GateError
+from gate.kafka.access import access
+from gate.kafka.cluster import Cluster
+from gate.kafka.connection import Client as Connections
+from gate.kafka.hanging import LONGEST_MS, Open, Transactions, belongs_to_gate, owner
+from gate.kafka.ports import Partition
+from gate.kafka.routing import Topics
+from gate.kafka.topics import Names, Templates
+from gate.policy import Settings, load_policy
+
+_PATIENCE: Final = 10.0  # s, where no file says how long to wait for a broker
+_CALL_MS: Final = 10_000
+_DEADLINE: Final = 60.0
+
+transactions = App(
+    name="transactions",
+    help="""Show transactions that are open in the gate's topics, and end one that nobody ends.
+
+    What is behind an open transaction can't be read.
+
+    Example: `gate transactions list`
+    """,
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which cluster, and which of its topics."""
+
+    config: Path | None = None
+    """The policy file whose settings (bootstrap, prefix, topics, group_id, ...) the gates run with."""
+
+    bootstrap: Bootstrap | None = None
+    """Kafka broker, HOST:PORT."""
+
+    prefix: Prefix | None = None
+    """What the names of all topics begin with."""
+
+    connect_timeout: Timeout | None = None
+    """Seconds to wait for a broker before giving up."""
+
+
+class _Desk:
+    """What both commands need."""
+
+    def __init__(self, settings: Settings, names: Names, cluster: Cluster, there: dict[str, int]) -> None:
+        self.group_id = settings.group_id
+        self.cluster = cluster
+        services = [service for topic in there if (service := names.service_of(topic)) is not None]
+        written = {topic for service in services for topic in Topics.of(names, service).outputs}
+        self.own = written | {names.alerts, names.usage, names.state}  # where only gates write
+        read = {topic for service in services for topic in (names.requests(service), names.feedback(service))}
+        topics = sorted((self.own | read | {names.control}) & there.keys())
+        self.partitions = [Partition(topic, number) for topic in topics for number in range(there[topic])]
+
+
+@transactions.command(name="list")
+def list_(*, where: Where = Where(), json: Flag = False) -> None:
+    """List the transactions that are open in the gate's topics: producer, since when, and whose it likely is.
+
+    Example: `gate transactions list`
+
+    Parameters
+    ----------
+    json
+        Print JSON: a list of objects.
+    """
+    log_to_stderr()
+
+    async def look() -> None:
+        async with _at(where) as (desk, open_ones):
+            found = await open_ones.open_in(desk.partitions)
+            now = time.time_ns() // 1_000_000
+            rows = [_row(one, desk, now) for one in found]
+            if json:
+                print(jsonlib.dumps(rows))
+            elif rows:
+                _print(rows)
+            else:
+                print("no transaction is open")
+
+    asyncio.run(look())
+
+
+@transactions.command
+def abort(
+    *,
+    topic: str,
+    partition: int,
+    start_offset: Annotated[int, Parameter(name="--start-offset")],
+    where: Where = Where(),
+) -> None:
+    """End an open transaction: what it has written counts as never written.
+
+    Where a coordinator knows it, its producer is fenced off by its transactional id; where none does, a marker is
+    written. A gate's own are left alone while a gate runs: gates end them themselves.
+
+    Example: `gate transactions abort --topic gate.requests.payments --partition 0 --start-offset 912`
+
+    Parameters
+    ----------
+    topic
+        The topic in which it is open.
+    partition
+        The partition.
+    start_offset
+        The offset at which it begins there.
+    """
+    log_to_stderr()
+    place = Partition(topic, partition)
+
+    async def end() -> str:
+        async with _at(where) as (desk, open_ones):
+            if place not in desk.partitions:
+                raise GateError(
+                    f"{topic}-{partition} is no partition of the gate's topics", hint="see --config, --prefix"
+                )
+            found = await open_ones.open_in([place])
+            one = next((one for one in found if one.offset == start_offset), None)
+            if one is None:
+                others = ", ".join(str(one.offset) for one in found) or "none"
+                raise GateError(
+                    f"no transaction is open in {topic}-{partition} from offset {start_offset} on",
+                    hint=f"open there, by their first offset: {others}",
+                )
+            await _leave_gates_alone(one, desk)
+            longest = (await desk.cluster.broker_configs()).get("transaction.max.timeout.ms")
+            now = time.time_ns() // 1_000_000
+            return await open_ones.abort(one, now, int(longest) if longest else LONGEST_MS)
+
+    print(f"ended: {asyncio.run(end())}")
+
+
+async def _leave_gates_alone(one: Open, desk: _Desk) -> None:
+    unnamed = one.transactional_id is None and one.partition.topic in desk.own
+    if (unnamed or belongs_to_gate(one.transactional_id, desk.group_id)) and await desk.cluster.members(desk.group_id):
+        raise GateError(
+            f"the transaction is {owner(one, desk.group_id, desk.own)}, and a gate runs: it ends it itself",
+            hint="if it does not within a minute, restart the gates; what is left when all are stopped can be aborted",
+        )
+
+
+@asynccontextmanager
+async def _at(where: Where) -> AsyncIterator[tuple[_Desk, Transactions]]:
+    settings = load_policy(where.config).settings if where.config is not None else Settings(connect_timeout=_PATIENCE)
+    settings = settings.with_environment(os.environ).override(
+        bootstrap=where.bootstrap, prefix=where.prefix, connect_timeout=where.connect_timeout
+    )
+    client = Client(settings.bootstrap, settings.prefix, settings.connect_timeout)
+    names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
+    await client.reach()
+    async with client.cluster(names) as cluster:
+        connections = Connections(request_timeout_ms=_CALL_MS, **access(settings.bootstrap))
+        try:
+            await connections.bootstrap()
+            async with asyncio.timeout(_DEADLINE):
+                yield _Desk(settings, names, cluster, dict(await cluster.partitions())), Transactions(connections)
+        except KafkaError as error:
+            raise GateError(
+                f"asking about transactions failed: {error or type(error).__name__}",
+                hint="it takes Read on the topics and Describe on the transactional ids; to end one, Write on its id, "
+                "and for an orphan Alter on the cluster: see docs/operations.md, or ask whoever runs the brokers",
+            ) from error
+        finally:
+            await connections.close()
+
+
+def _row(one: Open, desk: _Desk, now_ms: int) -> dict[str, str | int | None]:
+    return {
+        "topic": one.partition.topic,
+        "partition": one.partition.number,
+        "start_offset": one.offset,
+        "producer_id": one.producer_id,
+        "producer_epoch": one.producer_epoch,
+        "transactional_id": one.transactional_id,
+        "state": None if one.told is None else one.told.state,
+        "since_ms": one.since_ms,
+        "age_seconds": max(0, now_ms - one.since_ms) // 1000,
+        "whose": owner(one, desk.group_id, desk.own),
+    }
+
+
+def _print(rows: Sequence[dict[str, str | int | None]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("partition", "from offset", "producer", "age", "whose"):
+        table.add_column(title)
+    for row in rows:
+        table.add_row(
+            f"{row['topic']}-{row['partition']}", str(row["start_offset"]), str(row["producer_id"]),
+            f"{row['age_seconds']} s", str(row["whose"]),
+        )  # fmt: skip
+    Console(highlight=False, soft_wrap=True).print(table)

@@ -1,0 +1,153 @@
+"""`gate transactions`: what is open is named with its owner, and ended by the command that is printed for it."""
+
+import asyncio
+import json
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, NotLeaderForPartitionError, for_code
+from aiokafka.protocol.produce import ProduceRequest
+
+from gate.kafka.connect import running as running_client
+from gate.kafka.hanging import shown
+from gate.kafka.ports import Partition
+from gate.kafka.undecided import open_transaction, options
+from tests.hostile.encoding import TRANSACTIONAL, RawBatch, RawRecord
+from tests.system.gates import create, gate, until
+
+POLICY = "shards: 2\ndefaults: {requests_per_second: 1000}\n"
+HALF_AN_HOUR_MS = 1_800_000
+
+
+def main_of(*args):
+    return subprocess.run([sys.executable, "-m", "gate", *args], capture_output=True, text=True, check=False)
+
+
+def run(bootstrap, prefix, *args):
+    return main_of("transactions", *args, "--bootstrap", bootstrap, "--prefix", prefix)
+
+
+def listed(bootstrap, prefix):
+    told = run(bootstrap, prefix, "list", "--json")
+    assert told.returncode == 0, told.stderr
+    return json.loads(told.stdout)
+
+
+def abort(bootstrap, prefix, topic, offset, partition=0):
+    place = ["--topic", topic, "--partition", str(partition), "--start-offset", str(offset)]
+    return run(bootstrap, prefix, "abort", *place)
+
+
+async def readable(bootstrap, topic):
+    """Return how far committed records can be read."""
+    async with running_client(
+        AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed")
+    ) as consumer:
+        partition = TopicPartition(topic, 0)
+        return (await consumer.end_offsets([partition]))[partition]
+
+
+async def test_a_transaction_that_a_coordinator_knows_is_ended_by_the_command_that_is_printed(bootstrap, prefix):
+    topic = f"{prefix}.requests.pay"
+    await create(bootstrap, topic)
+    assert await asyncio.to_thread(listed, bootstrap, prefix) == []
+    forgotten = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}-nightly")
+    async with running_client(AIOKafkaProducer(bootstrap_servers=bootstrap)) as plain, running_client(forgotten):
+        await plain.send_and_wait(topic, b"before", partition=0)
+        await forgotten.begin_transaction()
+        for _ in range(3):
+            await forgotten.send_and_wait(topic, b"within", partition=0)
+        await plain.send_and_wait(topic, b"behind", partition=0)
+        [one] = await asyncio.to_thread(listed, bootstrap, prefix)
+        assert (one["topic"], one["partition"], one["start_offset"]) == (topic, 0, 1)
+        assert (one["transactional_id"], one["state"]) == (f"{prefix}-nightly", "Ongoing")
+        assert 0 <= one["age_seconds"] < 60
+        assert "nightly" in one["whose"]
+        shown = await asyncio.to_thread(run, bootstrap, prefix, "list")
+        assert f"{topic}-0" in shown.stdout
+
+        wrong = await asyncio.to_thread(abort, bootstrap, prefix, topic, 2)
+        assert wrong.returncode == 1
+        assert "open there, by their first offset: 1" in wrong.stderr
+        remedy = open_transaction("pay", Partition(topic, 0), 1, 0, None, options(bootstrap, prefix)).remedy
+        command = shlex.split(remedy[remedy.index("gate transactions") :])
+        ended = await asyncio.to_thread(main_of, *command[1:])
+        assert ended.returncode == 0, ended.stderr
+        assert f"fenced off by the transactional id {prefix}-nightly" in ended.stdout
+        assert await readable(bootstrap, topic) > 5
+        assert await asyncio.to_thread(listed, bootstrap, prefix) == []
+        with pytest.raises(KafkaError):
+            await forgotten.commit_transaction()
+
+
+async def test_what_gates_have_open_is_left_to_them_while_one_runs(bootstrap, prefix, tmp_path):
+    topic = f"{prefix}.requests.pay"
+    await create(bootstrap, topic)
+    like_a_gate = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}-7")
+    async with running_client(like_a_gate):
+        with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "127.0.0.1:0") as running:
+            await asyncio.to_thread(until, running.is_ready)
+            await like_a_gate.begin_transaction()
+            await like_a_gate.send_and_wait(topic, b"within", partition=0)
+            [one] = await asyncio.to_thread(listed, bootstrap, prefix)
+            assert one["whose"] == f"a gate's of group {prefix}"
+            refused = await asyncio.to_thread(abort, bootstrap, prefix, topic, 0)
+            assert refused.returncode == 1
+            assert "a gate runs: it ends it itself" in refused.stderr
+            assert running.stop() == 0
+        ended = await asyncio.to_thread(abort, bootstrap, prefix, topic, 0)
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_a_name_that_a_stranger_has_chosen_harms_no_terminal():
+    assert shown("nightly") == "nightly"
+    assert "\x1b" not in shown("\x1b[2J" * 100)
+    assert len(shown("x" * 10_000)) == 100
+
+
+async def write_orphan(bootstrap, topic, *, producer_id, written_ms):
+    """Write in a transaction of which no coordinator knows."""
+    batch = RawBatch(
+        [RawRecord(value=b"orphan")], timestamp=written_ms, attributes=TRANSACTIONAL,
+        producer_id=producer_id, producer_epoch=0, sequence=0,
+    )  # fmt: skip
+    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    await client.bootstrap()
+    try:
+        await client.set_topics([topic])
+        node = client.cluster.leader_for_partition(TopicPartition(topic, 0))
+        request = ProduceRequest("nobody", -1, 5_000, [(topic, [(0, batch.encode())])])
+        for _ in range(100):
+            ((_, ((_, code, *_),)),) = (await client.send(node, request)).topics
+            if for_code(code) is not NotLeaderForPartitionError:  # the topic is very new
+                break
+            await asyncio.sleep(0.1)
+        assert code == 0
+    finally:
+        await client.close()
+
+
+async def test_an_orphan_is_ended_by_a_marker_once_it_is_older_than_any_transaction_can_be(own_broker):
+    broker = own_broker(properties={"transaction.partition.verification.enable": "false"})  # as before Kafka 3.6
+    bootstrap, now = broker.bootstrap, time.time_ns() // 1_000_000
+    await create(bootstrap, "gate.requests.old", "gate.requests.young")
+    await write_orphan(bootstrap, "gate.requests.old", producer_id=4_242, written_ms=now - HALF_AN_HOUR_MS)
+    await write_orphan(bootstrap, "gate.requests.young", producer_id=4_343, written_ms=now)
+    old, young = await asyncio.to_thread(listed, bootstrap, "gate")
+    assert (old["topic"], old["producer_id"], old["transactional_id"]) == ("gate.requests.old", 4_242, None)
+    assert old["age_seconds"] >= 1_800
+    assert old["whose"] == young["whose"] == "an orphan's: no coordinator tells of it"
+    refused = await asyncio.to_thread(abort, bootstrap, "gate", "gate.requests.young", 0)
+    assert refused.returncode == 1
+    assert "one that is merely hidden from you may last for 900 s" in refused.stderr
+    assert await readable(bootstrap, "gate.requests.young") == 0
+    ended = await asyncio.to_thread(abort, bootstrap, "gate", "gate.requests.old", 0)
+    assert ended.returncode == 0, ended.stderr
+    assert "a marker is written" in ended.stdout
+    assert await readable(bootstrap, "gate.requests.old") == 2
+    assert [one["topic"] for one in await asyncio.to_thread(listed, bootstrap, "gate")] == ["gate.requests.young"]
