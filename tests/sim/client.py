@@ -6,6 +6,7 @@ still take effect. Each await draws its fate from the run's generator.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -18,9 +19,18 @@ from gate.kafka.changelog import META_KEY, Meta
 from gate.kafka.clock import MS
 from gate.kafka.headers import decided_at
 from gate.kafka.leftovers import was_committed
-from gate.kafka.ports import Claim, Inbox, Mark, Outgoing, Partition, Written
+from gate.kafka.parked import ParkedReader
+from gate.kafka.ports import Claim, Fetched, Inbox, Mark, Outgoing, Partition, Written
 from gate.kafka.refusals import refused
-from tests.sim.log import MARKER, Broker, ConcurrentTransactionsError, KafkaError, RefusedError, Stored
+from gate.kafka.wire import EARLIEST
+from tests.sim.log import (
+    Broker,
+    ConcurrentTransactionsError,
+    KafkaError,
+    OffsetNotAvailableError,
+    RefusedError,
+    Stored,
+)
 from tests.sim.loop import Process, SimLoop
 
 T = TypeVar("T")
@@ -152,6 +162,8 @@ class SimSession:
                 return await self._network.call(self._process, what, effect, fate)
             except ConcurrentTransactionsError:
                 await asyncio.sleep(0.005)
+            except OffsetNotAvailableError:
+                await asyncio.sleep(0.1)
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         async with asyncio.timeout(DEADLINE):
@@ -175,6 +187,9 @@ class SimSession:
             return decided_at(record.headers) or 0
 
         def look() -> tuple[list[Partition], bool]:
+            for log in broker.logs.values():
+                if name in log.epochs:
+                    log.known_end()
             left = {p: log for p, log in broker.logs.items() if name in log.open}
             own = {p: log for p, log in broker.logs.items() if name in log.epochs}
             services = {p.topic.split(".")[-1] for p in own}
@@ -268,6 +283,36 @@ class _Followed:
     busy: bool = False
 
 
+class SimReader:
+    """What `parked.ParkedReader` needs of `wire.Reader`."""
+
+    def __init__(self, network: Network, broker: Broker, process: Process, records: int) -> None:
+        self._network = network
+        self._broker = broker
+        self._process = process
+        self._records = records
+
+    async def fetch_one(
+        self, partition: Partition, offset: int, *, wait_ms: int, partition_bytes: int, committed: bool
+    ) -> Fetched | None:
+        log = self._broker.log(partition)
+        return await self._network.call(self._process, "read", lambda: log.fetch_all(offset, self._records))
+
+    async def offsets(
+        self, partitions: Sequence[Partition], which: int, *, committed: bool = True
+    ) -> dict[Partition, int]:
+        def effect() -> dict[Partition, int]:
+            return {p: 0 if which == EARLIEST else self._broker.log(p).known_end() for p in partitions}
+
+        while True:
+            with suppress(OffsetNotAvailableError):
+                return await self._network.call(self._process, "offsets", effect)
+            await asyncio.sleep(0.1)
+
+    def refresh(self) -> None:
+        """Leaders are known here."""
+
+
 class SimSource:
     """Reads of one process. Nothing is polled: the broker's side calls when something has become readable."""
 
@@ -277,6 +322,7 @@ class SimSource:
         self._process = process
         self._records = records  # of one fetch
         self._followed: dict[Partition, _Followed] = {}
+        self._parked = ParkedReader(SimReader(network, broker, process, records), network.loop.time)  # type: ignore[arg-type]
         self.trouble: str | None = None
 
     def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
@@ -328,10 +374,4 @@ class SimSource:
         return {}
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Stored]:
-        def effect() -> list[Stored]:
-            stored = self._broker.log(partition).stored
-            there = (stored[offset] for offset in offsets if offset < len(stored))
-            return [record for record in there if record.transaction is not MARKER]
-
-        async with asyncio.timeout(DEADLINE):
-            return await self._network.call(self._process, "read", effect)
+        return await self._parked.read(partition, offsets)  # type: ignore[return-value]

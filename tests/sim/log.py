@@ -37,6 +37,10 @@ class ConcurrentTransactionsError(KafkaError):
     """The last transaction is not complete yet; ask again."""
 
 
+class OffsetNotAvailableError(KafkaError):
+    """A new leader does not know yet where its log ends; ask again."""
+
+
 @dataclass(slots=True, eq=False)
 class Transaction:
     """What one producer has open in one partition. `committed` None: open. `ended_ms`: when its marker came."""
@@ -80,7 +84,11 @@ class Trace:
 
 
 class PartitionLog:
-    """One partition at its leader."""
+    """One partition at its leader.
+
+    Who has just been elected has all that is acknowledged, and does not know it yet: it shows what is below its high
+    watermark, answers with nothing to who asks for more, and tells nobody where the log ends.
+    """
 
     def __init__(self, partition: Partition, trace: Trace) -> None:
         self.partition = partition
@@ -88,6 +96,7 @@ class PartitionLog:
         self.open: dict[str, Transaction] = {}
         self.epochs: dict[str, int] = {}
         self.watchers: dict[Callable[[], None], None] = {}
+        self.lags_at: int | None = None  # the high watermark of a new leader, as long as it lags
         self._trace = trace
         self._newest: dict[str, bytes] = {}  # what compaction would leave of what lies before `_folded`
         self._folded = 0
@@ -97,9 +106,29 @@ class PartitionLog:
         return len(self.stored)
 
     @property
+    def high(self) -> int:
+        """The high watermark: where what is shown ends."""
+        return len(self.stored) if self.lags_at is None else self.lags_at
+
+    @property
     def stable(self) -> int:
         """The last stable offset: the first one that is not decided yet."""
         return min((t.first for t in self.open.values()), default=len(self.stored))
+
+    def elect(self, lag: int) -> None:
+        """Have another leader, which does not know of the last `lag` offsets that they are kept."""
+        self.lags_at = max(0, self.high - lag)
+
+    def catch_up(self) -> None:
+        """Let the leader know what its followers have."""
+        self.lags_at = None
+        self._arrived()
+
+    def known_end(self) -> int:
+        """Return where the log ends, as ListOffsets does. Raises OffsetNotAvailableError."""
+        if self.lags_at is not None:
+            raise OffsetNotAvailableError(f"{self.partition}: its leader is new")
+        return len(self.stored)
 
     def append(
         self, records: Iterable[Outgoing], now_ms: int, *, own_time: bool, producer: str = "", epoch: int = 0
@@ -147,14 +176,23 @@ class PartitionLog:
 
     def fetch(self, start: int, limit: int) -> Fetched | None:
         """Return up to `limit` offsets from `start` on, as a fetch does; None: nothing there yet."""
-        stop = min(start + limit, self.stable)
+        stop = min(start + limit, self.stable, self.high)
         if stop <= start:
             return None
         records = list(self.committed(start, stop))
         return Fetched(records, stop, sum(100 + len(r.value or b"") for r in records))
 
+    def fetch_all(self, start: int, limit: int) -> Fetched | None:
+        """Do the same as a reader that takes what is not committed, too."""
+        stop = min(start + limit, self.high)
+        if stop <= start:
+            return None
+        records = [record for record in self.stored[start:stop] if record.transaction is not MARKER]
+        return Fetched(records, stop, sum(100 + len(r.value or b"") for r in records))
+
     def newest(self) -> dict[str, bytes]:
-        """Return the newest committed value per key."""
+        """Return the newest committed value per key. Raises OffsetNotAvailableError."""
+        self.known_end()
         stable = self.stable
         for record in self.committed(self._folded, stable):
             assert record.key is not None

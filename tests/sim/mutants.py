@@ -14,6 +14,7 @@ from gate.kafka import routing, shard
 from gate.kafka.clock import MS
 from gate.kafka.commit import BatchWriter
 from gate.kafka.desk import Desk, Turn
+from gate.kafka.parked import ParkedReader
 from gate.kafka.ports import Claim, Inbox, Mark, Outgoing, Partition, Written
 from gate.kafka.positions import Positions
 from gate.kafka.routing import Batch
@@ -313,3 +314,17 @@ def offsets_of_the_group_believed(noted: Any) -> Any:
 def broker_never_doubted(doubt: Any) -> Any:
     """Who had a commit answered before a broker died goes on as if all of it could be seen."""
     return lambda self: None
+
+
+@_plant(ParkedReader, "_find")
+def empty_answer_believed(find: Any) -> Any:
+    """What a leader has shown nothing of for a while is taken for gone, although it may be one that is new."""
+
+    async def soon(self: Any, partition: Partition, offset: int) -> Any:
+        for _ in range(3):
+            if await self._load(partition, offset):
+                return self._cached(partition, offset), None
+            await asyncio.sleep(0.2)
+        return None, None
+
+    return soon

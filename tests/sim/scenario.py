@@ -84,6 +84,7 @@ class Kind:
     CLOCK = "broker clock"
     HIDE = "topic not seen"  # by whoever assigns, for a while
     COMMAND = "command"
+    ELECTION = "election"  # of the leaders of some partitions
     ALL = (KILL, PAUSE, EXPEL, LEAVE, JOIN, REBALANCE, DOWN, POLICY, POLICY, CLOCK, CLOCK, HIDE, COMMAND)
 
 
@@ -150,6 +151,10 @@ def draw(seed: int, hours: float) -> Scenario:
         for _ in range(random.choice((0, 1, 3, 6))):
             at = random.choice(offers).at + random.uniform(-1, 10)
             events.append((min(max(0.0, at), 0.8 * seconds), random.choice(Kind.ALL)))
+        elections = Random(f"election {seed}")
+        for _ in range(elections.choice((0, 2, 8, 24))):
+            at = elections.choice(offers).at + elections.uniform(0, elections.choice((0.5, 2, 30)))
+            events.append((min(max(0.0, at), 0.8 * seconds), Kind.ELECTION))
     small = random.random() < 0.3
     return Scenario(
         seed=seed,

@@ -24,7 +24,7 @@ from gate.limits import runs as runs_module
 from gate.policy import Policy, Settings
 from tests.sim.checker import Checker, Committed
 from tests.sim.client import Network, SimSession, SimSource
-from tests.sim.log import Broker, KafkaError, Trace
+from tests.sim.log import Broker, KafkaError, PartitionLog, Trace
 from tests.sim.loop import DeadlockError, LivelockError, Process, SimLoop, run
 from tests.sim.scenario import NAMES, PARTITIONS, START_MS, VARIANTS, Kind, Scenario, draw, policy
 
@@ -223,6 +223,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = Random(f"world {self.scenario.seed}")
+        self.elections = Random(f"leaders {self.scenario.seed}")
         self.clock_shift_ms = 0
         self.clock_set = False
         self.variant = 0
@@ -302,6 +303,20 @@ class World:
             self.network.later(seconds + self.random.uniform(0.1, 3), lambda: self.group.join(member))
         self.network.later(seconds, process.thaw)
 
+    def _elect(self) -> None:
+        """Have other leaders for half of all partitions; for a while they show less than there is."""
+        random = self.elections
+        for log in [log for log in self.broker.logs.values() if log.lags_at is None and random.random() < 0.5]:
+            seconds = random.choice((0.05, 1.0, 2.0, 6.0))
+            self._fault(Kind.ELECTION, *log.partition, seconds)
+            log.elect(random.choice((1, 5, 40)))
+
+            def settle(log: PartitionLog = log) -> None:
+                self._fault("followed", *log.partition)
+                log.catch_up()
+
+            self.network.later(seconds, settle)
+
     def _fault(self, *what: object) -> None:
         self.last_fault = max(self.last_fault, self.loop.time())
         self.note(*what)
@@ -347,6 +362,8 @@ class World:
             if self.random.random() < 0.5:
                 self.kill(member.process)
 
+        elif kind == Kind.ELECTION:
+            self._elect()
         elif kind == Kind.HIDE:
             self.hidden = self.random.choice(self.scenario.services)
             self._fault(kind, self.hidden)
