@@ -7,11 +7,15 @@ whatever runs in a process, gate, command or library, goes to the same brokers.
 import os
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from aiokafka.helpers import create_ssl_context
 
 from gate.errors import GateError
+from gate.kafka.sasl import OAUTHBEARER
+from gate.kafka.token_endpoint import TokenEndpoint
+from gate.kafka.tokens import Tokens, custom
 
 PROTOCOL: Final = "GATE_SECURITY_PROTOCOL"
 MECHANISM: Final = "GATE_SASL_MECHANISM"
@@ -21,10 +25,20 @@ CA_FILE: Final = "GATE_SSL_CAFILE"
 CERTIFICATE: Final = "GATE_SSL_CERTFILE"
 KEY: Final = "GATE_SSL_KEYFILE"
 KEY_PASSWORD: Final = "GATE_SSL_PASSWORD"  # noqa: S105 - where it stands
-VARIABLES: Final = (PROTOCOL, MECHANISM, USERNAME, PASSWORD, CA_FILE, CERTIFICATE, KEY, KEY_PASSWORD)
+TOKEN_URL: Final = "GATE_OAUTH_TOKEN_URL"  # noqa: S105 - where it stands
+CLIENT_ID: Final = "GATE_OAUTH_CLIENT_ID"
+CLIENT_SECRET: Final = "GATE_OAUTH_CLIENT_SECRET"  # noqa: S105 - where it stands
+SCOPE: Final = "GATE_OAUTH_SCOPE"
+AUDIENCE: Final = "GATE_OAUTH_AUDIENCE"
+TOKEN_CA_FILE: Final = "GATE_OAUTH_CAFILE"  # noqa: S105 - a file's name
+EXTENSIONS: Final = "GATE_OAUTH_EXTENSIONS"
+PROVIDER: Final = "GATE_OAUTH_PROVIDER"
+_ENDPOINT: Final = (TOKEN_URL, CLIENT_ID, CLIENT_SECRET, SCOPE, AUDIENCE, TOKEN_CA_FILE)
+_OAUTH: Final = (*_ENDPOINT, EXTENSIONS, PROVIDER)
+VARIABLES: Final = (PROTOCOL, MECHANISM, USERNAME, PASSWORD, CA_FILE, CERTIFICATE, KEY, KEY_PASSWORD, *_OAUTH)
 
 _PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", OAUTHBEARER)
 
 
 def access(bootstrap: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -36,14 +50,20 @@ def access(bootstrap: str, environment: Mapping[str, str] = os.environ) -> dict[
     options: dict[str, Any] = {"bootstrap_servers": bootstrap, "security_protocol": protocol}
     encrypted, named = protocol.endswith("SSL"), protocol.startswith("SASL")
     _unused(environment, protocol, [] if encrypted else [CA_FILE, CERTIFICATE, KEY, KEY_PASSWORD])
-    _unused(environment, protocol, [] if named else [MECHANISM, USERNAME, PASSWORD])
+    _unused(environment, protocol, [] if named else [MECHANISM, USERNAME, PASSWORD, *_OAUTH])
     if encrypted:
         options["ssl_context"] = _ssl_context(environment)
     if named:
-        options["sasl_mechanism"] = _one_of(MECHANISM, _MECHANISMS, environment)
+        mechanism = options["sasl_mechanism"] = _one_of(MECHANISM, _MECHANISMS, environment)
+        for variable in (USERNAME, PASSWORD) if mechanism == OAUTHBEARER else _OAUTH:
+            if environment.get(variable):
+                text = f"{variable} is set, but not used with {MECHANISM}={mechanism}"
+                raise GateError(text, hint=f"set {MECHANISM} to another, or unset {variable}")
+        if mechanism == OAUTHBEARER:
+            options["sasl_oauth_token_provider"] = _tokens(*(environment.get(variable, "") for variable in _OAUTH))
+            return options
         for variable, option in ((USERNAME, "sasl_plain_username"), (PASSWORD, "sasl_plain_password")):
-            if not environment.get(variable):
-                raise GateError(f"{PROTOCOL}={protocol} needs {variable}, which is not set", hint=f"set {variable}")
+            _needed(f"{PROTOCOL}={protocol}", variable, environment.get(variable))
             options[option] = environment[variable]
     return options
 
@@ -51,8 +71,41 @@ def access(bootstrap: str, environment: Mapping[str, str] = os.environ) -> dict[
 def described(environment: Mapping[str, str] = os.environ) -> str:
     """Return in words how a broker is talked to, without what is secret."""
     protocol = environment.get(PROTOCOL) or _PROTOCOLS[0]
+    if environment.get(MECHANISM) == OAUTHBEARER:
+        client, provider = environment.get(CLIENT_ID), environment.get(PROVIDER)
+        return f"{protocol} with a token of {f'provider {provider}' if provider else f'client {client}'}"
     user = environment.get(USERNAME)
     return f"{protocol} as user {user}" if user else protocol
+
+
+@lru_cache(maxsize=8)  # one for all clients of a process: each asks for tokens as seldom as one alone
+def _tokens(
+    url: str, client_id: str, secret: str, scope: str, audience: str, ca_file: str, extensions: str, provider: str
+) -> Tokens:
+    pairs = dict(_pair(text) for text in extensions.split(",") if text.strip())
+    if provider:
+        for variable, value in zip(_ENDPOINT, (url, client_id, secret, scope, audience, ca_file), strict=True):
+            if value:
+                text = f"{variable} is set, but not used with {PROVIDER}={provider}"
+                raise GateError(text, hint=f"unset {variable} or {PROVIDER}")
+        source, own = custom(provider)
+        return Tokens(source, f"provider {provider}", lambda: {**(own() if own else {}), **pairs})
+    for variable, value in zip(_ENDPOINT, (url, client_id, secret), strict=False):
+        _needed(f"{MECHANISM}={OAUTHBEARER}", variable, value)
+    endpoint = TokenEndpoint(url, client_id, secret, scope, audience, ca_file)
+    return Tokens(endpoint, str(endpoint), lambda: pairs)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.strip().partition("=")
+    if not (name.isascii() and name.isalpha() and equals and name != "auth" and value.isprintable()):
+        raise GateError(f"{EXTENSIONS}: {text!r} is not NAME=VALUE", hint="such as logicalCluster=lkc-1")
+    return name, value
+
+
+def _needed(by: str, variable: str, value: str | None) -> None:
+    if not value:
+        raise GateError(f"{by} needs {variable}, which is not set", hint=f"set {variable}")
 
 
 def _one_of(variable: str, known: tuple[str, ...], environment: Mapping[str, str]) -> str:

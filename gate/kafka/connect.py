@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 
 import structlog
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import PROTOCOL, access, described
+from gate.kafka.connection import Client as Connections
 from gate.kafka.connection import adopt
 from gate.kafka.lenient import tolerate
+from gate.kafka.sasl import AccessError
 
 START_SECONDS: Final = 30.0  # a group's rebalance is part of a start
 STOP_SECONDS: Final = 10.0
@@ -22,7 +23,7 @@ log = structlog.get_logger("gate.connect")
 
 
 class BrokerUnreachableError(GateError):
-    """No broker answered within the time given."""
+    """No broker answered within the time given, or none lets us in."""
 
 
 class Client(Protocol):
@@ -49,36 +50,51 @@ async def wait_for_broker(bootstrap: str, seconds: float, on_wait: Callable[[str
     """Return as soon as a broker of `bootstrap` answers; try with growing pauses.
 
     Calls `on_wait` once, with a line for the user, after a first failure. Raises BrokerUnreachableError after
-    `seconds`, and GateError for an address that makes no sense.
+    `seconds`, or at once where asking again is of no use, and GateError for an address that makes no sense.
     """
     check_bootstrap(bootstrap)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     pause = _FIRST_PAUSE
-    while not await _answers(bootstrap, deadline):
-        if loop.time() + pause >= deadline:
+    while (refused := await _refused(bootstrap, deadline)) is not None:
+        denied = refused if isinstance(refused, AccessError) else None
+        if (denied and denied.lasting) or loop.time() + pause >= deadline:
+            if denied:
+                raise BrokerUnreachableError(str(denied)) from denied
             raise BrokerUnreachableError(
                 f"no Kafka broker answers at {bootstrap} (tried for {seconds:g} s)",
                 hint="name another with --bootstrap HOST:PORT, or start one with `gate broker`; it was asked by"
-                f" {described()}: where that is not what it wants, set {PROTOCOL} and what goes with it",
+                f" {described()}: where that is not what it wants, set {PROTOCOL} and what goes with it"
+                f" (at last: {str(refused) or 'no answer in time'})",
             )
         if on_wait is not None:
-            on_wait(f"no Kafka broker answers at {bootstrap} yet; trying for {seconds:g} s")
+            what = str(denied) if denied else f"no Kafka broker answers at {bootstrap} yet"
+            on_wait(f"{what}; trying for {seconds:g} s")
             on_wait = None
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-async def _answers(bootstrap: str, deadline: float) -> bool:
-    client = AIOKafkaClient(**access(bootstrap))
+async def _refused(bootstrap: str, deadline: float) -> Exception | None:
+    """Return why no broker lets us in; None: one does."""
+    options = access(bootstrap)
+    if (tokens := options.get("sasl_oauth_token_provider")) is not None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await tokens.current()  # by itself, so that a slow issuer is not taken for a slow broker
+        except AccessError as error:
+            return error
+        except TimeoutError:
+            return AccessError(f"{tokens} gives no token in time; check GATE_OAUTH_TOKEN_URL", lasting=False)
+    client = Connections(**options)
     try:
         async with asyncio.timeout_at(deadline):
             await client.bootstrap()
     except (KafkaError, OSError, TimeoutError) as error:
         log.debug("broker does not answer", bootstrap=bootstrap, error=str(error))
-        return False
+        return error
     else:
-        return True
+        return None
     finally:
         await client.close()
 
@@ -95,6 +111,8 @@ async def running(client: C, *, start_seconds: float = START_SECONDS) -> AsyncIt
         try:
             async with asyncio.timeout(start_seconds):
                 await client.start()
+        except AccessError as error:
+            raise BrokerUnreachableError(str(error)) from error
         except (KafkaError, TimeoutError) as error:
             reason = str(error) or f"no answer within {start_seconds:g} s"
             raise BrokerUnreachableError(f"the Kafka broker does not let a client start: {reason}") from error

@@ -1,98 +1,56 @@
 """aiokafka's connections without the copies that they make of what they carry, five on the way in, eight on that out.
 
-A connection is set up, asked for its versions and authenticated as aiokafka does it; then its stream is taken over. An
-answer is read into one buffer and decoded there, the pieces of a request are joined once.
+A connection is set up and asked for its versions as aiokafka does it; then its stream is taken over. An answer is read
+into one buffer and decoded there, the pieces of a request are joined once. Before its session ends a connection
+authenticates again (KIP-368); what is asked meanwhile is sent right after, so that nobody notices.
 """
 
 import asyncio
+import random
 import time
 import weakref
 from collections.abc import Awaitable
-from struct import Struct
 from typing import Any, Final, cast
 
 import aiokafka
 import structlog
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.util import wait_for
+from aiokafka.errors import KafkaConnectionError, KafkaError, StaleMetadata
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.util import create_task, wait_for
+
+from gate.kafka.frames import SIZE, Frames
+from gate.kafka.sasl import HANDSHAKES, AccessError, NotAgainError, Session, authenticate
 
 KNOWN: Final = "0.14.0"  # the version whose private parts this and `writer.fill` were written for
-_INT: Final = Struct(">i")
-SMALLEST: Final = 64 << 10  # bytes that a connection holds to read into
-LARGEST: Final = 1 << 20  # and that it holds on to
-BELIEVED: Final = 16 << 20  # that it takes at once for an answer which says that it is so large; more only as it comes
+RENEWED: Final = 0.7, 0.85  # of a session, somewhere between
+LEAST_SESSION: Final = 1.1  # seconds; a broker takes credentials once a second at most
+AGAIN_AFTER: Final = 1.0  # seconds, where there is no new token
+SILENT: Final = 30.0  # seconds between two lines that say the same
+REMEMBERED: Final = 100  # such lines
 
 log = structlog.get_logger("gate.connection")
-
-
-class Frames(asyncio.BufferedProtocol):
-    """Cuts what comes into frames, four bytes of size and then as many, and gives each to `connection.take`.
-
-    What it gives is a view, good until `take` returns.
-    """
-
-    def __init__(self, connection: "Connection", stream: asyncio.Protocol) -> None:
-        self._connection = weakref.ref(connection)  # as aiokafka does: one that is forgotten closes itself
-        self._stream = stream  # what aiokafka read by: it still wants to know of the end
-        self._buffer = bytearray(SMALLEST)
-        self._end = 0  # of what has come
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
-        """See asyncio: the place to read into."""
-        return memoryview(self._buffer)[self._end :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """See asyncio: so much has been read."""
-        connection = self._connection()
-        if connection is None:
-            return
-        self._end += nbytes
-        start, missing = 0, _INT.size
-        with memoryview(self._buffer) as view:
-            while self._end - start >= _INT.size:
-                size = _INT.size + _INT.unpack_from(view, start)[0]
-                if self._end - start < size:
-                    missing = size
-                    break
-                try:
-                    with view[start + _INT.size : start + size] as frame:
-                        connection.take(frame)
-                except Exception as error:
-                    log.exception("an answer of a broker can't be read", connection=repr(connection))
-                    connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
-                    return
-                start += size
-        self._keep(start, missing)
-
-    def _keep(self, start: int, missing: int) -> None:
-        """Begin anew with what is left from `start` on, in a buffer that has room for some of its `missing` bytes."""
-        left, size = self._end - start, len(self._buffer)
-        if left == size or size < min(missing, BELIEVED) or size > LARGEST >= missing:
-            old, self._buffer = self._buffer, bytearray(max(SMALLEST, min(missing, max(BELIEVED, 2 * left))))
-            self._buffer[:left] = old[start : self._end]
-        elif start and left:
-            self._buffer[:left] = self._buffer[start : self._end]
-        self._end = left
-
-    def eof_received(self) -> None:
-        """See asyncio: the transport closes. It may take long to, so that the connection must know at once."""
-        self._stream.eof_received()
-        self._close(EOFError())
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
-        self._stream.connection_lost(exc)
-        self._close(exc)
-
-    def _close(self, exc: Exception | None) -> None:
-        connection = self._connection()
-        if connection is not None:
-            connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=exc)
+_told: dict[tuple[str, str], float] = {}  # what has been said, and when it may be said again
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]
-    """A connection to a broker whose stream has been taken over: aiokafka made it, and it became one of these."""
+    """A connection to a broker whose stream has been taken over, and whose session does not end."""
+
+    _held: "list[tuple[int, Any, asyncio.Future[Any], bytes]] | None" = None  # requests, while it authenticates again
+    _ends: float | None = None  # when its token does, where the broker does not say when the session does
+    _leaving = False  # it is closed as soon as nobody waits for an answer
+    _timer: asyncio.TimerHandle | None = None
+    _renewing: "asyncio.Task[None] | None" = None
+
+    async def connect(self) -> Any:
+        """See aiokafka."""
+        streams = await super().connect()
+        if self.connected():  # one that has ended already is closed by who reads it
+            self._read_task.cancel()  # with no request under way
+            transport = self._writer.transport
+            transport.set_protocol(Frames(self, transport.get_protocol()))
+        return streams
 
     def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:
         """Send a request; await the result for its answer. Raises KafkaError."""
@@ -105,9 +63,13 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         pieces = [header, *struct.pieces()] if hasattr(struct, "pieces") else [header, struct.encode()]
         # not writelines(): from 3.12 to 3.15 that breaks the loop on a transport that is about to close
         # (https://github.com/python/cpython/issues/136234), and it makes a TLS record of each piece
-        self._writer.write(b"".join([_INT.pack(sum(map(len, pieces))), *pieces]))
+        data = b"".join([SIZE.pack(sum(map(len, pieces))), *pieces])
         answer = self._loop.create_future()
-        self._requests.append((number, struct, answer))
+        if self._held is not None and not isinstance(request, HANDSHAKES):
+            self._held.append((number, struct, answer, data))
+        else:
+            self._writer.write(data)
+            self._requests.append((number, struct, answer))
         waiting: Awaitable[Any] = wait_for(answer, self._request_timeout)
         return waiting
 
@@ -115,12 +77,83 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         """Hand an answer to who waits for it."""
         number, request, answer = self._requests[0]
         read = getattr(request.RESPONSE_TYPE, "read", None)
-        if read is None or answer.done() or _INT.unpack_from(frame)[0] != number:
+        if read is None or answer.done() or SIZE.unpack_from(frame)[0] != number:
             self._handle_frame(bytes(frame))
+        else:
+            answer.set_result(read(frame, SIZE.size))
+            self._last_action = time.monotonic()
+            self._requests.popleft()
+        if self._leaving and not self._requests:
+            self.close(reason=CloseReason.IDLE_DROP)
+
+    def close(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> Any:
+        """See aiokafka."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
+        held, self._held = self._held or [], None
+        self._requests.extend(entry[:3] for entry in held)
+        return super().close(reason=reason, exc=exc)
+
+    async def _do_sasl_handshake(self) -> None:
+        self._plan(await authenticate(self))
+
+    def _plan(self, session: Session) -> None:
+        """Plan what must be done before the session ends, or, where the broker does not say when, the token.
+
+        Kafka serves on when a token ends unless it has said otherwise; others cut the connection.
+        """
+        self._ends = None if session.seconds else session.token_ends
+        left = session.seconds or (None if self._ends is None else self._ends - time.time())
+        if left is not None:
+            self._wake_after(max(left * random.uniform(*RENEWED), LEAST_SESSION))  # noqa: S311 - not all at once
+
+    def _wake_after(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, Connection._wake, weakref.ref(self))
+
+    @staticmethod
+    def _wake(connection: "weakref.ref[Connection]") -> None:
+        if (self := connection()) is not None and self._writer is not None:
+            self._renewing = asyncio.ensure_future(self._renew())
+
+    async def _renew(self) -> None:
+        """Go on with new credentials, here or, where the broker does not have that, on a connection made anew."""
+        if (tokens := self._sasl_oauth_token_provider) is not None:
+            try:
+                ends = (await tokens.current()).expires_at  # before anything is held: its issuer may be slow
+            except AccessError as error:
+                _tell("no new token", str(error))
+                self._wake_after(AGAIN_AFTER)
+                return
+            if self._ends is not None:
+                if ends is None or ends > self._ends:
+                    self._leave()
+                else:
+                    self._wake_after(AGAIN_AFTER)
+                return
+        idle_since, self._held = self._last_action, []
+        try:
+            self._plan(await authenticate(self))
+        except NotAgainError:
+            self._leave()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be held for ever
+            if self._writer is not None:
+                log.warning("a session with a broker ends", why=str(error) or "no answer in time")
+                self._renewing = None  # not to be cancelled: it is who ends it
+                self.close(reason=CloseReason.AUTH_FAILURE, exc=error)
             return
-        answer.set_result(read(frame, _INT.size))
-        self._last_action = time.monotonic()
-        self._requests.popleft()
+        self._last_action = idle_since  # nobody used it
+        held, self._held = self._held or [], None
+        for number, struct, answer, data in held:
+            if not answer.done():  # or who asked has given up
+                self._writer.write(data)
+                self._requests.append((number, struct, answer))
+
+    def _leave(self) -> None:
+        self._leaving, self._renewing = True, None
+        if not self._requests and not self._held:
+            self.close(reason=CloseReason.IDLE_DROP)
 
 
 class Client(AIOKafkaClient):  # type: ignore[misc]
@@ -130,17 +163,89 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     """
 
     _ended = False
+    _sync_task: "asyncio.Task[None] | None"
 
-    async def _get_conn(self, node_id: int, **options: Any) -> Any:
-        connection = None if self._ended else await super()._get_conn(node_id, **options)
-        if connection is None:
-            return None
-        if self._ended:
+    async def bootstrap(self) -> None:
+        """Learn of the cluster from the first broker that lets us in; raise what the last one said if none does."""
+        if aiokafka.__version__ != KNOWN:
+            await super().bootstrap()
+            return
+        refused: Any = KafkaConnectionError(f"no broker is named: {self._bootstrap_servers!r}")
+        for host, port, _ in self.hosts:
+            try:
+                connection = await self._connect(host, port)
+            except (OSError, KafkaError, TimeoutError) as error:
+                refused = _clearer(refused, host, port, error)
+                continue
+            try:
+                metadata = await connection.send(MetadataRequest([]))
+            except (KafkaError, TimeoutError) as error:
+                refused = _clearer(refused, host, port, error)
+                connection.close()
+                continue
+            break
+        else:
+            raise refused
+        self.cluster.update_metadata(metadata)
+        if self.cluster.brokers():
+            connection.close()
+        else:  # a cluster without topics may tell of no broker
+            self._conns["bootstrap", ConnectionGroup.DEFAULT] = connection
+        if self._sync_task is None:
+            self._sync_task = create_task(self._md_synchronizer())
+
+    async def _get_conn(
+        self, node_id: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT, no_hint: bool = False
+    ) -> Any:
+        if aiokafka.__version__ != KNOWN:
+            connection = None if self._ended else await super()._get_conn(node_id, group=group, no_hint=no_hint)
+        else:
+            connection = None if self._ended else await self._kept_or_new(node_id, group)
+        if connection is not None and self._ended:
             connection.close(reason=CloseReason.SHUTDOWN)
             return None
-        # one that has ended already is closed by who reads it
-        if not isinstance(connection, Connection) and aiokafka.__version__ == KNOWN and connection.connected():
-            _take_over(connection)
+        return connection
+
+    async def _kept_or_new(self, node_id: Any, group: ConnectionGroup) -> Any:
+        if (kept := self._kept(node_id, group)) is not None:
+            return kept
+        broker = self.cluster.broker_metadata(node_id)
+        try:
+            if broker is None:
+                raise StaleMetadata(f"broker {node_id} is not in the metadata")
+            async with self._get_conn_lock:
+                if (kept := self._kept(node_id, group)) is None:
+                    kept = await self._connect(broker.host, broker.port, on_close=self._on_connection_closed)
+                    self._conns[node_id, group] = kept
+        except (OSError, KafkaError, TimeoutError) as error:
+            _tell("no connection to a broker", str(error) or type(error).__name__, node=node_id)
+            self.force_metadata_update()
+            return None
+        return kept
+
+    def _kept(self, node_id: Any, group: ConnectionGroup) -> Any:
+        connection = self._conns.get((node_id, group))
+        if connection is not None and not connection.connected():
+            del self._conns[node_id, group]
+            return None
+        return connection
+
+    async def _connect(self, host: str, port: int, **options: Any) -> Connection:
+        connection = Connection(
+            host,
+            port,
+            client_id=self._client_id,
+            request_timeout_ms=self._request_timeout_ms,
+            ssl_context=self._ssl_context,
+            security_protocol=self._security_protocol,
+            max_idle_ms=self._connections_max_idle_ms,
+            sasl_mechanism=self._sasl_mechanism,
+            sasl_plain_username=self._sasl_plain_username,
+            sasl_plain_password=self._sasl_plain_password,
+            sasl_oauth_token_provider=self._sasl_oauth_token_provider,
+            **options,
+        )
+        await connection.connect()
         return connection
 
     async def close(self) -> None:
@@ -167,8 +272,20 @@ def adopt(owner: Any) -> Client:
     return cast("Client", client)
 
 
-def _take_over(connection: Any) -> None:  # with no request under way
-    connection._read_task.cancel()  # noqa: SLF001
-    connection.__class__ = Connection
-    transport = connection._writer.transport  # noqa: SLF001
-    transport.set_protocol(Frames(connection, transport.get_protocol()))
+def _clearer(before: Any, host: str, port: int, error: Any) -> Any:
+    """Return what says more: that a broker refuses us more than that another is away."""
+    if isinstance(before, AccessError):
+        return before
+    if isinstance(error, KafkaError):
+        return error
+    return KafkaConnectionError(f"{host}:{port}: {error or 'no answer'}")
+
+
+def _tell(what: str, why: str, **more: Any) -> None:
+    """Log a line; the same, of whichever connection, once in a while."""
+    now = time.monotonic()
+    if now >= _told.get((what, why), 0.0):
+        if len(_told) >= REMEMBERED:
+            _told.clear()
+        _told[what, why] = now + SILENT
+        log.warning(what, why=why, **more)

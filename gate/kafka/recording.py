@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from gate.admission.replay import Request
+from gate.kafka.connection import Client
 from gate.kafka.headers import Malformed, read_wishes
 from gate.kafka.ports import Fetched, Partition
 from gate.kafka.wire import BACKOFF, EARLIEST, LATEST, Reader
@@ -20,7 +20,7 @@ FETCH_BYTES: Final = 4 << 20
 @asynccontextmanager
 async def reader(**client_options: Any) -> AsyncIterator[Reader]:
     """Connect a reader."""
-    client = AIOKafkaClient(**client_options)
+    client = Client(**client_options)
     try:
         await client.bootstrap()
         yield Reader(client)

@@ -33,6 +33,30 @@ def test_credentials_are_handed_on_and_not_told():
     assert described(SASL) == "SASL_PLAINTEXT as user gate"
 
 
+TOKENS = {
+    "GATE_SECURITY_PROTOCOL": "SASL_SSL",
+    "GATE_SASL_MECHANISM": "OAUTHBEARER",
+    "GATE_OAUTH_TOKEN_URL": "https://issuer.example/token?tenant=1",
+    "GATE_OAUTH_CLIENT_ID": "gate",
+    "GATE_OAUTH_CLIENT_SECRET": "secret",
+}
+
+
+def test_all_clients_of_a_process_share_one_token():
+    first, second = (access("a:1", dict(TOKENS))["sasl_oauth_token_provider"] for _ in range(2))
+    assert first is second
+    assert access("a:1", TOKENS | {"GATE_OAUTH_SCOPE": "x"})["sasl_oauth_token_provider"] is not first
+    assert str(first) == "client gate at https://issuer.example/token"
+    assert described(TOKENS) == "SASL_SSL with a token of client gate"
+    assert "secret" not in repr(first._source)
+
+
+def test_extensions_are_shown_beside_the_token():
+    environment = TOKENS | {"GATE_OAUTH_EXTENSIONS": "logicalCluster=lkc-1, identityPoolId=pool-2"}
+    shown = access("a:1", environment)["sasl_oauth_token_provider"].extensions()
+    assert shown == {"logicalCluster": "lkc-1", "identityPoolId": "pool-2"}
+
+
 def test_brokers_are_known_by_their_authority_and_host_name(tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -53,6 +77,20 @@ def test_brokers_are_known_by_their_authority_and_host_name(tmp_path):
         (SASL | {"GATE_SASL_MECHANISM": "GSSAPI"}, "GATE_SASL_MECHANISM=GSSAPI is not known"),
         (SASL | {"GATE_SASL_PASSWORD": ""}, "GATE_SECURITY_PROTOCOL=SASL_PLAINTEXT needs GATE_SASL_PASSWORD"),
         (SASL | {"GATE_SECURITY_PROTOCOL": ""}, "GATE_SASL_MECHANISM is set, but not used"),
+        (TOKENS | {"GATE_OAUTH_CLIENT_ID": ""}, "GATE_SASL_MECHANISM=OAUTHBEARER needs GATE_OAUTH_CLIENT_ID"),
+        (TOKENS | {"GATE_OAUTH_TOKEN_URL": "issuer/x"}, "GATE_OAUTH_TOKEN_URL is not an http(s) URL"),
+        (TOKENS | {"GATE_OAUTH_TOKEN_URL": "http://[x/"}, "GATE_OAUTH_TOKEN_URL is not an http(s) URL"),
+        (
+            TOKENS | {"GATE_OAUTH_CLIENT_SECRET": "@/none"},
+            "GATE_OAUTH_CLIENT_SECRET=@/none can't be read: No such file",
+        ),
+        (TOKENS | {"GATE_OAUTH_CLIENT_SECRET": "@/dev/null"}, "GATE_OAUTH_CLIENT_SECRET=@/dev/null is empty"),
+        (TOKENS | {"GATE_OAUTH_CAFILE": "/none.pem"}, "GATE_OAUTH_CAFILE=/none.pem can't be used"),
+        (TOKENS | {"GATE_OAUTH_EXTENSIONS": "auth=x"}, "GATE_OAUTH_EXTENSIONS: 'auth=x' is not NAME=VALUE"),
+        (TOKENS | {"GATE_SASL_PASSWORD": "secret"}, "GATE_SASL_PASSWORD is set, but not used with GATE_SASL_MECHANISM"),
+        (TOKENS | {"GATE_OAUTH_PROVIDER": "msk"}, "GATE_OAUTH_TOKEN_URL is set, but not used with GATE_OAUTH_PROVIDER"),
+        (SASL | {"GATE_OAUTH_SCOPE": "x"}, "GATE_OAUTH_SCOPE is set, but not used with GATE_SASL_MECHANISM=SCRAM"),
+        ({"GATE_OAUTH_SCOPE": "x"}, "GATE_OAUTH_SCOPE is set, but not used with GATE_SECURITY_PROTOCOL=PLAINTEXT"),
         ({"GATE_SSL_CAFILE": "ca.pem"}, "GATE_SSL_CAFILE is set, but not used with GATE_SECURITY_PROTOCOL=PLAINTEXT"),
         ({"GATE_SECURITY_PROTOCOL": "SSL", "GATE_SSL_CAFILE": "/none.pem"}, "GATE_SSL_CAFILE=/none.pem can't be read"),
         ({"GATE_SECURITY_PROTOCOL": "SSL", "GATE_SSL_KEYFILE": __file__}, "is set without GATE_SSL_CERTFILE"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v2, ProduceRequest_v3, ProduceRequest_v7
@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from gate.kafka import connection
 from gate.kafka.access import access
-from gate.kafka.connection import BELIEVED, LARGEST, SMALLEST, Client, Connection, Frames
+from gate.kafka.connection import Client, Connection
+from gate.kafka.frames import BELIEVED, LARGEST, SMALLEST, Frames
 from gate.kafka.producing import Produce
 
 ints = st.integers(-(2**31), 2**31 - 1)
@@ -140,13 +141,14 @@ async def test_who_waits_hears_at_once_of_the_end_and_the_next_one_connects_anew
 
 
 async def test_a_connection_that_has_ended_already_is_left_to_aiokafka(client, monkeypatch):
-    async def too_late(*args, **options):
-        made = await create_conn(*args, **options)
+    connect = AIOKafkaConnection.connect
+
+    async def too_late(made):
+        await connect(made)
         made._reader.feed_eof()
-        return made
 
     only_connection(client).close()
-    monkeypatch.setattr("aiokafka.client.create_conn", too_late)
+    monkeypatch.setattr(AIOKafkaConnection, "connect", too_late)
     with pytest.raises(KafkaConnectionError):
         await ask(client)
 

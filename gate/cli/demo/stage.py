@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from gate.errors import GateError
 from gate.kafka.access import access
+from gate.kafka.connection import adopt
 from gate.kafka.local import bound
 from gate.kafka.local.config import HOST, free_port
 from gate.kafka.topics import Names
@@ -30,6 +31,7 @@ _TAIL: Final = 15  # lines of the log that a failure shows
 async def request_topics(bootstrap: str, names: Names, services: Iterable[str], *, leave: bool) -> AsyncIterator[None]:
     """Create the request topics; at the end delete all topics of these names unless told to `leave` them."""
     admin = AIOKafkaAdminClient(**access(bootstrap))
+    adopt(admin)
     await admin.start()
     try:
         # -1: as many copies as the broker makes by itself; without the {} aiokafka takes it for a mistake
