@@ -10,6 +10,7 @@ from gate.errors import GateError
 from gate.kafka.cluster import Cluster
 from gate.kafka.creating import Copies, TopicSpec, choose_copies, left_out, refusal_hint
 from gate.kafka.topics import Names
+from tests.system.test_pages import BROKERS, allow
 
 
 @pytest.fixture
@@ -72,16 +73,26 @@ async def test_the_hint_does_not_repeat_what_was_refused(cluster, prefix):
     assert "segment.ms" not in denied
 
 
-async def test_where_only_the_broker_knows_it_decides_how_many_copies_there_are(cluster, prefix, monkeypatch):
-    async def refuse(*_args, **_kwargs):
-        raise errors.ClusterAuthorizationFailedError
-
-    monkeypatch.setattr(cluster._admin, "describe_configs", refuse)
-    assert await cluster._creator._copies() == Copies(-1, None)
-    spec = TopicSpec(f"{prefix}.a", 1, {}, {"segment.ms": "600000"})
-    await cluster.ensure(spec)
-    monkeypatch.undo()
-    assert (await made(cluster, spec.name))[spec.name]["segment.ms"] == "600000"
+async def test_where_only_the_broker_knows_it_decides_how_many_copies_there_are(own_broker):
+    broker = own_broker(
+        properties={
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "true",
+        }
+    )
+    # who is told the brokers' settings, is somebody else; and the broker may go on to talk to itself
+    await allow(broker.bootstrap, [(4, "kafka-cluster", 3, "User:somebody", "*", 10, 3), BROKERS])
+    cluster = Cluster(Names(), create=True, replication_factor=-1, bootstrap_servers=broker.bootstrap)
+    await cluster.start()
+    try:
+        assert await cluster.broker_configs() == {}
+        assert await cluster._creator._copies() == Copies(-1, None)
+        spec = TopicSpec("gate.a", 1, {}, {"segment.ms": "600000"})
+        await cluster.ensure(spec)
+        assert (await made(cluster, spec.name))[spec.name]["segment.ms"] == "600000"
+        assert [part.copies for part in (await cluster.layout())[spec.name]] == [1]
+    finally:
+        await cluster.close()
 
 
 async def test_a_broker_that_refuses_the_number_of_copies_chooses_it(cluster, prefix, monkeypatch):
