@@ -9,7 +9,7 @@ from typing import Final
 from aiokafka import errors
 
 from gate.kafka.parked import FIRST_BYTES, MOST_BYTES, SETTLED, Chunk
-from gate.kafka.ports import Partition, Record
+from gate.kafka.ports import Partition, Record, slices_of
 from gate.kafka.wire import EARLIEST, LATEST, Reader
 
 CHUNKS: Final = 16  # that are kept, one per partition
@@ -63,7 +63,7 @@ class AdmittedReader:
             raise
         if answer is None or answer.next_offset <= offset:
             return False
-        self._chunks[partition] = Chunk(offset, answer.next_offset, answer.size, iter(answer.records))
+        self._chunks[partition] = Chunk(offset, answer.next_offset, answer.size, slices_of(answer.records))
         self._chunks.move_to_end(partition)
         if len(self._chunks) > CHUNKS:
             self._chunks.popitem(last=False)

@@ -133,7 +133,8 @@ def records_of(view: memoryview, start: int, effort: Effort | None = None) -> It
         return
     for records in slices:
         if records[-1].offset >= start:
-            yield [record for record in records if record.offset >= start]
+            records[:] = [record for record in records if record.offset >= start]
+            yield records
 
 
 def _plain(batch: _Batch, view: memoryview) -> Iterator[list[Record]]:
@@ -169,8 +170,9 @@ def _one_by_one(batch: _Batch, data: memoryview, at: int, stop: int) -> Iterator
         except _UNREADABLE as error:
             yield from batch.unreadable(f"a record can't be read: {error or type(error).__name__}")
             return
-        at = begin + length
-        yield batch.place([record])
+        at, placed = begin + length, batch.place([record])
+        del record
+        yield placed
 
 
 def _is_crowded(data: memoryview, count: int) -> bool:

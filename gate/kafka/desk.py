@@ -23,7 +23,7 @@ from gate.kafka.control import PauseUntil, within
 from gate.kafka.feedback import Feedback
 from gate.kafka.hearing import Followed, Part, act
 from gate.kafka.ledger import Ledger
-from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record
+from gate.kafka.ports import Inbox, Mark, Outgoing, Partition, Raw, Record, weight_of
 from gate.kafka.positions import OFFSETS_KIND, Positions
 from gate.kafka.publication import Publication
 from gate.kafka.routing import NO_JUDGES, Batch, Judges, Piece, Taken, Topics, Wish, number_through, read_runs
@@ -65,10 +65,11 @@ class Served:
 
     def weigh(self, pulled: Sequence[tuple[Pull, Sequence[Record]]]) -> None:
         """Learn from what was pulled how many to pull at a time."""
-        sizes = [len(record.value or b"") for _, records in pulled for record in records]
-        if sizes:
-            self.pulls_large = sum(sizes) > LARGE_PULLED * len(sizes)
-            fitting = max(1, PULLED_BYTES * len(sizes) // max(1, sum(sizes)))
+        count = sum(len(records) for _, records in pulled)
+        if count:
+            size = sum(weight_of(records) for _, records in pulled)
+            self.pulls_large = size > LARGE_PULLED * count
+            fitting = max(1, PULLED_BYTES * count // max(1, size))
             self.pulls = min(PULLS, fitting, max(2 * self.pulls, FIRST_PULLS))
 
 

@@ -12,7 +12,7 @@ from gate.kafka.environment import Environment
 from gate.kafka.forwarding import STAMP_BYTES, Forwarding, Judge, Weigh
 from gate.kafka.listening import Listener
 from gate.kafka.parked import MOST_READ, PulledTooMuchError
-from gate.kafka.ports import MOST_WEIGHT, Inbox, Partition, Record, Wake
+from gate.kafka.ports import MOST_WEIGHT, Inbox, Partition, Record, Wake, weight_of
 from gate.kafka.returns import due
 from gate.kafka.routing import Taken, Topics, source_number
 from gate.kafka.shares import Shares
@@ -258,7 +258,7 @@ class Intake:
             except PulledTooMuchError as error:
                 raise PulledTooMuchError(services, error.count) from None
             there[partition] = {record.offset: record for record in records}
-            size += sum([len(record.value or b"") for record in records])
+            size += weight_of(records)
             if size > MOST_READ and sum(map(len, there.values())) > 1:
                 raise PulledTooMuchError(services, len(records))
         for turn in turns:

@@ -12,7 +12,7 @@ import structlog
 from gate.kafka.environment import Environment
 from gate.kafka.hearing import Entry, Part
 from gate.kafka.outcomes import LONGEST_BACKOFF, BackOff, Failed, Heard, read
-from gate.kafka.ports import Inbox, Partition, Record, Wake
+from gate.kafka.ports import Inbox, Partition, Record, Wake, weight_of
 from gate.kafka.returns import stage_of
 
 INBOX_BYTES: Final = 256 << 10
@@ -109,7 +109,7 @@ class Listener:
         size = 0
         for index, record in enumerate(records):
             entries.append(entry := await self._patiently(service, partition, record))
-            size += ENTRY_BYTES + len((entry.record and entry.record.value) or b"")
+            size += _weight(entry)
             if index + 1 == len(records) or size > READY_BYTES // 2:
                 behind = records[index + 1].offset if index + 1 < len(records) else end
                 await self._give(Part(service, partition, entries, behind, max(1, self.stages.get(service, 0))))
@@ -168,4 +168,8 @@ class Listener:
 
 
 def _size(part: Part) -> int:
-    return sum(ENTRY_BYTES + len((entry.record and entry.record.value) or b"") for entry in part.entries)
+    return sum(map(_weight, part.entries))
+
+
+def _weight(entry: Entry) -> int:
+    return ENTRY_BYTES + (0 if entry.record is None else weight_of((entry.record,)))

@@ -10,7 +10,7 @@ from typing import Final
 
 from aiokafka import errors
 
-from gate.kafka.ports import Partition, Record
+from gate.kafka.ports import Partition, Record, slices_of, weight_of
 from gate.kafka.wire import EARLIEST, LATEST, Reader
 
 FIRST_BYTES: Final = 1 << 15
@@ -40,32 +40,27 @@ class Chunk:
     first: int
     end: int
     size: int  # bytes, as the broker sent them
-    rest: Iterator[Record]  # what nobody has come to yet
+    rest: Iterator[Sequence[Record]]  # what nobody has come to yet
     passed: dict[int, Record] = field(default_factory=dict)  # on the way to another one
     memory: int = 0  # about what these take, bytes
+    upto: int = -1  # the last one that was come to
 
     def take(self, offset: int) -> Record | None:
         """Take a record out: it leaves the delayed topic now, and is wanted again after an error only."""
-        if offset in self.passed:
-            record = self.passed.pop(offset)
-            self.memory -= _memory(record)
-            return record
-        for record in self.rest:
-            if record.offset == offset:
-                return record
-            self.passed[record.offset] = record
-            self.memory += _memory(record)
-            if record.offset > offset:
-                break
-        return None
+        while self.upto < offset and (part := next(self.rest, None)) is not None:
+            self.passed.update((record.offset, record) for record in part)
+            self.memory += RECORD_BYTES * len(part) + weight_of(part)
+            self.upto = part[-1].offset
+            if isinstance(part, list):
+                part.clear()  # who takes it apart holds it until the next one is asked for
+        record = self.passed.pop(offset, None)
+        if record is not None:
+            self.memory -= self.memory // (len(self.passed) + 1)
+        return record
 
     def leads_to(self, offset: int) -> bool:
         """Tell whether who has read this goes on at `offset`: close behind it, as lanes leave gaps for each other."""
         return self.end <= offset < 2 * self.end - self.first
-
-
-def _memory(record: Record) -> int:
-    return RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
 
 
 class ParkedReader:
@@ -95,7 +90,7 @@ class ParkedReader:
                     if record is None:
                         continue
                     found.append(record)
-                    size += len(record.value or b"")
+                    size += weight_of((record,))
                     if size > MOST_READ and len(found) > 1:
                         raise PulledTooMuchError((), len(found))
         except TimeoutError:
@@ -165,7 +160,7 @@ class ParkedReader:
         if before is not None and goes_on:
             self._drop(partition, before.first)
         self._drop(partition, offset)
-        chunk = Chunk(offset, answer.next_offset, answer.size, iter(answer.records))
+        chunk = Chunk(offset, answer.next_offset, answer.size, slices_of(answer.records))
         self._chunks[partition, offset] = chunk
         firsts = self._firsts.setdefault(partition, [])
         firsts.insert(bisect_right(firsts, offset), offset)

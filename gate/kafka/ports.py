@@ -205,7 +205,7 @@ class _Piece:
         self.ahead: Sequence[Record] = ()  # the next records, if they are known
         records = fetched.records
         self._effort = records.effort if isinstance(records, Sliced) else Effort()
-        self._slices = records.slices if isinstance(records, Sliced) else ((record,) for record in records)
+        self._slices = slices_of(records)
 
     def take(self, room: int, weight: int) -> tuple[list[Record], int]:
         """Take up to `room` (at least one) records of about `weight` bytes in memory, and return what they weigh.
@@ -224,6 +224,11 @@ class _Piece:
                 break
         self.ahead = self.ahead or next(self._slices, ())
         return records, weighs
+
+
+def slices_of(records: Iterable[Record]) -> Iterator[Sequence[Record]]:
+    """Return records in the slices in which they are taken apart."""
+    return records.slices if isinstance(records, Sliced) else ((record,) for record in records)
 
 
 def weight_of(records: Sequence[Record], *, packed: bool = True) -> int:

@@ -54,7 +54,7 @@ def stage_of(seconds: float) -> int:
 
     So jobs of one partition wait about equally long, and the first is the first due.
     """
-    return min(STAGES - 1, max(0, math.ceil(math.log2(max(seconds, FIRST_WAIT) / FIRST_WAIT))))
+    return math.ceil(math.log2(min(max(seconds, FIRST_WAIT), LONGEST_WAIT) / FIRST_WAIT))
 
 
 def unfit(heard: Heard, record: Record | None) -> Ignored | None:

@@ -1,6 +1,7 @@
 """Reading parked requests out of order: what comes back, what it costs, how much is kept."""
 
 import asyncio
+import tracemalloc
 from itertools import chain, zip_longest
 
 import pytest
@@ -9,10 +10,15 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gate.admission.model import Pull, Verdict
 from gate.kafka import parked
-from gate.kafka.parked import ParkedReader
+from gate.kafka.changelog import FORMAT, Meta
+from gate.kafka.desk import Desk
+from gate.kafka.parked import ParkedReader, PulledTooMuchError
 from gate.kafka.ports import Fetched, Partition
+from gate.kafka.topics import Names
 from gate.kafka.wire import EARLIEST, decode
+from gate.policy import parse_policy
 from tests.kafka.test_inbox import Rec
 
 HERE, OTHER = Partition("gate.delayed.pay", 0), Partition("gate.delayed.pay", 1)
@@ -226,3 +232,56 @@ def test_bytes_are_taken_apart_as_they_are_come_to(codec):
 def test_what_was_fetched_begins_where_it_was_asked_for(codec):
     records = decode(batch(10, 10, codec) + batch(20, 3), (), 15).records
     assert [record.offset for record in records] == list(range(15, 23))
+
+
+LARGE = {
+    "value": {"value": bytes(1 << 20)},
+    "key": {"key": bytes(1 << 20)},
+    "header": {"headers": (("a", bytes(1 << 20)),)},
+    "headers": {"headers": (("", None),) * 20_000},
+}
+
+
+class Large(Rec):
+    def __init__(self, offset, **parts):
+        super().__init__(offset)
+        self.__dict__.update(parts)
+
+
+@pytest.mark.parametrize("part", LARGE)
+def test_no_more_is_read_at_once_than_there_is_room_for_whatever_part_of_it_is_large(part):
+    class Heavy(Log):
+        async def fetch_one(self, *given, **more):
+            answer = await super().fetch_one(*given, **more)
+            return Fetched([Large(r.offset, **LARGE[part]) for r in answer.records], answer.next_offset, answer.size)
+
+    with pytest.raises(PulledTooMuchError) as told:
+        read(ParkedReader(Heavy(end=100)), *range(100))
+    assert told.value.count <= 40
+
+
+@pytest.mark.parametrize("part", LARGE)
+def test_who_releases_large_requests_releases_few_at_a_time(part):
+    desk = Desk(Names(), parse_policy("services: {pay: {requests_per_second: 1}}"), Meta(FORMAT, 16), {}, 10**18)
+    served = desk.serve("pay", 10**18)
+    for _ in range(9):
+        served.weigh([(Pull(0, 0, 8, Verdict.ADMITTED, None, None), [Large(i, **LARGE[part]) for i in range(8)])])
+    assert served.pulls <= 2
+    assert served.pulls_large
+
+
+@pytest.mark.parametrize("headers", [30_000, 2])
+def test_what_was_taken_is_held_by_nobody(headers):
+    """A suspended reader held all that it had taken apart last, which is large where there are many headers."""
+    builder = BatchBuilder(1 << 20, 0, is_transactional=False)
+    builder.append(key=None, value=b"", timestamp=1, headers=[("", None)] * headers)
+    raw = bytes(builder._build())[8:]
+    wire = Wire(*(at.to_bytes(8, "big") + raw for at in range(100)))
+    reader = ParkedReader(wire)
+    tracemalloc.start()
+    try:
+        for at in range(100):
+            asyncio.run(reader.read(HERE, [at]))
+        assert tracemalloc.get_traced_memory()[0] < 20 << 20
+    finally:
+        tracemalloc.stop()
