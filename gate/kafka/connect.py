@@ -56,7 +56,10 @@ async def wait_for_broker(bootstrap: str, seconds: float, on_wait: Callable[[str
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     pause = _FIRST_PAUSE
-    while (refused := await _refused(bootstrap, deadline)) is not None:
+    refused: Exception | None = None
+    while (now := await _refused(bootstrap, deadline)) is not None:
+        if refused is None or loop.time() < deadline:  # what is cut off by the deadline says less than what was before
+            refused = now
         denied = refused if isinstance(refused, AccessError) else None
         if (denied and denied.lasting) or loop.time() + pause >= deadline:
             if denied:

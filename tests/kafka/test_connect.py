@@ -57,6 +57,25 @@ async def test_a_broker_that_does_not_answer_is_told_once_and_given_up_in_time(k
     assert said == [] if kind == "mute" else [f"no Kafka broker answers at {address} yet; trying for 0.5 s"]
 
 
+async def test_what_is_cut_off_at_the_end_does_not_hide_the_reason(closed, monkeypatch):
+    tries = 0
+    refused = connect._refused
+
+    async def slow_at_last(bootstrap: str, deadline: float) -> Exception | None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            return await refused(bootstrap, deadline)
+        await asyncio.sleep(max(0.0, deadline - asyncio.get_running_loop().time()))
+        return TimeoutError()
+
+    monkeypatch.setattr(connect, "_refused", slow_at_last)
+    with pytest.raises(BrokerUnreachableError) as told:
+        await wait_for_broker(closed, 1.0)
+    assert tries == 2
+    assert "Connect call failed" in told.value.hint
+
+
 @pytest.mark.parametrize("client", [AIOKafkaConsumer, AIOKafkaProducer])
 @pytest.mark.parametrize("kind", ["closed", "mute"])
 async def test_a_client_that_cannot_start_is_let_go(client, kind, request):

@@ -95,7 +95,7 @@ def wants_tokens(broker, prefix):
 
 
 def command(*words, bootstrap, environment):
-    options = ["--bootstrap", bootstrap, "--connect-timeout", "2"]
+    options = ["--bootstrap", bootstrap, "--connect-timeout", "4"]
     return subprocess.run(
         [sys.executable, "-m", "gate", *words, *options],
         env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False, input="one\ntwo\n",

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from aiokafka.protocol.metadata import MetadataRequest
 
+from consumers.jobs import JobClient
 from gate.kafka import connection as connections
 from gate.kafka.access import access
 from gate.kafka.connection import Client
@@ -106,6 +107,32 @@ def brief(broker, monkeypatch):
     monkeypatch.setattr(connections, "_told", {})
     with issuer(TOKEN_SECONDS) as made:
         yield access(broker["TOKENS"], token_of(made)), made
+
+
+def test_the_library_never_notices(broker, prefix, tmp_path, monkeypatch, caplog):
+    plain = broker["PLAINTEXT"]
+    asyncio.run(create(plain, f"{prefix}.requests.pay"))
+
+    async def jobs(made: Issuer) -> int:
+        count = 0
+        async with JobClient(broker["TOKENS"], prefix=prefix) as client:
+            asked = len(made.forms)
+            while len(made.forms) < asked + 3:
+                ticket = await client.submit("pay", b"%d" % count)
+                assert (await asyncio.wait_for(ticket.decision(), 20)).verdict == "admitted"
+                count += 1
+        return count
+
+    with issuer(TOKEN_SECONDS) as made, gate(tmp_path, plain, prefix, POLICY, "--http", "0") as running:
+        until(running.is_ready, explain=running.text)
+        for name, value in token_of(made).items():
+            monkeypatch.setenv(name, value)
+        with structlog.testing.capture_logs() as logs:
+            count = asyncio.run(jobs(made))
+        assert [line for line in logs if line["log_level"] in {"warning", "error"}] == []
+        assert [line.getMessage() for line in caplog.records if line.levelname in {"WARNING", "ERROR"}] == []
+        out = asyncio.run(read_count(plain, [f"{prefix}.admitted.pay"], count))
+        assert [int(record.value) for record in sorted(out, key=lambda record: int(record.value))] == list(range(count))
 
 
 async def ask(client: Client) -> object:
