@@ -15,7 +15,7 @@ STAMP_BYTES: Final = 300  # that stamp, retry-after and gate-not-before take at 
 ENCODED: Final = 3  # bytes of a stamp for each of a tenant's name that is no plain text
 MOST_ERROR: Final = 500  # bytes that a rejected request tells
 
-Weigh = Callable[[str, Outgoing | Raw], int]
+Weigh = Callable[[str, Outgoing | Raw, int], int]
 Judge = Callable[[Record], "Refusal | None"]
 
 
@@ -45,6 +45,7 @@ class Forwarding:
     sentences: Mapping[int, Sentence]
     weigh: Weigh | None
     room: int = STAMP_BYTES
+    codec: int = 0  # how they came
 
     def __call__(self, record: Record) -> Refusal | None:
         """Return why a request can't be forwarded; None: it can, as far as can be told."""
@@ -61,7 +62,7 @@ class Forwarding:
                 room = self.room + sum(ENCODED * len(value or b"") for name, value in record.headers if name == TENANT)
                 size = room + estimate(record.key, record.value, record.headers)
             if size > limit.size:
-                alone = size if self.weigh is None else room + self.weigh(topic, _as_written(record))
+                alone = size if self.weigh is None else room + self.weigh(topic, _as_written(record), self.codec)
                 if alone > limit.size:
                     return _unforwardable(
                         f"it takes {alone} bytes with its stamp, and topic {topic} takes {limit.size} at most "

@@ -238,7 +238,8 @@ class Intake:
                     await limits.refresh(topics)
                 if heavy or sentences:
                     room = STAMP_BYTES + len(partition.topic) + len(service)
-                    judge = Forwarding({topic: limits.of(topic) for topic in topics}, sentences, self.weigh, room)
+                    known, codec = {topic: limits.of(topic) for topic in topics}, desk.services[service].codec
+                    judge = Forwarding(known, sentences, self.weigh, room, codec)
                     found.setdefault(service, {})[source_number(number, retried=are_retries)] = judge
         return found
 

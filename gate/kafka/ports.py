@@ -128,8 +128,8 @@ class Session(Protocol):
     def compress(self, codecs: Mapping[str, int]) -> None:
         """Compress what goes to these topics by these codecs from now on, if it is to be kept as it comes."""
 
-    def weigh(self, topic: str, record: Outgoing | Raw) -> int:
-        """Return how many bytes a batch of this record alone has in a topic."""
+    def weigh(self, topic: str, record: Outgoing | Raw, codec: int) -> int:
+        """Return how many bytes a batch of this record alone has in a topic; `codec`: how it came."""
 
     def begin(self) -> None:
         """Start a batch."""

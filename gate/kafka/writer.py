@@ -236,7 +236,7 @@ class KafkaSession:
         pending: list[tuple[int, int, Awaitable[Any]]] = []
         start = 0
         while start < len(records):
-            builder = self._builder(partition.topic)
+            builder = self._builder(partition.topic, self._codecs.get(partition.topic, 0))
             count = fill(builder, records, start)
             builder.close()
             size = builder.size()
@@ -258,16 +258,16 @@ class KafkaSession:
                 timestamp = metadata.timestamp
         return Written(offsets, timestamp)
 
-    def _builder(self, topic: str) -> BatchBuilder:
+    def _builder(self, topic: str, kept: int) -> BatchBuilder:
         size = self._limits.size(topic, BATCH_BYTES)
         if not self._keeps and size == BATCH_BYTES:
             return self._producer.create_batch()
-        codec = self._codecs.get(topic, 0) if self._keeps else self._codec
+        codec = kept if self._keeps else self._codec
         return BatchBuilder(size, codec, is_transactional=self.atomic)
 
-    def weigh(self, topic: str, record: Outgoing | Raw) -> int:
+    def weigh(self, topic: str, record: Outgoing | Raw, codec: int) -> int:
         """See `ports.Session`."""
-        builder = self._builder(topic)
+        builder = self._builder(topic, codec)
         fill(builder, [record], 0)
         return len(builder._build())  # noqa: SLF001 - size() tells it uncompressed
 

@@ -212,7 +212,7 @@ class SimSession:
     def compress(self, codecs: Mapping[str, int]) -> None:
         """Nothing is compressed here."""
 
-    def weigh(self, topic: str, record: Outgoing) -> int:
+    def weigh(self, topic: str, record: Outgoing, codec: int) -> int:
         return sum(len(part or b"") for part in record[:2])
 
     def begin(self) -> None:

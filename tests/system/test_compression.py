@@ -55,3 +55,19 @@ async def test_outputs_are_compressed_as_the_policy_says(bootstrap, prefix, tmp_
             for kind in ("admitted", "delayed"):
                 assert await codec_of(bootstrap, f"{prefix}.{kind}.{service}") == expected[codec], (kind, service)
         assert running.stop() == 0, running.text()
+
+
+async def test_the_first_request_is_weighed_as_it_will_be_written(bootstrap, prefix, tmp_path):
+    """Before any batch was written it was weighed as if it were not compressed, and rejected as too large."""
+    topic = f"{prefix}.requests.large"
+    await create(bootstrap, topic, partitions=1)
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=4 << 20)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, bytes(2 << 20))
+    finally:
+        await producer.stop()
+    with gate(tmp_path, bootstrap, prefix, POLICY.format("keep")) as running:
+        (found,) = await read_count(bootstrap, [f"{prefix}.{kind}.large" for kind in ("admitted", "rejected")], 1)
+        assert found.topic == f"{prefix}.admitted.large", running.text()
+        assert len(found.value) == 2 << 20
