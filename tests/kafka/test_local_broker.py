@@ -127,6 +127,13 @@ async def test_a_given_folder_keeps_topics_for_the_next_broker(tmp_path):
         assert await committed_values(broker.bootstrap, "a") == [b"1"]
 
 
+def test_a_broker_that_tells_clients_to_come_elsewhere_is_started_all_the_same(own_broker):
+    """Tests put a proxy in front of it."""
+    elsewhere = f"PLAINTEXT://{config.HOST}:{config.free_port()}"
+    broker = own_broker(properties={"advertised.listeners": elsewhere})
+    assert probe.cluster_id(config.HOST, int(broker.bootstrap.split(":")[1])) is not None
+
+
 def test_one_folder_one_broker(own_broker, tmp_path):
     own_broker(tmp_path)
     with pytest.raises(GateError, match="another broker is running in"):

@@ -87,12 +87,9 @@ class Node:
     def _answers(self, nodes: int) -> bool:
         answer = probe.ask(config.HOST, self.site.port)
         # The id, because somebody else's broker may have been quicker to take the port
-        return (
-            answer is not None
-            and answer.cluster == self._id
-            and self.site.port in answer.ports
-            and (len(answer.ports) >= nodes)
-        )
+        if answer is None or answer.cluster != self._id:
+            return False
+        return self.site.number in answer.nodes and len(answer.nodes) >= nodes
 
     def runs(self) -> bool:
         """Tell whether there is a process, paused or not."""

@@ -16,13 +16,13 @@ class Answer(NamedTuple):
     """What a broker says of its cluster."""
 
     cluster: str
-    ports: frozenset[int]  # of the brokers that it counts as alive
+    nodes: frozenset[int]  # that it counts as alive
 
 
 def cluster_id(host: str, port: int, timeout: float = 2.0) -> str | None:
     """Return the cluster id if a Kafka broker listens there and counts itself as alive, else None. See `ask`."""
     answer = ask(host, port, timeout)
-    return answer.cluster if answer is not None and port in answer.ports else None
+    return answer.cluster if answer is not None and answer.nodes else None
 
 
 def ask(host: str, port: int, timeout: float = 2.0) -> Answer | None:
@@ -41,4 +41,4 @@ def ask(host: str, port: int, timeout: float = 2.0) -> Answer | None:
         metadata = MetadataResponse_v2.decode(BytesIO(answer[4:]))
     except (OSError, struct.error, ValueError):
         return None
-    return Answer(metadata.cluster_id, frozenset(port for _, _, port, *_ in metadata.brokers))
+    return Answer(metadata.cluster_id, frozenset(node for node, *_ in metadata.brokers))
