@@ -35,8 +35,7 @@ from gate.policy import Overflow, Policy
 log = structlog.get_logger("gate.desk")
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
-FIRST_PULLS: Final = 8  # while their size is not known
-PULLED_BYTES: Final = 2 << 20  # that it should be at most
+PULLED_BYTES: Final = 2 << 20  # that they should be at most; where they are too many by far, the session learns it
 LARGE_PULLED: Final = 16 << 10  # bytes of a parked request: a batch of such ones takes much memory
 QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
@@ -61,7 +60,9 @@ class Served:
     first: int = 0  # which of the partitions has its turn first while requests are held
     resting: dict[int, int] = field(default_factory=dict)  # retries that wait: when the first is due, ns, by partition
     pulls_large: bool = False  # those of the last batch were so large that it took much memory
-    pulls: int = FIRST_PULLS  # parked requests to release in one batch, as large as those of the last one were
+    # Parked requests to release in one batch, as large as those of the last one were. Few at first would be capacity
+    # lost at each take-over, as the bucket runs over.
+    pulls: int = PULLS
 
     def weigh(self, pulled: Sequence[tuple[Pull, Sequence[Record]]]) -> None:
         """Learn from what was pulled how many to pull at a time."""
@@ -70,7 +71,7 @@ class Served:
             size = sum(weight_of(records) for _, records in pulled)
             self.pulls_large = size > LARGE_PULLED * count
             fitting = max(1, PULLED_BYTES * count // max(1, size))
-            self.pulls = min(PULLS, fitting, max(2 * self.pulls, FIRST_PULLS))
+            self.pulls = min(PULLS, fitting)
 
 
 @dataclass(slots=True)

@@ -193,7 +193,9 @@ class Gate:
     async def _check_first_start(self, there: Mapping[str, int]) -> None:
         """Raise GateError if the state topic is missing although the group has decided requests."""
         requests = [Partition(t, n) for t, count in there.items() if self.names.service_of(t) for n in range(count)]
-        if await self._cluster.offsets(self.settings.group_id, requests):
+        decided = await self._cluster.offsets(self.settings.group_id, requests)
+        # another gate may have started meanwhile, made the topic and decided
+        if decided and self.names.state not in await self._cluster.partitions():
             raise state_lost(self.names.state)
 
     def check_policy(self, policy: Policy) -> None:
