@@ -2,10 +2,10 @@
 
 import pytest
 
-from gate.admission.model import Binding, Reason
+from gate.admission.model import Binding, Pull, Reason, Verdict
 from gate.kafka.changelog import FORMAT, Meta
 from gate.kafka.clock import MS
-from gate.kafka.desk import HOLD_ROOM, Desk
+from gate.kafka.desk import HOLD_ROOM, PULLS, Desk
 from gate.kafka.ports import Fetched, Inbox, Partition, Pool
 from gate.kafka.topics import Names
 from gate.policy import parse_policy
@@ -91,3 +91,14 @@ def test_what_is_held_and_was_not_looked_at_waits_too():
     served.engine.holding.behind = 900
     usage = served.engine.usage(NOW)
     assert (usage.backlog, usage.eta_seconds) == (900, 900.0)
+
+
+def test_as_many_parked_requests_may_go_at_first_as_ever_and_fewer_of_large_ones():
+    """Few at first is capacity lost at each take-over: meanwhile the bucket runs over."""
+    served = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW).serve("slow", NOW)
+    assert served.pulls == PULLS
+    pull = Pull(0, 0, 3, Verdict.ADMITTED)
+    served.weigh([(pull, [Stored(i, 1, b"k", bytes(1 << 20), ()) for i in range(3)])])
+    assert served.pulls == 1
+    served.weigh([(pull, [Stored(i, 1, b"k", b"v", ()) for i in range(3)])])
+    assert served.pulls == PULLS
