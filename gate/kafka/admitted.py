@@ -6,11 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from aiokafka import errors
-
-from gate.kafka.parked import FIRST_BYTES, MOST_BYTES, SETTLED, Chunk
-from gate.kafka.ports import Partition, Record, slices_of
-from gate.kafka.wire import EARLIEST, LATEST, Reader
+from gate.kafka.parked import SETTLED, Chunk, bounds, load
+from gate.kafka.ports import Partition, Record
+from gate.kafka.wire import Reader
 
 CHUNKS: Final = 16  # that are kept, one per partition
 BACKOFF: Final = 0.2
@@ -34,7 +32,7 @@ class AdmittedReader:
                 return found
             since: float | None = None
             while not await self._load(partition, offset):
-                first, end = await self._bounds(partition)
+                first, end = await bounds(self._reader, partition)
                 # an empty answer proves nothing: a new leader knows less than there is, for a while
                 if offset < first or (offset >= end and self._ends.get(partition) == end):
                     return None
@@ -46,24 +44,11 @@ class AdmittedReader:
                 await asyncio.sleep(BACKOFF)
             return self._chunks[partition].take(offset)
 
-    async def _bounds(self, partition: Partition) -> tuple[int, int]:
-        first = await self._reader.offsets([partition], EARLIEST)
-        end = await self._reader.offsets([partition], LATEST, committed=False)
-        return first[partition], end[partition]
-
     async def _load(self, partition: Partition, offset: int) -> bool:
-        before = self._chunks.get(partition)
-        room = min(2 * before.size, MOST_BYTES) if before is not None and before.leads_to(offset) else FIRST_BYTES
-        try:
-            answer = await self._reader.fetch_one(partition, offset, wait_ms=0, partition_bytes=room)
-        except errors.OffsetOutOfRangeError:
+        chunk = await load(self._reader, partition, offset, self._chunks.get(partition), committed=True)
+        if chunk is None:
             return False
-        except errors.KafkaError:
-            self._reader.refresh()
-            raise
-        if answer is None or answer.next_offset <= offset:
-            return False
-        self._chunks[partition] = Chunk(offset, answer.next_offset, answer.size, slices_of(answer.records))
+        self._chunks[partition] = chunk
         self._chunks.move_to_end(partition)
         if len(self._chunks) > CHUNKS:
             self._chunks.popitem(last=False)

@@ -63,6 +63,30 @@ class Chunk:
         return self.end <= offset < 2 * self.end - self.first
 
 
+async def bounds(reader: Reader, partition: Partition) -> tuple[int, int]:
+    """Return where a log begins and where it ends. A leader that does not know yet is asked again."""
+    first = await reader.offsets([partition], EARLIEST)
+    end = await reader.offsets([partition], LATEST, committed=False)
+    return first[partition], end[partition]
+
+
+async def load(
+    reader: Reader, partition: Partition, offset: int, before: Chunk | None, *, committed: bool
+) -> Chunk | None:
+    """Read what is at `offset` and behind it, twice as much as `before` if it goes on there. None: nothing is."""
+    room = min(2 * before.size, MOST_BYTES) if before is not None and before.leads_to(offset) else FIRST_BYTES
+    try:
+        answer = await reader.fetch_one(partition, offset, wait_ms=0, partition_bytes=room, committed=committed)
+    except errors.OffsetOutOfRangeError:
+        return None
+    except errors.KafkaError:
+        reader.refresh()
+        raise
+    if answer is None or answer.next_offset <= offset:
+        return None
+    return Chunk(offset, answer.next_offset, answer.size, slices_of(answer.records))
+
+
 class ParkedReader:
     """Single reads with a cache. Each lane and tenant is somewhere else in the log, so it holds many places at once.
 
@@ -107,7 +131,7 @@ class ParkedReader:
         while True:
             if await self._load(partition, offset):
                 return self._cached(partition, offset), None  # the log goes on behind it
-            first, end = await self._bounds(partition)
+            first, end = await bounds(self._reader, partition)
             if offset < first:
                 return None, None
             if offset < end:
@@ -118,12 +142,6 @@ class ParkedReader:
                 return None, end
             self._reader.refresh()
             await asyncio.sleep(BACKOFF)
-
-    async def _bounds(self, partition: Partition) -> tuple[int, int]:
-        """Return where a log begins and where it ends. A leader that does not know yet is asked again."""
-        first = await self._reader.offsets([partition], EARLIEST)
-        end = await self._reader.offsets([partition], LATEST, committed=False)
-        return first[partition], end[partition]
 
     def _before(self, partition: Partition, offset: int) -> Chunk | None:
         """Return the last chunk that begins at `offset` or before."""
@@ -147,20 +165,12 @@ class ParkedReader:
         """Read what is at `offset` and behind it. Tells whether anything is."""
         before = self._before(partition, offset)
         goes_on = before is not None and before.leads_to(offset)
-        room = min(2 * before.size, MOST_BYTES) if before is not None and goes_on else FIRST_BYTES
-        try:
-            answer = await self._reader.fetch_one(partition, offset, wait_ms=0, partition_bytes=room, committed=False)
-        except errors.OffsetOutOfRangeError:
-            return False
-        except errors.KafkaError:
-            self._reader.refresh()
-            raise
-        if answer is None or answer.next_offset <= offset:
+        chunk = await load(self._reader, partition, offset, before, committed=False)
+        if chunk is None:
             return False
         if before is not None and goes_on:
             self._drop(partition, before.first)
         self._drop(partition, offset)
-        chunk = Chunk(offset, answer.next_offset, answer.size, slices_of(answer.records))
         self._chunks[partition, offset] = chunk
         firsts = self._firsts.setdefault(partition, [])
         firsts.insert(bisect_right(firsts, offset), offset)
