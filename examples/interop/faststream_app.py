@@ -13,7 +13,7 @@ BOOTSTRAP = os.environ.get("GATE_BOOTSTRAP", "localhost:9092")
 PREFIX = os.environ.get("GATE_PREFIX", "gate")
 SERVICE = os.environ.get("GATE_SERVICE", "reports")
 
-broker = KafkaBroker(BOOTSTRAP)
+broker = KafkaBroker(BOOTSTRAP, metadata_max_age_ms=5_000)  # so soon it learns of partitions that are new
 app = FastStream(broker)
 
 

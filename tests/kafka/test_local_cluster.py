@@ -17,6 +17,7 @@ from gate.cli import main
 from gate.errors import GateError
 from gate.kafka.local import LocalBroker, LocalCluster, probe, remote
 from gate.kafka.local.remote import Request
+from tests.system.gates import until
 
 DEADLINE = 60.0
 
@@ -94,6 +95,20 @@ def test_data_of_another_number_of_nodes_is_not_touched(tmp_path):
         with pytest.raises(GateError, match="holds the data of 2 nodes") as refusal:
             start(tmp_path / "two")
         assert "--nodes 2" in refusal.value.hint
+
+
+def test_a_node_that_is_asked_to_stop_does_not_end_by_itself(cluster):
+    """Whoever looks in the moment between its end and the return of `stop_node` is not told of it."""
+    node = cluster.node(2)
+    node.terminate()
+    until(lambda: not node.runs())
+    assert cluster.ended() == {}
+    node.await_end()
+    assert cluster.start_nodes(2)
+    os.kill(node.pid, signal.SIGTERM)
+    until(lambda: not node.runs())
+    assert set(cluster.ended()) == {2}
+    assert cluster.start_nodes(2)
 
 
 @contextmanager

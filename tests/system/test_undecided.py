@@ -70,7 +70,8 @@ async def told_and_ends(open_one, plain, bootstrap, prefix, tmp_path):
             options = ["--bootstrap", bootstrap, "--prefix", prefix, "--json"]
             return subprocess.run([sys.executable, "-m", "gate", *args, *options], capture_output=True, check=False)
 
-        told = await asyncio.to_thread(published)
+        await asyncio.to_thread(until, published)
+        told = published()
         assert (told["undecided"], told["waiting"][0]["offset"]) == (8, 1)
         assert told["undecided_age_seconds"] > 9
         shown = next(one for one in json.loads(running.get("/v1/usage"))["services"] if one["service"] == "pay")

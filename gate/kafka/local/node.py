@@ -45,6 +45,7 @@ class Node:
         self._manner = manner
         self._id = ""  # of the cluster
         self._process: subprocess.Popen[bytes] | None = None
+        self._asked = False  # to shut down
 
     @property
     def pid(self) -> int:
@@ -63,6 +64,7 @@ class Node:
         self._log.unlink(missing_ok=True)
         flag = self._runtime.archive_flag()
         command = self._runtime.command(self._manner.heap, flag, optimize=self._manner.optimize)
+        self._asked = False
         self._process = bound.spawn(command, cwd=self.folder, output=self._log)
         return self._id
 
@@ -97,11 +99,12 @@ class Node:
 
     def exit_code(self) -> int | None:
         """Return how it ended by itself; None if it runs, or was stopped or killed."""
-        return None if self._process is None else self._process.poll()
+        return None if self._process is None or self._asked else self._process.poll()
 
     def terminate(self) -> None:
         """Ask it to shut down cleanly, if it runs; `await_end` waits for it."""
         if self.runs():
+            self._asked = True  # before it can end: another thread looks for nodes that end by themselves
             self.resume()
             self._running().terminate()
 
