@@ -40,6 +40,10 @@ class BatchWriter:
         """See `ports.Session`."""
         return self._session.settling
 
+    async def is_settled(self) -> bool:
+        """See `ports.Session`."""
+        return await self._session.is_settled()
+
     async def claim(self, meta: Meta, outdated: Iterable[str] = ()) -> Meta:
         """Write how the changelog is to be read, in a transaction of its own, and delete the keys that are `outdated`.
 

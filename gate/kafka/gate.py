@@ -15,7 +15,7 @@ from gate.kafka.cluster import Cluster
 from gate.kafka.connection import Client
 from gate.kafka.feedback import Feedback
 from gate.kafka.hanging import Transactions
-from gate.kafka.leftovers import Places, Torn, look
+from gate.kafka.leftovers import Places, Torn, is_open, look
 from gate.kafka.losses import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.memory import keep_small
@@ -315,12 +315,16 @@ class Gate:
                 requests, places = await self._places(shard)
                 return await look(self._single, places, producer_id, lambda: self.committed(requests), self.shards)
 
+        async def still_open(producer_id: int) -> bool:
+            _, places = await self._places(shard)
+            return await is_open(self._single, places, producer_id)
+
         exactly_once = self.settings.delivery is Delivery.EXACTLY_ONCE
         return KafkaSession(
             f"{self.settings.group_id}-{shard}" if exactly_once else None,
             self.settings.group_id, state, restore, self._membership.commit,
-            deadline=CALL_DEADLINE, limits=self.limits, look_behind=look_behind, compression=self.settings.compression,
-            **self._options,
+            deadline=CALL_DEADLINE, limits=self.limits, look_behind=look_behind, is_open=still_open,
+            compression=self.settings.compression, **self._options,
         )  # fmt: skip
 
     async def _places(self, shard: int) -> tuple[Sequence[Partition], Places]:

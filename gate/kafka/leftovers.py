@@ -86,6 +86,17 @@ def _decided(record: Record) -> int | None:
     return decided_at(record.headers)
 
 
+async def is_open(reader: Reader, places: Places, producer_id: int) -> bool:
+    """Tell whether a producer has anything open that is neither committed nor aborted yet."""
+    everywhere = (places.state, *places.outputs, *places.reports)
+    await reader.learn({partition.topic for partition in everywhere})
+    unstable = await reader.unstable(everywhere)
+    for partition, (start, end) in unstable.items():
+        if await reader.left_open(partition, start, end, producer_id):
+            return True
+    return False
+
+
 async def _led(reader: Reader, places: Places) -> Places:
     """Leave out what has no leader: it can't be looked at, and must not keep a shard's other services waiting."""
     everywhere = {places.state, *places.outputs, *places.reports}

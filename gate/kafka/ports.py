@@ -145,6 +145,12 @@ class Session(Protocol):
     async def commit(self) -> None:
         """Make all of the batch visible, or nothing."""
 
+    async def is_settled(self) -> bool:
+        """Tell whether all that was committed is there for all to read; called between batches.
+
+        Where it is not, a broker has left a batch half-done, and a further one would end it, one way or the other.
+        """
+
     async def discard(self) -> None:
         """Give up without a trace; never raises."""
 

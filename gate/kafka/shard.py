@@ -128,7 +128,10 @@ class Shard:
         self._woken.set()
 
     def doubt(self) -> None:
-        """Take the shard over anew: a broker was away, and may have left half-done what was answered already."""
+        """Look before the next batch whether all is there: a broker was away, and may have left it half-done.
+
+        Who is stopped as it should be, or had nothing to do with the shard, has not.
+        """
         self._doubted = True
         self._woken.set()
 
@@ -351,7 +354,9 @@ class Shard:
         """Wait for something to do and do it. Returns whether requests were decided."""
         await self._not_paused()
         if self._doubted:
-            raise ConnectionError("a broker was away; what it has left half-done is looked for")
+            self._doubted = False
+            if not await writer.is_settled():
+                raise ConnectionError("a broker has left half-done what it had answered; it is ended as it was decided")
         if self._changed:
             await self._refresh(desk)
         self._woken.clear()

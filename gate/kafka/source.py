@@ -21,6 +21,7 @@ SHORT_POLL_MS: Final = 50
 PARTITION_BYTES: Final = 1 << 20
 FETCH_BYTES: Final = 2 << 20
 BACKOFF: Final = 0.2
+GATHERING: Final = 0.05  # a broker that goes hands over many partitions: they are looked for together
 READ_DEADLINE: Final = 10.0
 
 log = structlog.get_logger("gate.source")
@@ -59,7 +60,14 @@ class KafkaSource:
         self._lost = asyncio.Event()  # the leader of something is not known
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._finder: asyncio.Task[None] | None = None
-        self.trouble: str | None = None  # why nothing can be read just now
+        self._away: dict[int, str] = {}  # brokers that do not answer, and why
+
+    @property
+    def trouble(self) -> str | None:
+        """Why something can't be read just now, if a broker is the cause."""
+        if not self._away or all(f.node is not None and f.node not in self._away for f in self._followed.values()):
+            return None
+        return "; ".join(f"broker {node}: {why}" for node, why in sorted(self._away.items()))
 
     def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
         """See `ports.Source`."""
@@ -93,17 +101,16 @@ class KafkaSource:
         while True:
             await self._lost.wait()
             self._lost.clear()
+            if any(f.node is None and f.trouble is not None for f in self._followed.values()):
+                await asyncio.sleep(GATHERING)
             lost = {partition: followed for partition, followed in self._followed.items() if followed.node is None}
             with suppress(TimeoutError, errors.KafkaError):
                 async with asyncio.timeout(READ_DEADLINE):
                     await self._pollers[0].learn({partition.topic for partition in lost})
-            for partition, followed in lost.items():
-                with suppress(TimeoutError, errors.KafkaError):
-                    async with asyncio.timeout(READ_DEADLINE):
-                        followed.node = await self._pollers[0].locate(partition)
-            if any(followed.node is None for followed in self._followed.values()):
-                self._lost.set()
-                await asyncio.sleep(BACKOFF)
+                    if any(followed.trouble is not None for followed in lost.values()):
+                        await self._pollers[0].renew()
+            for partition, followed in lost.items():  # none waits for another, which may have no leader for long
+                followed.node = self._pollers[0].leader(partition)
             for node in self._pollers[0].nodes():
                 for index in range(len(self._pollers)):
                     if (node, index) not in self._tasks:
@@ -111,6 +118,9 @@ class KafkaSource:
                             self._poll_loop(node, index), name=f"poll-{node}"
                         )
             self._changed.set()
+            if any(followed.node is None for followed in self._followed.values()):
+                self._lost.set()
+                await asyncio.sleep(BACKOFF)
 
     def _lose(self, followed: Iterable[_Followed]) -> None:
         for one in followed:
@@ -128,13 +138,13 @@ class KafkaSource:
                 followed.busy = True
             try:
                 await self._poll(node, index, ready)
-                self.trouble = None
+                self._away.pop(node, None)
             except Exception as error:  # noqa: BLE001 - whatever it is: who reads must go on
-                if self.trouble is None:
+                if node not in self._away:
                     log.warning("the broker does not answer; trying again", node=node, why=repr(error))
                     if not isinstance(error, TimeoutError | errors.RequestTimedOutError):  # slow is not gone
                         self._on_trouble()
-                self.trouble = str(error) or type(error).__name__
+                self._away[node] = str(error) or type(error).__name__
                 self._pollers[index].refresh()
                 await asyncio.sleep(BACKOFF)
                 self._lose(ready.values())
@@ -169,9 +179,7 @@ class KafkaSource:
                     await self._find_beginning(poller, partition, followed)
             else:
                 self._trouble(partition, followed, str(answer) or type(answer).__name__)
-                poller.refresh()
-                await asyncio.sleep(BACKOFF)
-                self._lose([followed])
+                self._lose([followed])  # what others have sent does not wait for its leader to be found
 
     async def _find_beginning(self, poller: Reader, partition: Partition, followed: _Followed) -> None:
         """Go on where the log begins, if what was to be read is proven to be gone.

@@ -153,6 +153,10 @@ class Reader:
         """Ask for new metadata."""
         self._client.force_metadata_update()
 
+    async def renew(self) -> None:
+        """Ask for new metadata, and wait for it; the caller sets the deadline."""
+        await self._client.force_metadata_update()
+
     async def fetch(
         self,
         node: int,

@@ -27,6 +27,7 @@ BATCH_BYTES: Final = 1_000_000
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 SETTLING: Final = 0.05
+MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
 _CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
 
 log = structlog.get_logger("gate.writer")
@@ -92,16 +93,18 @@ class KafkaSession:
         deadline: float,
         limits: TopicLimits | None = None,
         look_behind: Callable[[int], Awaitable[Torn | None]] | None = None,
+        is_open: Callable[[int], Awaitable[bool]] | None = None,
         compression: Compression = Compression.NONE,
         **client_options: Any,
     ) -> None:
         """Prepare; nothing is sent before `claim`.
 
         `look_behind` tells, by the id of the producer, what the broker has left half-done of a predecessor's
-        transaction although it was fenced.
+        transaction although it was fenced; `is_open` whether it has left anything open just now.
         """
         self._limits = limits or TopicLimits(nothing_known)
         self._look_behind = look_behind
+        self._is_open = is_open
         self._id = transactional_id
         self._group = group
         self._state = state
@@ -278,6 +281,20 @@ class KafkaSession:
                 await self._producer.commit_transaction()
             self.unfinished = False
             self._ended = time.monotonic()
+
+    async def is_settled(self) -> bool:
+        """See `ports.Session`."""
+        if not self.atomic or self._is_open is None:
+            return True
+        open_since: float | None = None
+        async with asyncio.timeout(self._deadline):  # to tell anything may take an election
+            while open_since is None or time.monotonic() - open_since < MARKING_DEADLINE:
+                with suppress(KafkaError, OSError):
+                    if not await self._is_open(self._producer._txn_manager.producer_id):  # noqa: SLF001
+                        return True
+                    open_since = open_since or time.monotonic()
+                await asyncio.sleep(SETTLING)
+        return False
 
     async def abort(self) -> None:
         """Take the batch back. A gate does not: it discards, and the next session's epoch aborts what is left."""

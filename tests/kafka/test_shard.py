@@ -35,12 +35,17 @@ class Waiting(Shard):
         self.large = environment.large
         self.done: list[str] = []
         self.sizes: list[int] = []  # of the inbox, as each batch began
-        self.writer = SimpleNamespace(settling=0.0)
+        self.writer = SimpleNamespace(settling=0.0, is_settled=self._is_settled)
+        self.settled = True
         self.desk = SimpleNamespace(next_wake=lambda: None)
         self._changed = False
 
     def fetch(self, size: int) -> None:
         self._intake.inbox.put(Partition("gate.requests.x", 0), Fetched([object()], 1, size))
+
+    async def _is_settled(self) -> bool:
+        self.done.append("looked")
+        return self.settled
 
     async def turn(self) -> bool:
         return await self._turn(self.desk, self.writer)
@@ -73,6 +78,24 @@ async def test_who_is_called_off_while_it_waits_begins_no_batch(what):
     assert not await task
     assert not shard.done
     assert not shard.large.locked(), "its turn is the next one's"
+
+
+@pytest.mark.parametrize("settled", [True, False])
+async def test_a_doubt_costs_a_session_only_where_a_broker_has_left_something_half_done(settled):
+    """A broker that was stopped as it should be has not, and nothing starts anew."""
+    shard = Waiting(1)
+    shard.fetch(100)
+    shard.settled = settled
+    shard.doubt()
+    if settled:
+        assert await shard.turn()
+        assert shard.done == ["looked", "batch"]
+        assert await shard.turn()
+        assert shard.done == ["looked", "batch", "batch"], "it is looked into once"
+    else:
+        with pytest.raises(ConnectionError, match="half-done"):
+            await shard.turn()
+        assert shard.done == ["looked"]
 
 
 async def test_what_has_changed_while_it_waits_is_taken_in():

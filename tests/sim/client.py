@@ -23,6 +23,7 @@ from gate.kafka.parked import ParkedReader
 from gate.kafka.ports import Claim, Fetched, Inbox, Mark, Outgoing, Partition, Written
 from gate.kafka.refusals import refused
 from gate.kafka.wire import EARLIEST
+from gate.kafka.writer import MARKING_DEADLINE
 from tests.sim.log import (
     Broker,
     ConcurrentTransactionsError,
@@ -270,6 +271,20 @@ class SimSession:
         async with asyncio.timeout(DEADLINE):
             await self._call("end", lambda: self._broker.end(self._name, self._epoch, commit=True))
         self.unfinished = False
+
+    async def is_settled(self) -> bool:
+        def is_open() -> bool:
+            logs = [log for log in self._broker.logs.values() if self._name in log.epochs]
+            for log in logs:
+                log.known_end()
+            return any(self._name in log.open for log in logs)
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MARKING_DEADLINE):
+                while await self._call("is it open", is_open):
+                    await asyncio.sleep(0.05)
+                return True
+        return False
 
     async def discard(self) -> None:
         await asyncio.sleep(self._network.latency())

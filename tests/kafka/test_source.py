@@ -1,0 +1,125 @@
+"""Where shards read: what one broker, or one partition without a leader, means for all others."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+from aiokafka import errors
+
+from gate.kafka.ports import Fetched, Inbox, Partition, Pool
+from gate.kafka.source import KafkaSource
+
+PARTITIONS = [Partition("t", number) for number in range(20)]
+DEADLINE = 10.0
+
+
+class Brokers:
+    """Stands for `wire.Reader`: each partition has one record at offset 0, at whoever leads it."""
+
+    def __init__(self, leaders: dict[Partition, int | None]) -> None:
+        self.leaders = leaders  # as the brokers see it
+        self.known = dict(leaders)  # as the client does
+        self.gone: set[int] = set()
+        self.renewals = 0
+
+    def nodes(self) -> list[int]:
+        return [1, 2]
+
+    def leader(self, partition: Partition) -> int | None:
+        return self.known[partition]
+
+    async def learn(self, topics) -> None:
+        pass
+
+    async def renew(self) -> None:
+        self.renewals += 1
+        await asyncio.sleep(0.001)
+        self.known = dict(self.leaders)
+
+    def refresh(self) -> None:
+        self.known = dict(self.leaders)
+
+    async def fetch(self, node, wanted, **_):
+        await asyncio.sleep(0.005)
+        if node in self.gone:
+            raise errors.KafkaConnectionError(f"broker {node} closed the connection")
+        return {
+            partition: Fetched([object()], 1, 100) if self.leaders[partition] == node
+            else errors.NotLeaderForPartitionError(str(partition))
+            for partition, offset in wanted.items() if offset == 0
+        }  # fmt: skip
+
+
+class Reading:
+    """A source that is read from, and what came of it."""
+
+    def __init__(self, brokers: Brokers) -> None:
+        self.brokers = brokers
+        self.troubles = 0
+        self.inbox = Inbox(1 << 20, Pool(1 << 30, 1), lambda: None)
+        self.source = KafkaSource([brokers], None, self._troubled)
+
+    def _troubled(self) -> None:
+        self.troubles += 1
+
+    def read(self) -> set[Partition]:
+        return set(self.inbox.waiting)
+
+    async def until(self, condition) -> float:
+        begun = time.monotonic()
+        async with asyncio.timeout(DEADLINE):
+            while not condition():
+                await asyncio.sleep(0.002)
+        return time.monotonic() - begun
+
+
+@asynccontextmanager
+async def reading(leaders):
+    found = Reading(Brokers(leaders))
+    for partition in PARTITIONS:
+        found.source.follow(partition, 0, found.inbox)
+    try:
+        yield found
+    finally:
+        await found.source.close()
+
+
+async def test_partitions_that_a_broker_hands_over_are_read_on_at_once_and_all_together():
+    """Each was waited for by itself, 0.2 s long, and what others had sent waited with it."""
+    async with reading(dict.fromkeys(PARTITIONS, 1)) as found:
+        found.brokers.leaders = dict.fromkeys(PARTITIONS, 2)
+        seconds = await found.until(lambda: found.read() == set(PARTITIONS))
+    assert seconds < 0.1 * len(PARTITIONS)
+    assert found.brokers.renewals < len(PARTITIONS) / 2
+    assert found.troubles == 0, "a broker that hands over has answered all it was asked"
+
+
+async def test_a_partition_without_a_leader_keeps_no_other_waiting():
+    """They were looked for one after the other, for up to 10 s each."""
+    orphan, *others = PARTITIONS
+    async with reading({**dict.fromkeys(others, 1), orphan: None}) as found:
+        seconds = await found.until(lambda: found.read() == set(others))
+        assert seconds < 2.0
+        found.brokers.leaders[orphan] = 2
+        found.brokers.refresh()
+        await found.until(lambda: found.read() == set(PARTITIONS))
+
+
+async def test_a_broker_that_is_gone_raises_one_doubt_until_it_is_back():
+    """Another one that answered all the time made it new trouble at each try: ten restarts of all shards in a kill."""
+    half = len(PARTITIONS) // 2
+    leaders = dict.fromkeys(PARTITIONS[:half], 1) | dict.fromkeys(PARTITIONS[half:], 2)
+    async with reading(leaders) as found:
+        found.brokers.gone.add(1)
+        await found.until(lambda: found.troubles > 0)
+        assert found.source.trouble == "broker 1: KafkaConnectionError: broker 1 closed the connection"
+        tries = found.brokers.renewals
+        for partition in PARTITIONS[half:]:
+            found.source.follow(partition, 0, found.inbox)  # so that broker 2 answers again and again
+        await asyncio.sleep(0.7)  # three tries
+        assert found.troubles == 1, tries
+        found.brokers.leaders = dict.fromkeys(PARTITIONS, 2)
+        found.brokers.refresh()
+        await found.until(lambda: found.read() == set(PARTITIONS))
+        assert found.source.trouble is None, "nothing waits for it any more"
+        assert found.troubles == 1
