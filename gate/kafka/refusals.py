@@ -8,6 +8,7 @@ from aiokafka.errors import KafkaError
 from gate.kafka.ports import Outgoing, Partition, Raw
 
 MESSAGE_TOO_LARGE: Final = 10
+NO_TOPIC: Final = "there is no such topic, or it has fewer partitions"
 _RECORD_CODES: Final = {
     2: "it calls the record corrupt",
     MESSAGE_TOO_LARGE: "the record is larger than max.message.bytes of the topic",
@@ -81,6 +82,8 @@ def remedy_of(topic: str, why: str) -> str:
     """Return what an operator can do about an output that takes nothing."""
     if "may not write" in why:
         return f"allow it: kafka-acls.sh --add --allow-principal User:GATE --operation Write --topic {topic}"
+    if why == NO_TOPIC:
+        return f"the gate makes it anew where it may (create_topics); else: kafka-topics.sh --create --topic {topic}"
     if "no broker leads" in why:
         return "start the brokers that hold it: kafka-topics.sh --describe --unavailable-partitions"
     return (

@@ -1,17 +1,22 @@
 """aiokafka's sender, so that it can be stopped for sure and asks again soon where a broker is not ready yet."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from aiokafka.client import CoordinationType
-from aiokafka.errors import GroupAuthorizationFailedError, for_code
+from aiokafka.errors import GroupAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
 from aiokafka.structs import TopicPartition
 
+from gate.kafka.ports import Partition
 from gate.kafka.producing import Produce
+from gate.kafka.refusals import NO_TOPIC, OutputError
 
 PROMPT_BACKOFF: Final = 0.002  # seconds, doubled each time
 MOST_MARKING: Final = 0.008  # seconds
+MOST_LACKING: Final = 1.5  # seconds; a topic that was just made is not known to all brokers for some 100 ms
 _RECORD_ERRORS: Final = 3  # fields behind the timestamp, since version 8: log start, records, message
 
 
@@ -47,6 +52,16 @@ class _PromptAdd(_Prompt, AddPartitionsToTxnHandler):  # type: ignore[misc]
         sender = self._sender
         was_first = not sender.refusals
         backoff = super().handle_response(response)
+        unknown = UnknownTopicOrPartitionError.errno
+        if lacking := {
+            TopicPartition(topic, number)
+            for topic, answers in response.errors
+            for number, code in answers
+            if code == unknown
+        }:
+            sender.lack(lacking)
+            return backoff
+        sender.lacking.clear()
         if backoff is not None:  # twice as long after five refusals, half as long after 40 times without one
             sender.marking = min(1.15 * sender.marking, MOST_MARKING)
         elif was_first:
@@ -90,11 +105,30 @@ class TrackedSender(Sender):  # type: ignore[misc]
     refusals: int  # in a row
     refused: dict[TopicPartition, Refusal]  # the first by partition: nothing is written after it
     marking: float  # seconds; about what a broker takes to write the markers of a transaction, after its answer
+    lacking: dict[TopicPartition, float]  # partitions that are not there: since when, by the clock
+    clock: Callable[[], float]
 
     def _track(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:
             self.requests.add(task)
             task.add_done_callback(self.requests.discard)
+
+    def lack(self, partitions: set[TopicPartition]) -> None:
+        """Take in that partitions are not there. If that stays so, fail what waits: the whole transaction does."""
+        now = self.clock()
+        self.lacking = {partition: self.lacking.get(partition, now) for partition in sorted(partitions)}
+        for partition, since in self.lacking.items():
+            if now - since >= MOST_LACKING:
+                self._fail_batches(OutputError(Partition(*partition), NO_TOPIC))
+                return
+
+    def _fail_batches(self, error: OutputError) -> None:
+        for batches in self._message_accumulator._batches.values():  # noqa: SLF001 - none is sent: all are muted
+            for batch in batches:
+                batch.failure(error)
+        for _, _, done in self._txn_manager._pending_txn_offsets:  # noqa: SLF001
+            if not done.done():
+                done.set_exception(error)
 
     async def _send_produce_req(self, node_id: int, batches: Any) -> None:
         self._track(asyncio.current_task())
@@ -124,5 +158,6 @@ def track(sender: Any) -> TrackedSender:
     """Make a producer's own sender such a one."""
     sender.__class__ = TrackedSender
     sender.requests, sender.refusals, sender.refused, sender.marking = set(), 0, {}, PROMPT_BACKOFF
+    sender.lacking, sender.clock = {}, time.monotonic
     tracked: TrackedSender = sender
     return tracked

@@ -325,3 +325,4 @@ class KafkaSession:
         for batches in self._producer._message_accumulator._batches.values():  # noqa: SLF001
             for batch in batches:
                 yield batch._drain_waiter  # noqa: SLF001
+                yield batch.future
