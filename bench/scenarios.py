@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import median
 
 from consumers.throttle import Throttle
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run, Verdict
 from gate.admission.simulation import Simulation
 from gate.limits import Spec, Window

@@ -1,1 +1,1 @@
-"""One service's engine: lanes, tenants, plan and decisions, without I/O."""
+"""One service's engine: queues, limits, forecast and decisions, without I/O."""

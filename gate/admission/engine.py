@@ -5,22 +5,21 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Final, Self
 
 from gate.admission import records
-from gate.admission.arrivals import Arrival
 from gate.admission.breach import Beat, Breach, Meter, Situation
-from gate.admission.budgets import Budgets
-from gate.admission.deciding import decide
-from gate.admission.holding import Holding
-from gate.admission.lanes import lanes_of
+from gate.admission.forecast.forecast import Forecast
+from gate.admission.forecast.single_queue import ready_at
+from gate.admission.limits.budget import Budgets
+from gate.admission.limits.service import Limits
 from gate.admission.model import MS, UNTIL_RESUMED, Event, Reason, Run, Step, Usage, Verdict
 from gate.admission.overflow import Held
-from gate.admission.parked import Parked
-from gate.admission.plan import ready_at
-from gate.admission.planner import Planner
+from gate.admission.queues.holding import Holding
+from gate.admission.queues.parked import Parked
+from gate.admission.queues.queue import Arrival, lanes_of
+from gate.admission.queues.segment import NO_DEADLINE
+from gate.admission.queues.tenants import Tenants, short
 from gate.admission.report import eta_of_all, fullest, service_usage
 from gate.admission.scheduler import Scheduler
-from gate.admission.segment import NO_DEADLINE
-from gate.admission.shared import Limits
-from gate.admission.tenants import Tenants, short
+from gate.admission.step import decide
 from gate.limits import Limiter
 from gate.policy import ServicePolicy
 
@@ -50,7 +49,7 @@ class Engine:
         self.tenants = Tenants(service, policy, self.lanes, now)
         self.places = Parked(service)
         self.scheduler = Scheduler(self.lanes, self.places, self.tenants)
-        self.planner = Planner(self.scheduler, self.places, self.limits)
+        self.forecast = Forecast(self.scheduler, self.places, self.limits)
         self.sequence = 0  # numbers all requests in the order of arrival
         self.paused_until = 0
         self.lag: int | None = None  # of the workers, as last reported
@@ -172,15 +171,15 @@ class Engine:
         gone = 0
         for queue, _, _, count, cost in self.places.drop_below(partition, end):
             self.scheduler.shrink(queue, count, count * cost)
-            queue.tenant.plan = None
+            queue.tenant.forecast = None
             self.tenants.touch(queue.tenant, now)
             gone += count
         if gone:
             self.gone += gone
             self.changed = True
-            self.planner.expired()
+            self.forecast.expired()
             self.scheduler.rest(now, self.limits)
-            self.planner.stepped(now, max(now, self.paused_until), admitted=True)
+            self.forecast.stepped(now, max(now, self.paused_until), admitted=True)
         return gone
 
     def set_in_flight(self, now: int, lag: int | None) -> None:
@@ -190,7 +189,7 @@ class Engine:
             self.lag, self.admitted_since, self.changed = lag, 0, True
 
     def set_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
-        """Decide by another policy from now on: what was used stays counted, what is parked is planned anew."""
+        """Decide by another policy from now on: what was used stays counted, what is parked is forecast anew."""
         for _ in self.changing_policy(now, policy, version):
             pass
 
@@ -303,6 +302,6 @@ class Engine:
             self.scheduler.pause(self.tenants.find(short(tenant), now), until, now)
         else:
             self.paused_until = until
-        self.planner.forget()
-        self.tenants.forget_plans()
+        self.forecast.forget()
+        self.tenants.forget_forecasts()
         self.changed = True

@@ -14,6 +14,11 @@ FOREVER: Final = 2**62  # a time, in ns, that fits into a record
 UNTIL_RESUMED: Final = (FOREVER - 2**59) // MS * MS
 
 
+def whole_ms(time: int) -> int:
+    """Round a time in ns up to whole milliseconds."""
+    return -(-time // MS) * MS
+
+
 class Verdict(StrEnum):
     """What happens to a request now."""
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gate.admission.arrivals import Arrival
+from gate.admission.forecast.forecast import Forecast
+from gate.admission.limits.service import Bound, Limits
 from gate.admission.model import FOREVER, Reason, Verdict
-from gate.admission.planner import Planner
-from gate.admission.shared import Bound, Limits
-from gate.admission.sharing import label
+from gate.admission.queues.queue import Arrival
+from gate.admission.queues.sharing import label
 
 Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
 
@@ -31,10 +31,16 @@ def shed(service: str, arrival: Arrival, time: int) -> None:
 
 
 def delay(
-    limits: Limits, planner: Planner, arrivals: Sequence[Arrival], now: int, max_delay: int | None, why: Why, start: int
-) -> list[tuple[Arrival, int, int]]:
+    limits: Limits,
+    forecast: Forecast,
+    arrivals: Sequence[Arrival],
+    now: int,
+    max_delay: int | None,
+    why: Why,
+    start: int,
+) -> list[tuple[Arrival, int, int]]:  # fmt: skip
     """Park what is left, as far as it can go in time. Returns arrival, number in the batch and count of each."""
-    booked = planner.book(arrivals, start, [latest(arrival, now, max_delay) for arrival in arrivals])
+    booked = forecast.book(arrivals, start, [latest(arrival, now, max_delay) for arrival in arrivals])
     parked = []
     for arrival, (times, time) in zip(arrivals, booked, strict=True):
         if times:
@@ -46,11 +52,11 @@ def delay(
     return parked
 
 
-def reject(planner: Planner, arrivals: Sequence[Arrival], now: int, why: Why, start: int) -> None:
+def reject(forecast: Forecast, arrivals: Sequence[Arrival], now: int, why: Why, start: int) -> None:
     """Refuse what is left, and say when it would have been admitted."""
     for arrival in arrivals:
         bound = why(arrival)
-        time = planner.estimate(arrival.queue, arrival.cost, now, start)
+        time = forecast.estimate(arrival.queue, arrival.cost, now, start)
         arrival.decide(arrival.left, Verdict.REJECTED, bound.reason, bound.limit, [time] * arrival.left)
 
 
@@ -80,8 +86,8 @@ def bound_in_order(limits: Limits, arrival: Arrival, now: int, allowed: int | No
 
 
 def hold(
-    limits: Limits, planner: Planner, arrivals: Sequence[Arrival], now: int, max_delay: int | None, allowed: int | None,
-    blocked: Bound | None, start: int,
+    limits: Limits, forecast: Forecast, arrivals: Sequence[Arrival], now: int, max_delay: int | None,
+    allowed: int | None, blocked: Bound | None, start: int,
 ) -> Held | None:  # fmt: skip
     """Admit in the order of the batch; the first request that cannot go, and all behind it, stay in their topic.
 
@@ -93,7 +99,7 @@ def hold(
         if held is None and arrival.never is not None:
             arrival.decide(arrival.left, Verdict.REJECTED, Reason.NEVER, arrival.never)
         elif held is None and arrival.late:
-            shed(limits.service, arrival, planner.estimate(arrival.queue, arrival.cost, now, start))
+            shed(limits.service, arrival, forecast.estimate(arrival.queue, arrival.cost, now, start))
         elif held is None and blocked is None and arrival.queue.tenant.paused_until <= now:
             count = admit_in_order(limits, arrival, now, allowed)
             allowed = None if allowed is None else allowed - count
@@ -101,7 +107,7 @@ def hold(
             continue
         if held is None:
             bound = blocked or bound_in_order(limits, arrival, now, allowed)
-            time = max(planner.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.paused_until)
+            time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.paused_until)
             if time > latest(arrival, now, max_delay):
                 shed(limits.service, arrival, time)
                 continue

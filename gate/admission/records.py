@@ -5,12 +5,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from gate.admission.breach import Breach, Meter
-from gate.admission.lanes import Lane, Queue, lanes_of
+from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.model import FOREVER, Reason, Verdict
 from gate.admission.overflow import Held
-from gate.admission.plan import Plan
+from gate.admission.queues.queue import Lane, Queue, lanes_of
+from gate.admission.queues.tenants import SLICE
 from gate.admission.state import LaneRecord, SegmentRecord, ServiceRecord, TotalRecord, decode, encode
-from gate.admission.tenants import SLICE
 from gate.limits import Limiter
 from gate.policy import ServicePolicy
 
@@ -48,7 +48,7 @@ def restore(engine: "Engine", state: dict[str, bytes]) -> Generator[None, None, 
             yield
     yield from engine.tenants.restore(kept)
     if record is not None and record.policy != engine.version:
-        engine.tenants.forget_plans()
+        engine.tenants.forget_forecasts()
     places = ((partition, decode(name, state.pop(name), SegmentRecord)) for _, partition, name in sorted(segments))
     yield from engine.places.restore(places, lambda lane, tenant: _queue(engine, lane, tenant))
     yield from engine.scheduler.rebuild()
@@ -101,7 +101,7 @@ def _follow(engine: "Engine") -> Generator[None, None, None]:
     for lane in engine.lanes.values():
         lane.start = 0  # turns begin anew
     yield from engine.scheduler.rebuild()
-    engine.planner.forget()
+    engine.forecast.forget()
     yield from engine.tenants.prepare()
 
 
@@ -113,7 +113,7 @@ def _queue(engine: "Engine", lane: str, tenant: str) -> Queue:
 
 
 def _record(engine: "Engine") -> ServiceRecord:
-    scheduler, plan = engine.scheduler, engine.planner.plan
+    scheduler, plan = engine.scheduler, engine.forecast.single
     return ServiceRecord(
         policy=engine.version,
         now=engine.now,
@@ -141,10 +141,10 @@ def _record(engine: "Engine") -> ServiceRecord:
         more=scheduler.more,
         purge=engine.purge,
         held=engine.held,
-        anchor=engine.planner.anchor.record(),
+        anchor=engine.forecast.drift.record(),
         salt=engine.tenants.salt,
         shared_requests=engine.tenants.shared_requests,
-        plans=engine.tenants.plans,
+        plans=engine.tenants.forecasts,
         renamed=list(engine.tenants.renamed),
         holding=engine.holding.record(),
         gone=engine.gone,
@@ -159,11 +159,11 @@ def _take(engine: "Engine", record: ServiceRecord) -> None:
     limiters = engine.limits.limiters()
     if record.plan is not None and record.policy == engine.version and len(record.plan) == len(limiters):
         ahead = [Limiter.load(own.spec, data) for own, data in zip(limiters, record.plan, strict=True)]
-        engine.planner.plan = Plan(ahead, record.plan_at)
+        engine.forecast.single = SingleQueue(ahead, record.plan_at)
     if record.holding is not None:
         engine.holding.restore(record.holding)
     if record.anchor is not None:
-        engine.planner.anchor.restore(record.anchor)
+        engine.forecast.drift.restore(record.anchor)
     engine.scheduler.lanes.virtual = record.virtual
     engine.scheduler.more = record.more
     for kept in record.lanes:
@@ -180,6 +180,6 @@ def _take(engine: "Engine", record: ServiceRecord) -> None:
     if record.refusal is not None:
         engine.refusal = record.refusal[0], Reason(record.refusal[1]), record.refusal[2]
     engine.tenants.salt = record.salt or engine.tenants.salt
-    engine.tenants.shared_requests, engine.tenants.plans = record.shared_requests, record.plans
+    engine.tenants.shared_requests, engine.tenants.forecasts = record.shared_requests, record.plans
     engine.tenants.renamed = dict.fromkeys(record.renamed)
     engine.held = None if record.held is None else Held(*record.held)

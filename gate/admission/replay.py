@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, EventKind, Reason, Run, Step, Verdict
 from gate.limits import NEVER, Spec
 from gate.policy import Overflow, Policy
 
 ROOM: Final = 1_000
-WAITING: Final = -1  # in `Outcome.decided`: not within the horizon
+WAITING: Final = -1  # in `Outcome.decided`: not within the recording
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from gate.admission.forecast.shared_limits import SharedLimits
+from gate.admission.limits.service import Bound, Limits
 from gate.admission.model import (
     SECOND,
     UNTIL_RESUMED,
@@ -14,9 +16,7 @@ from gate.admission.model import (
     Total,
     Usage,
 )
-from gate.admission.outlook import Outlook
-from gate.admission.shared import Bound, Limits
-from gate.admission.sharing import label
+from gate.admission.queues.sharing import label
 from gate.limits import NEVER, Limiter
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _pause(until: int, now: int) -> int | None:
 def eta_of_all(engine: "Engine", now: int) -> float | None:
     """Return in how many seconds the last of all that waits is admitted if nothing else comes; None: not known."""
     start, held = max(now, engine.paused_until), engine.holding.total
-    end = _held_end(engine, start) if held else engine.planner.end(now, start)
+    end = _held_end(engine, start) if held else engine.forecast.end(now, start)
     return _eta(engine, end, now, engine.waiting + held)
 
 
@@ -120,7 +120,7 @@ def _bound(engine: "Engine", now: int) -> Bound | None:
 def _held_end(engine: "Engine", start: int) -> int:
     """Return when the last of what is held is admitted, in the order of its topic and behind what is parked."""
     units = engine.holding.total_units + sum(lane.units for lane in engine.lanes.values())
-    end = Outlook(engine.limits).time_of(units, start)
+    end = SharedLimits(engine.limits).time_of(units, start)
     until = None if engine.held is None else engine.held.until
     return end if until is None else max(end, until)
 
@@ -135,7 +135,7 @@ def _lanes(engine: "Engine", now: int) -> tuple[LaneUsage, ...]:
         here, units = holding.requests[lane.name], holding.units[lane.name]
         if unseen and lane.name == engine.policy.default_lane:  # which lanes they name is not known yet
             here, units = here + unseen, units + holding.total_units - holding.units.total()
-        end = engine.planner.lane_end(lane, now, start) if held_end is None else held_end
+        end = engine.forecast.lane_end(lane, now, start) if held_end is None else held_end
         lanes.append(
             LaneUsage(
                 name=lane.name,

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 from typing import Final
 
-from gate.admission.anchor import is_shifted
-from gate.admission.arrivals import Arrival
-from gate.admission.lanes import COST_CAP, Aside, Fair, Lane, Queue, head
-from gate.admission.model import Pull, Reason, Verdict
-from gate.admission.parked import Parked
-from gate.admission.plan import whole_ms
-from gate.admission.shared import Bound, Limits
-from gate.admission.tenant import Tenant
-from gate.admission.tenants import SLICE, Tenants
+from gate.admission.limits.service import Bound, Limits, is_shifted
+from gate.admission.model import Pull, Reason, Verdict, whole_ms
+from gate.admission.queues.fair import COST_CAP, Aside, Fair
+from gate.admission.queues.parked import Parked
+from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
+from gate.admission.queues.tenants import SLICE, Tenants
 
 _AT_ONCE: Final = 2_000  # queues that a step blocks or lets go on; more would hold up everything else of the process
 
@@ -128,7 +125,7 @@ class Scheduler:
                 queue.until = 0
                 queue.lane.fair.leave(queue)
                 if not queue.tenant.requests:
-                    queue.tenant.plan, queue.tenant.overdue = None, False
+                    queue.tenant.forecast, queue.tenant.overdue = None, False
             if queue.tenant.limiter is not None or queue.lane.requests:
                 self._tenants.touch(queue.tenant, now)
         self._served.clear()

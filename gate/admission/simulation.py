@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, Event, Reason, Run, Step, Verdict
 from gate.policy import ServicePolicy
 

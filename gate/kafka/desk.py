@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
 from gate.errors import GateError
 from gate.kafka.blame import NO_SENTENCES, Sentences

@@ -2,8 +2,7 @@
 
 from gate.limits.errors import StateError
 from gate.limits.limiter import Limiter
-from gate.limits.plan import Plan
 from gate.limits.rates import parse_rate
 from gate.limits.spec import NEVER, Spec, Window
 
-__all__ = ["NEVER", "Limiter", "Plan", "Spec", "StateError", "Window", "parse_rate"]
+__all__ = ["NEVER", "Limiter", "Spec", "StateError", "Window", "parse_rate"]

@@ -3,8 +3,8 @@
 from itertools import pairwise
 
 from gate.admission.breach import Beat
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import SECOND, EventKind, Reason, Run
 from gate.admission.simulation import Simulation
 from gate.policy import Overflow

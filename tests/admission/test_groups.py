@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from gate.admission.budgets import Budgets
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Reason, Run, Verdict
 from gate.admission.simulation import Simulation
 from gate.limits import Spec

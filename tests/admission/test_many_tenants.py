@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gate.admission import sharing
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Reason, Run, Verdict
-from gate.admission.sharing import is_shared, slot_of
+from gate.admission.queues import sharing
+from gate.admission.queues.sharing import is_shared, slot_of
+from gate.admission.queues.tenants import SLICE
 from gate.admission.simulation import Simulation
-from gate.admission.tenants import SLICE
 from gate.limits import Spec, Window
 from gate.policy import Overflow, ServicePolicy, Tenants
 

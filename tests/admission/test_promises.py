@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from gate.admission.forecast.simulated import MOST
 from gate.admission.model import MS, SECOND, Run
-from gate.admission.rehearsal import MOST
 from gate.admission.simulation import Simulation
 from gate.limits import Spec, Window
 from gate.policy import ServicePolicy, Tenants

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, Run
 from gate.policy import ServicePolicy, parse_policy
 from tests.admission.test_promises import play, random_spec

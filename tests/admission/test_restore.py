@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run, Verdict
 from gate.admission.simulation import Simulation
 from gate.limits import Spec, StateError, Window

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.model import MS, SECOND, Run
-from gate.admission.plan import Plan
 from gate.admission.simulation import Simulation
 from gate.limits import Spec, Window
 from gate.policy import ServicePolicy, Tenants
@@ -124,8 +124,10 @@ def test_behind_more_than_is_planned_one_by_one_it_is_told_from_what_the_limit_h
 def test_late_by_a_moment_all_the_time_costs_no_plan_each_time(policy, spec, monkeypatch):
     """At a high rate every batch comes some ms late; what is replayed then must not grow with what waits."""
     booked = []
-    book = Plan.book
-    monkeypatch.setattr(Plan, "book", lambda self, count, *rest: booked.append(count) or book(self, count, *rest))
+    book = SingleQueue.book
+    monkeypatch.setattr(
+        SingleQueue, "book", lambda self, count, *rest: booked.append(count) or book(self, count, *rest)
+    )
     sim = Simulation(policy(spec(1_000, 1_000, w60=60_000)), now=START)
     sim.offer(15_000)
     for _ in range(500):

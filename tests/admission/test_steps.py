@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, EventKind, Pull, Reason, Run, Verdict
 from gate.admission.simulation import Simulation
 from gate.policy import Overflow

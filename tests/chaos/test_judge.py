@@ -7,8 +7,8 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import Run, Verdict
 from gate.kafka.changelog import META_KEY, Meta
 from gate.kafka.failpoints import POINTS

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from consumers.throttle import Report, Throttle
 from consumers.usage import decode
-from gate.admission.budgets import Budgets
 from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
 from gate.admission.model import Run, Verdict
 from gate.observe.usage import encode, to_json
 from tests.consumers.pipelines import EPOCH, SERVICE, Pipeline, World, policy_of

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 
 from gate import RateLimitConfig, RateLimiter, TokenBucket
-from gate.limits import Limiter, Plan, Spec, Window, parse_rate
+from gate.limits import Limiter, Spec, Window, parse_rate
 
 SECOND = 10**9
 START = 5 * SECOND
@@ -60,10 +60,6 @@ LIMITER: dict[str, tuple[Callable[[Limiter, Any], object], list[Any]]] = {
     "spent span": (lambda s, x: s.spent(START, x), NO_COUNTS),
     "reconfigure spec": (lambda s, x: s.reconfigure(x, START), NOT_WHOLE),
     "reconfigure now": (lambda s, x: s.reconfigure(Spec(Fraction(1), 1, ()), x), NO_TIMES),
-    "plan now": (lambda s, x: Plan(s).reserve(x), NO_TIMES),
-    "plan cost": (lambda s, x: Plan(s).reserve(START, x), NO_COSTS),
-    "plan count": (lambda s, x: Plan(s).reserve_many(START, x), NO_COUNTS),
-    "plan many cost": (lambda s, x: Plan(s).reserve_many(START, 1, x), NO_COSTS),
 }
 MAKING: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "Limiter spec": (lambda x: Limiter(x, 0), NOT_WHOLE),

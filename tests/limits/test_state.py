@@ -1,4 +1,4 @@
-"""State as bytes, and plans: what is stored comes back, what is damaged is refused, who waits gets the truth."""
+"""State as bytes, and copies charged ahead: what is stored comes back, what is damaged is refused, waits are true."""
 
 import random
 from fractions import Fraction
@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from gate.limits import NEVER, Limiter, Plan, Spec, StateError, Window
+from gate.limits import NEVER, Limiter, Spec, StateError, Window
 
 MS = 10**6
 SECOND = 10**9
@@ -93,29 +93,37 @@ def test_limits_that_changed_while_the_state_lay_are_carried_over() -> None:
     Spec(None, 1, (Window(50, SECOND),)),
     Spec(Fraction(1000), 40, (Window(500, SECOND), Window(2000, 10 * SECOND))),
 ])  # fmt: skip
-def test_whoever_waits_is_admitted_when_the_plan_said(spec: Spec) -> None:
+def test_whoever_waits_is_admitted_when_a_copy_charged_ahead_said(spec: Spec) -> None:
     draw = random.Random(1)
     limiter = Limiter(spec, START)
     limiter.take(START, 30)
-    plan = Plan(limiter)
+    ahead = limiter.copy()
     queue = [(START + step * 10_000, draw.choice((1, 1, 2, 5))) for step in range(3000)]
-    planned = [plan.reserve(joined, cost) for joined, cost in queue]
-    assert planned == sorted(planned)
-    for ready, (joined, cost) in zip(planned, queue, strict=True):
+    told = []
+    for joined, cost in queue:
+        told.append(ahead.ready_at(joined, cost))
+        ahead.charge(told[-1], cost)
+    assert told == sorted(told)
+    for ready, (joined, cost) in zip(told, queue, strict=True):
         assert limiter.ready_at(joined, cost) == ready
         assert limiter.fit(ready - 1, 1, cost) == 0 or ready == limiter.last
         assert limiter.take(ready, 1, cost) == 1
 
 
-def test_a_plan_for_many_is_the_plan_for_each() -> None:
-    limiter = busy()
-    each, many = Plan(limiter), Plan(limiter)
-    singly = [each.reserve(START, 2) for _ in range(500)]
-    assert [time for time, count in many.reserve_many(START, 500, 2) for _ in range(count)] == singly
+def test_many_at_once_are_charged_as_each_behind_the_other() -> None:
+    each, many = busy(), busy()
+    singly, together = [], []
+    while len(singly) < 500:
+        singly.append(each.ready_at(START, 2))
+        each.charge(singly[-1], 2)
+    while len(together) < 500:
+        ready = many.ready_at(START, 2)
+        together += [ready] * many.take(ready, 500 - len(together), 2)
+    assert together == singly
 
 
-def test_a_plan_leaves_out_who_can_never_be() -> None:
-    plan = Plan(Limiter(SPEC, START))
-    assert plan.reserve(START, 21) == NEVER
-    assert list(plan.reserve_many(START, 3, 21)) == []
-    assert plan.reserve(START, 20) == START
+def test_who_can_never_be_admitted_is_told_so_and_takes_nothing() -> None:
+    limiter = Limiter(SPEC, START)
+    assert limiter.ready_at(START, 21) == NEVER
+    assert limiter.take(START, 3, 21) == 0
+    assert limiter.ready_at(START, 20) == START

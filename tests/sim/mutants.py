@@ -8,8 +8,8 @@ from unittest import mock
 
 import msgspec
 
-from gate.admission.parked import Parked
-from gate.admission.plan import Plan
+from gate.admission.forecast.single_queue import SingleQueue
+from gate.admission.queues.parked import Parked
 from gate.kafka import routing, shard
 from gate.kafka.clock import MS
 from gate.kafka.commit import BatchWriter
@@ -149,11 +149,11 @@ def seek_forgotten(_start: Any) -> Any:
     return lambda _self, _service, _partition: None
 
 
-@_plant(Plan, "book")
+@_plant(SingleQueue, "book")
 def plan_not_charged(book: Any) -> Any:
     """Everybody who waits is promised the time of the first."""
 
-    def promise(self: Plan, count: int, *args: Any) -> Any:
+    def promise(self: SingleQueue, count: int, *args: Any) -> Any:
         before = [limiter.copy() for limiter in self.limiters], self.at
         booked = book(self, count, *args)
         self.limiters, self.at = before

@@ -1,19 +1,19 @@
-"""When so many units will have been admitted, as far as the limits say that all requests of a service share."""
+"""Forecast by the limits that all requests of a service share: when so many units will have been admitted."""
 
-from gate.admission.horizon import Horizon
-from gate.admission.shared import Limits
+from gate.admission.forecast.fair_share import AdmissionTimes
+from gate.admission.limits.service import Limits
 from gate.limits import Limiter
 
 
-class Outlook:
-    """The horizons of a service's shared limits. They save work only: new ones would say the same."""
+class SharedLimits:
+    """The admission times of a service's shared limits, kept. They save work only: new ones would say the same."""
 
     __slots__ = ("_budget", "_limits", "_own")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._own: Horizon | None = None
-        self._budget: Horizon | None = None
+        self._own: AdmissionTimes | None = None
+        self._budget: AdmissionTimes | None = None
 
     def admitted(self, now: int, units: int) -> None:
         """Go on with what a step admitted."""
@@ -25,11 +25,11 @@ class Outlook:
         """Return when the last of so many units is admitted, from `start` on."""
         limits = self._limits
         if self._own is None or not self._own.follow(start):
-            self._own = Horizon([limits.limiter.copy()], start)
+            self._own = AdmissionTimes([limits.limiter.copy()], start)
         time = max(start, self._own.time_of(units))
         if limits.budget is not None:
             if self._budget is None or not self._budget.follow(start):
-                self._budget = Horizon([limits.budget.limiter.copy()], start)
+                self._budget = AdmissionTimes([limits.budget.limiter.copy()], start)
             rivals = sum(min(waiting, units) for waiting in limits.budget.others(limits.service))
             time = max(time, self._budget.time_of(units + rivals))
         return time
@@ -42,23 +42,23 @@ class Outlook:
             self._limits.budget.limiter.follow(self._budget.limiter)
 
 
-class Deep:
-    """A tenant's own limit, ahead of which more waits than is planned one by one: as exact as a horizon."""
+class DeepTenant:
+    """A tenant's own limit, ahead of which more waits than is booked one by one: as exact as `fair_share`."""
 
-    __slots__ = ("_horizon", "_units")
+    __slots__ = ("_times", "_units")
 
     def __init__(self, limiter: Limiter, units: int, at: int) -> None:
-        self._horizon = Horizon([limiter.copy()], at)
+        self._times = AdmissionTimes([limiter.copy()], at)
         self._units = units
 
     @property
     def limiter(self) -> Limiter:
         """The limit, charged as far as was looked ahead."""
-        return self._horizon.limiter
+        return self._times.limiter
 
     def ready_at(self, now: int, cost: int) -> int:
         """Return when `cost` is admitted behind what waits."""
-        return max(now, self._horizon.time_of(self._units + cost))
+        return max(now, self._times.time_of(self._units + cost))
 
     def charge(self, now: int, units: int) -> None:  # noqa: ARG002 - as a limiter's
         """Let so many more units wait."""

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gate.admission import overflow
-from gate.admission.arrivals import Arrival, decisions
-from gate.admission.lanes import Lane, Queue
+from gate.admission.decisions import decisions
+from gate.admission.limits.service import Bound
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Step, Verdict
+from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant
+from gate.admission.queues.sharing import is_shared, label
+from gate.admission.queues.tenants import short
 from gate.admission.scheduler import Tally, add_pull
-from gate.admission.shared import Bound
-from gate.admission.sharing import is_shared, label
-from gate.admission.tenant import Tenant
-from gate.admission.tenants import short
 from gate.policy import Overflow
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def _pass(engine: "Engine", now: int, runs: Sequence[Run], offered: int, room: i
         engine.limits.charge(now, 1, units)
     for name, count in by_lane.items():
         engine.totals[_lane(engine, name, count).name, Verdict.ADMITTED, None, False] += count
-    engine.planner.admitted(now, units)
+    engine.forecast.admitted(now, units)
     if engine.tenants.crowded and wanted:
         names = [(engine.tenants.find(short(run.tenant), now).name, run.count) for run in runs]
         engine.tenants.shared_requests += sum(count for name, count in names if is_shared(name))
@@ -89,7 +88,7 @@ def _grant(engine: "Engine", now: int, wanted: Mapping[Tenant, int]) -> set[Tena
 def _contend(engine: "Engine", now: int, runs: Sequence[Run], room: int, granted: set[Tenant]) -> Step:
     """Decide where requests compete for what the limits give; tenants in `granted` have paid their own already."""
     pulls: list[Pull] = []
-    engine.planner.notice(now)
+    engine.forecast.notice(now)
     _drop(engine, now, pulls)
     engine.scheduler.unblock(now)
     start = max(now, engine.paused_until)
@@ -103,19 +102,19 @@ def _contend(engine: "Engine", now: int, runs: Sequence[Run], room: int, granted
         engine.scheduler.release(room, pulls)
     elif blocked is None:
         blocked = engine.scheduler.serve(now, engine.limits, room, engine.allowed(), pulls)
-    engine.planner.admitted(now, tally.units)
+    engine.forecast.admitted(now, tally.units)
     for lane, count in tally.pulled.items():
         engine.totals[lane, Verdict.ADMITTED, None, True] += count
     for arrival in arrivals:
         if arrival.late and engine.policy.overflow is not Overflow.HOLD:
-            overflow.shed(engine.service, arrival, engine.planner.estimate(arrival.queue, arrival.cost, now, start))
+            overflow.shed(engine.service, arrival, engine.forecast.estimate(arrival.queue, arrival.cost, now, start))
     left = [arrival for arrival in arrivals if arrival.left]
     if left:
         _settle(engine, now, left, blocked, start, engine.allowed(tally.requests))
     requests, units = _count(engine, now, arrivals)
     _count_admitted(engine, now, requests + sum(tally.pulled.values()), units + tally.pulled_units)
     engine.scheduler.rest(now, engine.limits)
-    engine.planner.stepped(now, start, admitted=bool(tally.requests))
+    engine.forecast.stepped(now, start, admitted=bool(tally.requests))
     return Step(decisions(arrivals), tuple(pulls))
 
 
@@ -149,7 +148,7 @@ def _settle(
     engine: "Engine", now: int, left: list[Arrival], blocked: Bound | None, start: int, allowed: int | None
 ) -> None:
     """Decide what becomes of requests that the scheduler left."""
-    policy, limits, planner = engine.policy, engine.limits, engine.planner
+    policy, limits, forecast = engine.policy, engine.limits, engine.forecast
 
     def why(arrival: Arrival) -> Bound:
         tenant = arrival.queue.tenant
@@ -166,13 +165,13 @@ def _settle(
     elif policy.overflow is Overflow.HOLD:
         if blocked is None and engine.waiting:
             blocked = Bound(Reason.LANE, engine.service)
-        engine.held = overflow.hold(limits, planner, left, now, policy.max_delay, allowed, blocked, start)
+        engine.held = overflow.hold(limits, forecast, left, now, policy.max_delay, allowed, blocked, start)
     elif policy.overflow is Overflow.REJECT:
         engine.scheduler.unqueue(left)
-        overflow.reject(planner, left, now, why, start)
+        overflow.reject(forecast, left, now, why, start)
     else:
         engine.scheduler.park(left)
-        engine.unplaced = overflow.delay(limits, planner, left, now, policy.max_delay, why, start)
+        engine.unplaced = overflow.delay(limits, forecast, left, now, policy.max_delay, why, start)
         for arrival, _, _ in engine.unplaced:
             engine.scheduler.coming.setdefault(arrival.queue, arrival.cost)
 
@@ -190,12 +189,12 @@ def _drop(engine: "Engine", now: int, pulls: list[Pull]) -> None:
     dropped.sort(key=lambda drop: drop[3:5])
     for reason, limit, queue, partition, offset, count, cost in dropped:
         engine.scheduler.shrink(queue, count, count * cost)
-        queue.tenant.plan = None
+        queue.tenant.forecast = None
         engine.tenants.touch(queue.tenant, now)
         engine.totals[queue.lane.name, Verdict.REJECTED, reason, True] += count
         add_pull(pulls, Pull(partition, offset, count, Verdict.REJECTED, reason, limit))
     if dropped:
-        engine.planner.expired()
+        engine.forecast.expired()
 
 
 def _lane(engine: "Engine", name: str, count: int) -> Lane:

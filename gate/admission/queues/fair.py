@@ -1,4 +1,4 @@
-"""Who goes next: start-time fair queueing over the lanes of a service, and in each lane over its tenants.
+"""Start-time fair queueing: whose turn it is among the lanes of a service, and in each lane among its tenants.
 
 Goyal, Vin, Chen: "Start-time Fair Queueing" (SIGCOMM 1996). Each flow has a start tag; the lowest goes first and its
 tag then grows by cost divided by weight. A flow that comes back starts at the tag that is being served, so that it gets
@@ -6,16 +6,10 @@ its share at once and no credit for the time away.
 """
 
 import math
-from array import array
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
-
-if TYPE_CHECKING:
-    from gate.admission.arrivals import Arrival
-    from gate.admission.tenant import Tenant
+from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 _STRIDE_MAX: Final = 2**20  # of the lightest lane: beyond it, weights are rounded to a millionth of the heaviest one's
 COST_CAP: Final = 2**36  # of one request in a tag
@@ -132,101 +126,6 @@ class Fair(Generic[F]):
         entry = (flow.start, flow.order, self._pushed, flow)
         flow.entry = entry
         return entry
-
-
-class Queue(Flow):
-    """What waits of one tenant in one lane: parked requests, and behind them those of the batch at hand."""
-
-    __slots__ = ("epoch", "fresh", "head", "lane", "refs", "requests", "tenant", "units", "until")
-
-    def __init__(self, lane: "Lane", tenant: "Tenant") -> None:
-        super().__init__(0)
-        self.lane = lane
-        self.tenant = tenant
-        self.epoch = lane.epoch
-        self.requests = 0  # parked
-        self.units = 0
-        self.refs = array("Q")  # to entries of segments
-        self.head = 0  # refs before it are done
-        self.until = 0  # blocked by the tenant's own limit; 0: not blocked
-        self.fresh: deque[Arrival] | None = None  # an empty deque would be half of a queue's memory
-
-
-class Lane(Flow):
-    """A priority: a share of the service's limits."""
-
-    __slots__ = (
-        "busy",
-        "epoch",
-        "fair",
-        "name",
-        "orders",
-        "ready_units",
-        "requests",
-        "stride",
-        "units",
-        "waiting",
-        "weight",
-    )
-
-    def __init__(self, name: str, weight: Fraction, stride: int, order: int) -> None:
-        super().__init__(order)
-        self.name = name
-        self.weight = weight
-        self.stride = stride  # of a unit
-        self.fair: Fair[Queue] = Fair()
-        self.epoch = 0  # tags of an older epoch count as 0
-        self.orders = 0
-        self.busy = False  # queues have taken part since it was last at rest
-        self.requests = 0  # parked
-        self.units = 0
-        self.waiting = 0  # queues with something parked
-        self.ready_units = 0  # of them, those whose tenant's limit does not block them
-
-    def _new_order(self) -> int:
-        self.orders += 1
-        return self.orders
-
-    def remembers(self, queue: Queue) -> bool:
-        """Tell whether a queue's tag still says that it had more than others."""
-        return queue.epoch == self.epoch and queue.start > self.fair.virtual
-
-    def join(self, queue: Queue) -> None:
-        """Let a queue that has work take part. One whose tag tells nothing any more is as good as new."""
-        if queue.entry is None:
-            if not queue.order or not self.remembers(queue):
-                queue.epoch, queue.start, queue.order = self.epoch, 0, self._new_order()
-            self.rejoin(queue)
-
-    def rejoin(self, queue: Queue) -> None:
-        """Let a queue take part again as what it was."""
-        self.busy = True
-        self.fair.join(queue)
-
-    def rest(self) -> None:
-        """Forget who had how much: nobody waits here. Keeps the tags small."""
-        if self.busy:
-            self.busy = False
-            self.fair.clear()
-            self.fair.virtual = 0
-            self.epoch += 1
-
-
-def head(lanes: Fair[Lane]) -> Queue | None:
-    """Return the queue whose turn it is; None: none that takes part has work. Those that have none leave."""
-    while (lane := lanes.first()) is not None:
-        while (queue := lane.fair.first()) is not None:
-            if queue.requests or queue.fresh:
-                return queue
-            lane.fair.leave(queue)
-        lanes.leave(lane)
-    return None
-
-
-def lanes_of(weights: Mapping[str, Fraction]) -> dict[str, Lane]:
-    """Make the lanes of a policy."""
-    rows = zip(weights.items(), strides(list(weights.values())), strict=True)
-    return {name: Lane(name, weight, stride, order) for order, ((name, weight), stride) in enumerate(rows)}
 
 
 def strides(weights: Sequence[Fraction]) -> tuple[int, ...]:

@@ -1,19 +1,14 @@
-"""When a request that must wait will be admitted if nothing else comes.
+"""Forecast for a single queue: a copy of the limiters, charged ahead with everything that waits.
 
-A plan is a copy of the limiters, charged ahead with everything that waits. A queue served first in, first out by
-limiters that are never idle admits at times that depend on nothing else, so each new request costs one step, whatever
-the backlog. The plan moves in whole milliseconds, as the gate's clock does, and is exact for any mix of costs.
+A queue served first in, first out by limiters that are never idle admits at times that depend on nothing else, so each
+new request costs one step, whatever the backlog. The copy moves in whole milliseconds, as the gate's clock does, and is
+exact for any mix of costs.
 """
 
 from collections.abc import Iterable, Sequence
 
-from gate.admission.model import MS
+from gate.admission.model import MS, whole_ms
 from gate.limits import Limiter
-
-
-def whole_ms(time: int) -> int:
-    """Round a time in ns up to whole milliseconds."""
-    return -(-time // MS) * MS
 
 
 def ready_at(limiters: Iterable[Limiter], now: int, cost: int) -> int:
@@ -26,20 +21,20 @@ def ready_at(limiters: Iterable[Limiter], now: int, cost: int) -> int:
     return whole_ms(ready)
 
 
-class Plan:
+class SingleQueue:
     """Limiters charged ahead."""
 
     __slots__ = ("at", "limiters")
 
     def __init__(self, limiters: Sequence[Limiter], at: int) -> None:
-        self.limiters = limiters  # copies: the plan's own
+        self.limiters = limiters  # copies: the forecast's own
         self.at = at  # the time of the last one booked
 
     def book(self, count: int, cost: int, latest: int, own: Limiter | None = None) -> tuple[list[int], int]:
         """Book up to `count` requests one behind the other, as far as their times are not after `latest`.
 
-        `own` is the plan of a further limit, the tenant's. Returns the times, and the time of the first request that
-        was not booked.
+        `own` is a copy, charged ahead, of a further limit, the tenant's. Returns the times, and the time of
+        the first request that was not booked.
         """
         limiters = self.limiters if own is None else [*self.limiters, own]
         times: list[int] = []

@@ -1,9 +1,9 @@
-"""When the n-th unit from now on is admitted, and which unit a request is, where several queues share the limits.
+"""Forecast where several queues share the limits: when the n-th unit is admitted, and which unit a request is.
 
 Limits that are never idle admit at times that do not depend on whose turn it is, if costs are equal. So the time of
 a request follows from two steps: how many units go before it, from the tags of the lanes and tenants, and when the
 last of them goes. Exact for costs of 1 and up to 64 waiting tenants per lane that have no limits of their own. Else,
-where more waits than a `rehearsal` takes:
+where more waits than is `simulated`:
 - mixed costs: off by at most one request of the largest cost per other queue;
 - more tenants: an upper bound, late by at most one turn of all tenants, which beyond 1,024 tenants may be a turn of all
   that they have parked up to the request's own depth;
@@ -19,9 +19,10 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, Self
 
-from gate.admission.lanes import COST_CAP, Fair, Lane, Queue
-from gate.admission.model import SECOND
-from gate.admission.plan import ready_at, whole_ms
+from gate.admission.forecast.single_queue import ready_at
+from gate.admission.model import SECOND, whole_ms
+from gate.admission.queues.fair import COST_CAP, Fair
+from gate.admission.queues.queue import Lane, Queue
 from gate.limits import Limiter, Spec, Window
 
 _AHEAD: Final = 1024  # moments of admission that are looked at one by one; beyond them the pattern goes on
@@ -30,7 +31,7 @@ _FEW: Final = 64  # tenants that are looked at one by one
 _TENANTS: Final = 1024  # tenants that are looked at at all
 
 
-class _Drip(NamedTuple):
+class _BucketTail(NamedTuple):
     """A bucket as it drips: when it has given `units` from a moment on. Whole numbers: it is asked for each request."""
 
     tokens: int  # at that moment, in parts of a unit
@@ -50,7 +51,7 @@ class _Drip(NamedTuple):
         return -(-max(0, units * self.parts - self.tokens) * self.numerator // self.denominator)
 
 
-class _Door:
+class _WindowTail:
     """A window by itself: when it has let in `units`, at most its limit, from a moment on."""
 
     __slots__ = ("_alone", "_now", "window")
@@ -66,20 +67,20 @@ class _Door:
         return self._alone.ready_at(self._now, units) - self._now
 
 
-class Horizon:
+class AdmissionTimes:
     """The moments at which limiters that are never idle admit units, found one by one as far as they are asked for."""
 
-    __slots__ = ("_base", "_done", "_doors", "_drips", "_ends", "_limiters", "_times", "at")
+    __slots__ = ("_base", "_buckets", "_done", "_ends", "_limiters", "_times", "_windows", "at")
 
     def __init__(self, limiters: Sequence[Limiter], at: int) -> None:
-        self._limiters = limiters  # copies: the horizon's own
+        self._limiters = limiters  # copies: the forecast's own
         self.at = at
         self._times = array("q")
         self._ends = array("q")  # units admitted up to and with each moment
         self._done = 0  # moments that have passed
         self._base = 0  # units admitted by then
-        self._drips: list[_Drip] | None = None  # the buckets behind the last moment
-        self._doors: list[_Door] = []  # the windows behind it
+        self._buckets: list[_BucketTail] | None = None  # the buckets behind the last moment
+        self._windows: list[_WindowTail] = []  # the windows behind it
 
     @property
     def limiter(self) -> Limiter:
@@ -103,7 +104,7 @@ class Horizon:
         return True
 
     def passed(self, now: int, units: int) -> bool:
-        """Note what was admitted at `now`; False where that was not as foreseen, and the horizon is of no more use."""
+        """Note what was admitted at `now`; False where that was not as foreseen, and the forecast is of no more use."""
         due = self._done < len(self._times) and self._times[self._done] <= now
         if not units:
             return not due
@@ -117,7 +118,7 @@ class Horizon:
         return True
 
     def _look_on(self) -> None:
-        self._drips = None
+        self._buckets = None
         self.at = ready_at(self._limiters, self.at, 1)
         units = min((limiter.fit(self.at, _MANY, 1) for limiter in self._limiters), default=_MANY)
         for limiter in self._limiters:
@@ -128,23 +129,25 @@ class Horizon:
     def _beyond(self, target: int) -> int:
         """Go on as the limits do by themselves: a bucket drips; a window lets in what it let in one size before."""
         last, units = self._times[-1], target - self._ends[-1]
-        if self._drips is None:
-            self._drips = [_Drip.of(limiter, last) for limiter in self._limiters if limiter.spec.rate is not None]
-            self._doors = [
-                _Door(limiter, window, last) for limiter in self._limiters for window in limiter.spec.windows
+        if self._buckets is None:
+            self._buckets = [
+                _BucketTail.of(limiter, last) for limiter in self._limiters if limiter.spec.rate is not None
+            ]
+            self._windows = [
+                _WindowTail(limiter, window, last) for limiter in self._limiters for window in limiter.spec.windows
             ]
         wait = self._dripped(units)
-        for door in self._doors:
-            rounds, rest = divmod(units - 1, door.window.limit)
-            first = max(door.wait(rest + 1), self._dripped(rest + 1))
-            wait = max(wait, first + rounds * door.window.size)
+        for window in self._windows:
+            rounds, rest = divmod(units - 1, window.window.limit)
+            first = max(window.wait(rest + 1), self._dripped(rest + 1))
+            wait = max(wait, first + rounds * window.window.size)
         return whole_ms(last + wait)
 
     def _dripped(self, units: int) -> int:
-        return max((drip.wait(units) for drip in self._drips or ()), default=0)
+        return max((bucket.wait(units) for bucket in self._buckets or ()), default=0)
 
 
-class Standing:
+class LaneOrder:
     """The tenants that wait in a lane, with their tags: how many units of the lane go before a given one."""
 
     __slots__ = ("_finish_sums", "_finishes", "_orders", "_rows", "_start_sums", "_starts")
@@ -172,13 +175,13 @@ class Standing:
         return units + min(level, bisect_left(self._orders, order))
 
 
-class Positions:
+class Places:
     """The place of a request in the order of all that waits now, counted in units."""
 
     def __init__(self, lanes: Fair[Lane]) -> None:
         self._virtual = lanes.virtual
         self._lanes = lanes.flows()
-        self._standings: dict[str, Standing] = {}
+        self._orders: dict[str, LaneOrder] = {}
 
     def units_to(self, queue: Queue, ahead: int, cost: int) -> int:
         """Return how many units are admitted up to and with a request behind `ahead` units of its own queue."""
@@ -200,9 +203,9 @@ class Positions:
             return ahead
         if tenants > _TENANTS:
             return ahead + min(max(0, lane.ready_units - queue.units), (tenants - 1) * (ahead + min(cost, COST_CAP)))
-        standing = self._standings.get(lane.name)
-        if standing is None:
-            standing = self._standings[lane.name] = Standing(lane.fair.flows())
+        order = self._orders.get(lane.name)
+        if order is None:
+            order = self._orders[lane.name] = LaneOrder(lane.fair.flows())
         if queue.entry is not None or lane.remembers(queue):
-            return standing.before(max(queue.start, lane.fair.virtual), queue.order, ahead)
-        return standing.before(lane.fair.virtual, lane.orders + 1, ahead)
+            return order.before(max(queue.start, lane.fair.virtual), queue.order, ahead)
+        return order.before(lane.fair.virtual, lane.orders + 1, ahead)

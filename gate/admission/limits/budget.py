@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from gate.admission.lanes import COST_CAP
 from gate.admission.model import SECOND
+from gate.admission.queues.fair import COST_CAP
 from gate.admission.state import ClaimRecord, GroupRecord, decode, encode
 from gate.limits import Limiter, Spec
 

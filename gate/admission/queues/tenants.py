@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from gate.admission.lanes import Lane, Queue
 from gate.admission.model import SECOND
-from gate.admission.sharing import is_shared, parts_of, shared_name, slot_of
+from gate.admission.queues.queue import Lane, Queue, Tenant
+from gate.admission.queues.sharing import is_shared, parts_of, shared_name, slot_of
 from gate.admission.state import TenantRecord, decode, encode
-from gate.admission.tenant import Tenant
 from gate.limits import Limiter, Spec
 from gate.policy import ServicePolicy
 
@@ -44,7 +43,7 @@ class Tenants:
 
     def __init__(self, service: str, policy: ServicePolicy, lanes: dict[str, Lane], born: int) -> None:
         self.paused: dict[str, int] = {}  # until when, by name
-        self.plans = 0  # how often all plans were thrown away
+        self.forecasts = 0  # how often all forecasts were thrown away
         self.salt = born  # of the hash that says who shares with whom
         self.shared_requests = 0  # of tenants that share
         self._service = service
@@ -207,7 +206,7 @@ class Tenants:
         self._policy, self._named = policy, frozenset(policy.named_tenants())
         self.renamed |= dict.fromkeys(sorted(self._named - before - self._known.keys()))
         self._settle_names()
-        self.forget_plans()
+        self.forget_forecasts()
         self._own = 0
         self._shared.clear()
         for number, tenant in enumerate(list(self._known.values())):
@@ -222,11 +221,11 @@ class Tenants:
             if number % SLICE == 0:
                 yield
 
-    def forget_plans(self) -> None:
+    def forget_forecasts(self) -> None:
         """Plan anew what waits: something has changed the future."""
-        self.plans += 1
+        self.forecasts += 1
         for tenant in self._known.values():
-            tenant.plan = None
+            tenant.forecast = None
 
     def pause(self, tenant: Tenant, until: int) -> None:
         """Let nothing of a tenant go before `until`; 0: let it go on."""
@@ -242,7 +241,7 @@ class Tenants:
     def prepare(self) -> Iterator[None]:
         """Write the records of those that changed, in slices, so that `changes` need not do it in one piece."""
         for number, tenant in enumerate(list(self._changed)):
-            self._changed[tenant] = encode(tenant.record(self.plans))
+            self._changed[tenant] = encode(tenant.record(self.forecasts))
             if number % SLICE == 0:
                 yield
 
@@ -250,7 +249,7 @@ class Tenants:
         """Return the records that changed since the last call; None: delete."""
         records: dict[str, bytes | None] = {self._prefix + name: None for name in self._gone}
         for tenant, data in self._changed.items():
-            records[self._prefix + tenant.name] = data or encode(tenant.record(self.plans))
+            records[self._prefix + tenant.name] = data or encode(tenant.record(self.forecasts))
         self._changed.clear()
         self._gone.clear()
         return records
@@ -269,7 +268,7 @@ class Tenants:
         record = decode(self._prefix + name, data, TenantRecord)
         spec = self._spec(name)
         tenant = self._known[name] = Tenant(name, None if spec is None else Limiter(spec, now))
-        tenant.restore(record, spec, self.plans)
+        tenant.restore(record, spec, self.forecasts)
         for tag in record.queues:
             lane = self._lanes.get(tag.lane)
             if lane is not None:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from gate.admission.budgets import Budget
+from gate.admission.limits.budget import Budget
 from gate.admission.model import Reason
 from gate.limits import Limiter
 
@@ -57,3 +57,13 @@ class Limits:
             return Bound(Reason.GROUP, f"group.{self.budget.name}")
         binding = self.limiter.binding(now, cost)
         return None if binding is None else Bound(Reason(binding), f"{self.service}.{binding}")
+
+
+def is_full(limiter: Limiter, now: int) -> bool:
+    """Tell whether a bucket has nothing to gain by waiting: from here on capacity is lost."""
+    return limiter.spec.rate is not None and limiter.bucket_fill(now) <= 0
+
+
+def is_shifted(limiter: Limiter, now: int) -> bool:
+    """Tell whether who comes late at `now` delays those behind."""
+    return bool(limiter.spec.windows) or is_full(limiter, now)

@@ -4,7 +4,7 @@ import sys
 from array import array
 from typing import Final
 
-from gate.admission.lanes import Queue
+from gate.admission.queues.queue import Queue
 from gate.admission.state import SegmentRecord
 
 NO_DEADLINE: Final = 2**63 - 1  # in ms

@@ -1,8 +1,8 @@
-"""When each request will be admitted, found by playing it through: for what cannot be counted out, if little waits.
+"""Forecast by simulation, request by request: for what cannot be counted out, if little waits.
 
-Where costs differ, or tenants wait for limits of their own, whose turn it is depends on all that went before; `horizon`
-can only estimate it. A rehearsal does over copies what the scheduler will do, request by request, so it is exact for
-any mix, and takes time for each request that waits.
+Where costs differ, or tenants wait for limits of their own, whose turn it is depends on all that went before;
+`fair_share` can only estimate it. A simulation does over copies what the scheduler will do, request by request, so it
+is exact for any mix, and takes time for each request that waits.
 """
 
 from collections import deque
@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final
 
-from gate.admission.arrivals import Arrival
-from gate.admission.lanes import COST_CAP, Fair, Lane, Queue, head
-from gate.admission.model import MS
-from gate.admission.parked import Parked
-from gate.admission.plan import ready_at, whole_ms
+from gate.admission.forecast.single_queue import ready_at
+from gate.admission.model import MS, whole_ms
+from gate.admission.queues.fair import COST_CAP, Fair
+from gate.admission.queues.parked import Parked
+from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
+from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.scheduler import Scheduler
-from gate.admission.segment import NO_DEADLINE
-from gate.admission.tenant import Tenant
 from gate.limits import NEVER, Limiter
 
 MOST: Final = 128  # requests that wait: some ms of CPU for a batch that is added to them
@@ -34,7 +33,7 @@ class _Entry:
     arrival: int | None = None  # which of the batch; None: parked before
 
 
-class Rehearsal:
+class SimulatedQueues:
     """All that waits for one service, as it will go if nothing else comes. Good for one `play`."""
 
     def __init__(

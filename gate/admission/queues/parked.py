@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from gate.admission.lanes import Queue
-from gate.admission.segment import COUNT_MAX, NO_DEADLINE, Segment
+from gate.admission.queues.queue import Queue
+from gate.admission.queues.segment import COUNT_MAX, NO_DEADLINE, Segment
 from gate.admission.state import SegmentRecord, encode
 
 ENTRIES: Final = 256  # of a segment: what is rewritten when one of its requests leaves

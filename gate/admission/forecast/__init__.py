@@ -1,0 +1,1 @@
+"""Forecasts: when each request that waits will be admitted if nothing else comes, found in the cheapest exact way."""

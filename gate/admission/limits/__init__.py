@@ -1,0 +1,1 @@
+"""Limits that all requests of a service share: its own, and the budgets of groups."""
