@@ -216,7 +216,7 @@ class Queueing:
         self.engine.parked([(0, self._offset + n * self._gap) for n in range(count)])
         self._offset += count * self._gap + 1
         self._batch += 1
-        for key, value in self.engine.changes().items():
+        for key, value in self.engine.drain_changes().items():
             if value is None:
                 self.state.pop(key, None)
             else:

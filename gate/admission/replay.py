@@ -115,8 +115,8 @@ class _Player:
             self._decide(numbers, decision.verdict, decision.reason, now)
         for pull in step.pulls:
             self._decide(range(pull.offset, pull.offset + pull.count), pull.verdict, pull.reason, now)
-        outcome.breaches += sum(event.kind is EventKind.OPENED for event in self._engine.events())
-        self._engine.changes()  # nobody keeps them
+        outcome.breaches += sum(event.kind is EventKind.OPENED for event in self._engine.drain_events())
+        self._engine.drain_changes()  # nobody keeps them
         return parked
 
     def _decide(self, numbers: Iterable[int], verdict: Verdict, reason: Reason | None, now: int) -> None:

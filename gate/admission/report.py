@@ -1,7 +1,8 @@
-"""What an engine says about itself."""
+"""Usage of a service: limits, backlog, ETA and what binds, read from its state."""
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from gate.admission.engine_state import EngineState
 from gate.admission.forecast.shared_limits import SharedLimits
 from gate.admission.limits.service import Bound, Limits
 from gate.admission.model import (
@@ -18,10 +19,6 @@ from gate.admission.model import (
 )
 from gate.admission.queues.sharing import label
 from gate.limits import NEVER, Limiter
-
-if TYPE_CHECKING:
-    from gate.admission.engine import Engine
-
 
 _SHOWN: Final = 20  # paused tenants
 _STANDSTILL: Final = 0.05  # requests per second; the rate of what has stopped sinks, but never to 0
@@ -67,20 +64,20 @@ def _pause(until: int, now: int) -> int | None:
     return NEVER if until >= UNTIL_RESUMED else until
 
 
-def eta_of_all(engine: "Engine", now: int) -> float | None:
+def eta_of_all(state: EngineState, now: int) -> float | None:
     """Return in how many seconds the last of all that waits is admitted if nothing else comes; None: not known."""
-    start, held = max(now, engine.paused_until), engine.holding.total
-    end = _held_end(engine, start) if held else engine.forecast.end(now, start)
-    return _eta(engine, end, now, engine.waiting + held)
+    start, held = max(now, state.paused_until), state.holding.total
+    end = _held_end(state, start) if held else state.forecast.end(now, start)
+    return _eta(state, end, now, state.waiting + held)
 
 
-def _eta(engine: "Engine", end: int, now: int, waiting: int) -> float | None:
+def _eta(state: EngineState, end: int, now: int, waiting: int) -> float | None:
     """Return the seconds until `end`, or as long as workers take as fast as they are now, where they hold it back."""
     if end >= UNTIL_RESUMED:
         return None
     eta = max(0, end - now) / SECOND
-    if waiting and engine.allowed() == 0:
-        rate = engine.admitted.at(now)
+    if waiting and state.allowed() == 0:
+        rate = state.admitted.at(now)
         return max(eta, waiting / rate) if rate > _STANDSTILL else None
     return eta
 
@@ -92,50 +89,50 @@ def _named(limits: Limits) -> list[tuple[Limiter, str, Reason | None]]:
     return named
 
 
-def binding(engine: "Engine", now: int) -> Binding | None:
+def binding(state: EngineState, now: int) -> Binding | None:
     """Return the limit that the next request waits for; None: nothing waits, and no breach is open."""
-    if engine.waiting and not engine.scheduler.more:
-        bound = _bound(engine, now)
+    if state.waiting and not state.scheduler.more:
+        bound = _bound(state, now)
         return None if bound is None else Binding(*bound)
-    if engine.refusal is not None and (engine.holding.seen or engine.breach.since is not None):
-        return Binding(*engine.refusal[1:])
+    if state.refusal is not None and (state.holding.seen or state.breach.since is not None):
+        return Binding(*state.refusal[1:])
     return None
 
 
-def _bound(engine: "Engine", now: int) -> Bound | None:
-    if engine.paused_until > now:
-        return Bound(Reason.PAUSED, engine.service)
-    head = engine.scheduler.head()
+def _bound(state: EngineState, now: int) -> Bound | None:
+    if state.paused_until > now:
+        return Bound(Reason.PAUSED, state.service)
+    head = state.scheduler.head()
     if head is not None:
-        if engine.allowed() == 0:
-            return Bound(Reason.IN_FLIGHT, f"{engine.service}.in-flight")
-        return engine.limits.bound(now, engine.scheduler.head_cost(head))
-    blocked = engine.scheduler.next_blocked()
+        if state.allowed() == 0:
+            return Bound(Reason.IN_FLIGHT, f"{state.service}.in-flight")
+        return state.limits.bound(now, state.scheduler.head_cost(head))
+    blocked = state.scheduler.next_blocked()
     if blocked is None:
         return None
     reason = Reason.PAUSED if blocked.tenant.paused_until > now else Reason.TENANT
-    return Bound(reason, f"{engine.service}.{label(blocked.tenant.name)}")
+    return Bound(reason, f"{state.service}.{label(blocked.tenant.name)}")
 
 
-def _held_end(engine: "Engine", start: int) -> int:
+def _held_end(state: EngineState, start: int) -> int:
     """Return when the last of what is held is admitted, in the order of its topic and behind what is parked."""
-    units = engine.holding.total_units + sum(lane.units for lane in engine.lanes.values())
-    end = SharedLimits(engine.limits).time_of(units, start)
-    until = None if engine.held is None else engine.held.until
+    units = state.holding.total_units + sum(lane.units for lane in state.lanes.values())
+    end = SharedLimits(state.limits).time_of(units, start)
+    until = None if state.held is None else state.held.until
     return end if until is None else max(end, until)
 
 
-def _lanes(engine: "Engine", now: int) -> tuple[LaneUsage, ...]:
-    start, holding = max(now, engine.paused_until), engine.holding
+def _lanes(state: EngineState, now: int) -> tuple[LaneUsage, ...]:
+    start, holding = max(now, state.paused_until), state.holding
     held = holding.total
-    held_end = _held_end(engine, start) if held else None
+    held_end = _held_end(state, start) if held else None
     unseen = held - holding.requests.total()
     lanes = []
-    for lane in engine.lanes.values():
+    for lane in state.lanes.values():
         here, units = holding.requests[lane.name], holding.units[lane.name]
-        if unseen and lane.name == engine.policy.default_lane:  # which lanes they name is not known yet
+        if unseen and lane.name == state.policy.default_lane:  # which lanes they name is not known yet
             here, units = here + unseen, units + holding.total_units - holding.units.total()
-        end = engine.forecast.lane_end(lane, now, start) if held_end is None else held_end
+        end = state.forecast.lane_end(lane, now, start) if held_end is None else held_end
         lanes.append(
             LaneUsage(
                 name=lane.name,
@@ -143,49 +140,49 @@ def _lanes(engine: "Engine", now: int) -> tuple[LaneUsage, ...]:
                 backlog=lane.requests + here,
                 backlog_units=lane.units + units,
                 tenants=lane.waiting,
-                eta_seconds=_eta(engine, end, now, lane.requests + held),
+                eta_seconds=_eta(state, end, now, lane.requests + held),
             )
         )
     return tuple(lanes)
 
 
-def _paused_tenants(engine: "Engine", now: int) -> list[PausedTenant]:
-    paused = sorted((name, until) for name, until in engine.tenants.paused.items() if until > now)
+def _paused_tenants(state: EngineState, now: int) -> list[PausedTenant]:
+    paused = sorted((name, until) for name, until in state.tenants.paused.items() if until > now)
     return [PausedTenant(name, None if until >= UNTIL_RESUMED else until) for name, until in paused]
 
 
-def service_usage(engine: "Engine", now: int) -> Usage:
-    """Return one engine's usage."""
-    limiter, policy = engine.limits.limiter, engine.policy
-    paused = _paused_tenants(engine, now)
-    refusal = engine.refusal
-    watched = policy.max_in_flight is not None and engine.lag is not None
+def service_usage(state: EngineState, now: int) -> Usage:
+    """Return one service's usage."""
+    limiter, policy = state.limits.limiter, state.policy
+    paused = _paused_tenants(state, now)
+    refusal = state.refusal
+    watched = policy.max_in_flight is not None and state.lag is not None
     return Usage(
-        service=engine.service,
+        service=state.service,
         at=now,
-        policy=engine.version,
-        limits=limit_usage(engine.limits, now),
-        requests_per_second=engine.admitted.at(now),
-        units_per_second=engine.units.at(now),
-        offered_per_second=engine.offered.at(now),
+        policy=state.version,
+        limits=limit_usage(state.limits, now),
+        requests_per_second=state.admitted.at(now),
+        units_per_second=state.units.at(now),
+        offered_per_second=state.offered.at(now),
         tokens=None if limiter.spec.rate is None else float(limiter.tokens(now)),
         window_fill=limiter.window_fill(now) if limiter.spec.windows else 0.0,
-        lanes=_lanes(engine, now),
+        lanes=_lanes(state, now),
         totals=tuple(
             Total(lane, verdict, reason, pulled, requests)
-            for (lane, verdict, reason, pulled), requests in sorted(engine.totals.items(), key=str)
+            for (lane, verdict, reason, pulled), requests in sorted(state.totals.items(), key=str)
         ),
-        breach_since=engine.breach.since,
+        breach_since=state.breach.since,
         last_refusal=None if refusal is None else Refusal(*refusal),
-        paused_until=_pause(engine.paused_until, now),
-        in_flight=(engine.lag or 0) + engine.admitted_since if watched else None,
-        tenants=len(engine.tenants),
-        unknown_lanes=engine.unknown_lanes,
-        shared_tenants=engine.tenants.sharing,
-        shared_tenant_requests=engine.tenants.shared_requests,
-        binding=binding(engine, now),
+        paused_until=_pause(state.paused_until, now),
+        in_flight=(state.lag or 0) + state.admitted_since if watched else None,
+        tenants=len(state.tenants),
+        unknown_lanes=state.unknown_lanes,
+        shared_tenants=state.tenants.sharing,
+        shared_tenant_requests=state.tenants.shared_requests,
+        binding=binding(state, now),
         paused_tenants=tuple(paused[:_SHOWN]),
         tenants_paused=len(paused),
-        held=engine.holding.total,
-        gone=engine.gone,
+        held=state.holding.total,
+        gone=state.gone,
     )

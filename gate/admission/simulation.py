@@ -121,7 +121,7 @@ class Simulation:
 
     def save(self) -> None:
         """Bring the records up to date, as the shell does with every batch."""
-        for key, value in self.engine.changes().items():
+        for key, value in self.engine.drain_changes().items():
             if value is None:
                 self.state.pop(key, None)
             else:
@@ -148,7 +148,7 @@ class Simulation:
                 history.not_before[begin:end] = array("q", decision.not_before)
         if places:
             self.engine.parked(places)
-        history.events += self.engine.events()
+        history.events += self.engine.drain_events()
         if self._restart:
             self.reopen()
 

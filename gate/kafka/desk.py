@@ -223,7 +223,7 @@ class Desk:
     def forget_parked(self, begins: Mapping[Partition, int], now: int) -> None:
         """Forget what was parked in front of where partitions of delayed topics begin: it is gone."""
         for served in self.services.values():
-            for number in served.engine.places.partitions if begins else ():
+            for number in served.engine.partitions if begins else ():
                 partition = Partition(served.topics.delayed, number)
                 if (begin := begins.get(partition)) and (gone := served.engine.forget(now, number, begin)):
                     log.error(
@@ -408,7 +408,7 @@ class Desk:
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
             if len(records) < pull.count:
-                served.engine.gone += pull.count - len(records)
+                served.engine.count_gone(pull.count - len(records))
                 self.missed.add(Partition(served.topics.delayed, pull.partition))
         turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
         batch.refuse(served.topics, version, turn.pieces, turn.refused)
@@ -452,7 +452,7 @@ class Desk:
         """Return the state records that a batch has changed."""
         changed: dict[str, bytes | None] = {}
         for turn in turns:
-            changed.update(turn.served.engine.changes())
+            changed.update(turn.served.engine.drain_changes())
         return changed
 
     def noted(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
@@ -519,7 +519,7 @@ class Desk:
     @staticmethod
     def events(turns: Iterable[Turn]) -> list[Event]:
         """Return the breach events of a batch."""
-        return [event for turn in turns for event in turn.served.engine.events()]
+        return [event for turn in turns for event in turn.served.engine.drain_events()]
 
 
 def _seen(piece: Piece, seen: Mapping[int, int]) -> int:

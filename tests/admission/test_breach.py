@@ -76,8 +76,8 @@ def test_the_beat_can_be_set(policy, spec, start):
     engine = Engine("svc", policy(spec(1, 1)), Budgets(start, {}), start, "1", beat=beat)
     engine.step(start, [Run(0, 8)], 0)
     engine.parked([(0, n) for n in range(7)])
-    told = list(engine.events())
+    told = list(engine.drain_events())
     while (wake := engine.wake_at()) is not None:
         engine.step(wake, [], 100)
-        told += engine.events()
+        told += engine.drain_events()
     assert [(event.at - start) // SECOND for event in told] == [0, 2, 4, 6, 7]

@@ -46,7 +46,7 @@ def admitted(sim: Simulation) -> int:
 def distinct(sims: list[Simulation]) -> list[Simulation]:
     """A budget tells its services apart by name."""
     for number, sim in enumerate(sims):
-        sim.engine.limits.service = f"svc{number}"
+        sim.engine.state.limits.service = f"svc{number}"
     return sims
 
 
@@ -57,7 +57,7 @@ def test_both_limits_are_checked_before_either_is_charged(services):
         (2, Verdict.ADMITTED, None, None),
         (3, Verdict.DELAYED, Reason.GROUP, "group.bank"),
     ]
-    assert sim.engine.limits.limiter.tokens(START) == 8
+    assert sim.engine.state.limits.limiter.tokens(START) == 8
     assert step.decisions[1].not_before == tuple(START + n * SECOND for n in (1, 2, 3))
     sim.drain()
     assert all(stamp in (0, at) for at, stamp in zip(sim.history.admitted_at, sim.history.not_before, strict=True))
@@ -114,7 +114,9 @@ def test_a_budget_goes_on_from_its_record(services):
         sim.offer(100)
     together(sims, START + SECOND)
     old = sims[0].budgets
-    records = {key: value for sim in sims for key, value in sim.engine.changes().items() if key.startswith("group/")}
+    records = {
+        key: value for sim in sims for key, value in sim.engine.drain_changes().items() if key.startswith("group/")
+    }
     assert set(records) == {"group/bank"}
     new = Budgets(START + SECOND, {"bank": Spec(Fraction(50), 5, ())}, records)
     later = START + 2 * SECOND

@@ -43,7 +43,7 @@ def test_lanes_that_go_away_wait_in_the_default_lane(policy, spec, start):
     sim = Simulation(policy(spec(10, 1), weights={"hi": 6, "default": 3, "low": 1}), now=start, restart=True)
     sim.submit(*[Run(n, 1, lane) for n, lane in enumerate(["hi", "default", "low"] * 20)])
     sim.set_policy(policy(spec(10, 1), weights={"default": 3, "new": 5}))
-    assert {name: lane.requests for name, lane in sim.engine.lanes.items()} == {"default": 59, "new": 0}
+    assert {name: lane.requests for name, lane in sim.engine.state.lanes.items()} == {"default": 59, "new": 0}
     sim.drain()
     assert [n for _, first, count in sim.history.admissions for n in range(first, first + count)] == list(range(60))
 

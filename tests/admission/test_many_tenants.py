@@ -39,7 +39,7 @@ def crowd(most, rules=None, spec=WIDE, **said):
 
 def sharers(sim, count, slot=None):
     """Return names that the engine has not seen, of one slot."""
-    salt = sim.engine.tenants.salt
+    salt = sim.engine.state.tenants.salt
     slots = {}
     for number in range(1_000):
         slots.setdefault(slot_of(f"n{number}", "svc", salt), []).append(f"n{number}")
@@ -54,7 +54,7 @@ def test_no_more_are_remembered_than_the_bound_and_the_shared_limits():
     sim = Simulation(crowd(5), now=START)
     for batch in range(20):
         sim.submit(*[Run(n, 3, tenant=f"t{batch}-{n}") for n in range(0, 300, 3)])
-    assert len(sim.engine.tenants) == 5 + len(SLOTS)
+    assert len(sim.engine.state.tenants) == 5 + len(SLOTS)
     sim.save()
     assert len([key for key in sim.state if key.startswith("tenant/")]) == 5 + len(SLOTS)
     usage = sim.engine.usage(sim.now)
@@ -98,7 +98,7 @@ def test_a_limit_of_its_own_begins_with_what_the_shared_one_has_used():
     assert verdicts(sim.offer(2, tenant=one)) == [Verdict.ADMITTED] * 2
     sim.set_policy(crowd(100))
     assert verdicts(sim.offer(1, tenant=one)) == [Verdict.DELAYED]
-    assert [tenant.name for tenant in sim.engine.tenants if tenant.name == one] == [one]
+    assert [tenant.name for tenant in sim.engine.state.tenants if tenant.name == one] == [one]
 
 
 @pytest.mark.parametrize("rules", [None, {"default": ONE_PER_SECOND, "n*": {}, "n1": {}, "n2": {}, "n0": {}}])
@@ -112,8 +112,8 @@ def test_who_has_something_behind_a_shared_limit_goes_on_sharing(rules):
     assert sim.engine.waiting == 2
     sim.drain()
     assert sim.now == START + 2 * SECOND
-    assert {tenant.name for tenant in sim.engine.tenants if tenant.limiter.spec.burst} >= {"first"}
-    assert not any(tenant.name == one for tenant in sim.engine.tenants)
+    assert {tenant.name for tenant in sim.engine.state.tenants if tenant.limiter.spec.burst} >= {"first"}
+    assert not any(tenant.name == one for tenant in sim.engine.state.tenants)
 
 
 def test_a_pause_of_one_who_shares_holds_all_of_them_back():
@@ -184,7 +184,7 @@ def test_the_same_with_and_without_a_restart_and_nobody_over(never_over, seed):
         assert steps[0] == steps[1]
     plain, restored = (dataclasses.replace(sim.engine.usage(now), tenants=0) for sim in sims)
     assert plain == restored
-    assert sims[0].engine.tenants._own == sims[1].engine.tenants._own
+    assert sims[0].engine.state.tenants._own == sims[1].engine.state.tenants._own
     for tenant in {run.tenant for run in like}:
         admitted = [at for number, at in enumerate(sims[0].history.admitted_at) if at and like[number].tenant == tenant]
         never_over(policy.tenant(tenant), [(at, 1) for at in admitted])
@@ -227,7 +227,7 @@ def test_idle_ones_are_forgotten_although_nothing_comes():
     sim.reopen()
     sim.run_until(START + 60 * SECOND)
     sim.save()
-    assert len(sim.engine.tenants) <= 1_000
+    assert len(sim.engine.state.tenants) <= 1_000
     assert sim.engine.wake_at() is None
 
 
@@ -259,9 +259,9 @@ def test_no_more_than_some_are_restored_changed_or_written_at_once():
     faster = dataclasses.replace(sim.policy, spec=Spec(Fraction(200), 200, ()))
     count, _ = slices(engine.changing_policy(START, faster, "2"))
     assert count >= 3 * 20_000 // SLICE
-    assert len(engine.changes()) >= 20_000
+    assert len(engine.drain_changes()) >= 20_000
     engine.pause(START, START + SECOND, "t1")
-    assert len(engine.changes()) <= 2  # the tenant, and the service
+    assert len(engine.drain_changes()) <= 2  # the tenant, and the service
 
 
 def test_what_is_closed_is_freed_at_once():
@@ -286,24 +286,24 @@ def test_those_that_a_limit_lets_go_at_once_go_in_parts():
     for _ in range(3):
         sim.submit(*[Run(n, 1, tenant=f"t{n}") for n in range(9_000)])
     sim.save()
-    sim.engine.changes()
+    sim.engine.drain_changes()
     sim.now = sim.engine.wake_at()
     sim.submit(room=10**6)
-    assert len(sim.engine.changes()) < 9_000
+    assert len(sim.engine.drain_changes()) < 9_000
     sim.run_until(sim.now)
     assert sim.engine.waiting == 0
     assert sim.now == START + SECOND
-    assert not any(is_shared(tenant.name) for tenant in sim.engine.tenants)
+    assert not any(is_shared(tenant.name) for tenant in sim.engine.state.tenants)
 
 
 def test_a_step_without_room_for_all_touches_only_those_that_go():
     sim = parked_crowd(20_000)
     waiting = sim.engine.waiting
     sim.set_policy(dataclasses.replace(sim.policy, spec=WIDE))
-    sim.engine.changes()
+    sim.engine.drain_changes()
     sim.now += SECOND
     step = sim.submit(Run(0, 3, tenant="t19999"), Run(3, 2, tenant="new"), room=1_000)
     assert sim.engine.waiting == waiting - 1_000 + 3
     assert verdicts(step) == [Verdict.DELAYED] * 3 + [Verdict.ADMITTED] * 2  # it has something parked, or nothing
-    assert len([key for key in sim.engine.changes() if key.startswith("tenant/")]) <= 1_002
+    assert len([key for key in sim.engine.drain_changes() if key.startswith("tenant/")]) <= 1_002
     assert sim.engine.wake_at() == sim.now

@@ -237,7 +237,7 @@ class Comparison(RuleBasedStateMachine):
         if hasattr(self, "sim"):
             waiting = self.reference.waiting()
             assert self.sim.engine.waiting == len(waiting)
-            lanes = {lane.name: (lane.requests, lane.units) for lane in self.sim.engine.lanes.values()}
+            lanes = {lane.name: (lane.requests, lane.units) for lane in self.sim.engine.state.lanes.values()}
             for name, counted in lanes.items():
                 costs = [cost for lane, _, _, cost in waiting if lane == name]
                 assert counted == (len(costs), sum(costs))

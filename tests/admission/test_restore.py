@@ -112,16 +112,16 @@ def test_the_same_with_and_without_a_restart_after_every_step(seed):
 def test_only_what_changed_is_written(policy, spec):
     sim = Simulation(policy(spec(1, 1)), now=START)
     sim.offer(3)
-    assert set(sim.engine.changes()) == {"service/svc", "tenant/svc/", "parked/svc/0/0"}
-    assert sim.engine.changes() == {}
+    assert set(sim.engine.drain_changes()) == {"service/svc", "tenant/svc/", "parked/svc/0/0"}
+    assert sim.engine.drain_changes() == {}
     sim.run_until(START + 2 * SECOND)
-    assert sim.engine.changes()["parked/svc/0/0"] is None
+    assert sim.engine.drain_changes()["parked/svc/0/0"] is None
 
 
 def test_a_segment_stays_small_enough_for_one_message(policy, spec):
     sim = Simulation(policy(spec(1, 1)), now=START)
     sim.submit(*[Run(n, 1, tenant=f"{n:0200d}", cost=1, deadline=START + n * SECOND + 10**15) for n in range(3_000)])
-    records = [value for key, value in sim.engine.changes().items() if key.startswith("parked/")]
+    records = [value for key, value in sim.engine.drain_changes().items() if key.startswith("parked/")]
     assert len(records) > 10
     assert max(map(len, records)) < 100_000
 
@@ -136,7 +136,7 @@ def test_idle_tenants_are_forgotten(policy, spec):
         sim.now += SECOND
         sim.offer(1)
     sim.save()
-    assert len(sim.engine.tenants) <= 2
+    assert len(sim.engine.state.tenants) <= 2
     assert not [key for key in sim.state if key.startswith("tenant/svc/t")]
 
 
@@ -176,7 +176,7 @@ def test_a_lane_that_went_away_while_no_gate_ran(policy, spec):
     sim.save()
     new = policy(spec(1, 1))
     engine = Engine.restore("svc", new, Budgets(START, {}), START, "2", sim.state)
-    assert {name: lane.requests for name, lane in engine.lanes.items()} == {"default": 6}
+    assert {name: lane.requests for name, lane in engine.state.lanes.items()} == {"default": 6}
     offsets = []
     while engine.waiting:
         step = engine.step(engine.wake_at(), [], 1)
@@ -191,7 +191,7 @@ def test_a_million_parked_in_few_bytes(policy, spec):
         step = engine.step(START, [Run(0, 4_000)], 0)
         parked = sum(d.count for d in step.decisions if d.verdict is Verdict.DELAYED)
         engine.parked([(0, batch * 4_001 + n) for n in range(parked)])
-        state |= engine.changes()
+        state |= engine.drain_changes()
     assert engine.waiting >= 99_999
     assert sum(len(data) for data in state.values() if data) < 10_000
     restored = Engine.restore(
@@ -213,7 +213,7 @@ def test_requests_of_the_largest_cost_are_kept_like_others(policy, spec, start, 
     step = engine.step(start, [Run(0, 19), Run(19, 9, cost=2**63 - 1)], 100)
     delayed = sum(d.count for d in step.decisions if d.verdict is Verdict.DELAYED)
     engine.parked([(0, i) for i in range(delayed)])
-    records = {key: value for key, value in engine.changes().items() if value is not None}
+    records = {key: value for key, value in engine.drain_changes().items() if value is not None}
     again = Engine.restore("svc", said, Budgets(start, {}), start, "v1", records)
     assert again.usage(start).backlog == engine.usage(start).backlog
     assert again.step(start + SECOND, [], 100) == engine.step(start + SECOND, [], 100)

@@ -57,7 +57,7 @@ def test_a_newcomer_behind_one_overdue_queue_is_told_when_it_goes(seed):
         rng,
         lambda count: sim.submit(
             *[
-                Run(n, 1, cost=rng.choice([1, 1, 2, 5]) if sim.engine.limits.limiter.spec.burst > 1 else 1)
+                Run(n, 1, cost=rng.choice([1, 1, 2, 5]) if sim.engine.state.limits.limiter.spec.burst > 1 else 1)
                 for n in range(count)
             ]
         ),

@@ -92,7 +92,7 @@ def changelog() -> tuple[list[tuple[str, bytes | None, int]], replay.Replay]:
                 topics.left(at, (0, pull.offset + i))
         topics.admitted(at, admitted)
         offset += parked
-        log += [(key, value, at + 5) for key, value in engine.changes().items()]
+        log += [(key, value, at + 5) for key, value in engine.drain_changes().items()]
         log.append((META_KEY, msgspec.json.encode(Meta(1, 1, at * MS)), at + 5))
     topics.seal()
     return log, topics

@@ -148,7 +148,7 @@ class Budgets:
                 budget.limiter.reconfigure(spec, now)
                 budget.changed = True
 
-    def changes(self) -> dict[str, bytes | None]:
+    def drain_changes(self) -> dict[str, bytes | None]:
         """Return the records of groups that changed since the last call. Engines pass them on with their own."""
         records: dict[str, bytes | None] = {}
         for name, budget in self._budgets.items():

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from gate.admission.limits.budget import Budget
 from gate.admission.model import Reason
-from gate.limits import Limiter
+from gate.limits import Limiter, Spec
 
 
 class Bound(NamedTuple):
@@ -20,6 +20,13 @@ class Limits:
     def __init__(self, service: str, limiter: Limiter, budget: Budget | None) -> None:
         self.service = service
         self.limiter = limiter
+        self.budget = budget
+
+    def reconfigure(self, spec: Spec, budget: Budget | None, now: int) -> None:
+        """Go over to other limits, and maybe to another budget; what was used stays counted."""
+        self.limiter.reconfigure(spec, now)
+        if self.budget is not None:
+            self.budget.wait(self.service, 0, now)
         self.budget = budget
 
     def ceiling(self) -> tuple[int, str] | None:

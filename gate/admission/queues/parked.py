@@ -187,7 +187,7 @@ class Parked:
         source.refs, source.head = array("Q"), 0
         self._open.clear()  # their owners may be named twice now: the next request begins a new segment
 
-    def changes(self) -> dict[str, bytes | None]:
+    def drain_changes(self) -> dict[str, bytes | None]:
         """Return the records that changed since the last call; None: delete."""
         records: dict[str, bytes | None] = dict.fromkeys(self._gone)
         for number in sorted(self._changed):

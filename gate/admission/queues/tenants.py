@@ -245,7 +245,7 @@ class Tenants:
             if number % SLICE == 0:
                 yield
 
-    def changes(self) -> dict[str, bytes | None]:
+    def drain_changes(self) -> dict[str, bytes | None]:
         """Return the records that changed since the last call; None: delete."""
         records: dict[str, bytes | None] = {self._prefix + name: None for name in self._gone}
         for tenant, data in self._changed.items():
