@@ -29,6 +29,7 @@ FEW_HEADERS: Final = 1_000  # that are read one by one where some can't be read
 CROWDED: Final = 4_096  # headers: who has more is taken apart alone
 LARGE_BATCH: Final = 1 << 20  # bytes above which a batch that is not compressed is looked at for crowded records
 MOST_SHOWN: Final = 64  # bytes of a name that is told
+LEAST_RECORD: Final = 7  # bytes: its length, attributes, time, offset, and that it has neither key, value nor headers
 _HEADER: Final = Struct(">qiibIhiqqqhii")
 _CODEC: Final = 0x07
 _LOG_APPEND_TIME: Final = 0x08
@@ -67,6 +68,13 @@ class _Batch:
         )
         self.last = self.base + delta
         self.previous = self.base - 1
+
+    def measure(self, size: int, count: int) -> None:
+        """Note that `count` records take `size` bytes: none is larger than where all others are as small as can be.
+
+        A broker takes no batch of which the count is wrong.
+        """
+        self.effort.largest = max(self.effort.largest, size - LEAST_RECORD * (count - 1))
 
     def header(self, count: int) -> bytes:
         """Return a header for some records of this batch, without their codec."""
@@ -138,6 +146,7 @@ def records_of(view: memoryview, start: int, effort: Effort | None = None) -> It
 
 
 def _plain(batch: _Batch, view: memoryview) -> Iterator[list[Record]]:
+    batch.measure(len(view), batch.count)
     if len(view) > LARGE_BATCH and _is_crowded(view[_HEADER.size :], batch.count):
         yield from _one_by_one(batch, view[_HEADER.size :], 0, batch.count)
         return
@@ -194,6 +203,7 @@ def _unpacked(batch: _Batch) -> Iterator[list[Record]]:
     stream = _Stream(chunks)
     try:
         if stream.ends_within(WHOLE_BYTES):
+            batch.effort.spent += len(stream.data)
             yield from _plain(batch, memoryview(batch.header(batch.count) + stream.data))
         else:
             yield from _bit_by_bit(batch, stream)
@@ -217,6 +227,8 @@ def _bit_by_bit(batch: _Batch, stream: "_Stream") -> Iterator[list[Record]]:
         if count:
             data = bytes(stream.data[begin : stream.at])
             stream.forget()
+            batch.effort.spent += len(data)
+            batch.measure(_HEADER.size + len(data), count)
             yield from _slice(batch, data, count)
         if length > MOST_UNPACKED:
             stream.varint()

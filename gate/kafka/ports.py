@@ -55,9 +55,10 @@ Raw = tuple[bytes | None, bytes | None, int | None, list[tuple[str, bytes | None
 
 @dataclass(slots=True)
 class Effort:
-    """What it took to read records and does not show in them, as bytes: unpacked and passed over, or left out."""
+    """What it takes to read records and does not show in the bytes that came, and how large they can be at most."""
 
-    spent: int = 0
+    spent: int = 0  # bytes that were unpacked, or left out
+    largest: int = 0  # bytes that no record of what was read so far is larger than, as it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +205,22 @@ MOST_WEIGHT: Final = 2 << 20  # that is taken at a time
 class _Piece:
     """What is left of a fetch: what is not looked at stays the bytes that it came in."""
 
-    __slots__ = ("_effort", "_slices", "ahead", "fetched")
+    __slots__ = ("_effort", "_is_measured", "_slices", "ahead", "fetched")
 
     def __init__(self, fetched: Fetched) -> None:
         self.fetched = fetched
         self.ahead: Sequence[Record] = ()  # the next records, if they are known
         records = fetched.records
+        self._is_measured = isinstance(records, Sliced)
         self._effort = records.effort if isinstance(records, Sliced) else Effort()
         self._slices = slices_of(records)
+
+    @property
+    def largest(self) -> int:
+        """How many bytes no record is larger than of what was taken so far."""
+        if self._is_measured:
+            return self._effort.largest
+        return ANY_SIZE if self.fetched.packed else self.fetched.size
 
     def take(self, room: int, weight: int) -> tuple[list[Record], int]:
         """Take up to `room` (at least one) records of about `weight` bytes in memory, and return what they weigh.
@@ -220,11 +229,12 @@ class _Piece:
         """
         records: list[Record] = []
         weighs = 0
+        packed = self.fetched.packed and not self._is_measured
         while part := self.ahead or next(self._slices, ()):
             left = room - len(records)
             self.ahead = part[left:]
             records += part[:left]
-            weighs += weight_of(part[:left], packed=self.fetched.packed) + self._effort.spent
+            weighs += weight_of(part[:left], packed=packed) + self._effort.spent
             self._effort.spent = 0
             if weighs >= weight or len(records) >= room:
                 break
@@ -317,7 +327,7 @@ class Inbox:
             part, weighs = first.take(room - len(records), weight - self.taken)
             records += part
             self.taken += weighs
-            self.largest = max(self.largest, ANY_SIZE if first.fetched.packed else first.fetched.size)
+            self.largest = max(self.largest, first.largest)
             if first.ahead:
                 return records, records[-1].offset + 1
             self._grow(-first.fetched.size)

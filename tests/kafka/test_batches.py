@@ -1,5 +1,6 @@
 """Whatever a producer has put into a batch: each record is told once, at its own offset, and none stops the others."""
 
+import random
 import sys
 import tracemalloc
 from itertools import chain
@@ -7,7 +8,7 @@ from itertools import chain
 import pytest
 import zstandard
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.kafka.batches import FEW_HEADERS, MOST_HEADERS, MOST_SKIPPED, MOST_UNPACKED, _varint, records_of
@@ -16,7 +17,7 @@ from gate.kafka.ports import Fetched, Inbox, Partition, Pool, Sliced
 from gate.kafka.unpacking import GZIP, LZ4, SNAPPY, ZSTD, UnreadableError, unpacked
 from gate.kafka.wire import decode
 from tests.hostile.encoding import zstd_of_runs
-from tests.kafka.raw import Rec, batch, varint
+from tests.kafka.raw import Rec, batch, record, varint
 
 CODECS = {"none": 0, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
 codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
@@ -231,6 +232,40 @@ def test_whatever_part_of_it_grows_no_more_is_taken_than_has_room(where):
     assert sum(counts) == 312
     assert max(counts[1:], default=0) <= 4
     assert counts[0] <= 304
+
+
+def largest_of(raw: bytes) -> int:
+    """Return how large a record of a batch may be, as far as is told by when all are taken."""
+    box, place = Inbox(1 << 20, Pool(1 << 20, 10), lambda: None), Partition("gate.requests.x", 0)
+    box.put(place, decode(raw, [], 0))
+    largest = 0
+    while box.take(place, 1_000) is not None:
+        largest = max(largest, box.largest)
+    return largest
+
+
+@codecs
+@given(st.lists(st.tuples(st.integers(0, 3_000), st.integers(0, 300), st.integers(0, 3)), min_size=1, max_size=300))
+@settings(max_examples=20)
+def test_no_record_is_larger_than_is_told(codec, sizes):
+    records = [Rec(bytes(key), bytes(value), [(b"a", b"b")] * headers) for value, key, headers in sizes]
+    actual = max(len(record(rec, index)) for index, rec in enumerate(records))
+    assert actual <= largest_of(batch(records, codec=codec))
+
+
+@codecs
+@pytest.mark.parametrize("large", [300_000, 1_000_000])
+def test_a_large_record_among_small_ones_is_told_of(codec, large):
+    records = [*[Rec()] * 1_000, Rec(value=bytes(large)), *[Rec()] * 1_000]
+    assert large < largest_of(batch(records, codec=codec)) < large + (80 << 10)
+
+
+@codecs
+def test_a_large_batch_of_small_records_is_told_from_one_of_large_records(codec):
+    """Else each of its records would be weighed by itself, as if it could be too large for where it goes."""
+    small = [Rec(b"k", random.Random(n).randbytes(100), [(b"a", b"b")]) for n in range(8_000)]
+    assert len(batch(small)) > 900_000
+    assert largest_of(batch(small, codec=codec)) < len(batch(small)) - 50_000
 
 
 def test_what_is_taken_apart_a_slice_at_a_time_is_read_once():

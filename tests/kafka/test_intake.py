@@ -2,14 +2,19 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from gate.kafka.blame import Blame
 from gate.kafka.changelog import FORMAT, Meta
 from gate.kafka.clock import MS
 from gate.kafka.desk import Desk
 from gate.kafka.intake import BATCH_RECORDS, Intake
 from gate.kafka.ports import Fetched, Partition, Pool
+from gate.kafka.topic_limits import TopicLimits
 from gate.kafka.topics import Names
+from gate.kafka.wire import decode
 from gate.policy import parse_policy
+from tests.kafka.raw import Rec, batch
 from tests.sim.log import Stored
 
 NOW = 1_764_000_000_000 * MS
@@ -39,3 +44,29 @@ def test_whoever_sends_much_leaves_the_others_their_part_of_a_batch():
     assert (
         sum(len(part[1]) for part in intake.take(desk, Blame(Names()), NOW)[0]["busy"]) == BATCH_RECORDS // 2
     )  # as much as before
+
+
+@pytest.mark.parametrize("codec", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("large", "judged"), [([], False), ([Rec(value=bytes(999_500))], True)], ids=["small", "large"]
+)
+async def test_requests_are_judged_one_by_one_only_where_one_of_them_may_be_too_large(codec, large, judged):
+    """A producer fills its batches; that they are large says nothing about the requests in them."""
+
+    async def configs(topics):
+        return {topic: {"max.message.bytes": "1000000", "cleanup.policy": "delete"} for topic in topics}
+
+    here = Partition("gate.requests.pay", 0)
+    desk = Desk(Names(), parse_policy("services: {pay: {}}"), Meta(FORMAT, 16), {}, NOW)
+    desk.serve("pay", NOW)
+    limits = TopicLimits(configs)
+    await limits.refresh(desk.outputs("pay"))
+    intake = Intake(SimpleNamespace(names=Names(), pool=Pool(1 << 30, 1), limits=limits), lambda: None, {"pay": 1})
+    records = [*[Rec(b"k", bytes(100))] * (0 if large and not codec else 7_000), *large]
+    intake.inbox.put(here, decode(batch(records, codec=codec), [], 0))
+    found = False
+    while intake.inbox.waiting:
+        blame = Blame(Names())
+        taken, retried = intake.take(desk, blame, NOW)
+        found |= bool(await intake.judges(desk, taken, retried, blame))
+    assert found == judged
