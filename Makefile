@@ -47,8 +47,12 @@ format: $(READY)
 # 200 kills of gates under a million requests, then a network that delivers late: 20 minutes; replay with SEED=N
 chaos: SEED ?= 1
 chaos: $(READY)
+ifdef CHAOS
+	$(BIN)/python -m tests.chaos --seed $(SEED) $(CHAOS)
+else
 	$(BIN)/python -m tests.chaos --kills 200 --requests 1000000 --gates 3 --seed $(SEED) --minutes 15
 	$(BIN)/python -m tests.chaos --late 100 --requests 100000 --seed $(SEED) --minutes 4
+endif
 
 # Whatever a stranger can send, beside services that did nothing: ten minutes; HOSTILE="--seed 7 --only bombs" for a part
 hostile: $(READY)

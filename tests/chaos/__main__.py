@@ -1,6 +1,7 @@
 """Chaos runs: `python -m tests.chaos --kills 200 --requests 1000000 --gates 3 --seed 1 --minutes 17`.
 
 With `--late N` it is the network that is bad: N late requests, and half as many lost ones, stolen ids and zombies.
+With `--nodes 3 --faults 140` there are three brokers, and it is they that restart, die, freeze and lose each other.
 """
 
 import argparse
@@ -11,8 +12,9 @@ import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
-from tests.chaos import late
+from tests.chaos import late, nodes
 from tests.chaos.faults import POINTS
+from tests.chaos.kinds import KINDS
 from tests.chaos.run import Report, run
 
 AROUND = 0.3  # of the time: start, drain, check
@@ -24,6 +26,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--broker-kills", type=int, help="a tenth of --kills, unless given")
     parser.add_argument("--late", type=int, help="late requests, instead of kills")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="brokers")
+    parser.add_argument("--faults", type=int, default=len(KINDS), help="of three brokers")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of faults of three brokers: %(default)s")
+    parser.add_argument("--rate", type=float, default=150.0, help="requests a second, with three brokers")
+    parser.add_argument("--compact", action="store_true", help="compact the state all the time, with three brokers")
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--gates", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
@@ -36,12 +43,30 @@ def main() -> int:
     if given.keep:
         given.keep.mkdir(parents=True)
     with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        if given.nodes > 1:
+            return asyncio.run(_run_nodes(given, Path(folder)))
         report = asyncio.run(_run(given, Path(folder)))
     print("\n".join(report.lines()), flush=True)
     short = [] if given.late else [p for p in POINTS if report.kills[p] < max(1, given.kills // 20)]
     if short:
         print(f"these points were not come to often enough: {', '.join(short)}")
     return 1 if report.problems or short else 0
+
+
+async def _run_nodes(given: argparse.Namespace, folder: Path) -> int:
+    outcome = await nodes.run(
+        folder,
+        seed=given.seed,
+        number=given.faults,
+        requests=given.requests,
+        rate=given.rate,
+        gates=given.gates,
+        kinds=given.kinds.split(","),
+        compact=given.compact,
+        say=lambda line: None if given.quiet else print(line, flush=True),
+    )
+    print("\n".join(outcome.lines()), flush=True)
+    return 1 if outcome.report.problems else 0
 
 
 async def _run(given: argparse.Namespace, folder: Path) -> Report:

@@ -55,6 +55,7 @@ class Members:
     logs: list[Path] = field(default_factory=list)
     missed: int = 0  # points that were not come to in time
     broker: asyncio.Event = field(default_factory=asyncio.Event)  # set while it serves
+    ways: Mapping[int, str] = field(default_factory=dict)  # bootstrap of places that have one of their own
 
     def __post_init__(self) -> None:
         self._fates = deque(self.plan.fates)
@@ -86,20 +87,30 @@ class Members:
             fate = self._fates.popleft() if self._fates else Fate()
             self._names += 1
             name = f"gate{self._names}"
-            process = self.living[place] = self._start(name, fate)
+            process = self.living[place] = self._start(name, fate, place)
             await self._live(name, process, fate)
             if fate.end is End.NONE:
                 return
             process.close()
             await asyncio.sleep(fate.back)
 
-    def _start(self, name: str, fate: Fate) -> GateProcess:
+    def replace(self, place: int) -> None:
+        """Kill the gate of a place, and start another one there; both at once."""
+        process = self.living[place]
+        self.note("kill", process.log.parent.name, owned(process))
+        process.kill()
+        process.close()
+        self._names += 1
+        self.living[place] = self._start(f"gate{self._names}", Fate(), place)
+
+    def _start(self, name: str, fate: Fate, place: int) -> GateProcess:
         program, env = altered(fate.clock)
         if fate.end is End.POINT:
             env |= {"GATE_FAILPOINT": f"{fate.point}:{fate.count}"}
         folder = self.folder / name
         folder.mkdir()
-        process = GateProcess(folder, self.bootstrap, self.prefix, self.policy, env=env, program=program)
+        bootstrap = self.ways.get(place, self.bootstrap)
+        process = GateProcess(folder, bootstrap, self.prefix, self.policy, env=env, program=program)
         self.logs.append(process.log)
         self.note(f"start, {fate}" if fate.end is not End.NONE else "start", name)
         return process

@@ -14,6 +14,7 @@ from enum import IntEnum
 
 from gate.kafka.local.config import free_port
 
+TAKEN = 1.0  # seconds in which a broker takes what came late
 _HEAD = struct.Struct(">hhih")  # api key, api version, correlation id, length of the client id
 
 
@@ -52,10 +53,17 @@ class Drop:
     after: bool = False
 
 
-Judge = Callable[[Request], Delay | Drop | None]
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Lose the connection, and deliver the request when `until` is set: its sender has sent it once more by then."""
+
+    until: asyncio.Event
 
 
-@dataclass
+Judge = Callable[[Request], Delay | Drop | Keep | None]
+
+
+@dataclass(eq=False)
 class Proxy:
     """Forwards `port` to `upstream`; `judge` says what befalls each request."""
 
@@ -83,6 +91,13 @@ class Proxy:
         await asyncio.gather(*self._links, return_exceptions=True)
         await asyncio.sleep(0)  # sockets are closed a moment after their connections
 
+    async def renew(self) -> None:
+        """Cut all connections, and take new ones."""
+        links = list(self._links)
+        for link in links:
+            link.cancel()
+        await asyncio.gather(*links, return_exceptions=True)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -94,7 +109,7 @@ class Proxy:
             up_reader, up_writer = await asyncio.open_connection(self.host, self.upstream, limit=64 << 20)
             answers = asyncio.ensure_future(_pump(up_reader, writer))
             try:
-                await self._forward(reader, up_writer)
+                await self._forward(reader, writer, up_writer)
                 up_writer.write_eof()
                 await answers
                 cut = False
@@ -105,7 +120,9 @@ class Proxy:
             writer.transport.abort()
         writer.close()
 
-    async def _forward(self, reader: asyncio.StreamReader, up: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, up: asyncio.StreamWriter
+    ) -> None:
         """Pass requests on, in order: what comes behind a late one is late as well."""
         while True:
             size = await reader.read(4)
@@ -123,6 +140,12 @@ class Proxy:
                 if fate.after:
                     up.write(size + frame)
                     await up.drain()
+                raise ConnectionAbortedError
+            elif isinstance(fate, Keep):
+                writer.transport.abort()
+                await fate.until.wait()
+                up.write(size + frame)
+                await asyncio.sleep(TAKEN)
                 raise ConnectionAbortedError
             up.write(size + frame)
             await up.drain()

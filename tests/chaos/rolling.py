@@ -113,11 +113,11 @@ class Watch:
         async for record in topics.follow(bootstrap, names):
             self.seen[record.topic] = max(self.seen.get(record.topic, 0), decided_at(record.headers) or 0)
 
-    async def all_since(self, moment: int) -> None:
+    async def all_since(self, moment: int, patience: float = RECOVERY) -> None:
         """Wait until each service has had a request admitted after a moment, ms."""
-        end = monotonic() + RECOVERY
+        end = monotonic() + patience
         while silent := [s for s in STEADY if self.seen.get(NAMES.admitted(s), 0) <= moment]:
-            assert monotonic() < end, f"nothing of {silent} was admitted for {RECOVERY:g} s"
+            assert monotonic() < end, f"nothing of {silent} was admitted for {patience:g} s"
             await asyncio.sleep(POLL)
 
 

@@ -189,10 +189,13 @@ def errors_of(logs: Sequence[Path]) -> dict[str, int]:
     return found
 
 
-async def judge_topics(report: Report, policy: Policy, bootstrap: str, *, idle: bool = True) -> None:
+async def judge_topics(
+    report: Report, policy: Policy, bootstrap: str, *, idle: bool = True, whole: bool = True
+) -> None:
     """Read everything that a run has left, and add what is wrong with it to the report.
 
-    `idle` tells whether limits that were not used outside of outages are wrong.
+    `idle` tells whether limits that were not used outside of outages are wrong; `whole`, whether the changelog still
+    holds all that was written to it, so that it can be compared as of each kill, and not at the end alone.
     """
     checker = Checker(NAMES, {policy.version: policy}, SHARDS)
     kinds = {getattr(NAMES, kind)(s): (kind, s) for s in SHARES for kind in ("admitted", "delayed", "rejected")}
@@ -259,7 +262,7 @@ async def judge_topics(report: Report, policy: Policy, bootstrap: str, *, idle: 
     for service in replays.values():
         service.seal()
     for shard, log in changelog.items():
-        cuts = [1000 * i.at for i in report.incidents if shard in i.shards]
+        cuts = [1000 * i.at for i in report.incidents if shard in i.shards] if whole else []
         mine = {s: replays[s] for s, number in shards.items() if number == shard}
         report.problems += [f"state: {problem}" for problem in replay.problems(shard, log, cuts, mine)][:20]
     _times(report, policy, histories, shards, idle=idle)

@@ -1,5 +1,6 @@
 """Reading what a run has left on the broker, as anybody with `read_committed` sees it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -7,6 +8,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from gate.kafka.ports import Partition
 from tests.sim.checker import Committed
+
+UNKNOWN = 0.1  # seconds until a broker is asked again for a topic that it does not know yet
 
 
 def _consumer(bootstrap: str, isolation: str) -> AIOKafkaConsumer:
@@ -50,6 +53,15 @@ async def read(bootstrap: str, names: Sequence[str]) -> AsyncIterator[Committed]
 async def _partitions(consumer: AIOKafkaConsumer, names: Iterable[str]) -> list[TopicPartition]:
     cluster = await consumer._client.fetch_all_metadata()
     return [TopicPartition(name, p) for name in names for p in sorted(cluster.partitions_for_topic(name) or ())]
+
+
+async def _all_partitions(consumer: AIOKafkaConsumer, names: Sequence[str]) -> list[TopicPartition]:
+    """Return the partitions of topics that are there; the broker that is asked may not know all of them yet."""
+    while True:
+        found = await _partitions(consumer, names)
+        if {tp.topic for tp in found} == set(names):
+            return found
+        await asyncio.sleep(UNKNOWN)
 
 
 async def open_transactions(bootstrap: str, names: Sequence[str]) -> list[str]:
@@ -96,7 +108,7 @@ async def follow(bootstrap: str, names: Sequence[str]) -> AsyncIterator[Committe
     consumer = _consumer(bootstrap, "read_committed")
     await consumer.start()
     try:
-        consumer.assign(await _partitions(consumer, names))
+        consumer.assign(await _all_partitions(consumer, names))
         await consumer.seek_to_beginning()
         while True:
             for tp, records in (await consumer.getmany(timeout_ms=100)).items():

@@ -1,13 +1,14 @@
 """Several Apache Kafka nodes on this machine, each broker and controller in one, as child processes."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
 from gate.errors import GateError
 from gate.kafka.local import config, jars
 from gate.kafka.local.broker import PORT_ATTEMPTS, START_TIMEOUT
+from gate.kafka.local.config import Site
 from gate.kafka.local.folder import BrokerFolder
 from gate.kafka.local.node import Manner, Node, PortTakenError
 from gate.kafka.local.runtime import Runtime
@@ -39,24 +40,28 @@ class LocalCluster:
         port: int | None = None,
         heap: str = HEAP,
         properties: Mapping[str, str] | None = None,
+        properties_of: Callable[[Site], Mapping[str, str]] = lambda _site: {},
         on_progress: jars.Progress = lambda _message: None,
         timeout: float = START_TIMEOUT,
         optimize: bool = False,
     ) -> Self:
         """Start all nodes at once and return when each answers and knows the others; see `LocalBroker.start`.
 
-        `port` is that of node 1, the others have those behind it.
+        `port` is that of node 1, the others have those behind it. `properties_of` returns what is a node's own.
         """
         runtime = Runtime.provide(on_progress)
         held = BrokerFolder.open(folder)
-        manner = Manner(heap, properties or {}, timeout, optimize)
         attempts = 1 if port else PORT_ATTEMPTS
         try:
             held.check_layout(nodes)
             while True:
                 attempts -= 1
                 sites = config.sites(nodes, port)
-                nodes_of_it = (Node(runtime, held.node(s.number), s, sites, manner) for s in sites)
+                manners = (Manner(heap, {**(properties or {}), **properties_of(s)}, timeout, optimize) for s in sites)
+                nodes_of_it = (
+                    Node(runtime, held.node(s.number), s, sites, manner)
+                    for s, manner in zip(sites, manners, strict=True)
+                )
                 cluster = cls(nodes_of_it, held, runtime)
                 on_progress(f"starting {nodes} nodes")
                 try:
