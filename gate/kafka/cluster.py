@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
 import stamina
@@ -12,6 +13,7 @@ from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
+from gate.kafka.asked import within
 from gate.kafka.connection import adopt
 from gate.kafka.creating import Creator, TopicSpec
 from gate.kafka.ports import Mark, Partition
@@ -43,7 +45,11 @@ class Cluster:
         self._create = create
         self._partitions = Together(self._ask_partitions)
         self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
-        self._creator = Creator(self._admin, adopt(self._admin), replication_factor, self.broker_configs)
+        self._client = adopt(self._admin)
+        self._creator = Creator(self._admin, self._client, replication_factor, self.broker_configs)
+
+    def _within(self, what: str) -> AbstractAsyncContextManager[None]:
+        return within(DEADLINE, what, [self._client])
 
     async def start(self) -> None:
         """Connect. Raises KafkaError if no broker answers."""
@@ -61,7 +67,7 @@ class Cluster:
         return await self._partitions()
 
     async def _ask_partitions(self) -> Mapping[str, int]:
-        async with asyncio.timeout(DEADLINE):
+        async with self._within("asking for all topics"):
             topics = await self._admin.describe_topics()
         return {t["topic"]: len(t["partitions"]) for t in topics if not t["error_code"]}
 
@@ -83,7 +89,7 @@ class Cluster:
                 raise CoordinatorLoadInProgressError(group)
             return found
 
-        found = await _settled(ask)
+        found = await self._settled(f"asking how far group {group} is", ask)
         return {
             Partition(tp.topic, tp.partition): Mark(at.offset, int(at.metadata) if at.metadata.isdecimal() else 0)
             for tp, at in found.items()
@@ -92,12 +98,12 @@ class Cluster:
 
     async def members(self, group: str) -> int:
         """Return how many members a group has."""
-        answers = await _settled(lambda: self._admin.describe_consumer_groups([group]))
+        answers = await self._settled("asking who is in a group", lambda: self._admin.describe_consumer_groups([group]))
         return sum(len(described[5]) for answer in answers for described in answer.groups)
 
     async def layout(self, topics: Collection[str] = ()) -> dict[str, list[Copied]]:
         """Return where each partition is, by topic: of `topics`, if any are given, as far as they are there."""
-        async with asyncio.timeout(DEADLINE):
+        async with self._within("asking where copies are"):
             found = await self._admin.describe_topics()
         return {
             t["topic"]: [Copied(p["partition"], len(p["replicas"]), len(p["isr"])) for p in t["partitions"]]
@@ -107,14 +113,14 @@ class Cluster:
 
     async def brokers(self) -> int:
         """Return how many brokers there are now."""
-        async with asyncio.timeout(DEADLINE):
+        async with self._within("counting brokers"):
             return len((await self._admin.describe_cluster())["brokers"])
 
     async def configs(self, *topics: str, names: Collection[str] = ()) -> dict[str, dict[str, str]]:
         """Return the configuration of topics, of `names` alone if any are given. Empty where it may not be read."""
         wanted = dict.fromkeys(names, "") or None
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic, wanted) for topic in topics]
-        async with asyncio.timeout(DEADLINE):
+        async with self._within("asking for settings of topics"):
             answers = await self._admin.describe_configs(resources)
         return {
             resource[3]: {entry[0]: entry[1] for entry in resource[4]}
@@ -160,7 +166,7 @@ class Cluster:
 
         Each of their groups read all of them, so the one that had come furthest tells.
         """
-        async with asyncio.timeout(DEADLINE):
+        async with self._within("asking for groups"):
             groups = [group for group, *_ in await self._admin.list_consumer_groups() if group.endswith(OLD_RETRIES)]
         found: dict[Partition, Mark] = {}
         for group in groups:
@@ -197,7 +203,7 @@ class Cluster:
                 f"topics are missing or have too few partitions, and `create_topics` is false: {names}",
                 hint="create them:\n" + "\n".join(commands),
             )
-        async with asyncio.timeout(DEADLINE):
+        async with self._within("making topics"):
             if missing:
                 await self._creator.create(missing)
             for spec in small:
@@ -229,14 +235,13 @@ class Cluster:
             ),
         ]  # fmt: skip
 
-
-async def _settled(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Return what a call answers, trying again while the group's coordinator is being found or moves."""
-    async with asyncio.timeout(DEADLINE):
-        async for attempt in stamina.retry_context(
-            on=lambda error: isinstance(error, KafkaError) and error.retriable, attempts=None, timeout=DEADLINE,
-            wait_initial=0.1, wait_max=1.0,
-        ):  # fmt: skip
-            with attempt:
-                return await call()
-    raise AssertionError  # the loop returns or raises
+    async def _settled(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what a call answers, trying again while the group's coordinator is being found or moves."""
+        async with self._within(what):
+            async for attempt in stamina.retry_context(
+                on=lambda error: isinstance(error, KafkaError) and error.retriable, attempts=None, timeout=DEADLINE,
+                wait_initial=0.1, wait_max=1.0,
+            ):  # fmt: skip
+                with attempt:
+                    return await call()
+        raise AssertionError  # the loop returns or raises

@@ -40,6 +40,11 @@ class BatchWriter:
         """See `ports.Session`."""
         return self._session.settling
 
+    @property
+    def spent(self) -> str | None:
+        """See `ports.Session`."""
+        return self._session.spent
+
     async def is_settled(self) -> bool:
         """See `ports.Session`."""
         return await self._session.is_settled()

@@ -16,10 +16,12 @@ import aiokafka
 import structlog
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError, KafkaError, StaleMetadata
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError, StaleMetadata
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.util import create_task, wait_for
 
+from gate.kafka.asked import Asked
 from gate.kafka.frames import SIZE, Frames
 from gate.kafka.sasl import HANDSHAKES, AccessError, NotAgainError, Session, authenticate
 
@@ -164,6 +166,37 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
 
     _ended = False
     _sync_task: "asyncio.Task[None] | None"
+    _asked: Asked | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """What it has asked, and what of it is not answered."""
+        if self._asked is None:  # it may have been adopted
+            self._asked = Asked()
+        return self._asked
+
+    async def send(self, node_id: Any, request: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:
+        """See aiokafka; errors name the broker and the request."""
+        connection = await self._get_conn(node_id, group=group)
+        if connection is None:
+            raise NodeNotReadyError(self.asked.failed(f"broker {node_id} can't be connected to"))
+        if isinstance(request, ProduceRequest) and request.required_acks == 0:
+            return await connection.send(request, expect_response=False)
+        asked = self.asked.begin(node_id, request)
+        try:
+            answer = await connection.send(request)
+        except TimeoutError as error:
+            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+            raise RequestTimedOutError(self.asked.given_up(asked)) from error
+        except KafkaConnectionError as error:
+            why = f"the connection to broker {node_id} ended before it answered {asked.name}"
+            cause = f": {error.__cause__}" if isinstance(error.__cause__, AccessError) else ""
+            raise KafkaConnectionError(self.asked.given_up(asked, why + cause)) from error
+        except BaseException:
+            self.asked.given_up(asked)
+            raise
+        self.asked.answered(asked)
+        return answer
 
     async def bootstrap(self) -> None:
         """Learn of the cluster from the first broker that lets us in; raise what the last one said if none does."""

@@ -10,6 +10,7 @@ import structlog
 
 from gate.errors import GateError
 from gate.kafka.access import access
+from gate.kafka.asked import within
 from gate.kafka.assignor import shard_of
 from gate.kafka.cluster import Cluster
 from gate.kafka.connection import Client
@@ -76,6 +77,7 @@ class Gate:
         self.source: KafkaSource
         self.hearing: KafkaSource
         self.feedback: Feedback
+        self._reading: Client
         self._single: Reader
         self._cluster: Cluster
         self._membership: Membership
@@ -87,7 +89,8 @@ class Gate:
         """Connect, check what is there, and join the group. Raises KafkaError or GateError."""
         settings, stack = self.settings, self._stack
         readers = [Reader(await self._client(f"{settings.group_id}-poll-{i}")) for i in range(POLLERS)]
-        self._single = Reader(await self._client(f"{settings.group_id}-read"))
+        self._reading = await self._client(f"{settings.group_id}-read")
+        self._single = Reader(self._reading)
         self._cluster = Cluster(
             self.names, create=settings.create_topics, replication_factor=settings.replication_factor, **self._options
         )
@@ -206,7 +209,7 @@ class Gate:
     async def _where(self) -> dict[str, int]:
         """Return the shard on which each service was seen last, from the newest usage records."""
         usage = Partition(self.names.usage, 0)
-        async with asyncio.timeout(RESTORE_DEADLINE):
+        async with within(RESTORE_DEADLINE, f"reading {self.names.usage}", [self._reading]):
             newest = await read_all(self._single, usage)
         return {service: shard for service, record in newest.items() if (shard := shard_in(record)) is not None}
 
@@ -306,12 +309,12 @@ class Gate:
         state = Partition(self.names.state, shard)
 
         async def restore(partitions: Sequence[Partition]) -> Claim:
-            async with asyncio.timeout(RESTORE_DEADLINE):
+            async with within(RESTORE_DEADLINE, f"reading {state.topic}-{state.number}", [self._reading]):
                 stored = await read_all(self._single, state)
             return Claim(stored, await self.committed(partitions))
 
         async def look_behind(producer_id: int) -> Torn | None:
-            async with asyncio.timeout(RESTORE_DEADLINE):
+            async with within(RESTORE_DEADLINE, "looking for what was left half-done", [self._reading]):
                 requests, places = await self._places(shard)
                 return await look(self._single, places, producer_id, lambda: self.committed(requests), self.shards)
 

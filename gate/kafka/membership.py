@@ -13,6 +13,7 @@ from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
+from gate.kafka.asked import within
 from gate.kafka.assignor import make_assignor, shard_of
 from gate.kafka.connection import adopt
 from gate.kafka.ports import Partition
@@ -91,7 +92,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         requests = self._names.requests_pattern.removeprefix("^").removesuffix("$")
         state = self._names.state.replace(".", r"\.")
         self._consumer.subscribe(pattern=f"^({requests}|{state})$", listener=self)
-        async with asyncio.timeout(ATTEMPTS * self._deadline):
+        async with within(ATTEMPTS * self._deadline, "joining the group", [self._connections]):
             await self._consumer.start()
 
     async def stop(self) -> None:
@@ -124,7 +125,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _commit_owned(self) -> frozenset[int]:
         """Prove what is owned now, and return it."""
         nothing, owned = OffsetAndMetadata(0, ""), frozenset(self.owned)
-        async with asyncio.timeout(CALL_DEADLINE):
+        async with within(CALL_DEADLINE, "proving to be a member of the group", [self._connections]):
             await self._consumer.commit({TopicPartition(self._names.state, shard): nothing for shard in owned})
         return owned
 
@@ -139,7 +140,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             if self._names.service_of(partition.topic) is not None
         }
         if mine:
-            async with asyncio.timeout(CALL_DEADLINE):
+            async with within(CALL_DEADLINE, "committing offsets", [self._connections]):
                 await self._consumer.commit(mine)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002

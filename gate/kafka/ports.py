@@ -120,6 +120,13 @@ class Session(Protocol):
     def settling(self) -> float:
         """For how many seconds yet a next batch would be told to wait, as the last one is being ended."""
 
+    @property
+    def spent(self) -> str | None:
+        """Why no further batch may be begun, although all is well so far; None: it may.
+
+        What was sent twice, as its connection broke, may arrive once more, and would be taken for the next batch's.
+        """
+
     async def fence(self) -> None:
         """Fence every earlier owner off, and end what it has left open."""
 

@@ -40,13 +40,17 @@ from gate.policy import Policy
 
 FIRST_BACKOFF: Final = 0.2
 LAST_BACKOFF: Final = 5.0
-AT_ONCE: Final = 0.0  # what was learnt keeps the next session from the same end
+AT_ONCE: Final = 0.0  # nothing is wrong, or what was learnt keeps the next session from the same end
 ABORT_DEADLINE: Final = 2.0
 PATIENCE: Final = 5.0
 LEAST_LEAD: Final = 5 * MS
 MOST_LEAD: Final = 50 * MS
 
 log = structlog.get_logger("gate.shard")
+
+
+class SpentError(Exception):
+    """A session has done all that it may: the next batch is another one's."""
 
 
 class Shard:
@@ -216,6 +220,9 @@ class Shard:
             except (OutputError, PulledTooMuchError) as error:
                 self._learn(error)
                 backoff = AT_ONCE  # it stays ready
+            except SpentError as error:
+                log.info("a further session takes over", shard=self.number, why=str(error))
+                backoff = AT_ONCE
             except Exception as error:  # noqa: BLE001 - whatever it is: throw away, restore, go on
                 self._progress.failed(error)
                 self.ready = False
@@ -353,6 +360,8 @@ class Shard:
     async def _turn(self, desk: Desk, writer: BatchWriter) -> bool:
         """Wait for something to do and do it. Returns whether requests were decided."""
         await self._not_paused()
+        if (why := writer.spent) is not None:
+            raise SpentError(why)
         if self._doubted:
             self._doubted = False
             if not await writer.is_settled():

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
+from gate.kafka.asked import within
 from gate.kafka.connection import KNOWN, adopt
 from gate.kafka.leftovers import Torn
 from gate.kafka.ports import Claim, Mark, Outgoing, Partition, Raw, Written
@@ -27,6 +28,7 @@ BATCH_BYTES: Final = 1_000_000
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 SETTLING: Final = 0.05
+OF_BATCHES: Final = {"AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"}
 MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
 _CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
 
@@ -130,13 +132,22 @@ class KafkaSession:
             request_timeout_ms=int(deadline * 1000),
             **client_options,
         )
-        adopt(self._producer)
+        self._client = adopt(self._producer)
         self._sender = track(self._producer._sender)  # noqa: SLF001
 
     @property
     def settling(self) -> float:
         """See `ports.Session`."""
         return max(0.0, self._ended + self._sender.marking - time.monotonic()) if self.atomic else 0.0
+
+    @property
+    def spent(self) -> str | None:
+        """See `ports.Session`. What a broker has answered is over; what it has not may come at any time."""
+        twice = OF_BATCHES & self._client.asked.unanswered if self.atomic else ()
+        return f"{min(twice)} was not answered and sent again; the first one may arrive late" if twice else None
+
+    def _within(self, what: str) -> AbstractAsyncContextManager[None]:
+        return within(self._deadline, what, [self._client])
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """See `ports.Session`. Only after the fence may anything be read."""
@@ -146,7 +157,7 @@ class KafkaSession:
     async def fence(self) -> None:
         """See `ports.Session`. Starting the producer fences."""
         try:
-            async with asyncio.timeout(self._deadline):
+            async with self._within("fencing off who wrote before"):
                 await self._producer.start()
         except TransactionalIdAuthorizationFailed as error:
             raise GateError(
@@ -163,7 +174,7 @@ class KafkaSession:
                     partitions=[f"{topic}-{number}" for topic, number in torn.partitions],
                 )  # fmt: skip
                 await self._end(torn)
-                async with asyncio.timeout(self._deadline):
+                async with self._within("ending what was left half-done"):
                     while await self._look_behind(producer_id) is not None:  # noqa: ASYNC110 - markers come
                         await asyncio.sleep(SETTLING)
 
@@ -173,7 +184,7 @@ class KafkaSession:
         for partition in torn.partitions:
             self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
         nothing = {TopicPartition(*self._state): OffsetAndMetadata(0, "")}
-        async with asyncio.timeout(self._deadline):
+        async with self._within("ending what was left half-done"):
             await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
             await (self.commit() if torn.committed else self.abort())
 
@@ -196,8 +207,8 @@ class KafkaSession:
         if topics != self._topics:
             # all that is written to, at once: a metadata answer replaces what the client knew of other topics
             self._topics = topics
-            async with asyncio.timeout(self._deadline):
-                await self._producer.client.set_topics(topics)
+            async with self._within("learning who leads what is written to"):
+                await self._client.set_topics(topics)
         for partition in (*outputs, self._state):  # together they take one request; each batch writes state
             self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
         parts: list[Awaitable[Any]] = [self._send(partition, records) for partition, records in outputs.items()]
@@ -205,10 +216,10 @@ class KafkaSession:
             offsets = {TopicPartition(*p): OffsetAndMetadata(mark.offset, str(mark.at)) for p, mark in marks.items()}
             parts.append(self._producer.send_offsets_to_transaction(offsets, self._group))
         try:
-            async with asyncio.timeout(self._deadline):
+            async with self._within("writing a batch"):
                 answers = await asyncio.gather(*parts, return_exceptions=True)
-        except TimeoutError:
-            raise self._without_leader(outputs) or TimeoutError("the broker does not take a batch in time") from None
+        except TimeoutError as error:
+            raise self._without_leader(outputs) or error from None
         for answer in sorted(answers, key=lambda answer: not isinstance(answer, OutputError)):
             if isinstance(answer, BaseException):
                 raise self._about(answer, outputs)
@@ -277,7 +288,7 @@ class KafkaSession:
     async def commit(self) -> None:
         """See `ports.Session`."""
         if self.atomic:
-            async with asyncio.timeout(self._deadline):
+            async with self._within("committing a batch"):
                 await self._producer.commit_transaction()
             self.unfinished = False
             self._ended = time.monotonic()
@@ -287,7 +298,7 @@ class KafkaSession:
         if not self.atomic or self._is_open is None:
             return True
         open_since: float | None = None
-        async with asyncio.timeout(self._deadline):  # to tell anything may take an election
+        async with self._within("looking for what is half-done"):  # to tell anything may take an election
             while open_since is None or time.monotonic() - open_since < MARKING_DEADLINE:
                 with suppress(KafkaError, OSError):
                     if not await self._is_open(self._producer._txn_manager.producer_id):  # noqa: SLF001
@@ -298,7 +309,7 @@ class KafkaSession:
 
     async def abort(self) -> None:
         """Take the batch back. A gate does not: it discards, and the next session's epoch aborts what is left."""
-        async with asyncio.timeout(self._deadline):
+        async with self._within("aborting a batch"):
             await self._producer.abort_transaction()
         self.unfinished = False
 

@@ -9,7 +9,7 @@ from gate.kafka import shard as shard_module
 from gate.kafka.clock import MS
 from gate.kafka.intake import LARGE_BYTES
 from gate.kafka.ports import Fetched, Partition, Pool
-from gate.kafka.shard import Shard
+from gate.kafka.shard import Shard, SpentError
 from gate.kafka.topics import Names
 from gate.policy import parse_policy
 
@@ -35,7 +35,7 @@ class Waiting(Shard):
         self.large = environment.large
         self.done: list[str] = []
         self.sizes: list[int] = []  # of the inbox, as each batch began
-        self.writer = SimpleNamespace(settling=0.0, is_settled=self._is_settled)
+        self.writer = SimpleNamespace(settling=0.0, spent=None, is_settled=self._is_settled)
         self.settled = True
         self.desk = SimpleNamespace(next_wake=lambda: None)
         self._changed = False
@@ -96,6 +96,15 @@ async def test_a_doubt_costs_a_session_only_where_a_broker_has_left_something_ha
         with pytest.raises(ConnectionError, match="half-done"):
             await shard.turn()
         assert shard.done == ["looked"]
+
+
+async def test_a_session_that_has_sent_something_twice_begins_no_further_batch():
+    shard = Waiting(1)
+    shard.fetch(100)
+    shard.writer.spent = "EndTxn was sent again"
+    with pytest.raises(SpentError, match="EndTxn was sent again"):
+        await shard.turn()
+    assert not shard.done
 
 
 async def test_what_has_changed_while_it_waits_is_taken_in():

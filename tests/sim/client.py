@@ -155,6 +155,7 @@ class SimSession:
         self._state = state
         self._epoch = -1
         self.unfinished = False
+        self.spent: str | None = None
         self.settling = 0.0  # the broker here ends a transaction at once, or lets who comes too early try again
 
     async def _call(self, what: str, effect: Callable[[], T], fate: Fate | None = None) -> T:

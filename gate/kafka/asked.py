@@ -1,0 +1,82 @@
+"""What a client has asked brokers for, and what of it was not answered: for errors that name broker and request."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+LONG: Final = 1.0  # seconds without an answer that are worth telling
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A request to a broker that is under way."""
+
+    node: Any
+    name: str  # as Kafka calls it
+    began: float  # monotonic seconds
+
+    def __str__(self) -> str:
+        return f"broker {self.node} did not answer {self.name} for {time.monotonic() - self.began:.1f} s"
+
+
+@dataclass
+class Asked:
+    """The requests of one client."""
+
+    unanswered: set[str] = field(default_factory=set)  # names of those that were sent and may arrive at any time
+    _under_way: set[Request] = field(default_factory=set)
+    _trouble: tuple[float, str] = (0.0, "")  # the last one: when, monotonic seconds, and what
+
+    def begin(self, node: Any, request: Any) -> Request:
+        """Note that a request is sent."""
+        asked = Request(node, type(request).__name__.removesuffix("Request"), time.monotonic())
+        self._under_way.add(asked)
+        return asked
+
+    def answered(self, asked: Request) -> None:
+        """Note that the answer is there."""
+        self._under_way.discard(asked)
+
+    def given_up(self, asked: Request, why: str = "") -> str:
+        """Note that nobody waits for the answer any more, which says nothing about whether the request arrives."""
+        self._under_way.discard(asked)
+        self.unanswered.add(asked.name)
+        return self.failed(why or str(asked))
+
+    def failed(self, why: str) -> str:
+        """Note why a broker could not be asked."""
+        self._trouble = time.monotonic(), why
+        return why
+
+    def why(self, since: float) -> str | None:
+        """Return what has been waited for in vain since a moment, monotonic seconds, if anything has."""
+        oldest = min(self._under_way, key=lambda asked: asked.began, default=None)
+        if oldest is not None and time.monotonic() - oldest.began >= LONG:
+            return str(oldest)
+        when, what = self._trouble
+        return what if what and when >= since else None
+
+
+class Asks(Protocol):
+    """Who asks brokers."""
+
+    @property
+    def asked(self) -> Asked:
+        """Its requests."""
+
+
+@asynccontextmanager
+async def within(seconds: float, what: str, clients: Iterable[Asks] = ()) -> AsyncIterator[None]:
+    """Bound the time that something takes; the TimeoutError says what it was, and which broker was waited for."""
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        if str(error):  # somebody has said more
+            raise
+        reasons = [f"; {why}" for client in clients if (why := client.asked.why(began)) is not None]
+        raise TimeoutError(f"{what} took more than {seconds:g} s{''.join(reasons[:1])}") from None
