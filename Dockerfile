@@ -4,7 +4,7 @@ WORKDIR /src
 RUN python -m venv /opt/gate
 COPY requirements.txt pyproject.toml README.md ./
 COPY gate gate
-COPY consumers consumers
+
 # Versions as tested; the development tools among them are pinned, not installed
 RUN /opt/gate/bin/pip install --no-cache-dir --constraint requirements.txt .
 

@@ -13,14 +13,14 @@ from math import inf
 from pathlib import Path
 from statistics import median
 
-from consumers.throttle import Throttle
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run, Verdict
 from gate.admission.simulation import Simulation
+from gate.client.throttle import Throttle
 from gate.limits import Spec, Window
 from gate.policy import ServicePolicy
-from tests.consumers.pipelines import Pipeline, World
+from tests.client.pipelines import Pipeline, World
 
 START = 1_764_000_000 * SECOND
 ROOM = 1_000  # parked requests that a step may pull

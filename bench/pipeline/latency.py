@@ -23,7 +23,7 @@ from bench.pipeline.plan import figure
 from bench.pipeline.process import Process
 from bench.pipeline.topics import Topics, partitions_of
 from bench.results import Result
-from gate.kafka.headers import NOT_BEFORE, STAMP, parse_stamp
+from gate.protocol.headers import NOT_BEFORE, STAMP, parse_stamp
 
 RATE = 100  # requests per second
 WARM_UP = 100  # requests that are sent before those that count

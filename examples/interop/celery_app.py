@@ -16,10 +16,10 @@ from pathlib import Path
 
 from celery import Celery
 
-from consumers.handlers import Job
-from consumers.jobs.sync import JobClient
-from consumers.worker import Worker
-from gate.kafka.topics import Names
+from gate.client.handlers import Job
+from gate.client.jobs.sync import JobClient
+from gate.client.worker import Worker
+from gate.protocol.topics import Names
 
 BOOTSTRAP = os.environ.get("GATE_BOOTSTRAP", "localhost:9092")
 PREFIX = os.environ.get("GATE_PREFIX", "gate")

@@ -2,9 +2,9 @@
 
 import os
 
-from consumers.handlers import Job
-from consumers.worker import Worker
-from gate.kafka.topics import Names
+from gate.client.handlers import Job
+from gate.client.worker import Worker
+from gate.protocol.topics import Names
 
 worker = Worker(
     os.environ.get("GATE_BOOTSTRAP", "localhost:9092"),

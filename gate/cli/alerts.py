@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import httpx
 from cyclopts import CycloptsError, Parameter
 
-from consumers.alerts import Alerts
-from consumers.sinks import Alertmanager, Console, Mail, Sink, Slack, Webhook
 from gate.cli.client import Client, Flag, log_to_stderr
 from gate.cli.secrets import secret
+from gate.client.alerts import Alerts
+from gate.client.sinks import Alertmanager, Console, Mail, Sink, Slack, Webhook
 
 
 def _is_url(_type: object, value: str | None) -> None:

@@ -17,7 +17,7 @@ from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import check_bootstrap, wait_for_broker
-from gate.kafka.topics import Names, check_service_name
+from gate.protocol.topics import Names, check_service_name
 
 BROKER_DEFAULT: Final = -1  # replication factor
 

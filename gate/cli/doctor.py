@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from gate.cli.client import Bootstrap, Client, Flag, Prefix, Timeout, log_to_stderr
-from gate.kafka.checkup import Checkup
+from gate.kafka.diagnostics import Checkup
 from gate.kafka.findings import Finding, Health
 from gate.kafka.profiles import OWN, PROFILES
-from gate.kafka.topics import Names, Templates
 from gate.policy import Settings, load_policy
+from gate.protocol.topics import Names, Templates
 
 _PATIENCE: Final = 10.0  # s, where no file says how long to wait for a broker
 _STYLES: Final = {Health.OK: "green", Health.WARN: "yellow", Health.FAIL: "bold red", Health.SKIPPED: "dim"}

@@ -11,14 +11,14 @@ from aiokafka.errors import KafkaError
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
-from consumers.text import timestamp
 from gate.cli.client import Client, Service, log_to_stderr
 from gate.cli.usage import newest_usage
+from gate.client.text import timestamp
 from gate.errors import GateError
-from gate.kafka import control
 from gate.kafka.access import access
 from gate.kafka.connect import running
-from gate.kafka.headers import TENANT, Malformed, read_wishes
+from gate.protocol import control
+from gate.protocol.headers import TENANT, Malformed, read_wishes
 
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>ms|s|m|min|h|d)?")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

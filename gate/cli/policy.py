@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gate.errors import GateError
-from gate.kafka.topics import Names, Templates, TopicNameError
 from gate.policy import Overflow, Policy, PolicyError, Problem, ServicePolicy, Settings, load_policy
 from gate.policy.difference import OTHERS, Change, difference
 from gate.policy.errors import did_you_mean
 from gate.policy.notes import Note, notes_on
 from gate.policy.origins import Origin
 from gate.policy.wording import spell_duration, spell_rate, spell_spec, spell_value
+from gate.protocol.topics import Names, Templates, TopicNameError
 
 LISTED = 200  # services or notes in a listing for people; --json has all
 _PIPE_WIDTH = 100_000  # columns where nobody looks: a line of a table stays a line

@@ -17,7 +17,7 @@ from gate.admission.replay import replay as play
 from gate.cli.client import Client, Flag, Service, log_to_stderr, say
 from gate.errors import GateError
 from gate.kafka.access import access
-from gate.kafka.recording import reader, recorded
+from gate.kafka.request_history import reader, recorded
 from gate.policy import Policy, load_policy
 from gate.policy.fields import read_duration
 

@@ -2,7 +2,7 @@
 
 from gate.cli.client import Client, Service
 from gate.cli.pause import Tenant, command, who
-from gate.kafka import control
+from gate.protocol import control
 
 
 def resume(service: Service, *, tenant: Tenant = None, client: Client | None = None) -> None:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from gate.cli.client import log_to_stderr
 from gate.errors import GateError
 from gate.kafka.connect import wait_for_broker
-from gate.kafka.gate import Gate
+from gate.kafka.instance import Gate
 from gate.kafka.reporting import Reporter
 from gate.observe.http import Board, HttpServer
 from gate.observe.metrics import Metrics

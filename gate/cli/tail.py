@@ -14,14 +14,14 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from consumers.alerts import Alert
-from consumers.headers import ERROR, ERROR_ATTEMPTS
-from consumers.text import printable, timestamp
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
+from gate.client.alerts import Alert
+from gate.client.headers import ERROR, ERROR_ATTEMPTS
+from gate.client.text import printable, timestamp
 from gate.kafka.access import access
 from gate.kafka.connect import running
-from gate.kafka.headers import NOT_BEFORE, STAMP, Stamp, parse_stamp, stamped_retry_after
-from gate.kafka.topics import Names
+from gate.protocol.headers import NOT_BEFORE, STAMP, Stamp, parse_stamp, stamped_retry_after
+from gate.protocol.topics import Names
 
 Kind = Literal["admitted", "delayed", "rejected", "alerts"]
 

@@ -18,13 +18,13 @@ from rich.table import Table
 from gate.cli.client import Bootstrap, Client, Flag, Prefix, Timeout, log_to_stderr
 from gate.errors import GateError
 from gate.kafka.access import access
+from gate.kafka.aio.connection import Client as Connections
 from gate.kafka.cluster import Cluster
-from gate.kafka.connection import Client as Connections
-from gate.kafka.hanging import LONGEST_MS, Open, Transactions, belongs_to_gate, owner
-from gate.kafka.ports import Partition
-from gate.kafka.routing import Topics
-from gate.kafka.topics import Names, Templates
+from gate.kafka.open_transactions import LONGEST_MS, Open, Transactions, belongs_to_gate, owner
 from gate.policy import Settings, load_policy
+from gate.protocol.topics import Names, Templates
+from gate.shard.records import Partition
+from gate.shard.routing import Topics
 
 _PATIENCE: Final = 10.0  # s, where no file says how long to wait for a broker
 _CALL_MS: Final = 10_000

@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consumers.text import printable
 from gate.admission.model import SECOND, Usage
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
+from gate.client.text import printable
 from gate.errors import GateError
 from gate.kafka.access import access
+from gate.kafka.aio.connection import Client as Connection
+from gate.kafka.aio.reader import Reader
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
-from gate.kafka.connection import Client as Connection
-from gate.kafka.ports import Partition
 from gate.kafka.standing import undecided_now
-from gate.kafka.wire import Reader
 from gate.limits import NEVER
 from gate.observe.usage import decode, to_json
+from gate.shard.records import Partition
 
 _READ_SECONDS: Final = 30.0
 _OLD_SECONDS: Final = 10.0

@@ -7,12 +7,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from consumers.handlers import command as run_command
-from consumers.retry import Retry
-from consumers.worker import Worker
 from gate.cli.client import Client, Flag, Service, log_to_stderr
+from gate.client.handlers import command as run_command
+from gate.client.retry import Retry
+from gate.client.worker import Worker
 from gate.errors import GateError
-from gate.kafka.outcomes import LONGEST_BACKOFF
+from gate.protocol.feedback import LONGEST_BACKOFF
 
 
 def worker(

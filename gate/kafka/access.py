@@ -13,7 +13,7 @@ from typing import Any, Final
 from aiokafka.helpers import create_ssl_context
 
 from gate.errors import GateError
-from gate.kafka.sasl import OAUTHBEARER
+from gate.kafka.aio.sasl import OAUTHBEARER
 from gate.kafka.token_endpoint import TokenEndpoint
 from gate.kafka.tokens import Tokens, custom
 

@@ -3,17 +3,11 @@
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
-from zlib import crc32
 
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
 VERSION: Final = 0
-
-
-def shard_of(key: str, shards: int) -> int:
-    """Return the shard of a service (or of a group of services that share a budget). Stable for ever."""
-    return crc32(key.encode()) % shards
 
 
 def balance(shards: int, members: Mapping[str, Collection[int]]) -> dict[str, list[int]]:

@@ -13,12 +13,12 @@ from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.asked import within
-from gate.kafka.connection import adopt
+from gate.kafka.aio.asked import within
+from gate.kafka.aio.connection import adopt
+from gate.kafka.coalesced import Together
 from gate.kafka.creating import Creator, TopicSpec
-from gate.kafka.ports import Mark, Partition
-from gate.kafka.together import Together
-from gate.kafka.topics import Names
+from gate.protocol.topics import Names
+from gate.shard.records import Mark, Partition
 
 DEADLINE: Final = 15.0
 OLD_RETRIES: Final = ".retries"  # with which the group ends in which workers of earlier versions read them

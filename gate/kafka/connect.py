@@ -10,10 +10,10 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import PROTOCOL, access, described
-from gate.kafka.connection import Client as Connections
-from gate.kafka.connection import adopt
-from gate.kafka.lenient import tolerate
-from gate.kafka.sasl import AccessError
+from gate.kafka.aio.connection import Client as Connections
+from gate.kafka.aio.connection import adopt
+from gate.kafka.aio.lenient import tolerate
+from gate.kafka.aio.sasl import AccessError
 
 START_SECONDS: Final = 30.0  # a group's rebalance is part of a start
 STOP_SECONDS: Final = 10.0

@@ -7,8 +7,8 @@ from gate.kafka.cluster import FOREVER, Cluster, Copied
 from gate.kafka.creating import MIN_ISR, SAFE
 from gate.kafka.findings import Finding, Health
 from gate.kafka.profiles import UNCLEAN, Profile
-from gate.kafka.routing import Topics
-from gate.kafka.topics import Names
+from gate.protocol.topics import Names
+from gate.shard.routing import Topics
 
 INTERNAL: Final = ("__consumer_offsets", "__transaction_state")
 SETTINGS: Final = (MIN_ISR, UNCLEAN, "cleanup.policy", "retention.ms", "retention.bytes")

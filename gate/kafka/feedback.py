@@ -3,16 +3,17 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import structlog
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from gate.errors import GateError
-from gate.kafka import control
-from gate.kafka.headers import last
-from gate.kafka.ports import Partition
-from gate.kafka.wire import EARLIEST, LATEST, Reader
+from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
+from gate.protocol import control
+from gate.protocol.headers import last
+from gate.shard.records import Partition
+from gate.shard.snapshots import Lag, Received, Watched
 
 CONTROL_POLL_MS: Final = 500
 LAG_EVERY: Final = 0.25
@@ -22,31 +23,6 @@ START_DEADLINE: Final = 30.0
 CALL_DEADLINE: Final = 10.0
 
 log = structlog.get_logger("gate.feedback")
-
-
-class Received(NamedTuple):
-    """A command and its place in the control topic."""
-
-    offset: int
-    service: str
-    command: control.Command
-    by_operator: bool = True
-
-
-class Watched(NamedTuple):
-    """A service whose workers are watched, and how many requests its owner has admitted so far."""
-
-    service: str
-    worker_group: str
-    partitions: tuple[Partition, ...]  # of the admitted topic
-    admitted: int
-
-
-class Lag(NamedTuple):
-    """How many admitted requests wait for a worker, measured when the owner had admitted so many."""
-
-    requests: int
-    admitted: int
 
 
 class Offsets(Protocol):

@@ -6,28 +6,20 @@ when a request was not there as its turn came.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
-from gate.kafka.ports import Partition
+from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.undecided import Ends
-from gate.kafka.wire import EARLIEST
+from gate.shard.records import Partition
+from gate.shard.snapshots import Parking
 
 EVERY: Final = 1.0  # seconds: how soon after a take-over
 ANEW: Final = 60.0  # seconds
 DEADLINE: Final = 10.0
 
 log = structlog.get_logger("gate.losses")
-
-
-class Parking(NamedTuple):
-    """What a shard takes for parked."""
-
-    shard: int
-    session: int  # another one after each take-over
-    lowest: Mapping[Partition, int]  # the oldest parked offset of each partition
-    missed: frozenset[Partition]  # from which a request was gone when its turn came
 
 
 class Losses:

@@ -13,12 +13,13 @@ from aiokafka.errors import IllegalStateError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.asked import within
-from gate.kafka.assignor import make_assignor, shard_of
-from gate.kafka.connection import adopt
-from gate.kafka.ports import Partition
-from gate.kafka.together import Together
-from gate.kafka.topics import Names
+from gate.kafka.aio.asked import within
+from gate.kafka.aio.connection import adopt
+from gate.kafka.assignor import make_assignor
+from gate.kafka.coalesced import Together
+from gate.protocol.topics import Names
+from gate.shard.placement import shard_of
+from gate.shard.records import Partition
 
 CALL_DEADLINE: Final = 10.0
 ATTEMPTS: Final = 2  # to join, before all is connected anew

@@ -10,11 +10,7 @@ import structlog
 
 from gate.admission.model import Event, EventKind, Usage
 from gate.errors import GateError
-from gate.kafka.headers import Malformed
-from gate.kafka.hearing import Followed
-from gate.kafka.ports import Outgoing, Partition
 from gate.kafka.undecided import Undecided
-from gate.kafka.waiting import Waiting, Waits
 from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
 from gate.observe.http import Board
@@ -22,6 +18,10 @@ from gate.observe.metrics import Metrics
 from gate.observe.outcomes import outcomes
 from gate.observe.usage import encode, to_json
 from gate.policy import ServicePolicy
+from gate.protocol.headers import Malformed
+from gate.shard.hearing import Followed
+from gate.shard.records import Outgoing, Partition
+from gate.shard.waiting import Waiting, Waits
 
 LOUD_AFTER: Final = 3  # failures since requests last advanced, and
 LOUD_SECONDS: Final = 15.0  # for so long: else it is a rebalance, or a broker that restarts

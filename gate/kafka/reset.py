@@ -6,7 +6,8 @@ from typing import Final
 
 import structlog
 
-from gate.kafka.ports import Outgoing, Partition, Session
+from gate.shard.ports import Session
+from gate.shard.records import Outgoing, Partition
 
 KINDS: Final = {"service": "services", "tenant": "tenants", "group": "groups", "parked": "parked segments"}
 

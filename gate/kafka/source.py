@@ -10,10 +10,12 @@ from typing import Final, NamedTuple
 import structlog
 from aiokafka import errors
 
-from gate.kafka.admitted import AdmittedReader
-from gate.kafka.parked import SETTLED, ParkedReader
-from gate.kafka.ports import Fetched, Inbox, Partition, Record
-from gate.kafka.wire import EARLIEST, Reader
+from gate.kafka.admitted_reader import AdmittedReader
+from gate.kafka.aio.reader import EARLIEST, Reader
+from gate.kafka.delayed_reader import ParkedReader
+from gate.shard.buffer import Inbox
+from gate.shard.ports import SETTLED
+from gate.shard.records import Fetched, Partition, Record
 
 LONG_POLL_MS: Final = 500
 # What becomes readable while a long poll is under way is not made to wait for its end: a second poll takes it.

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from gate.kafka.clock import MS
-from gate.kafka.ports import Mark, Partition
+from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.undecided import OPEN_AFTER, Ends, Undecided, nobody_tells, open_transaction
-from gate.kafka.waiting import SECOND, Waiting
-from gate.kafka.wire import EARLIEST, LATEST
+from gate.shard.records import Mark, Partition
+from gate.shard.waiting import SECOND, Waiting
+from gate.units import MS
 
 LONG: Final = 60 * SECOND  # undecided for so long
 BETWEEN: Final = 2.0  # seconds from look to look: what has moved meanwhile does not stand

@@ -7,15 +7,16 @@ whoever believes for a moment to own a shard can delete nothing that the owner h
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import structlog
 from aiokafka import errors
 
-from gate.kafka.clock import MS
-from gate.kafka.ports import Partition
-from gate.kafka.waiting import SECOND
-from gate.kafka.wire import EARLIEST, LATEST
+from gate.kafka.aio.reader import EARLIEST, LATEST
+from gate.shard.records import Partition
+from gate.shard.snapshots import Kept
+from gate.shard.waiting import SECOND
+from gate.units import MS
 
 MOST: Final = 3_600 * SECOND  # from sweep to sweep
 LEAST: Final = SECOND
@@ -25,14 +26,6 @@ TICK: Final = 1.0  # seconds
 DEADLINE: Final = 30.0
 
 log = structlog.get_logger("gate.sweeping")
-
-
-class Kept(NamedTuple):
-    """What of a shard still waits, as of a commit."""
-
-    now: int  # by which it was decided, ns: the broker's time, by which what waits is dated as well
-    since: int  # from when on the state knows, ns: what was parked before was forgotten, and may be wanted by somebody
-    floors: Mapping[Partition, int | None]  # the oldest offset that waits; None: nothing does. Others are not known
 
 
 class Sweepable(Protocol):

@@ -11,7 +11,7 @@ from urllib.parse import quote_plus, urlsplit
 import httpx
 
 from gate.errors import GateError
-from gate.kafka.sasl import AccessError, shown
+from gate.kafka.aio.sasl import AccessError, shown
 from gate.kafka.tokens import Token, end_of
 
 DEADLINE: Final = 10.0

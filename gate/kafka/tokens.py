@@ -16,7 +16,7 @@ import structlog
 from aiokafka.abc import AbstractTokenProvider
 
 from gate.errors import GateError
-from gate.kafka.sasl import AccessError, shown
+from gate.kafka.aio.sasl import AccessError, shown
 
 GROUP: Final = "gate.token_providers"
 BUILT_IN: Final = {"msk": "gate.kafka.msk:token"}

@@ -11,13 +11,14 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
-from gate.kafka.clock import MS
-from gate.kafka.hanging import shown
-from gate.kafka.heads import Head
-from gate.kafka.ports import Mark, Partition
-from gate.kafka.topics import Names
-from gate.kafka.waiting import SECOND, Waiting
-from gate.kafka.wire import EARLIEST, LATEST
+from gate.kafka.aio.heads import Head
+from gate.kafka.aio.reader import EARLIEST, LATEST
+from gate.kafka.open_transactions import shown
+from gate.protocol.topics import Names
+from gate.shard.records import Mark, Partition
+from gate.shard.snapshots import Owned
+from gate.shard.waiting import SECOND, Waiting
+from gate.units import MS
 
 EVERY: Final = 1.0  # seconds
 DEADLINE: Final = 10.0  # seconds, for all that a look asks
@@ -28,14 +29,6 @@ SAMPLES: Final = 64
 DATES: Final = 4  # batches, each read as a whole, that a look asks for the age of what was there before it
 
 log = structlog.get_logger("gate.undecided")
-
-
-class Owned(NamedTuple):
-    """A service, and how far its owner has decided its request partitions; None: the owner does not know."""
-
-    shard: int
-    service: str
-    positions: Mapping[Partition, int | None]
 
 
 class Undecided(NamedTuple):

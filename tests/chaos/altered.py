@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from gate.cli import main
-from gate.kafka import gate
+from gate.kafka import instance as gate
 
 
 def _shift(seconds: int) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from gate.kafka.failpoints import POINTS
+from gate.shard.failpoints import POINTS
 
 TAKE_OVER_POINTS = ("after-claim", "after-restore")
 BATCHES_PER_SECOND = 4  # that a gate surely makes under load, also on a slow machine, for setting a point's count

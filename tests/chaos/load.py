@@ -9,7 +9,7 @@ from time import monotonic
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 
-from gate.kafka.topics import Names
+from gate.protocol.topics import Names
 
 PREFIX = "chaos"
 NAMES = Names(PREFIX)

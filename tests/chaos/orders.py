@@ -12,7 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, CompactString, Int8, Int16, Int32, Int64, Schema, TaggedFields
 
-from gate.kafka.ports import Partition
+from gate.shard.records import Partition
 
 PREFERRED = 0  # kind of election
 METADATA = "__cluster_metadata"

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from gate.admission.state import SegmentRecord, ServiceRecord, decode
-from gate.kafka.changelog import META_KEY, Meta
 from gate.limits import Limiter, Spec
+from gate.shard.changelog import META_KEY, Meta
 
 MS = 1_000_000
 Place = tuple[int, int]  # partition and offset in the delayed topic

@@ -15,9 +15,9 @@ from typing import Any
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from gate.kafka.headers import decided_at
 from gate.kafka.local import LocalCluster
 from gate.policy import parse_policy
+from gate.protocol.headers import decided_at
 from tests.chaos import faults, load, topics
 from tests.chaos.load import NAMES, PARTITIONS, PREFIX, SHARES
 from tests.chaos.members import Incident, Members

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, time
 
-from gate.kafka.assignor import shard_of
-from gate.kafka.headers import read_wishes
 from gate.kafka.local import LocalBroker
 from gate.policy import Policy, parse_policy
+from gate.protocol.headers import read_wishes
+from gate.shard.placement import shard_of
 from tests.chaos import faults, judge, load, replay, topics
 from tests.chaos.load import NAMES, PARTITIONS, PREFIX, SATURATED, SHARDS, SHARES
 from tests.chaos.members import Incident, Members, counts

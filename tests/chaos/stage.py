@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 
 from gate.kafka.local import LocalCluster
 from gate.kafka.local.config import HOST, Site, free_port
-from gate.kafka.ports import Partition
+from gate.shard.records import Partition
 from tests.chaos import orders
 from tests.chaos.load import NAMES, PREFIX, SHARDS
 from tests.chaos.members import Members

@@ -16,8 +16,8 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from gate.cli import main
-from gate.kafka.ports import Mark, Outgoing, Partition, Raw, Written
-from gate.kafka.writer import KafkaSession
+from gate.kafka.aio.session import KafkaSession
+from gate.shard.records import Mark, Outgoing, Partition, Raw, Written
 
 TEARS = {  # by service: what gets no marker
     "alpha": {"state"},

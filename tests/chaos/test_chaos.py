@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from gate.kafka.failpoints import POINTS
+from gate.shard.failpoints import POINTS
 from tests.chaos import late
 from tests.chaos.run import run
 

@@ -10,11 +10,11 @@ import pytest
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import Run, Verdict
-from gate.kafka.changelog import META_KEY, Meta
-from gate.kafka.failpoints import POINTS
 from gate.kafka.local.config import free_port
 from gate.limits import Spec, Window
 from gate.policy import parse_policy
+from gate.shard.changelog import META_KEY, Meta
+from gate.shard.failpoints import POINTS
 from tests.chaos import faults, judge, replay
 from tests.chaos.faults import End
 from tests.chaos.proxy import Api, Delay, Drop, Proxy

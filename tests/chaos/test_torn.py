@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from gate.kafka.assignor import shard_of
+from gate.shard.placement import shard_of
 from tests.chaos import topics
 from tests.chaos.proxy import Api, Drop, behind_proxy
 from tests.chaos.tearing import TEARS

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from gate.kafka.ports import Partition
+from gate.shard.records import Partition
 from tests.sim.checker import Committed
 
 UNKNOWN = 0.1  # seconds until a broker is asked again for a topic that it does not know yet

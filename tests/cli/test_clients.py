@@ -24,14 +24,14 @@ from gate.admission.model import Binding, LaneUsage, LimitUsage, PausedTenant, R
 from gate.cli import main
 from gate.cli.logs import let_libraries_go
 from gate.cli.usage import table as usage_table
-from gate.kafka import control
 from gate.kafka.connect import running
-from gate.kafka.headers import Stamp, restamp
-from gate.kafka.topics import Names
 from gate.limits import NEVER
 from gate.observe.alerts import policy_refused
 from gate.observe.usage import encode, to_json
-from tests.consumers.log import Log
+from gate.protocol import control
+from gate.protocol.headers import Stamp, restamp
+from gate.protocol.topics import Names
+from tests.client.log import Log
 
 AT_MS = 1_764_025_123_456
 WRITTEN_MS = int(time.time() * 1000)  # records that are older than a week a broker deletes

@@ -17,9 +17,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from gate.cli.demo.scenario import PARTS, Part
 from gate.cli.demo.tally import Ledger, Tally, percentile, samples
 from gate.cli.demo.verify import broken_promises
-from gate.kafka.headers import Stamp, restamp
-from gate.kafka.topics import Names
 from gate.limits import Spec, Window
+from gate.protocol.headers import Stamp, restamp
+from gate.protocol.topics import Names
 
 NAMES = Names("t")
 START = 1_764_000_000_000

@@ -7,7 +7,7 @@ import pytest
 
 from gate.cli import main
 from gate.kafka.cluster import Cluster
-from gate.kafka.topics import Names
+from gate.protocol.topics import Names
 from tests.system.gates import create, send
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
 
-from gate.kafka.assignor import shard_of
 from gate.kafka.local import LocalBroker
+from gate.shard.placement import shard_of
 from tests.chaos.members import owned
 from tests.chaos.run import errors_of
 from tests.hostile import innocents, prologue, stage

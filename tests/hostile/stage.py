@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gate.kafka.topics import Names
+from gate.protocol.topics import Names
 
 PREFIX: Final = "hostile"
 NAMES: Final = Names(PREFIX)

@@ -7,7 +7,8 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gate.kafka.assignor import balance, make_assignor, shard_of
+from gate.kafka.assignor import balance, make_assignor
+from gate.shard.placement import shard_of
 
 claims = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3), st.lists(st.integers(-2, 70)), min_size=1, max_size=9

@@ -11,8 +11,8 @@ from aiokafka.errors import KafkaError
 from gate.errors import GateError
 from gate.kafka import connect
 from gate.kafka.connect import BrokerUnreachableError, check_bootstrap, running, wait_for_broker
-from gate.kafka.topics import Names
-from tests.consumers.log import Log
+from gate.protocol.topics import Names
+from tests.client.log import Log
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from aiokafka import errors
 from gate.errors import GateError
 from gate.kafka.cluster import Cluster
 from gate.kafka.creating import Copies, TopicSpec, choose_copies, left_out, refusal_hint
-from gate.kafka.topics import Names
+from gate.protocol.topics import Names
 from tests.system.test_pages import BROKERS, allow
 
 

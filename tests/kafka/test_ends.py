@@ -2,9 +2,9 @@
 
 import asyncio
 
-from gate.kafka.connection import Client
-from gate.kafka.ports import Partition
-from gate.kafka.wire import EARLIEST, LATEST, Reader
+from gate.kafka.aio.connection import Client
+from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
+from gate.shard.records import Partition
 from tests.system.gates import create, send
 
 

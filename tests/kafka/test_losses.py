@@ -2,9 +2,10 @@
 
 import pytest
 
-from gate.kafka.losses import ANEW, Losses, Parking
-from gate.kafka.ports import Partition
-from gate.kafka.wire import EARLIEST
+from gate.kafka.aio.reader import EARLIEST
+from gate.kafka.losses import ANEW, Losses
+from gate.shard.records import Partition
+from gate.shard.snapshots import Parking
 
 ONE, OTHER = Partition("gate.delayed.pay", 0), Partition("gate.delayed.pay", 1)
 

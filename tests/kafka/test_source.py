@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 
 from aiokafka import errors
 
-from gate.kafka.ports import Fetched, Inbox, Partition, Pool
 from gate.kafka.source import KafkaSource
+from gate.shard.buffer import Inbox, Pool
+from gate.shard.records import Fetched, Partition
 
 PARTITIONS = [Partition("t", number) for number in range(20)]
 DEADLINE = 10.0

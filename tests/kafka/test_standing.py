@@ -3,11 +3,11 @@
 import pytest
 
 from gate.kafka import standing as module
-from gate.kafka.heads import Head
-from gate.kafka.ports import Mark, Partition
+from gate.kafka.aio.heads import Head
+from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.standing import LONG, standing, undecided_now
 from gate.kafka.undecided import OPEN_AFTER, Undecided
-from gate.kafka.wire import EARLIEST
+from gate.shard.records import Mark, Partition
 
 AT = 1_764_025_123_456_000_000
 PAY, CALM = Partition("gate.requests.pay", 0), Partition("gate.requests.calm", 0)

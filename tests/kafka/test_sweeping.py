@@ -11,10 +11,11 @@ from aiokafka import errors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gate.kafka.ports import Partition
-from gate.kafka.sweeping import FIRST, MOST, Kept, Sweeper
-from gate.kafka.waiting import SECOND
-from gate.kafka.wire import EARLIEST, LATEST
+from gate.kafka.aio.reader import EARLIEST, LATEST
+from gate.kafka.sweeping import FIRST, MOST, Sweeper
+from gate.shard.records import Partition
+from gate.shard.snapshots import Kept
+from gate.shard.waiting import SECOND
 
 HOUR, DAY = 3_600 * SECOND, 86_400 * SECOND
 DELAYED, RETRIES = Partition("gate.delayed.pay", 0), Partition("gate.retries.pay", 0)

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from gate.errors import GateError
-from gate.kafka.sasl import AccessError, shown
+from gate.kafka.aio.sasl import AccessError, shown
 from gate.kafka.tokens import DEADLINE, FIRST_PAUSE, FRESH, LONGEST_PAUSE, UNKNOWN_LIFE, Token, Tokens, custom, end_of
 from tests.system.issuer import part, unsecured
 

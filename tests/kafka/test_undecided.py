@@ -7,8 +7,8 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from gate.kafka import undecided
-from gate.kafka.heads import Head, head_at
-from gate.kafka.ports import Mark, Partition
+from gate.kafka.aio.heads import Head, head_at
+from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.undecided import (
     DATES,
     MARKS_EVERY,
@@ -16,13 +16,13 @@ from gate.kafka.undecided import (
     SAMPLES,
     STANDS_AFTER,
     Arrivals,
-    Owned,
     Undecided,
     Watch,
     options,
 )
-from gate.kafka.waiting import SECOND
-from gate.kafka.wire import EARLIEST
+from gate.shard.records import Mark, Partition
+from gate.shard.snapshots import Owned
+from gate.shard.waiting import SECOND
 
 AT = 1_764_025_123_456_000_000
 PAY, CALM = Partition("gate.requests.pay", 0), Partition("gate.requests.calm", 0)

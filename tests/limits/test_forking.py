@@ -41,7 +41,7 @@ for _ in range(40):
         os._exit(0)
     failed += os.waitpid(child, 0)[1] != 0
 look()
-print(failed)
+print(failed, flush=True)
 os._exit(0)
 """
 AMID_A_DECISION = """
@@ -65,7 +65,7 @@ signal.alarm(5)
 assert bucket.tokens == 3 and bucket.try_consume(3)
 if children == [0]:
     os._exit(0)
-print(os.waitpid(children[0], 0)[1])
+print(os.waitpid(children[0], 0)[1], flush=True)
 """
 
 

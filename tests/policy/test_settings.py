@@ -2,8 +2,8 @@ from dataclasses import asdict
 
 import pytest
 
-from gate.kafka.topics import Templates
 from gate.policy import Compression, Delivery, PolicyError, Settings, Topics, parse_policy
+from gate.protocol.topics import Templates
 
 TEXT = "1 to 1000 printable characters without spaces around them"
 

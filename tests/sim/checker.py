@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gate.admission.state import SegmentRecord, decode
-from gate.kafka.changelog import META_KEY, read_meta
-from gate.kafka.desk import Desk
-from gate.kafka.headers import Malformed, Wishes, read_wishes
-from gate.kafka.ports import Headers, Partition
-from gate.kafka.topics import Names
 from gate.limits import Spec
 from gate.policy import Policy
+from gate.protocol.headers import Malformed, Wishes, read_wishes
+from gate.protocol.topics import Names
+from gate.shard.changelog import META_KEY, read_meta
+from gate.shard.records import Headers, Partition
+from gate.shard.state import Desk
 from tests.sim import oracle
 from tests.sim.picky import EASY, Picky
 

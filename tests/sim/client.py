@@ -15,15 +15,16 @@ from typing import TypeVar
 
 import msgspec
 
-from gate.kafka.changelog import META_KEY, Meta
-from gate.kafka.clock import MS
-from gate.kafka.headers import decided_at
-from gate.kafka.leftovers import was_committed
-from gate.kafka.parked import ParkedReader
-from gate.kafka.ports import Claim, Fetched, Inbox, Mark, Outgoing, Partition, Written
-from gate.kafka.refusals import refused
-from gate.kafka.wire import EARLIEST
-from gate.kafka.writer import MARKING_DEADLINE
+from gate.kafka.aio.reader import EARLIEST
+from gate.kafka.aio.session import MARKING_DEADLINE
+from gate.kafka.delayed_reader import ParkedReader
+from gate.kafka.torn_transactions import was_committed
+from gate.protocol.headers import decided_at
+from gate.shard.buffer import Inbox
+from gate.shard.changelog import META_KEY, Meta
+from gate.shard.records import Claim, Fetched, Mark, Outgoing, Partition, Written
+from gate.shard.refusals import OutputError, refused
+from gate.units import MS
 from tests.sim.log import (
     Broker,
     ConcurrentTransactionsError,
@@ -127,7 +128,7 @@ class Network:
             return
         try:
             result = effect()
-        except KafkaError as error:
+        except (KafkaError, OutputError) as error:
             problem = error  # the name of the except clause is gone when the timer fires
             self.later(self.latency(), lambda: _fail(answer, problem))
             return

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from gate.kafka.ports import Fetched, Headers, Mark, Outgoing, Partition
+from gate.shard.records import Fetched, Headers, Mark, Outgoing, Partition
 from tests.sim.picky import EASY, Picky
 
 TRANSACTION_TIMEOUT = 30.0

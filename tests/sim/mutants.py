@@ -10,17 +10,19 @@ import msgspec
 
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.queues.parked import Parked
-from gate.kafka import routing, shard
-from gate.kafka.clock import MS
-from gate.kafka.commit import BatchWriter
-from gate.kafka.desk import Desk, Turn
-from gate.kafka.parked import ParkedReader
-from gate.kafka.ports import Claim, Inbox, Mark, Outgoing, Partition, Written
-from gate.kafka.positions import Positions
-from gate.kafka.routing import Batch
-from gate.kafka.shard import Shard
+from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
 from gate.limits.runs import Ring
+from gate.shard import routing
+from gate.shard import task as shard
+from gate.shard.buffer import Inbox
+from gate.shard.commit import BatchWriter
+from gate.shard.positions import Positions
+from gate.shard.records import Claim, Mark, Outgoing, Partition, Written
+from gate.shard.routing import Batch
+from gate.shard.state import Desk, Turn
+from gate.shard.task import Shard
+from gate.units import MS
 from tests.sim import client
 from tests.sim.client import SimSession
 from tests.sim.log import PartitionLog

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from zlib import crc32
 
-from gate.kafka.ports import Partition
+from gate.shard.records import Partition
 
 ALL = 1_000
 

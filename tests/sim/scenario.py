@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from gate.kafka.desk import PULLS
-from gate.kafka.ports import Outgoing, Partition
-from gate.kafka.topics import Names
 from gate.policy import Policy, parse_policy
+from gate.protocol.topics import Names
+from gate.shard.records import Outgoing, Partition
+from gate.shard.state import PULLS
 from tests.sim.client import Fate, Faults
 from tests.sim.picky import EASY, Picky
 

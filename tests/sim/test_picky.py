@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gate.kafka import routing
-from gate.kafka.blame import Blame, Level
-from gate.kafka.ports import Partition
+from gate.shard import routing
+from gate.shard.blame import Blame, Level
+from gate.shard.records import Partition
 from tests.sim import picky, scenario
 from tests.sim.log import Broker
 from tests.sim.world import Result, play

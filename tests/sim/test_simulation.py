@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gate.kafka.ports import Outgoing, Partition
+from gate.shard.records import Outgoing, Partition
 from tests.sim.checker import Checker, Committed
 from tests.sim.client import Fate, Faults
 from tests.sim.loop import DeadlockError, LivelockError, Process, SimLoop, run

@@ -10,18 +10,20 @@ from typing import Any
 from unittest import mock
 
 from gate.admission.model import SECOND, Event, Usage
-from gate.kafka import desk as desk_module
-from gate.kafka import gate as gate_module
-from gate.kafka import intake as intake_module
-from gate.kafka import shard as shard_module
-from gate.kafka.assignor import balance, shard_of
-from gate.kafka.control import PauseUntil, Resume
-from gate.kafka.feedback import Lag, Received
-from gate.kafka.gate import Gate
-from gate.kafka.ports import Mark, Outgoing, Partition, Session
-from gate.kafka.publication import Publication
+from gate.kafka import instance as gate_module
+from gate.kafka.assignor import balance
+from gate.kafka.instance import Gate
 from gate.limits import runs as runs_module
 from gate.policy import Policy, Settings
+from gate.protocol.control import PauseUntil, Resume
+from gate.shard import reader as intake_module
+from gate.shard import state as desk_module
+from gate.shard import task as shard_module
+from gate.shard.placement import shard_of
+from gate.shard.ports import Session
+from gate.shard.records import Mark, Outgoing, Partition
+from gate.shard.snapshots import Lag, Received
+from gate.shard.usage_schedule import Publication
 from tests.sim.checker import Checker, Committed
 from tests.sim.client import Network, SimSession, SimSource
 from tests.sim.log import Broker, KafkaError, PartitionLog, Trace

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import ConsumerRecord
 
-from gate.kafka.headers import Stamp, parse_stamp
+from gate.protocol.headers import Stamp, parse_stamp
 
 DEADLINE = 40.0
 

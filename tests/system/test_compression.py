@@ -6,8 +6,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 
-from gate.kafka.ports import Partition
-from gate.kafka.wire import Reader
+from gate.kafka.aio.reader import Reader
+from gate.shard.records import Partition
 from tests.system.gates import create, gate, read_count
 
 CODECS = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}  # as in a batch's attributes

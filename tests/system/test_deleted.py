@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from gate.kafka.connect import running as running_client
-from gate.kafka.headers import not_before
+from gate.protocol.headers import not_before
 from tests.system.gates import create, gate, read_count, stamp, until
 
 POLICY = "shards: 2\nservices: {slow: {requests_per_second: 1/h, burst_size: 1, window_size: null, max_delay: null}}\n"

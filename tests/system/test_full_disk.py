@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.jobs import JobClient
+from gate.client.jobs import JobClient
 from gate.errors import GateError
 from tests.system.gates import create, gate, read, send, stamp, until
 

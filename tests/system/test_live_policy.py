@@ -6,7 +6,7 @@ import time
 
 from aiokafka import AIOKafkaProducer
 
-from gate.kafka.control import PauseUntil, Resume, encode
+from gate.protocol.control import PauseUntil, Resume, encode
 from tests.system.gates import create, gate, header, read, read_count, send, stamp, until
 
 

@@ -19,11 +19,12 @@ from cyclopts import CycloptsError
 
 from gate import cli
 from gate.admission.model import EventKind, Reason
-from gate.kafka import control, headers, outcomes
 from gate.kafka.cluster import Cluster
-from gate.kafka.topics import Names, Templates
 from gate.observe import alerts
 from gate.policy import parse_policy
+from gate.protocol import control, headers
+from gate.protocol import feedback as outcomes
+from gate.protocol.topics import Names, Templates
 from tests.system.gates import create, gate, read_count, send, until
 from tests.system.pages import KEEPS_RUNNING, ROOT, Shell, blocks
 

@@ -12,10 +12,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from consumers.jobs import JobClient
-from gate.kafka import connection as connections
+from gate.client.jobs import JobClient
 from gate.kafka.access import access
-from gate.kafka.connection import Client
+from gate.kafka.aio import connection as connections
+from gate.kafka.aio.connection import Client
 from gate.kafka.local import LocalBroker, config
 from tests.system.gates import create, gate, read_count, until
 from tests.system.issuer import Issuer, issuer

@@ -2,7 +2,7 @@
 
 from aiokafka import AIOKafkaProducer
 
-from gate.kafka.assignor import shard_of
+from gate.shard.placement import shard_of
 from tests.system.gates import create, gate, read, read_count, send, until
 
 PLAIN = "defaults: {requests_per_second: 1/min}\n"

@@ -13,7 +13,7 @@ from gate.cli import main
 from gate.cli.client import Client
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running as running_client
-from gate.kafka.topics import Names
+from gate.protocol.topics import Names
 from tests.system.gates import create, gate, read_count, until
 
 POLICY = (

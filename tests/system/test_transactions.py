@@ -14,9 +14,9 @@ from aiokafka.errors import KafkaError, NotLeaderForPartitionError, for_code
 from aiokafka.protocol.produce import ProduceRequest
 
 from gate.kafka.connect import running as running_client
-from gate.kafka.hanging import shown
-from gate.kafka.ports import Partition
+from gate.kafka.open_transactions import shown
 from gate.kafka.undecided import open_transaction, options
+from gate.shard.records import Partition
 from tests.hostile.encoding import TRANSACTIONAL, RawBatch, RawRecord
 from tests.system.gates import create, gate, until
 

@@ -15,9 +15,6 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from consumers.alerts import Alerts
-from consumers.handlers import Job
-from consumers.worker import Worker
 from gate.cli.demo.chart import draw
 from gate.cli.demo.reader import Reader
 from gate.cli.demo.scenario import PARTS
@@ -27,14 +24,17 @@ from gate.cli.demo.tally import Tally
 from gate.cli.demo.traffic import offer
 from gate.cli.demo.verify import broken_promises
 from gate.cli.progress import progress
+from gate.client.alerts import Alerts
+from gate.client.handlers import Job
+from gate.client.worker import Worker
 from gate.errors import GateError
 from gate.kafka.access import VARIABLES
 from gate.kafka.connect import wait_for_broker
 from gate.kafka.local import LocalBroker
-from gate.kafka.topics import Names
 from gate.limits import Spec
 from gate.policy import Settings, load_policy
 from gate.policy.settings import ENVIRONMENT
+from gate.protocol.topics import Names
 
 POLICY: Final = Path(__file__).with_name("policy.yaml")
 PICTURE: Final = Path("build/demo.png")

@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from consumers.alerts import Alert
 from gate.cli.demo.scenario import PARTS
 from gate.cli.demo.tally import Ledger, Tally, percentile
+from gate.client.alerts import Alert
 from gate.limits import Spec
 from gate.policy.wording import spell_spec
 

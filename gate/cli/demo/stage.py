@@ -14,10 +14,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from gate.errors import GateError
 from gate.kafka.access import access
-from gate.kafka.connection import adopt
+from gate.kafka.aio.connection import adopt
 from gate.kafka.local import bound
 from gate.kafka.local.config import HOST, free_port
-from gate.kafka.topics import Names
+from gate.protocol.topics import Names
 
 PARTITIONS: Final = 3  # of each request topic
 SHARDS: Final = 4  # three services need no more, and each shard takes a moment to start

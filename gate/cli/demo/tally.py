@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from gate.kafka.headers import NOT_BEFORE, STAMP, Headers, not_before, parse_stamp, unstamped
-from gate.kafka.topics import Names
+from gate.protocol.headers import NOT_BEFORE, STAMP, Headers, not_before, parse_stamp, unstamped
+from gate.protocol.topics import Names
 
 _TYPE: Final = "ce_type"
 

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer
 from gate.cli.demo.scenario import Part
 from gate.kafka.access import access
 from gate.kafka.connect import running
-from gate.kafka.headers import ID
+from gate.protocol.headers import ID
 
 CUSTOMERS: Final = 50  # different keys
 _FLUSH_SECONDS: Final = 15.0

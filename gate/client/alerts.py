@@ -1,0 +1,111 @@
+"""Alert consumers: carry what the gate says about breaches to where somebody looks.
+
+>>> alerts = Alerts("localhost:9092")
+>>> @alerts.on("gate.breach.opened", service="pay*")
+... async def page(alert: Alert) -> None: ...
+>>> alerts.add(Console())
+>>> alerts.main()  # doctest: +SKIP
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from gate.client.alert import Alert
+from gate.client.delivery import Function, Handler, Pauses, Subscription, carry
+from gate.client.program import Program
+from gate.client.sinks.console import Console
+from gate.client.sinks.sink import LaterError, RefusedError, Sink
+from gate.protocol.topics import Names
+
+__all__ = ["Alert", "Alerts", "Console", "LaterError", "Pauses", "RefusedError", "Sink"]
+
+_GRACE_SECONDS: Final = 5.0
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+H = TypeVar("H", bound=Handler)
+
+
+class Alerts(Program):
+    """Carries alerts to handlers and sinks, at least once and in order, each at its own pace.
+
+    Every handler and sink has a consumer group of its own, `<group_id>.<name>`: one that is down holds up no other, and
+    what it misses waits in Kafka, also while this program does not run. After a crash an alert may come again; its id
+    is the same. A handler that raises is tried again, with growing pauses, as is a sink that can't deliver.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        prefix: str = "gate",
+        names: Names | None = None,
+        group_id: str = "gate-alerts",
+        from_beginning: bool = True,
+        connect_seconds: float = 30.0,
+    ) -> None:
+        super().__init__(bootstrap, connect_seconds)
+        self._topic = (names or Names(prefix)).alerts
+        self._group_id = group_id
+        self._from_beginning = from_beginning
+        self._subscriptions: dict[str, Subscription] = {}
+
+    def on(
+        self, *types: str, service: str = "*", name: str | None = None, attempts: int | None = None
+    ) -> Callable[[H], H]:
+        """Register a callable for alerts of these types, all if none is given; a synchronous one runs in a thread.
+
+        Types and service may be globs. `name` is the handler's, by default the function's, and must stay the same:
+        under it Kafka remembers what was delivered. After `attempts` failures an alert is left out; by default never.
+        """
+
+        def register(handler: H) -> H:
+            known = name or str(getattr(handler, "__name__", type(handler).__name__))
+            self._register(Subscription(known, Function(handler), types or ("*",), service, attempts))
+            return handler
+
+        return register
+
+    def add(
+        self, sink: Sink, *types: str, service: str = "*", name: str | None = None, pauses: Pauses | None = None
+    ) -> None:
+        """Let a sink take alerts of these types; see `on`. Its name is by default its class's, in lower case."""
+        known = name or type(sink).__name__.lower()
+        self._register(Subscription(known, sink, types or ("*",), service, pauses=pauses or Pauses()))
+
+    def _register(self, subscription: Subscription) -> None:
+        name = subscription.name
+        if not _NAME.fullmatch(name):
+            allowed = "letters, digits, '.', '_' and '-'"
+            raise ValueError(f"{name!r} can't name a handler: give another one of {allowed} with name=")
+        if name in self._subscriptions:
+            raise ValueError(f"there is a handler or sink {name!r} already: give this one another name with name=")
+        self._subscriptions[name] = subscription
+
+    async def run(self) -> None:
+        """Carry alerts until stopped. Raises BrokerUnreachableError if no broker answers at the start."""
+        if not self._subscriptions:
+            raise ValueError("nobody is to get alerts: register a callable with @alerts.on(TYPE), or add a sink")
+        try:
+            if await self._connected():
+                await self._carry()
+        finally:
+            for subscription in self._subscriptions.values():
+                if close := getattr(subscription.sink, "aclose", None):
+                    await close()
+
+    async def _carry(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for name, subscription in self._subscriptions.items():
+                group = f"{self._group_id}.{name}"
+                carrying = carry(
+                    self._bootstrap, self._topic, group, subscription, self._stopping,
+                    from_beginning=self._from_beginning,
+                )  # fmt: skip
+                self._jobs.add(tasks.create_task(carrying))
+            stopped = tasks.create_task(self._stopping.wait())
+            await asyncio.wait({stopped, *self._jobs}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            await self._drain(_GRACE_SECONDS)
+            self._abandon()

@@ -1,0 +1,125 @@
+"""The job client for programs without an event loop: the same calls, and each returns when it is done.
+
+>>> from gate.client.jobs.sync import JobClient
+>>> def pay() -> bytes:
+...     with JobClient("localhost:9092") as jobs:
+...         return jobs.submit("payments", b'{"amount": 12}').result(timeout=30)
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+from gate.client.jobs import client, ticket
+from gate.client.jobs.ticket import Decision
+from gate.client.sender import Header
+
+T = TypeVar("T")
+
+
+class Ticket:
+    """A submitted job, as `gate.client.jobs.Ticket`."""
+
+    def __init__(self, inner: ticket.Ticket, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._inner = inner
+        self._run = run
+
+    @property
+    def id(self) -> str:
+        """The gate's id of the request."""
+        return self._inner.id
+
+    @property
+    def service(self) -> str:
+        """The service."""
+        return self._inner.service
+
+    def decision(self, timeout: float | None = None) -> Decision:
+        """Return the newest decision; wait for the first one. Raises NoAnswerError after `timeout` seconds."""
+        decision: Decision = self._run(self._inner.decision(timeout))
+        return decision
+
+    def __iter__(self) -> Iterator[Decision]:
+        """Yield the decisions, those made before included, up to the first final one: admitted or rejected."""
+        decisions = aiter(self._inner)
+        while (decision := self._run(_next(decisions))) is not None:
+            yield decision
+
+    def result(self, timeout: float | None = None) -> bytes:
+        """Return what the worker answered; wait for it. Raises as `gate.client.jobs.Ticket.result` does."""
+        result: bytes = self._run(self._inner.result(timeout))
+        return result
+
+
+async def _next(decisions: Any) -> Decision | None:
+    return await anext(decisions, None)
+
+
+class Wishes(TypedDict, total=False):
+    """What may go with a job."""
+
+    key: bytes | str | None
+    priority: str | None
+    tenant: str | None
+    cost: int
+    deadline: float | datetime | None
+    id: str | None
+    headers: Mapping[str, bytes | str] | Iterable[Header] | None
+
+
+class JobClient:
+    """Submits jobs and tells what becomes of them; the parameters are those of `gate.client.jobs.JobClient`.
+
+    An event loop runs in a thread of its own. May be used by several threads.
+    """
+
+    def __init__(self, bootstrap: str, **options: Any) -> None:
+        self._inner = client.JobClient(bootstrap, **options)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __enter__(self) -> Self:
+        """Connect. Raises BrokerUnreachableError."""
+        self._loop = loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name="job-client", daemon=True)
+        self._thread.start()
+        try:
+            self._run(self._inner.__aenter__())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        try:
+            self._run(self._inner.__aexit__(kind, error, traceback))
+        finally:
+            self._end()
+
+    def submit(self, service: str, payload: object, **wishes: Unpack[Wishes]) -> Ticket:
+        """Submit a job, and return when the broker has it; as `gate.client.jobs.JobClient.submit`."""
+        return Ticket(self._run(self._inner.submit(service, payload, **wishes)), self._run)
+
+    def _end(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            work.close()
+            raise RuntimeError("the client is not connected: use it as `with JobClient(...) as jobs`")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C, while it is waited for
+            raise

@@ -1,0 +1,121 @@
+"""aiokafka consumers that pass over a record which they can't read, instead of losing those around it.
+
+aiokafka takes a header whose name is no UTF-8 for an error of the whole fetch: what was read before it is gone, and the
+next read goes on behind that, as if it had been handed over.
+"""
+
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any, Final
+
+import aiokafka
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import fetcher as original
+from aiokafka.errors import KafkaError
+from aiokafka.record.memory_records import MemoryRecords
+
+from gate.kafka.aio.batches import records_of
+from gate.kafka.aio.connection import KNOWN
+from gate.protocol.headers import FAULT, Malformed, last
+from gate.shard.records import Record
+
+_SIZE_AT: Final = 8
+_BEFORE_SIZE: Final = 12
+
+log = structlog.get_logger("gate.connect")
+
+
+class _Readable:
+    """A record as aiokafka's own look."""
+
+    def __init__(self, record: Record, timestamp_type: int) -> None:
+        self.offset, self.timestamp, self.key, self.value = record.offset, record.timestamp, record.key, record.value
+        self.headers = record.headers
+        self.timestamp_type = timestamp_type
+        self.checksum = None
+
+
+class _Batch:
+    """A batch of aiokafka that goes on behind what it can't read."""
+
+    def __init__(self, batch: Any, view: memoryview, place: str) -> None:
+        self._batch = batch
+        self._view = view
+        self._place = place
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __next__(self) -> Any:
+        return next(self._batch)
+
+    def __iter__(self) -> Iterator[Any]:
+        read = self._batch.base_offset - 1
+        try:
+            for record in self._batch:
+                read = record.offset
+                yield record
+        except (ValueError, IndexError, KafkaError) as error:
+            yield from self._rest(read + 1, error)
+
+    def _rest(self, start: int, error: Exception) -> Iterator[_Readable]:
+        for records in records_of(self._view, start):
+            for record in records:
+                if (fault := last(record.headers, FAULT)) is None:
+                    yield _Readable(record, self._batch.timestamp_type)
+                else:
+                    why = str(Malformed.decode(fault)) or str(error)
+                    log.warning(
+                        "a record that can't be read is passed over", partition=self._place, offset=record.offset,
+                        why=why,
+                    )  # fmt: skip
+
+
+class _Records:
+    """aiokafka's MemoryRecords, whose batches are such."""
+
+    def __init__(self, data: bytes) -> None:
+        self._records = MemoryRecords(data)
+        self._data = memoryview(data)
+        self._at = 0
+        self.place = ""
+
+    def has_next(self) -> bool:
+        """See aiokafka."""
+        more: bool = self._records.has_next()
+        return more
+
+    def size_in_bytes(self) -> int:
+        """See aiokafka."""
+        return len(self._data)
+
+    def next_batch(self) -> _Batch:
+        """See aiokafka."""
+        begin = self._at
+        size = int.from_bytes(self._data[begin + _SIZE_AT : begin + _BEFORE_SIZE])
+        self._at = begin + _BEFORE_SIZE + size
+        return _Batch(self._records.next_batch(), self._data[begin : self._at], self.place)
+
+
+class _Partition(original.PartitionRecords):  # type: ignore[misc]
+    """aiokafka's records of one partition: tells their batches which."""
+
+    def __init__(self, partition: Any, records: _Records, *others: Any) -> None:
+        records.place = f"{partition.topic}-{partition.partition}"
+        super().__init__(partition, records, *others)
+
+
+class _Fetcher(original.Fetcher):  # type: ignore[misc]
+    """aiokafka's fetcher, which takes the answers of brokers apart by `_Records`. All else is its own."""
+
+    _proc_fetch_request = FunctionType(
+        original.Fetcher._proc_fetch_request.__code__,  # noqa: SLF001
+        {**vars(original), "MemoryRecords": _Records, "PartitionRecords": _Partition},
+    )
+
+
+def tolerate(client: object) -> None:
+    """Let a consumer that has been started pass over what it can't read, where aiokafka is as known."""
+    if isinstance(client, AIOKafkaConsumer) and aiokafka.__version__ == KNOWN:
+        client._fetcher.__class__ = _Fetcher  # noqa: SLF001

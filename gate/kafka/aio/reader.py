@@ -1,0 +1,353 @@
+"""Reading committed records straight from a partition, over private parts of aiokafka 0.14.
+
+A group consumer reads ahead from one position per partition, drops what it read when it pauses, and builds an object
+per record. The gate reads at any offset (parked requests are pulled out of order) and passes records on as they are.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from struct import Struct
+from typing import Any, Final
+
+import structlog
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
+from aiokafka.protocol.admin import DeleteRecordsRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.structs import TopicPartition
+
+from gate.kafka.aio.batches import records_of
+from gate.kafka.aio.fetch import Fetch, answers_of
+from gate.kafka.aio.heads import Head, head_at
+from gate.shard.records import Effort, Fetched, Partition, Record, Sliced
+
+EARLIEST: Final = -2
+BACKOFF: Final = 0.1
+FETCH_BYTES: Final = 8 << 20
+SCAN_BYTES: Final = 1 << 20
+SCAN_RECORDS: Final = 4_000  # some ms
+LOOK_BACK: Final = 10_000
+ENDS_AT_ONCE: Final = 500  # partitions: what is made of an answer holds the event loop for a ms or two
+ENDS_DEADLINE: Final = 2.0
+_BATCH: Final = Struct(">qiib")  # base offset, size of what follows it, leader epoch, format
+_BEFORE_SIZE: Final = 12
+_MAGIC: Final = 2
+LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
+
+log = structlog.get_logger("gate.wire")
+
+
+class CorruptBatchError(errors.KafkaError):  # type: ignore[misc]
+    """A record batch whose checksum does not fit."""
+
+    retriable = True
+
+
+def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetched:
+    """Return the committed records of a fetch response from offset `start` on. Raises CorruptBatchError.
+
+    `aborted` lists (producer id, first offset) of aborted transactions, as the broker gives them.
+    """
+    pending = sorted(aborted or (), key=lambda entry: entry[1])
+    dead: set[int] = set()
+    kept: deque[memoryview] = deque()
+    position, codec, packed = start, 0, False
+    for view in _views(raw):
+        batch = DefaultRecordBatch(view)
+        if not batch.validate_crc():
+            raise CorruptBatchError(f"checksum mismatch at offset {batch.base_offset}")
+        while pending and pending[0][1] <= batch.base_offset:
+            dead.add(pending.pop(0)[0])
+        if batch.is_control_batch:
+            if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
+                dead.discard(batch.producer_id)
+        elif not (batch.is_transactional and batch.producer_id in dead):
+            codec = codec if kept else batch.compression_type
+            packed = packed or bool(batch.compression_type)
+            kept.append(view)
+        position = max(position, batch.next_offset)
+    effort = Effort()
+    return Fetched(Sliced(_slices(kept, start, effort), effort), position, len(raw), codec, packed)
+
+
+def _views(raw: bytes) -> Iterator[memoryview]:
+    """Yield the batches of a fetch response; the last one may be cut off."""
+    whole, at = memoryview(raw), 0
+    while at + _BATCH.size <= len(raw):
+        base, size, _, magic = _BATCH.unpack_from(raw, at)
+        end = at + _BEFORE_SIZE + size
+        if end > len(raw):
+            return
+        if magic < _MAGIC:
+            raise CorruptBatchError(
+                f"batch at offset {base} has the format of Kafka 0.10; this gate needs 0.11 or later"
+            )
+        yield whole[at:end]
+        at = end
+
+
+def _slices(batches: deque[memoryview], start: int, effort: Effort) -> Iterator[list[Record]]:
+    """Yield the records of one batch after the other; what has been read is let go."""
+    while batches:
+        yield from records_of(batches.popleft(), start, effort)
+
+
+def _place(partition: Partition) -> str:
+    return f"{partition.topic}-{partition.number}"
+
+
+def _fetch_request(
+    wanted: Mapping[Partition, int], wait_ms: int, partition_bytes: int, total_bytes: int, *, committed: bool
+) -> Fetch:
+    topics: dict[str, list[tuple[int, int, int]]] = {}
+    for partition, offset in wanted.items():
+        topics.setdefault(partition.topic, []).append((partition.number, offset, partition_bytes))
+    isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
+    return Fetch(wait_ms, 1, total_bytes, isolation, list(topics.items()))
+
+
+class Reader:
+    """Fetches by partition and offset over a client of its own."""
+
+    def __init__(self, client: AIOKafkaClient) -> None:
+        self._client = client
+        self._topics: set[str] = set()  # asked for so far
+
+    def leader(self, partition: Partition) -> int | None:
+        """Return the node that leads `partition`; None while unknown (and asks for metadata)."""
+        if partition.topic not in self._topics:
+            self._topics.add(partition.topic)
+            self._client.add_topic(partition.topic)
+        node = self._client.cluster.leader_for_partition(TopicPartition(*partition))
+        if node is None or node == -1:
+            self._client.force_metadata_update()
+            return None
+        return int(node)
+
+    async def learn(self, topics: Iterable[str]) -> None:
+        """Ask for the metadata of many topics at once; one by one each would cost an answer about all before it."""
+        known = self._topics | set(topics)
+        if known != self._topics:
+            self._topics = known
+            await self._client.set_topics(known)
+
+    async def locate(self, partition: Partition) -> int:
+        """Return the node that leads `partition`, waiting for metadata; the caller sets the deadline."""
+        while (node := self.leader(partition)) is None:
+            await self._client.force_metadata_update()
+            if self.leader(partition) is None:
+                await asyncio.sleep(BACKOFF)
+        return node
+
+    def nodes(self) -> list[int]:
+        """Return the brokers of the cluster."""
+        return [int(broker.nodeId) for broker in self._client.cluster.brokers()]
+
+    def refresh(self) -> None:
+        """Ask for new metadata."""
+        self._client.force_metadata_update()
+
+    async def renew(self) -> None:
+        """Ask for new metadata, and wait for it; the caller sets the deadline."""
+        await self._client.force_metadata_update()
+
+    async def fetch(
+        self,
+        node: int,
+        wanted: Mapping[Partition, int],
+        *,
+        wait_ms: int,
+        partition_bytes: int,
+        total_bytes: int = FETCH_BYTES,
+        committed: bool = True,
+    ) -> dict[Partition, Fetched | errors.KafkaError]:
+        """Send one fetch request to `node`. A partition's error is returned, the request's own is raised.
+
+        `committed=False` is for who knows from elsewhere which offsets are committed: the last stable offset may lag
+        behind an answered commit by the time that the broker takes to write its markers.
+        """
+        request = _fetch_request(wanted, wait_ms, partition_bytes, total_bytes, committed=committed)
+        result: dict[Partition, Fetched | errors.KafkaError] = {}
+        for partition, code, aborted, raw in answers_of(await self._client.send(node, request)):
+            if code:
+                result[partition] = errors.for_code(code)(f"{_place(partition)} at offset {wanted[partition]}")
+            elif raw:
+                try:
+                    result[partition] = decode(raw, aborted, wanted[partition])
+                except errors.KafkaError as error:
+                    result[partition] = error
+        return result
+
+    async def fetch_one(
+        self, partition: Partition, offset: int, *, wait_ms: int, partition_bytes: int, committed: bool = True
+    ) -> Fetched | None:
+        """Fetch from one partition, wherever it is led; None: nothing is there yet. Raises the partition's error."""
+        answers = await self.fetch(
+            await self.locate(partition),
+            {partition: offset},
+            wait_ms=wait_ms,
+            partition_bytes=partition_bytes,
+            committed=committed,
+        )
+        answer = answers.get(partition)
+        if answer is None or isinstance(answer, Fetched):
+            return answer
+        raise answer
+
+    async def offsets(
+        self, partitions: Sequence[Partition], which: int, *, committed: bool = True
+    ) -> dict[Partition, int]:
+        """Return the first (EARLIEST) or the last stable offset (LATEST; not `committed`: the end) of each partition.
+
+        Asks again where leadership is moving or a topic is very new; the caller sets the deadline.
+        """
+        while True:
+            try:
+                return await self._offsets(partitions, which, READ_COMMITTED if committed else READ_UNCOMMITTED)
+            except errors.KafkaError as error:
+                if not error.retriable:
+                    raise
+                await self._client.force_metadata_update()
+                await asyncio.sleep(BACKOFF)
+
+    async def _offsets(self, partitions: Sequence[Partition], which: int, isolation: int) -> dict[Partition, int]:
+        by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for partition in partitions:
+            node = await self.locate(partition)
+            by_node.setdefault(node, {}).setdefault(partition.topic, []).append((partition.number, which))
+        found: dict[Partition, int] = {}
+        for node, topics in by_node.items():
+            response: Any = await self._client.send(node, OffsetRequest(-1, isolation, list(topics.items())))
+            for topic, answers in response.topics:
+                for number, code, *rest in answers:
+                    if code:
+                        raise errors.for_code(code)(f"{topic}-{number}")
+                    found[Partition(topic, number)] = rest[-1]
+        return found
+
+    async def ends(self, partitions: Collection[Partition], which: int, *, committed: bool) -> dict[Partition, int]:
+        """Return what `offsets` does, of those partitions that a broker tells of now, a few hundred at a time."""
+        by_node: dict[int, list[Partition]] = {}
+        for partition in partitions:
+            if (node := self.leader(partition)) is not None:
+                by_node.setdefault(node, []).append(partition)
+        isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
+        found: dict[Partition, int] = {}
+        for node, led in by_node.items():
+            for some in (led[at : at + ENDS_AT_ONCE] for at in range(0, len(led), ENDS_AT_ONCE)):
+                topics: dict[str, list[tuple[int, int]]] = {}
+                for partition in some:
+                    topics.setdefault(partition.topic, []).append((partition.number, which))
+                try:
+                    async with asyncio.timeout(ENDS_DEADLINE):
+                        request = OffsetRequest(-1, isolation, list(topics.items()))
+                        response: Any = await self._client.send(node, request)
+                except (errors.KafkaError, OSError, TimeoutError):  # of one broker, which must not silence the others
+                    self.refresh()
+                    break
+                for topic, answers in response.topics:
+                    for number, code, *rest in answers:
+                        if code:
+                            self.refresh()
+                        elif rest[1] >= 0:
+                            found[Partition(topic, number)] = rest[1]
+        return found
+
+    async def delete(self, bounds: Mapping[Partition, int]) -> dict[Partition, type[errors.KafkaError]]:
+        """Delete what lies before an offset of each partition; return those of which a broker deletes nothing."""
+        by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for partition, bound in bounds.items():
+            node = await self.locate(partition)
+            by_node.setdefault(node, {}).setdefault(partition.topic, []).append((partition.number, bound))
+        refused = {}
+        for node, topics in by_node.items():
+            request = DeleteRecordsRequest(topics.items(), int(ENDS_DEADLINE * 1000))
+            response: Any = await self._client.send(node, request)
+            for topic, answers, *_tags in response.topics:
+                for number, _low, code, *_ in answers:
+                    if code:
+                        refused[Partition(topic, number)] = errors.for_code(code)
+        return refused
+
+    async def head(self, partition: Partition, offset: int) -> Head | None:
+        """Return the head of the batch at `offset`, committed or not; None: none is there, or it can't be read now."""
+        node = self.leader(partition)
+        if node is None:
+            return None
+        request = _fetch_request({partition: offset}, 0, 1, 1, committed=False)  # one batch is sent whole in any case
+        with suppress(errors.KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(ENDS_DEADLINE):
+                for _, code, _, raw in answers_of(await self._client.send(node, request)):
+                    return None if code or not raw else head_at(raw, offset)
+        return None
+
+    async def unstable(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+        """Return the partitions in which a transaction is open, each with its last stable offset and its end."""
+        stable = await self.offsets(partitions, LATEST)
+        ends = await self.offsets(partitions, LATEST, committed=False)
+        return {
+            partition: (offset, ends[partition]) for partition, offset in stable.items() if offset < ends[partition]
+        }
+
+    async def left_open(self, partition: Partition, start: int, end: int, producer_id: int) -> list[Record]:
+        """Return what a producer has written from `start` on up to `end` and neither committed nor aborted."""
+        left: list[Record] = []
+        while start < end:
+            request = _fetch_request({partition: start}, 200, SCAN_BYTES, SCAN_BYTES, committed=False)
+            for _, code, _, raw in answers_of(await self._client.send(await self.locate(partition), request)):
+                if code:
+                    raise errors.for_code(code)(f"{partition.topic}-{partition.number} at offset {start}")
+                for view in _views(raw or b""):
+                    batch = DefaultRecordBatch(view)
+                    if batch.producer_id == producer_id:
+                        left = [] if batch.is_control_batch else [*left, *chain.from_iterable(records_of(view, start))]
+                    start = max(start, batch.next_offset)
+        return left
+
+    async def last_committed(self, partition: Partition, end: int) -> Record | None:
+        """Return the last committed record before `end`, if there is one in the last LOOK_BACK offsets."""
+        back = 1
+        while back < 2 * min(end, LOOK_BACK):
+            start = max(0, end - back)
+            with suppress(errors.OffsetOutOfRangeError):  # the beginning has been deleted
+                last: Record | None = None
+                while start < end:
+                    answer = await self.fetch_one(partition, start, wait_ms=200, partition_bytes=SCAN_BYTES)
+                    if answer is not None:
+                        for record in answer.records:
+                            last = record if record.offset < end else last
+                        start = answer.next_offset
+                if last is not None:
+                    return last
+            back *= 8
+        return None
+
+
+async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:
+    """Return the newest committed value of each key of a compacted partition; deleted keys are left out."""
+    position = (await reader.offsets([partition], EARLIEST))[partition]
+    end = (await reader.offsets([partition], LATEST))[partition]
+    newest: dict[str, bytes] = {}
+    while position < end:
+        answer = await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=SCAN_BYTES)
+        if answer is None:
+            continue
+        records = iter(answer.records)
+        while slice_ := list(islice(records, SCAN_RECORDS)):
+            for record in slice_:
+                if record.key is None:
+                    continue
+                key = record.key.decode(errors="replace")
+                if record.value is None:
+                    newest.pop(key, None)
+                else:
+                    newest[key] = record.value
+            await asyncio.sleep(0)  # others of this loop have heartbeats to send
+        position = answer.next_offset
+    return newest

@@ -1,0 +1,339 @@
+"""One transactional producer with a deadline on every call: `ports.Session` over Kafka."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from itertools import islice
+from typing import Any, Final
+
+import aiokafka
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from gate.errors import GateError
+from gate.kafka.aio.asked import within
+from gate.kafka.aio.connection import KNOWN, adopt
+from gate.kafka.aio.sender import track
+from gate.kafka.torn_transactions import Torn
+from gate.policy import Compression
+from gate.shard.records import Claim, Mark, Outgoing, Partition, Raw, Written
+from gate.shard.refusals import OutputError, refused
+from gate.shard.topic_limits import TopicLimits, nothing_known
+
+BATCH_BYTES: Final = 1_000_000
+TRANSACTION_TIMEOUT_MS: Final = 30_000
+DISCARD_DEADLINE: Final = 2.0
+SETTLING: Final = 0.05
+OF_BATCHES: Final = {"AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"}
+MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
+_CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
+
+log = structlog.get_logger("gate.writer")
+
+
+class UnknownOutcomeError(KafkaError):  # type: ignore[misc]
+    """The broker has the batch, but didn't say where (it saw a repeated sequence number)."""
+
+
+def fill(builder: Any, records: Sequence[Outgoing | Raw], start: int) -> int:
+    """Put records from `start` on into a batch until it is full; return how many. A first record always fits.
+
+    Goes past BatchBuilder.append, which costs as much again as the append in C below it, where aiokafka is as known.
+    """
+    append = builder._builder.append  # noqa: SLF001
+    count = 0
+    for key, value, timestamp, headers in islice(records, start, None):
+        if append(count, timestamp, key, value, headers) is None:
+            break
+        count += 1
+    builder._relative_offset = count  # noqa: SLF001
+    return count
+
+
+def fill_publicly(builder: Any, records: Sequence[Outgoing | Raw], start: int) -> int:
+    """Do the same as `fill` by what aiokafka documents."""
+    count = 0
+    for key, value, timestamp, headers in islice(records, start, None):
+        if builder.append(key=key, value=value, timestamp=timestamp, headers=headers) is None:
+            break
+        count += 1
+    return count
+
+
+if aiokafka.__version__ != KNOWN:
+    fill = fill_publicly
+
+
+Outputs = Mapping[Partition, Sequence[Outgoing | Raw]]
+
+
+def _with_records(error: OutputError, outputs: Outputs) -> OutputError:
+    error.records = outputs.get(error.partition, ())
+    return error
+
+
+class KafkaSession:
+    """`ports.Session`: good until its first error, then to be discarded.
+
+    With a transactional id a late request of a discarded session is refused by the broker, as the next session's epoch
+    fences it. Without one (`delivery: at_least_once`) nothing fences; offsets are then committed as a member of the
+    group, which the coordinator refuses to who is not one any more.
+    """
+
+    def __init__(
+        self,
+        transactional_id: str | None,
+        group: str,
+        state: Partition,
+        restore: Callable[[Sequence[Partition]], Awaitable[Claim]],
+        commit_offsets: Callable[[Mapping[Partition, int]], Awaitable[None]],
+        *,
+        deadline: float,
+        limits: TopicLimits | None = None,
+        look_behind: Callable[[int], Awaitable[Torn | None]] | None = None,
+        is_open: Callable[[int], Awaitable[bool]] | None = None,
+        compression: Compression = Compression.NONE,
+        **client_options: Any,
+    ) -> None:
+        """Prepare; nothing is sent before `claim`.
+
+        `look_behind` tells, by the id of the producer, what the broker has left half-done of a predecessor's
+        transaction although it was fenced; `is_open` whether it has left anything open just now.
+        """
+        self._limits = limits or TopicLimits(nothing_known)
+        self._look_behind = look_behind
+        self._is_open = is_open
+        self._id = transactional_id
+        self._group = group
+        self._state = state
+        self._restore = restore
+        self._commit_offsets = commit_offsets
+        self.atomic = transactional_id is not None
+        self.unfinished = False
+        self._ended = 0.0  # when the last batch was committed, monotonic seconds
+        self._deadline = deadline
+        self._keeps = compression is Compression.KEEP and aiokafka.__version__ == KNOWN
+        self._codecs: Mapping[str, int] = {}
+        self._codec = _CODECS.get(compression, 0)
+        self._topics: frozenset[str] = frozenset()
+        self._producer = AIOKafkaProducer(
+            transactional_id=transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=16 << 20,
+            compression_type=None if compression in {Compression.NONE, Compression.KEEP} else compression.value,
+            request_timeout_ms=int(deadline * 1000),
+            **client_options,
+        )
+        self._client = adopt(self._producer)
+        self._sender = track(self._producer._sender)  # noqa: SLF001
+
+    @property
+    def settling(self) -> float:
+        """See `ports.Session`."""
+        return max(0.0, self._ended + self._sender.marking - time.monotonic()) if self.atomic else 0.0
+
+    @property
+    def spent(self) -> str | None:
+        """See `ports.Session`. What a broker has answered is over; what it has not may come at any time."""
+        twice = OF_BATCHES & self._client.asked.unanswered if self.atomic else ()
+        return f"{min(twice)} was not answered and sent again; the first one may arrive late" if twice else None
+
+    def _within(self, what: str) -> AbstractAsyncContextManager[None]:
+        return within(self._deadline, what, [self._client])
+
+    async def claim(self, partitions: Sequence[Partition]) -> Claim:
+        """See `ports.Session`. Only after the fence may anything be read."""
+        await self.fence()
+        return await self._restore(partitions)
+
+    async def fence(self) -> None:
+        """See `ports.Session`. Starting the producer fences."""
+        try:
+            async with self._within("fencing off who wrote before"):
+                await self._producer.start()
+        except TransactionalIdAuthorizationFailed as error:
+            raise GateError(
+                f"the broker does not let this gate use the transactional id {self._id}",
+                hint=f"allow Write and Describe on TransactionalId {self._group}-* ; the shard then goes on by itself",
+            ) from error
+        if self.atomic and self._look_behind is not None:
+            producer_id = self._producer._txn_manager.producer_id  # noqa: SLF001
+            torn = await self._look_behind(producer_id)
+            if torn is not None:
+                log.warning(
+                    "the broker has left a transaction half-done; ending it as it was decided",
+                    state=self._state.number, committed=torn.committed,
+                    partitions=[f"{topic}-{number}" for topic, number in torn.partitions],
+                )  # fmt: skip
+                await self._end(torn)
+                async with self._within("ending what was left half-done"):
+                    while await self._look_behind(producer_id) is not None:  # noqa: ASYNC110 - markers come
+                        await asyncio.sleep(SETTLING)
+
+    async def _end(self, torn: Torn) -> None:
+        """End what is left open by a transaction that writes nothing: its markers end it, in all partitions alike."""
+        self.begin()
+        for partition in torn.partitions:
+            self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
+        nothing = {TopicPartition(*self._state): OffsetAndMetadata(0, "")}
+        async with self._within("ending what was left half-done"):
+            await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
+            await (self.commit() if torn.committed else self.abort())
+
+    def compress(self, codecs: Mapping[str, int]) -> None:
+        """See `ports.Session`."""
+        if self._keeps:
+            self._codecs = codecs
+
+    def begin(self) -> None:
+        """See `ports.Session`."""
+        if self.atomic:
+            self.unfinished = True
+            self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
+
+    async def produce(
+        self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], marks: Mapping[Partition, Mark] | None = None
+    ) -> Mapping[Partition, Written]:
+        """See `ports.Session`. All futures are awaited: a commit succeeds although a batch has failed."""
+        topics = self._topics.union((self._state.topic,), (partition.topic for partition in outputs))
+        if topics != self._topics:
+            # all that is written to, at once: a metadata answer replaces what the client knew of other topics
+            self._topics = topics
+            async with self._within("learning who leads what is written to"):
+                await self._client.set_topics(topics)
+        for partition in (*outputs, self._state):  # together they take one request; each batch writes state
+            self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
+        parts: list[Awaitable[Any]] = [self._send(partition, records) for partition, records in outputs.items()]
+        if marks and self.atomic:
+            offsets = {TopicPartition(*p): OffsetAndMetadata(mark.offset, str(mark.at)) for p, mark in marks.items()}
+            parts.append(self._producer.send_offsets_to_transaction(offsets, self._group))
+        try:
+            async with self._within("writing a batch"):
+                answers = await asyncio.gather(*parts, return_exceptions=True)
+        except TimeoutError as error:
+            raise self._without_leader(outputs) or error from None
+        for answer in sorted(answers, key=lambda answer: not isinstance(answer, OutputError)):
+            if isinstance(answer, BaseException):
+                raise self._about(answer, outputs)
+        if marks and not self.atomic:
+            await self._commit_offsets({partition: mark.offset for partition, mark in marks.items()})
+        written: list[Any] = list(answers)
+        return dict(zip(outputs, written, strict=False))
+
+    def _without_leader(self, outputs: Outputs) -> OutputError | None:
+        """Return an error that names a partition which nobody leads, if there is one."""
+        cluster = self._producer.client.cluster
+        for partition in outputs:
+            if cluster.leader_for_partition(TopicPartition(*partition)) in {None, -1}:
+                return _with_records(OutputError(partition, "no broker leads it"), outputs)
+        return None
+
+    @staticmethod
+    def _about(error: BaseException, outputs: Outputs) -> BaseException:
+        """Say of an error which output it concerns, if it does."""
+        if isinstance(error, TopicAuthorizationFailedError):  # of a request, with all topics, or of one of its batches
+            topics = {topic for given in error.args for topic in ([given] if isinstance(given, str) else given)}
+            refused = next((partition for partition in outputs if partition.topic in topics), None)
+            if refused is not None:
+                error = OutputError(refused, "this gate may not write there")
+        return _with_records(error, outputs) if isinstance(error, OutputError) else error
+
+    async def _send(self, partition: Partition, records: Sequence[Outgoing | Raw]) -> Written:
+        pending: list[tuple[int, int, Awaitable[Any]]] = []
+        start = 0
+        while start < len(records):
+            builder = self._builder(partition.topic, self._codecs.get(partition.topic, 0))
+            count = fill(builder, records, start)
+            builder.close()
+            size = builder.size()
+            future = await self._producer.send_batch(builder, partition.topic, partition=partition.number)
+            pending.append((count, size, future))
+            start += count
+        offsets: list[int] = []
+        timestamp = -1
+        answers = await asyncio.gather(*(future for _, _, future in pending), return_exceptions=True)
+        for (count, size, _), metadata in zip(pending, answers, strict=True):
+            if isinstance(metadata, BaseException):
+                refusal = self._sender.refused.get(TopicPartition(*partition))
+                about = refusal and refused(partition, *refusal, len(offsets), count, size)
+                raise about or metadata
+            if metadata.offset < 0:
+                raise UnknownOutcomeError(f"no offset for a batch to {partition.topic}-{partition.number}")
+            offsets.extend(range(metadata.offset, metadata.offset + count))
+            if metadata.timestamp_type == 1:
+                timestamp = metadata.timestamp
+        return Written(offsets, timestamp)
+
+    def _builder(self, topic: str, kept: int) -> BatchBuilder:
+        size = self._limits.size(topic, BATCH_BYTES)
+        if not self._keeps and size == BATCH_BYTES:
+            return self._producer.create_batch()
+        codec = kept if self._keeps else self._codec
+        return BatchBuilder(size, codec, is_transactional=self.atomic)
+
+    def weigh(self, topic: str, record: Outgoing | Raw, codec: int) -> int:
+        """See `ports.Session`."""
+        builder = self._builder(topic, codec)
+        fill(builder, [record], 0)
+        return len(builder._build())  # noqa: SLF001 - size() tells it uncompressed
+
+    async def commit(self) -> None:
+        """See `ports.Session`."""
+        if self.atomic:
+            async with self._within("committing a batch"):
+                await self._producer.commit_transaction()
+            self.unfinished = False
+            self._ended = time.monotonic()
+
+    async def is_settled(self) -> bool:
+        """See `ports.Session`."""
+        if not self.atomic or self._is_open is None:
+            return True
+        open_since: float | None = None
+        async with self._within("looking for what is half-done"):  # to tell anything may take an election
+            while open_since is None or time.monotonic() - open_since < MARKING_DEADLINE:
+                with suppress(KafkaError, OSError):
+                    if not await self._is_open(self._producer._txn_manager.producer_id):  # noqa: SLF001
+                        return True
+                    open_since = open_since or time.monotonic()
+                await asyncio.sleep(SETTLING)
+        return False
+
+    async def abort(self) -> None:
+        """Take the batch back. A gate does not: it discards, and the next session's epoch aborts what is left."""
+        async with self._within("aborting a batch"):
+            await self._producer.abort_transaction()
+        self.unfinished = False
+
+    async def discard(self) -> None:
+        """See `ports.Session`: cancel every request, then close the connections."""
+        tasks = [task for task in (self._sender.sender_task, *self._sender.requests) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=DISCARD_DEADLINE)
+        for future in self._left_behind():
+            if future.done() and not future.cancelled():
+                future.exception()  # it has been raised elsewhere; asyncio must not complain that nobody looked
+        self._producer._closed = True  # noqa: SLF001 - stop() would wait for what was just cancelled
+        with suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(DISCARD_DEADLINE):
+                await self._producer.client.close()
+
+    def _left_behind(self) -> Iterator[asyncio.Future[Any]]:
+        """Yield the futures of aiokafka that nobody awaits any more."""
+        waiter = self._producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001
+        if waiter is not None:
+            yield waiter
+        for batches in self._producer._message_accumulator._batches.values():  # noqa: SLF001
+            for batch in batches:
+                yield batch._drain_waiter  # noqa: SLF001
+                yield batch.future

@@ -1,0 +1,182 @@
+"""Reads parked requests, which leave a delayed topic in the order of the plan and not in that of the log."""
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiokafka import errors
+
+from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
+from gate.shard.buffer import slices_of, weight_of
+from gate.shard.ports import MOST_READ, SETTLED, PulledTooMuchError
+from gate.shard.records import Partition, Record
+
+FIRST_BYTES: Final = 1 << 15
+MOST_BYTES: Final = 1 << 18
+CACHE_BYTES: Final = 16 << 20
+RECORD_BYTES: Final = 700  # of memory for the objects of a record that has been taken apart
+BACKOFF: Final = 0.2
+DEADLINE: Final = 10.0
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What one fetch has brought: the records from `first` on, up to `end`."""
+
+    first: int
+    end: int
+    size: int  # bytes, as the broker sent them
+    rest: Iterator[Sequence[Record]]  # what nobody has come to yet
+    passed: dict[int, Record] = field(default_factory=dict)  # on the way to another one
+    memory: int = 0  # about what these take, bytes
+    upto: int = -1  # the last one that was come to
+
+    def take(self, offset: int) -> Record | None:
+        """Take a record out: it leaves the delayed topic now, and is wanted again after an error only."""
+        while self.upto < offset and (part := next(self.rest, None)) is not None:
+            self.passed.update((record.offset, record) for record in part)
+            self.memory += RECORD_BYTES * len(part) + weight_of(part)
+            self.upto = part[-1].offset
+            if isinstance(part, list):
+                part.clear()  # who takes it apart holds it until the next one is asked for
+        record = self.passed.pop(offset, None)
+        if record is not None:
+            self.memory -= self.memory // (len(self.passed) + 1)
+        return record
+
+    def leads_to(self, offset: int) -> bool:
+        """Tell whether who has read this goes on at `offset`: close behind it, as lanes leave gaps for each other."""
+        return self.end <= offset < 2 * self.end - self.first
+
+
+async def bounds(reader: Reader, partition: Partition) -> tuple[int, int]:
+    """Return where a log begins and where it ends. A leader that does not know yet is asked again."""
+    first = await reader.offsets([partition], EARLIEST)
+    end = await reader.offsets([partition], LATEST, committed=False)
+    return first[partition], end[partition]
+
+
+async def load(
+    reader: Reader, partition: Partition, offset: int, before: Chunk | None, *, committed: bool
+) -> Chunk | None:
+    """Read what is at `offset` and behind it, twice as much as `before` if it goes on there. None: nothing is."""
+    room = min(2 * before.size, MOST_BYTES) if before is not None and before.leads_to(offset) else FIRST_BYTES
+    try:
+        answer = await reader.fetch_one(partition, offset, wait_ms=0, partition_bytes=room, committed=committed)
+    except errors.OffsetOutOfRangeError:
+        return None
+    except errors.KafkaError:
+        reader.refresh()
+        raise
+    if answer is None or answer.next_offset <= offset:
+        return None
+    return Chunk(offset, answer.next_offset, answer.size, slices_of(answer.records))
+
+
+class ParkedReader:
+    """Single reads with a cache. Each lane and tenant is somewhere else in the log, so it holds many places at once.
+
+    What follows is likely wanted next: a chunk that goes on where another ended takes its place, and twice its size.
+    """
+
+    def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
+        self._reader = reader
+        self._clock = clock
+        self._chunks: OrderedDict[tuple[Partition, int], Chunk] = OrderedDict()  # by first offset, oldest use first
+        self._firsts: dict[Partition, list[int]] = {}  # ascending
+        self._size = 0
+
+    async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
+        """See `ports.Source`."""
+        found: list[Record] = []
+        end: int | None = None  # that is proven
+        at, size = -1, 0
+        try:
+            async with asyncio.timeout(DEADLINE):
+                for at in offsets:
+                    record = self._cached(partition, at)
+                    if record is None and (end is None or at < end):
+                        record, end = await self._find(partition, at)
+                    if record is None:
+                        continue
+                    found.append(record)
+                    size += weight_of((record,))
+                    if size > MOST_READ and len(found) > 1:
+                        raise PulledTooMuchError((), len(found))
+        except TimeoutError:
+            place = f"{partition.topic}-{partition.number}@{at}"
+            raise TimeoutError(f"the broker does not say whether {place} is there; it is asked again") from None
+        return found
+
+    async def _find(self, partition: Partition, offset: int) -> tuple[Record | None, int | None]:
+        """Return the record at an offset; None where it is proven that there is none, and the end if it is behind that.
+
+        An empty answer proves nothing: a new leader may not know yet what is committed, and shows less than there is.
+        """
+        ends_since: float | None = None
+        while True:
+            if await self._load(partition, offset):
+                return self._cached(partition, offset), None  # the log goes on behind it
+            first, end = await bounds(self._reader, partition)
+            if offset < first:
+                return None, None
+            if offset < end:
+                ends_since = None
+            elif ends_since is None:
+                ends_since = self._clock()
+            elif self._clock() - ends_since >= SETTLED:
+                return None, end
+            self._reader.refresh()
+            await asyncio.sleep(BACKOFF)
+
+    def _before(self, partition: Partition, offset: int) -> Chunk | None:
+        """Return the last chunk that begins at `offset` or before."""
+        firsts = self._firsts.get(partition)
+        index = bisect_right(firsts, offset) if firsts else 0
+        return self._chunks[partition, firsts[index - 1]] if firsts and index else None
+
+    def _cached(self, partition: Partition, offset: int) -> Record | None:
+        chunk = self._before(partition, offset)
+        if chunk is None or offset >= chunk.end:
+            return None
+        self._chunks.move_to_end((partition, chunk.first))
+        before = chunk.memory
+        try:
+            return chunk.take(offset)
+        finally:
+            self._size += chunk.memory - before
+            self._evict()
+
+    async def _load(self, partition: Partition, offset: int) -> bool:
+        """Read what is at `offset` and behind it. Tells whether anything is."""
+        before = self._before(partition, offset)
+        goes_on = before is not None and before.leads_to(offset)
+        chunk = await load(self._reader, partition, offset, before, committed=False)
+        if chunk is None:
+            return False
+        if before is not None and goes_on:
+            self._drop(partition, before.first)
+        self._drop(partition, offset)
+        self._chunks[partition, offset] = chunk
+        firsts = self._firsts.setdefault(partition, [])
+        firsts.insert(bisect_right(firsts, offset), offset)
+        self._size += chunk.size
+        self._evict()
+        return True
+
+    def _evict(self) -> None:
+        """Drop what was used longest ago, as long as there is too much; never the last one used."""
+        while len(self._chunks) > 1 and self._size > CACHE_BYTES:
+            self._drop(*next(iter(self._chunks)))
+
+    def _drop(self, partition: Partition, first: int) -> None:
+        chunk = self._chunks.pop((partition, first), None)
+        if chunk is not None:
+            self._size -= chunk.size + chunk.memory
+            self._firsts[partition].remove(first)
+            if not self._firsts[partition]:
+                del self._firsts[partition]

@@ -1,0 +1,393 @@
+"""One running gate: a member of the group, the shards that it owns, and what they share."""
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import structlog
+
+from gate.errors import GateError
+from gate.kafka.access import access
+from gate.kafka.aio.asked import within
+from gate.kafka.aio.connection import Client
+from gate.kafka.aio.reader import Reader, read_all
+from gate.kafka.aio.session import KafkaSession
+from gate.kafka.alert_producer import Notices
+from gate.kafka.cluster import Cluster
+from gate.kafka.feedback import Feedback
+from gate.kafka.losses import Losses
+from gate.kafka.membership import Membership, Owned, state_lost
+from gate.kafka.memory import keep_small
+from gate.kafka.open_transactions import Transactions
+from gate.kafka.reporting import Reporter, shard_in
+from gate.kafka.reset import reset
+from gate.kafka.source import KafkaSource
+from gate.kafka.sweeping import Sweeper
+from gate.kafka.torn_transactions import Places, Torn, is_open, look
+from gate.kafka.undecided import Watch, options
+from gate.observe import alerts
+from gate.policy import Delivery, Policy, Settings
+from gate.protocol.topics import Names, Templates
+from gate.shard.buffer import Pool
+from gate.shard.placement import shard_of
+from gate.shard.ports import Session
+from gate.shard.records import Claim, Mark, Partition
+from gate.shard.routing import Topics
+from gate.shard.task import Shard
+from gate.shard.topic_limits import CONFIGS, TopicLimits
+
+CALL_DEADLINE: Final = 10.0
+DRAIN_DEADLINE: Final = 5.0
+RESTORE_DEADLINE: Final = 120.0
+POLLERS: Final = 2
+POOL_BYTES: Final = 16 << 20
+LEAST_BYTES: Final = 256 << 10
+LARGE_BATCHES: Final = 3  # at once; more only wait for the same processor
+RESET_POLL: Final = 0.2
+
+log = structlog.get_logger("gate")
+
+
+class Gate:
+    """Runs one instance from `start` to `stop`; several share the work through the group."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: Settings,
+        observer: Reporter,
+        *,
+        reset_state: bool = False,
+        **client_options: Any,
+    ) -> None:
+        self.names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
+        self.settings = settings
+        self.shards = settings.shards
+        self.observer = observer
+        self.pool = Pool(POOL_BYTES, LEAST_BYTES)
+        self.large = asyncio.Semaphore(LARGE_BATCHES)
+        self.limits = TopicLimits(self.topic_configs)
+        self._reset_state = reset_state
+        self._policy = policy
+        self._options: dict[str, Any] = {**access(settings.bootstrap), **client_options}
+        self._owned: dict[int, Shard] = {}
+        self._assigned: asyncio.Queue[Owned] = asyncio.Queue()
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.source: KafkaSource
+        self.hearing: KafkaSource
+        self.feedback: Feedback
+        self._reading: Client
+        self._single: Reader
+        self._cluster: Cluster
+        self._membership: Membership
+        self._notices: Notices
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, check what is there, and join the group. Raises KafkaError or GateError."""
+        settings, stack = self.settings, self._stack
+        readers = [Reader(await self._client(f"{settings.group_id}-poll-{i}")) for i in range(POLLERS)]
+        self._reading = await self._client(f"{settings.group_id}-read")
+        self._single = Reader(self._reading)
+        self._cluster = Cluster(
+            self.names, create=settings.create_topics, replication_factor=settings.replication_factor, **self._options
+        )
+        stack.push_async_callback(self._cluster.close)
+        await self._cluster.start()
+        await self._check_topics()
+        self._check_shards(await self._where(), self._policy)
+        self._notices = Notices(self.names.alerts, **self._options)
+        stack.push_async_callback(self._notices.close)
+        self.observer.notify = self._notices.send
+        self.source = KafkaSource(readers, self._single, self.doubt)
+        stack.push_async_callback(self.source.close)
+        told = Reader(await self._client(f"{settings.group_id}-feedback"))
+        self.hearing = KafkaSource([told], self._single, lambda: None)
+        stack.push_async_callback(self.hearing.close)
+        self.feedback = Feedback(
+            Reader(await self._client(f"{settings.group_id}-control")),
+            self._cluster,
+            self.names.control,
+            lambda: [watched for shard in self._owned.values() for watched in shard.watched()],
+            self._heed,
+        )
+        stack.push_async_callback(self.feedback.stop)
+        await self.feedback.start()
+        self._membership = Membership(
+            self.names, settings.group_id, self.shards, self.policy_shard_key,
+            session_timeout=settings.session_timeout, discovery_interval=settings.discovery_interval,
+            on_revoked=self._pause_all, on_assigned=self._assigned.put_nowait, **self._options,
+        )  # fmt: skip
+        stack.push_async_callback(self._membership.stop)
+        if self._reset_state:
+            # a gate that was killed is a member until its session ends
+            patience = time.monotonic() + settings.session_timeout + CALL_DEADLINE
+            while (  # noqa: ASYNC110 - the broker tells nobody
+                others := await self._cluster.members(settings.group_id)
+            ) and time.monotonic() < patience:
+                await asyncio.sleep(RESET_POLL)
+            if others:
+                raise GateError(f"the state can't be reset while {others} gates run", hint="stop them first")
+            await reset(self.names.state, self.shards, self.new_session)
+        await self._membership.start()
+        watching = await self._client(f"{settings.group_id}-watch")
+        looker = Reader(watching)
+        watch = Watch(
+            looker, self.committed,
+            lambda: [owned for shard in self._owned.values() for owned in shard.owned()],
+            self.observer, options(settings.bootstrap, settings.prefix), Transactions(watching).name,
+        )  # fmt: skip
+        losses = Losses(
+            looker,
+            lambda: [parking for shard in self._owned.values() if (parking := shard.parking()) is not None],
+            self._emptied,
+        )
+        sweeper = Sweeper(
+            looker,
+            lambda: [shard for shard in self._owned.values() if shard.ready],
+            lambda service: self._policy.effective(service).keep_released,
+            self.confirm,
+        )
+        self._tasks = [
+            asyncio.create_task(self._follow_assignments(), name="assignments"),
+            asyncio.create_task(keep_small(), name="memory"),
+            asyncio.create_task(watch.run(self.wall, self._publish), name="undecided"),
+            asyncio.create_task(losses.run(), name="losses"),
+            asyncio.create_task(sweeper.run(self.local), name="sweeper"),
+        ]
+
+    async def stop(self) -> None:
+        """Let batches under way commit, leave the group, disconnect."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(shard.stop(DRAIN_DEADLINE) for shard in self._owned.values()))
+        self._owned.clear()
+        await self._stack.aclose()
+
+    async def _client(self, client_id: str) -> Client:
+        timeout = int(CALL_DEADLINE * 1000)  # or an answer that never comes is waited for for 40 s
+        client = Client(client_id=client_id, request_timeout_ms=timeout, **self._options)
+        self._stack.push_async_callback(client.close)
+        await client.bootstrap()
+        return client
+
+    async def _check_topics(self) -> None:
+        there = await self._cluster.partitions()
+        state = self.names.state
+        if there.get(state, self.shards) != self.shards:
+            raise GateError(
+                f"topic {state} has {there[state]} partitions, but this gate was started with {self.shards} shards",
+                hint=f"start it with `--shards {there[state]}`: the number is fixed for a cluster",
+            )
+        if state not in there and not self._reset_state:
+            await self._check_first_start(there)
+        await self._cluster.ensure(*self._cluster.common_specs(self.shards))
+        if state in there:
+            kind = (await self._cluster.configs(state))[state].get("message.timestamp.type")
+            if kind != "LogAppendTime":
+                raise GateError(
+                    f"topic {state} has message.timestamp.type={kind}; the gate takes its time from there",
+                    hint=f"kafka-configs.sh --alter --topic {state} --add-config message.timestamp.type=LogAppendTime",
+                )
+
+    async def _check_first_start(self, there: Mapping[str, int]) -> None:
+        """Raise GateError if the state topic is missing although the group has decided requests."""
+        requests = [Partition(t, n) for t, count in there.items() if self.names.service_of(t) for n in range(count)]
+        decided = await self._cluster.offsets(self.settings.group_id, requests)
+        # another gate may have started meanwhile, made the topic and decided
+        if decided and self.names.state not in await self._cluster.partitions():
+            raise state_lost(self.names.state)
+
+    def check_policy(self, policy: Policy) -> None:
+        """Raise GateError if the gate can't go over to `policy` while it runs."""
+        before = {service: self._policy.shard_key(service) for service in self._membership.services()}
+        self._check_shards({service: shard_of(key, self.shards) for service, key in before.items()}, policy)
+
+    async def _where(self) -> dict[str, int]:
+        """Return the shard on which each service was seen last, from the newest usage records."""
+        usage = Partition(self.names.usage, 0)
+        async with within(RESTORE_DEADLINE, f"reading {self.names.usage}", [self._reading]):
+            newest = await read_all(self._single, usage)
+        return {service: shard for service, record in newest.items() if (shard := shard_in(record)) is not None}
+
+    def _check_shards(self, where: Mapping[str, int], policy: Policy) -> None:
+        """Raise GateError if services would leave the shard that holds their limits and what they have parked."""
+        moved = [s for s, shard in sorted(where.items()) if shard_of(policy.shard_key(s), self.shards) != shard]
+        if moved:
+            more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+            raise GateError(
+                f"the policy puts {', '.join(moved[:3])}{more} into another group, hence on another shard than the one "
+                "that holds its limits and what it has parked",
+                hint="a group is fixed once a service has run: keep `group` as it was, or use a new service name",
+            )
+
+    # -- ownership -------------------------------------------------------------------------------------------------
+
+    async def _pause_all(self) -> None:
+        for shard in self._owned.values():
+            shard.pause()
+        await asyncio.gather(*(shard.idle() for shard in self._owned.values()))
+
+    async def _follow_assignments(self) -> None:
+        while True:
+            owned = await self._assigned.get()
+            self.observer.metrics.rebalanced()
+            while not self._assigned.empty():
+                owned = self._assigned.get_nowait()
+            lost = [number for number in self._owned if number not in owned]
+            await asyncio.gather(*(self._owned[number].stop(DRAIN_DEADLINE) for number in lost))
+            for number in lost:  # not sooner: `stop` may come amid this, and must know of them
+                del self._owned[number]
+                self.observer.given_up(number)
+            for number, services in sorted(owned.items(), key=lambda item: -len(item[1])):  # who waits goes first
+                if number not in self._owned:
+                    self._owned[number] = Shard(number, self._policy, self)
+                    self.observer.waiting(number, ())
+                self._owned[number].start(services)
+
+    def _heed(self) -> None:
+        for shard in self._owned.values():
+            shard.heed()
+
+    def _emptied(self, shard: int, begins: Mapping[Partition, int]) -> None:
+        if shard in self._owned:
+            self._owned[shard].emptied(begins)
+
+    def _publish(self, services: Mapping[int, Mapping[str, int]]) -> None:
+        for number, some in services.items():
+            if number in self._owned:
+                self._owned[number].publish(some)
+
+    def doubt(self) -> None:
+        """Look behind what was committed, as a broker was away."""
+        for shard in self._owned.values():
+            shard.doubt()
+
+    def set_policy(self, policy: Policy) -> None:
+        """Decide by `policy` from now on."""
+        self._policy = policy
+        for shard in self._owned.values():
+            shard.set_policy(policy)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    def refuse_policy(self, path: str, error: str) -> None:
+        """Say that a changed policy file is broken, and that the old policy stays."""
+        self.observer.metrics.policy_read(good=False)
+        log.error("policy refused; the old one stays", file=path, policy=self._policy.version, why=error)
+        self._notices.send(alerts.policy_refused(path, self._policy.version, error, self.wall(), self.names.prefix))
+
+    def policy_shard_key(self, service: str) -> str:
+        """Return what decides on which shard a service is."""
+        return self._policy.shard_key(service)
+
+    def faults(self) -> dict[str, str]:
+        """Return what keeps the gate from being ready, by subject."""
+        if self._membership.rebalances == 0:
+            return {"group": "has not been joined yet"}
+        if self._membership.state_lost:
+            return {"state": str(state_lost(self.names.state))}
+        faults = {
+            f"shard {number}": f"failed {shard.failures} times" if shard.failures else "is being taken over"
+            for number, shard in self._owned.items()
+            if not shard.ready and not shard.stopping
+        }
+        if self.source.trouble is not None:
+            faults["broker"] = f"does not answer: {self.source.trouble}"
+        return faults
+
+    # -- `shard.Environment` ---------------------------------------------------------------------------------------
+
+    def new_session(self, shard: int) -> Session:
+        """Return a fresh session for a shard."""
+        state = Partition(self.names.state, shard)
+
+        async def restore(partitions: Sequence[Partition]) -> Claim:
+            async with within(RESTORE_DEADLINE, f"reading {state.topic}-{state.number}", [self._reading]):
+                stored = await read_all(self._single, state)
+            return Claim(stored, await self.committed(partitions))
+
+        async def look_behind(producer_id: int) -> Torn | None:
+            async with within(RESTORE_DEADLINE, "looking for what was left half-done", [self._reading]):
+                requests, places = await self._places(shard)
+                return await look(self._single, places, producer_id, lambda: self.committed(requests), self.shards)
+
+        async def still_open(producer_id: int) -> bool:
+            _, places = await self._places(shard)
+            return await is_open(self._single, places, producer_id)
+
+        exactly_once = self.settings.delivery is Delivery.EXACTLY_ONCE
+        return KafkaSession(
+            f"{self.settings.group_id}-{shard}" if exactly_once else None,
+            self.settings.group_id, state, restore, self._membership.commit,
+            deadline=CALL_DEADLINE, limits=self.limits, look_behind=look_behind, is_open=still_open,
+            compression=self.settings.compression, **self._options,
+        )  # fmt: skip
+
+    async def _places(self, shard: int) -> tuple[Sequence[Partition], Places]:
+        """Return the request partitions of a shard and where its owner writes, as far as they are there.
+
+        By what the cluster has: the group may not have been told of all topics yet.
+        """
+        names, there = self.names, await self._cluster.partitions()
+        found = {topic: service for topic in there if (service := names.service_of(topic)) is not None}
+        mine = {t: s for t, s in found.items() if shard_of(self.policy_shard_key(s), self.shards) == shard}
+        requests = [Partition(topic, number) for topic in mine for number in range(there[topic])]
+        outputs = [
+            Partition(output, number)
+            for service in mine.values()
+            for output in Topics.of(names, service).outputs
+            for number in range(there.get(output, 0))
+        ]
+        reports = Partition(names.alerts, 0), Partition(names.usage, 0)
+        return requests, Places(Partition(names.state, shard), tuple(outputs), reports)
+
+    def local(self) -> int:
+        """Return a monotonic time, ns."""
+        return time.monotonic_ns()
+
+    def wall(self) -> int:
+        """Return this host's unix time, ns."""
+        return time.time_ns()
+
+    async def confirm(self, shard: int) -> None:
+        """Prove ownership to the coordinator."""
+        await self._membership.confirm(shard)
+
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+        """Return the group's committed offsets."""
+        return await self._cluster.marks(self.settings.group_id, partitions)
+
+    async def topic_configs(self, topics: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return what the broker tells of what topics take."""
+        return await self._cluster.configs(*topics, names=CONFIGS)
+
+    async def prepare(self, services: Collection[str]) -> None:
+        """Make sure that the services' output topics are there."""
+        await self._cluster.prepare(services)
+
+    async def retries(self, services: Collection[str]) -> Mapping[str, int]:
+        """Return how many partitions the services' retries topics have."""
+        there = await self._cluster.partitions()
+        return {s: count for s in services if (count := there.get(self.names.retries(s), 0))}
+
+    async def widen(self, service: str, partitions: int) -> int:
+        """See to it that a retries topic has so many partitions."""
+        count = await self._cluster.widen(service, partitions)
+        await self.limits.refresh([self.names.retries(service)])
+        return count
+
+    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+        """Return where to begin in retries topics: where this group was, else where earlier workers had come."""
+        known = await self.committed(partitions)
+        if unknown := [partition for partition in partitions if partition not in known]:
+            known = {**known, **await self._cluster.handed_over(unknown)}
+        return known

@@ -1,0 +1,126 @@
+"""What a broker has left half-done of a predecessor's transaction, and how that was decided.
+
+A broker that is killed may note a transaction as complete without writing all of its markers: KRaft, where partitions
+are not in its metadata yet when it looks for their leaders ("likely deleted already and hence can be skipped" in its
+log). Then some partitions hold the batch, committed or not, and in others it is open: nobody reads it, nor anything
+behind it, until the next transaction of the same producer publishes it.
+
+Batches of a shard follow each other in time, and say by what time they were decided: in their stamps, and in the
+changelog. So what is open was committed if anything as new was seen to be, and was not if nothing was.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from gate.errors import GateError
+from gate.kafka.aio.reader import LATEST, Reader, read_all
+from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
+from gate.shard.changelog import META_KEY, read_meta
+from gate.shard.records import Mark, Partition, Record
+from gate.units import MS
+
+BACKOFF: Final = 0.1
+PATIENCE: Final = 10  # times BACKOFF, for markers that are on their way
+
+log = structlog.get_logger("gate.leftovers")
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """A transaction that has its end in some partitions and not in others."""
+
+    partitions: tuple[Partition, ...]  # where it is open
+    committed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the owner of a shard writes."""
+
+    state: Partition
+    outputs: tuple[Partition, ...]  # of its services alone
+    reports: tuple[Partition, ...]  # others write there too
+
+
+def was_committed(left: Iterable[int], seen: Iterable[int]) -> bool:
+    """Tell how a transaction was decided: from the times in what it has left open, and in what is committed."""
+    return max(left, default=0) <= max(seen, default=-1)
+
+
+async def look(
+    reader: Reader,
+    places: Places,
+    producer_id: int,
+    committed: Callable[[], Awaitable[Mapping[Partition, Mark]]],
+    shards: int,
+) -> Torn | None:
+    """Look for what is left open by a producer that has been fenced. None: all is settled.
+
+    `committed` reads the group's committed offsets: they may have their end where nothing else has. Raises GateError
+    where somebody else has a transaction open in the changelog, and StateMismatchError.
+    """
+    places = await _led(reader, places)
+    left = await _left_open(reader, places, producer_id)
+    torn = tuple(partition for partition, records in left.items() if records)
+    if not torn:
+        return None
+    newest = await read_all(reader, places.state)
+    seen = [read_meta(newest.get(META_KEY), shards).at // MS, *(mark.at for mark in (await committed()).values())]
+    for partition, end in (await reader.offsets(places.outputs, LATEST)).items():
+        newest_there = await reader.last_committed(partition, end)
+        seen.append((_decided(newest_there) if newest_there is not None else None) or 0)
+    key = META_KEY.encode()
+    times = [read_meta(r.value, shards).at // MS for r in left.get(places.state, ()) if r.key == key]
+    times += [at for p in places.outputs for r in left.get(p, ()) if (at := _decided(r)) is not None]
+    return Torn(torn, was_committed(times, seen))
+
+
+def _decided(record: Record) -> int | None:
+    """Return by what time a record was written, unix ms; None: it is none of an owner's."""
+    if last(record.headers, ERROR_ATTEMPTS) or last(record.headers, JOB_NOT_BEFORE):
+        return record.timestamp  # a retry has no stamp yet, a dead letter that of its admission
+    return decided_at(record.headers)
+
+
+async def is_open(reader: Reader, places: Places, producer_id: int) -> bool:
+    """Tell whether a producer has anything open that is neither committed nor aborted yet."""
+    everywhere = (places.state, *places.outputs, *places.reports)
+    await reader.learn({partition.topic for partition in everywhere})
+    unstable = await reader.unstable(everywhere)
+    for partition, (start, end) in unstable.items():
+        if await reader.left_open(partition, start, end, producer_id):
+            return True
+    return False
+
+
+async def _led(reader: Reader, places: Places) -> Places:
+    """Leave out what has no leader: it can't be looked at, and must not keep a shard's other services waiting."""
+    everywhere = {places.state, *places.outputs, *places.reports}
+    await reader.learn({partition.topic for partition in everywhere})
+    for _ in range(PATIENCE):  # after a restart it takes a moment until all have one
+        away = {partition for partition in everywhere if reader.leader(partition) is None}
+        if not away:
+            return places
+        await asyncio.sleep(BACKOFF)
+    log.warning("partitions without a leader; not looked at", partitions=sorted(f"{t}-{n}" for t, n in away))
+    outputs = tuple(partition for partition in places.outputs if partition not in away)
+    return Places(places.state, outputs, tuple(partition for partition in places.reports if partition not in away))
+
+
+async def _left_open(reader: Reader, places: Places, producer_id: int) -> Mapping[Partition, Sequence[Record]]:
+    everywhere = (places.state, *places.outputs, *places.reports)
+    for _ in range(PATIENCE):
+        unstable = await reader.unstable(everywhere)
+        left = {p: await reader.left_open(p, start, end, producer_id) for p, (start, end) in unstable.items()}
+        if left.get(places.state, True):
+            return left
+        await asyncio.sleep(BACKOFF)
+    raise GateError(
+        f"somebody else has a transaction open in {places.state.topic}-{places.state.number}; what was committed"
+        " behind it can't be read",
+        hint="find it with `gate transactions list`, and end it with `gate transactions abort`",
+    )

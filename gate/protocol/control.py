@@ -1,0 +1,59 @@
+"""Commands on the control topic: an operator pauses a service, or one of its tenants, and resumes it.
+
+Key: the service. Value: `{"command": "pause-until", "until": <unix ms>, "tenant": "acme"}` or `{"command": "resume"}`;
+`tenant` is optional. The header `gate-by` says who commands. Workers of earlier versions wrote here too, without it:
+their pauses are taken, for an hour at the most.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+
+from gate.protocol.feedback import LONGEST_BACKOFF
+from gate.units import MS
+
+FOREVER_MS: Final = 2**53 - 1
+BY: Final = "gate-by"
+OPERATOR: Final = b"operator"
+
+
+class PauseUntil(msgspec.Struct, frozen=True, tag="pause-until", tag_field="command", forbid_unknown_fields=True):
+    """Admit nothing before `until`, unix ms."""
+
+    until: Annotated[int, msgspec.Meta(ge=0, le=FOREVER_MS)]
+    tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+    @property
+    def until_ns(self) -> int:
+        """The time in ns."""
+        return self.until * MS
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume", tag_field="command", forbid_unknown_fields=True):
+    """End a pause now."""
+
+    tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
+Command = PauseUntil | Resume
+
+
+def encode(command: Command) -> bytes:
+    """Return the value of a control record."""
+    return msgspec.json.encode(command)
+
+
+def decode(value: bytes | None) -> Command:
+    """Read the value of a control record. Raises ValueError that says what is wrong."""
+    if value is None:
+        raise ValueError("the record has no value")
+    try:
+        command: Command = msgspec.json.decode(value, type=Command)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return command
+
+
+def within(until: int, now: int) -> int:
+    """Return until when somebody may pause who does not say to be an operator; ns."""
+    return min(until, now + int(LONGEST_BACKOFF * 1000) * MS)

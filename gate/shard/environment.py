@@ -1,0 +1,88 @@
+"""What a shard gets from the gate around it, as protocols; tests/sim stands in for it as well."""
+
+from asyncio import Semaphore
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from gate.admission.model import Event, Usage
+from gate.policy import ServicePolicy
+from gate.protocol.headers import Malformed
+from gate.protocol.topics import Names
+from gate.shard.buffer import Pool
+from gate.shard.hearing import Followed
+from gate.shard.ports import Session, Source
+from gate.shard.records import Mark, Outgoing, Partition
+from gate.shard.snapshots import Feedback
+from gate.shard.topic_limits import TopicLimits
+from gate.shard.waiting import Waiting
+
+
+class Observer(Protocol):
+    """Who is told what a shard does. Of a batch it hears only after the commit."""
+
+    def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
+    def refused(self, service: str, requests: Sequence[Malformed]) -> None: ...  # noqa: D102
+    def heard(self, service: str, partition: Partition, followed: Followed) -> None: ...  # noqa: D102
+    def known(self, service: str, policy: ServicePolicy) -> None: ...  # noqa: D102
+    def forget(self, service: str) -> None: ...  # noqa: D102
+    def committed(self, seconds: float) -> None: ...  # noqa: D102
+    def failed(self, shard: int, error: BaseException, failures: int, stuck: float) -> None:
+        """Take a failure, the how many-th since requests last advanced there, which is `stuck` seconds ago or more."""
+
+    def advances(self, shard: int) -> None: ...  # noqa: D102
+    def waiting(self, shard: int, waiting: Sequence[Waiting], source: str = ...) -> None: ...  # noqa: D102
+    def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
+    def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
+    def usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102
+
+
+class Environment(Protocol):
+    """What a shard gets from the gate around it: ways to Kafka, time, and the word that it still is the owner."""
+
+    @property
+    def names(self) -> Names: ...  # noqa: D102
+    @property
+    def source(self) -> Source: ...  # noqa: D102
+    @property
+    def hearing(self) -> Source:
+        """Where feedback is read: apart, as it is rare, and requests are asked for all the time."""
+
+    @property
+    def observer(self) -> Observer: ...  # noqa: D102
+    @property
+    def pool(self) -> Pool: ...  # noqa: D102
+    @property
+    def limits(self) -> TopicLimits: ...  # noqa: D102
+    @property
+    def large(self) -> Semaphore:
+        """How many large batches may be under way: each takes ten times the memory of what was fetched for it."""
+
+    @property
+    def feedback(self) -> Feedback: ...  # noqa: D102
+    @property
+    def shards(self) -> int: ...  # noqa: D102
+
+    def new_session(self, shard: int) -> Session: ...  # noqa: D102
+    def local(self) -> int:
+        """Return a monotonic time, ns."""
+
+    def wall(self) -> int:
+        """Return this host's idea of unix time, ns. For telling how wrong it is, nothing else."""
+
+    async def confirm(self, shard: int) -> None:
+        """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
+
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+        """Return the group's committed offsets."""
+
+    async def prepare(self, services: Collection[str]) -> None:
+        """Make sure that the services' output topics are there; raise GateError that says which is missing."""
+
+    async def retries(self, services: Collection[str]) -> Mapping[str, int]:
+        """Return how many partitions the services' retries topics have, of those that have one."""
+
+    async def widen(self, service: str, partitions: int) -> int:
+        """See to it that a retries topic has so many partitions; return how many it has, which may be fewer."""
+
+    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+        """Return where to begin in partitions of retries topics of which the state knows nothing."""

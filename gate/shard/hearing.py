@@ -1,0 +1,124 @@
+"""From what workers told to what is written: retries, dead letters, and pauses. No I/O."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from gate.protocol.feedback import BackOff, Done, Heard, Ignored
+from gate.protocol.headers import ERROR_ATTEMPTS, ERROR_HEADER, FAULT, UNFORWARDABLE, Malformed, decided_at, origin
+from gate.shard.blame import Level, Sentences, job_of
+from gate.shard.forwarding import Refusal, estimate, rejected
+from gate.shard.ledger import Ledger
+from gate.shard.records import Outgoing, Partition, Record
+from gate.shard.returns import DeadLetter, Retry, follow, paused_until, unfit
+from gate.shard.routing import Batch, Topics
+from gate.shard.topic_limits import TopicLimit
+from gate.units import MS
+
+REPEATED: Final = "repeated"  # told before; all other counts are of faults, or of what follows
+
+
+class Entry(NamedTuple):
+    """One record of a feedback topic: what it says, when it was told (unix ms), and what it is about."""
+
+    said: Heard | Ignored
+    offset: int
+    told_at: int
+    record: Record | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What was told of one partition of a service, up to feedback offset `end`, ready to be acted upon."""
+
+    service: str
+    partition: Partition
+    entries: Sequence[Entry]
+    end: int
+    stages: int = 1  # partitions of the retries topic
+
+    def first(self, count: int) -> tuple["Part", "Part | None"]:
+        """Return the first `count` entries, and what is left."""
+        if count >= len(self.entries):
+            return self, None
+        end = self.entries[count].offset
+        return (
+            Part(self.service, self.partition, self.entries[:count], end, self.stages),
+            Part(self.service, self.partition, self.entries[count:], self.end, self.stages),
+        )
+
+
+@dataclass(slots=True)
+class Followed:
+    """What followed from a part: until when the service is to be left alone (unix ms), and how much of what."""
+
+    paused_until: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    ignored: list[tuple[int, Ignored]] = field(default_factory=list)  # by feedback offset
+
+
+def act(
+    part: Part, topics: Topics, ledger: Ledger, batch: Batch, sentences: Sentences, *, waits_out: bool = False
+) -> Followed:
+    """Write what follows into a batch. `sentences` are of jobs whose retry or dead letter a broker has refused."""
+    result = Followed()
+    now = batch.now // MS
+    for entry in part.entries:
+        said = entry.said if isinstance(entry.said, Ignored) else unfit(entry.said, entry.record) or entry.said
+        if isinstance(said, Ignored):
+            result.counts[said.kind] += 1
+            result.ignored.append((entry.offset, said))
+            continue
+        outcome, record = said.outcome, entry.record
+        assert record is not None  # or it would not fit
+        told = ledger.told(part.service, part.partition.number)
+        if isinstance(outcome, Done):
+            told.settle(outcome.group, min(outcome.settled, said.offset))
+            result.counts["done"] += 1
+            continue
+        if not told.take(outcome.group, said.offset, outcome.settled, decided_at(record.headers) or 0):
+            result.counts[REPEATED] += 1
+            continue
+        if isinstance(outcome, BackOff):
+            result.paused_until = max(result.paused_until, paused_until(outcome, entry.told_at, now))
+            result.counts["back-off"] += 1
+        job = job_of(record.headers)
+        sentence = sentences.get(job[0], {}).get(job[1]) if job is not None else None
+        what = follow(outcome, record, entry.told_at, now, waits_out=waits_out)
+        if isinstance(what, Retry):
+            why = sentence.why if sentence else too_large(what.record, batch.limit(topics.retries), topics.retries)
+            if why is None:
+                batch.to(topics.retries, min(what.stage, part.stages - 1)).append(what.record)
+                result.counts["retry"] += 1
+                continue
+            what = DeadLetter(f"it can't be tried again: {why}", outcome.attempt)
+        letter = dead_letter(
+            record, what, now, batch.limit(topics.rejected), sentence.level if sentence else Level.WHOLE
+        )
+        batch.to(topics.rejected, part.partition.number).append(letter)
+        result.counts["given-up"] += 1
+    ledger.advance(part.partition, part.end)
+    return result
+
+
+def too_large(record: Outgoing, limit: TopicLimit, topic: str) -> str | None:
+    """Tell why a topic does not take a record, as far as that can be foreseen."""
+    if limit.compacted and record.key is None:
+        return f"it has no key, and topic {topic} is compacted (cleanup.policy)"
+    size = estimate(record.key, record.value, record.headers)
+    if limit.size is None or size <= limit.size:
+        return None
+    return f"it takes {size} bytes, and topic {topic} takes {limit.size} at most (max.message.bytes)"
+
+
+def dead_letter(record: Record, dead: DeadLetter, now: int, limit: TopicLimit, level: Level) -> Outgoing:
+    """Return what is written of a job that was given up: all of it with its error, or what the rejected topic takes.
+
+    It keeps the stamp by which it was admitted: that tells it from requests that the gate rejected.
+    """
+    own = [header for header in record.headers if header[0] not in {ERROR_HEADER, ERROR_ATTEMPTS, FAULT}]
+    headers = [*own, (ERROR_ATTEMPTS, b"%d" % dead.attempts)]
+    found = origin(headers)
+    refusal = Refusal(Malformed("", dead.error, UNFORWARDABLE), level)
+    return rejected(record, now, headers, refusal, limit, found.id if found else b"")

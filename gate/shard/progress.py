@@ -1,0 +1,52 @@
+"""How a shard gets on: failures count until its requests advance, whatever else is committed meanwhile."""
+
+from collections.abc import Callable
+from typing import Final
+
+from gate.shard.environment import Observer
+from gate.units import MS
+
+RESTED: Final = 5_000 * MS  # ns without anything to do
+
+
+class Progress:
+    """Counts the failures of one shard since its requests last advanced; `local` tells a monotonic time, ns."""
+
+    def __init__(self, shard: int, observer: Observer, local: Callable[[], int]) -> None:
+        self.failures = 0
+        self._shard = shard
+        self._observer = observer
+        self._local = local
+        self._stuck_since: int | None = None  # the first failure
+        self._resting_since: int | None = None
+
+    def failed(self, error: BaseException) -> None:
+        """Count a failure."""
+        self.failures += 1
+        if self._stuck_since is None:
+            self._stuck_since = self._local()
+        self._observer.failed(self._shard, error, self.failures, (self._local() - self._stuck_since) / 1e9)
+
+    def advanced(self) -> None:
+        """Take in that requests have been decided, or that none have come for a while."""
+        if self.failures:
+            self._observer.advances(self._shard)
+        self.failures, self._stuck_since = 0, None
+
+    def works(self) -> None:
+        """Take in that a batch begins, or a session ends."""
+        self._resting_since = None
+
+    def rests(self, delay: float | None) -> float | None:
+        """Take in that there is nothing to do for `delay` seconds (None: for ever); return for how long to wait.
+
+        Some seconds of that are as good as progress: a shard that fails takes over in vain before it fails again.
+        """
+        now = self._local()
+        if self._resting_since is None:
+            self._resting_since = now
+        elif self.failures and now - self._resting_since > RESTED:
+            self.advanced()
+        if not self.failures:
+            return delay
+        return RESTED / 1e9 if delay is None else min(delay, RESTED / 1e9)

@@ -1,0 +1,531 @@
+"""What the owner of a shard holds in memory: the engines of its services, and how far each partition is decided.
+
+No I/O: the shard task brings requests and takes away what is to be written.
+"""
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+import structlog
+
+from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
+from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
+from gate.errors import GateError
+from gate.limits import Spec
+from gate.policy import Overflow, Policy
+from gate.protocol.control import PauseUntil, within
+from gate.protocol.topics import Names
+from gate.shard.blame import NO_SENTENCES, Sentences
+from gate.shard.buffer import Inbox, weight_of
+from gate.shard.changelog import LEAVING_KEY, META_KEY, Meta, encode_leaving, encode_meta, readable
+from gate.shard.hearing import Followed, Part, act
+from gate.shard.ledger import Ledger
+from gate.shard.positions import OFFSETS_KIND, Positions
+from gate.shard.records import Mark, Outgoing, Partition, Raw, Record
+from gate.shard.routing import NO_JUDGES, Batch, Judges, Piece, Taken, Topics, Wish, number_through, read_runs
+from gate.shard.snapshots import Feedback, Kept
+from gate.shard.usage_schedule import Publication
+
+log = structlog.get_logger("gate.desk")
+
+PULLS: Final = 1_000  # parked requests that one service releases in one batch
+PULLED_BYTES: Final = 2 << 20  # that they should be at most; where they are too many by far, the session learns it
+LARGE_PULLED: Final = 16 << 10  # bytes of a parked request: a batch of such ones takes much memory
+QUIET: Final = 0.05  # requests per second
+HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
+MOST_ROOM: Final = 4_000
+SORTED: Final = 4_000  # records of the state that are sorted in one piece: some ms
+
+
+@dataclass(slots=True)
+class Served:
+    """One service of the shard."""
+
+    name: str
+    engine: Engine
+    topics: Topics
+    delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
+    emptied: set[int] = field(default_factory=set)  # partitions of the delayed topic of which something was forgotten
+    admitted: int = 0  # requests, since this desk was made
+    codec: int = 0  # how the newest requests were compressed
+    settled: bool = False  # it has been looked at since its rates sank to nothing
+    wakes_at: int | None = None  # the earliest look that is planned
+    room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
+    first: int = 0  # which of the partitions has its turn first while requests are held
+    resting: dict[int, int] = field(default_factory=dict)  # retries that wait: when the first is due, ns, by partition
+    pulls_large: bool = False  # those of the last batch were so large that it took much memory
+    # Parked requests to release in one batch, as large as those of the last one were. Few at first would be capacity
+    # lost at each take-over, as the bucket runs over.
+    pulls: int = PULLS
+
+    def weigh(self, pulled: Sequence[tuple[Pull, Sequence[Record]]]) -> None:
+        """Learn from what was pulled how many to pull at a time."""
+        count = sum(len(records) for _, records in pulled)
+        if count:
+            size = sum(weight_of(records) for _, records in pulled)
+            self.pulls_large = size > LARGE_PULLED * count
+            fitting = max(1, PULLED_BYTES * count // max(1, size))
+            self.pulls = min(PULLS, fitting)
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one batch does with one service."""
+
+    served: Served
+    pieces: list[Piece]
+    step: Step
+    refused: Sequence[Wish]
+    clean: bool = False  # see `routing.Reading`
+    pulled: list[tuple[Pull, Sequence[Record]]] = field(default_factory=list)
+    parked: list[tuple[Partition, int]] = field(default_factory=list)
+    returned: list[Pull] = field(default_factory=list)  # what an earlier owner had pulled, decided anew
+
+
+class Desk:
+    """The engines of a shard. Thrown away at the first error, and built anew, by `restore`, from what is committed."""
+
+    def __init__(self, names: Names, policy: Policy, meta: Meta, marks: Mapping[Partition, Mark], now: int) -> None:
+        self._names = names
+        self._policy = policy
+        self._meta = meta
+        self.positions = Positions(names, marks, meta.since)
+        self._decided: dict[Partition, int] = {}  # by batches since this desk was made
+        self.missed: set[Partition] = set()  # of delayed topics, from which a request was gone when its turn came
+        self.ledger = Ledger(names)
+        self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
+        self.measured: set[str] = set()  # services whose workers' lag is known
+        self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
+        self._stored: dict[str, dict[str, bytes]] = {}
+        self.budgets = Budgets(now, _specs(policy))
+        self.services: dict[str, Served] = {}
+        self._wakes: list[tuple[int, str]] = []
+        self._publication = Publication(now)
+
+    def restore(self, state: dict[str, bytes], now: int) -> Generator[None, None, None]:
+        """Take what is committed, in slices of some ms; `state` is taken apart, or its records would be held twice."""
+        groups: dict[str, bytes] = {}
+        for number, key in enumerate(list(state)):
+            value = state.pop(key)
+            if number % SORTED == 0:
+                yield
+            kind, _, rest = key.partition("/")
+            if key in {META_KEY, LEAVING_KEY}:
+                continue
+            if kind == "group":
+                groups[key] = value
+            elif kind == OFFSETS_KIND:
+                with readable(f"how far {rest} was decided"):
+                    self.positions.restore(rest, key, value)
+            elif rest and not self._entered(key, value):
+                self._stored.setdefault(rest.partition("/")[0], {})[key] = value
+        with readable("the state of the groups"):
+            self.budgets = Budgets(now, _specs(self._policy), groups)
+        for service in list(self._stored):
+            yield from self._open(service, now)
+
+    def _entered(self, key: str, value: bytes) -> bool:
+        with readable(f"what workers told, {key}"):
+            return self.ledger.restore(key, value)
+
+    def serve(self, service: str, now: int) -> Served:
+        """Return the service, with an engine made from what is stored of it."""
+        if service not in self.services:
+            for _ in self._open(service, now):
+                pass
+        return self.services[service]
+
+    def _open(self, service: str, now: int) -> Generator[None, None, None]:
+        policy, stored = self._policy.effective(service), self._stored.pop(service, {})
+        with readable(f"the state of {service}"):
+            engine = yield from Engine.restoring(service, policy, self.budgets, now, self._policy.version, stored)
+        served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
+        self._assume_busy(served, now)
+        self._touch(served)
+
+    def decided(self, service: str, partition: Partition) -> int | None:
+        """Return up to which offset a request partition is decided; None: nothing of it is, as far as is known."""
+        found = self._decided.get(partition)
+        return self.positions.start(service, partition) if found is None else found
+
+    def publish(self, undecided: Mapping[str, int]) -> None:
+        """Have the usage of services published soon, although nothing may be decided. Of each so much is undecided."""
+        for service, requests in undecided.items():
+            if service in self.services:
+                self.services[service].engine.holding.behind = requests
+                self._publication.plan(service, len(self.services))
+
+    def outputs(self, service: str) -> tuple[str, ...]:
+        """Return the topics that requests of a service may go to."""
+        topics = self.services[service].topics
+        delays = self._policy.effective(service).overflow is Overflow.DELAY
+        return (topics.admitted, topics.delayed) if delays else (topics.admitted,)
+
+    def read_up_to(self, partition: Partition) -> int:
+        """Return the next offset that is read of requests, retries or feedback."""
+        service = self._names.service_of(partition.topic)
+        known = self.ledger.start(partition) if service is None else self.decided(service, partition)
+        return known or 0
+
+    def close(self) -> None:
+        """Let go of what the engines hold."""
+        for served in self.services.values():
+            served.engine.close()
+        self.services.clear()
+
+    def governs(self, service: str) -> bool:
+        """Tell whether a policy says what may pass, or the gate fails open where none does."""
+        return self._policy.settings.fail_open or self._policy.service(service) is not None
+
+    def follow_policy(self, policy: Policy, now: int) -> Generator[None, None, None]:
+        """Decide by `policy` from now on; in slices of some ms."""
+        self._policy = policy
+        self.budgets.set_groups(now, _specs(policy))
+        for served in self.services.values():
+            yield from served.engine.changing_policy(now, policy.effective(served.name), policy.version)
+            self._assume_busy(served, now)
+            self._touch(served)
+
+    def lowest(self) -> dict[Partition, int]:
+        """Return the oldest parked offset of each partition of the delayed topics in which something is parked."""
+        return {
+            Partition(served.topics.delayed, number): offset
+            for served in self.services.values()
+            if served.engine.waiting
+            for number, offset in served.engine.low_watermarks().items()
+        }
+
+    def write_soon(self) -> None:
+        """Have a batch written soon, although nothing may be decided."""
+        for service in self.services:
+            self._publication.plan(service, len(self.services))
+            break
+
+    def waits(self, rooms: Mapping[str, Sequence[Partition]]) -> Kept:
+        """Return what waits in the delayed and retries topics of services, as of the last batch."""
+        lowest = self.lowest()
+        floors: dict[Partition, int | None] = {}
+        for service in rooms.keys() & self.services.keys():
+            delayed = self.services[service].topics.delayed
+            for partition in rooms[service]:
+                if partition.topic == delayed:
+                    floors[partition] = lowest.get(partition)
+                elif (read := self.ledger.start(partition)) is not None:
+                    floors[partition] = read
+        return Kept(self._meta.at, self._meta.since, floors)
+
+    def forget_parked(self, begins: Mapping[Partition, int], now: int) -> None:
+        """Forget what was parked in front of where partitions of delayed topics begin: it is gone."""
+        for served in self.services.values():
+            for number in served.engine.partitions if begins else ():
+                partition = Partition(served.topics.delayed, number)
+                if (begin := begins.get(partition)) and (gone := served.engine.forget(now, number, begin)):
+                    log.error(
+                        "parked requests were deleted from the delayed topic (by hand, or by its retention), and are "
+                        "forgotten; what waits behind them comes earlier",
+                        service=served.name, topic=partition.topic, partition=number, begins=begin, gone=gone,
+                    )  # fmt: skip
+                    served.delayed_end[number] = max(served.delayed_end.get(number, 0), begin)
+                    served.emptied.add(number)
+                    self._touch(served)
+
+    def apply(self, feedback: Feedback, now: int) -> None:
+        """Carry out new commands, and take in how far workers are behind."""
+        for received in feedback.since(self._meta.control):
+            self._meta = msgspec.structs.replace(self._meta, control=received.offset + 1)
+            served = self.services.get(received.service)
+            if served is None:
+                continue
+            command = received.command
+            if isinstance(command, PauseUntil):
+                until = command.until_ns if received.by_operator else within(command.until_ns, now)
+                served.engine.pause(now, until, command.tenant)
+            else:
+                served.engine.resume(now, command.tenant)
+            self._touch(served)
+        for service, lag in feedback.lags.items():
+            served = self.services.get(service)
+            if served is not None:
+                self.measured.add(service)
+                # what was admitted during the measurement may or may not be in it: count it
+                served.engine.set_in_flight(now, lag.requests + served.admitted - lag.admitted)
+                self._touch(served)
+
+    def _assume_busy(self, served: Served, now: int) -> None:
+        """Until the workers' lag has been measured, take it that they have all that they may have."""
+        limit = self._policy.effective(served.name).max_in_flight
+        if limit is not None and served.name not in self.measured:
+            served.engine.set_in_flight(now, limit)
+
+    def _touch(self, served: Served) -> None:
+        self._touched.add(served.name)
+        self._schedule(served)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    # -- the batch -------------------------------------------------------------------------------------------------
+
+    def due(self, now: int) -> set[str]:
+        """Return the services that have something to do although nothing arrived."""
+        due, self._touched = self._touched, set()
+        while self._wakes and self._wakes[0][0] <= now:
+            due.add(self._pop())
+        return due
+
+    def next_wake(self) -> int | None:
+        """Return when `due` will next have something; None: not by itself."""
+        if self._touched:
+            return 0
+        moments = (self._wakes[0][0] if self._wakes else None, self._publication.next())
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _pop(self) -> str:
+        moment, service = heapq.heappop(self._wakes)
+        served = self.services[service]
+        if served.wakes_at == moment:
+            served.wakes_at = None
+        return service
+
+    def _schedule(self, served: Served) -> None:
+        moment = served.engine.wake_at()
+        if served.resting:
+            moment = min(served.resting.values()) if moment is None else min(moment, *served.resting.values())
+        if moment is not None:
+            self._wake(moment, served)
+
+    def rest(self, service: str, number: int, moment: int) -> None:
+        """Look at a service at `moment`: then the first retry in a partition of its retries topic is due."""
+        served = self.services[service]
+        served.resting[number] = moment
+        self._wake(moment, served)
+
+    def postpone(self, service: str, moment: int) -> None:
+        """Look at a service at `moment` although it was due before."""
+        self._wake(moment, self.services[service])
+
+    def _wake(self, moment: int, served: Served) -> None:
+        """Look at a service at `moment`, or earlier; a look too many does no harm."""
+        if served.wakes_at is None or moment < served.wakes_at:
+            served.wakes_at = moment
+            if len(self._wakes) > 4 * len(self.services) + 64:  # mostly looks that earlier ones have replaced
+                self._wakes = [(s.wakes_at, name) for name, s in self.services.items() if s.wakes_at is not None]
+                heapq.heapify(self._wakes)
+            else:
+                heapq.heappush(self._wakes, (moment, served.name))
+
+    def decide(
+        self,
+        served: Served,
+        now: int,
+        taken: Sequence[Taken],
+        inbox: Inbox,
+        judges: Judges = NO_JUDGES,
+        pulls: int = PULLS,
+        retried: Sequence[Taken] = (),
+        homes: int = 1,
+    ) -> Turn:
+        """Decide about requests `taken` of a service, and about what is parked, of which at most `pulls` leave.
+
+        What the engine holds goes back into the inbox. `judges` are those of `routing.read_runs`. Behind the requests
+        come those `retried`, whose jobs began in one of `homes` partitions.
+        """
+        if served.room is not None:
+            taken = sorted(taken, key=lambda part: (part[0] < served.first, part[0]))
+        pieces = number_through(taken)
+        if retried:
+            count = sum(len(piece.records) for piece in pieces)
+            pieces += number_through(retried, homes=homes, start=count)
+        reading = read_runs(pieces, judges)
+        refused = reading.refused
+        holding = served.engine.holding
+        again = [(piece.first, _seen(piece, holding.seen)) for piece in pieces] if holding.seen else []
+        most = min(pulls, served.pulls)
+        step = served.engine.step(now, reading.runs, most, [span for span in again if span[1]])
+        served.admitted += sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
+        served.admitted += sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED)
+        held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
+        if held is not None:
+            refused = [wish for wish in refused if wish.index < held]  # behind it they are read again
+            served.room = max(HOLD_ROOM, 2 * held)
+            if held:
+                last = next((piece for piece in reversed(pieces) if piece.first < held and not piece.retried), None)
+                served.first = last.partition + 1 if last else 0
+            for piece in pieces:
+                holding.looked(piece.source, piece.end, held=held - piece.first < len(piece.records))
+            pieces = [self._give_back(served, piece, held - piece.first, inbox) for piece in pieces]
+        else:
+            for piece in pieces if holding.seen else ():
+                holding.looked(piece.source, piece.end, held=False)
+            if served.room is not None:
+                served.room = 2 * served.room if served.room < MOST_ROOM else None
+        for piece in pieces:
+            if piece.retried:
+                self.ledger.advance(Partition(served.topics.retries, piece.partition), piece.end)
+        self._schedule(served)
+        return Turn(served, pieces, step, refused, reading.clean)
+
+    @staticmethod
+    def _give_back(served: Served, piece: Piece, keep: int, inbox: Inbox) -> Piece:
+        """Put what is behind the first `keep` requests back into the inbox, and return the rest."""
+        rest = piece.records[max(0, keep) :]
+        if not rest:
+            return piece
+        topic = served.topics.retries if piece.retried else served.topics.requests
+        inbox.give_back(Partition(topic, piece.partition), rest, piece.end, served.codec)
+        return replace(piece, records=piece.records[: max(0, keep)], end=rest[0].offset)
+
+    def reconsider(self, service: str, taken: Sequence[tuple[Pull, Sequence[Record]]], now: int) -> Turn:
+        """Decide anew about requests that an earlier owner took off the delayed topic, as if they had just come.
+
+        Some may be out already: they are charged again, so that nothing is admitted beyond the limits.
+        """
+        served = self.serve(service, now)
+        parts = [(pull.partition, records, pull.offset + pull.count) for pull, records in taken]
+        pieces = number_through(parts, returned=True)
+        reading = read_runs(pieces)
+        step = served.engine.step(now, reading.runs, 0)
+        if any(decision.verdict is Verdict.HELD for decision in step.decisions):
+            raise GateError(f"{service} holds requests that were on their way out; trying again when its limits allow")
+        self._schedule(served)
+        return Turn(served, pieces, step, reading.refused, returned=[pull for pull, _ in taken])
+
+    def route(self, turn: Turn, batch: Batch, sentences: Sentences = NO_SENTENCES) -> None:
+        """Route what was decided in a turn: what was parked first, as it is older."""
+        served, version = turn.served, self._policy.version
+        served.weigh(turn.pulled)
+        (self.large.add if served.pulls_large else self.large.discard)(served.name)
+        for pull, records in turn.pulled:
+            batch.release(served.topics, version, pull, records, sentences)
+            end = pull.offset + pull.count
+            served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
+            if len(records) < pull.count:
+                served.engine.count_gone(pull.count - len(records))
+                self.missed.add(Partition(served.topics.delayed, pull.partition))
+        turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
+        batch.refuse(served.topics, version, turn.pieces, turn.refused)
+
+    def hear(self, part: Part, batch: Batch, sentences: Sentences = NO_SENTENCES) -> Followed:
+        """Write what follows from what workers told, and leave the service alone where they ask for it."""
+        served = self.services[part.service]
+        waits_out = self._policy.effective(part.service).overflow is Overflow.REJECT
+        followed = act(part, served.topics, self.ledger, batch, sentences, waits_out=waits_out)
+        if followed.paused_until * MS > batch.now:
+            served.engine.pause(batch.now, followed.paused_until * MS)
+            self._touch(served)
+        return followed
+
+    def parked(self, turns: Iterable[Turn], offsets: Mapping[Partition, Sequence[int]]) -> None:
+        """Tell the engines where the broker has put what was parked."""
+        for turn in turns:
+            served = turn.served
+            places = [(partition.number, offsets[partition][index]) for partition, index in turn.parked]
+            if places:
+                for number, offset in places:
+                    served.delayed_end[number] = max(served.delayed_end.get(number, 0), offset + 1)
+                served.engine.parked(places)
+                self._schedule(served)
+
+    @staticmethod
+    def delayed(
+        turns: Iterable[Turn], outputs: Mapping[Partition, Sequence[Outgoing | Raw]]
+    ) -> dict[Partition, Sequence[Outgoing | Raw]]:
+        """Return those outputs that go to delayed topics."""
+        topics = {turn.served.topics.delayed for turn in turns}
+        return {partition: records for partition, records in outputs.items() if partition.topic in topics}
+
+    @staticmethod
+    def leaving(turns: Iterable[Turn]) -> bytes | None:
+        """Return a note of the parked requests that leave in a batch; None: none does."""
+        notes = [(turn.served.name, pull) for turn in turns for pull in (*turn.returned, *turn.step.pulls)]
+        return encode_leaving(notes) if notes else None
+
+    def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
+        """Return the state records that a batch has changed."""
+        changed: dict[str, bytes | None] = {}
+        for turn in turns:
+            changed.update(turn.served.engine.drain_changes())
+        return changed
+
+    def noted(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
+        """Return the state records of how far the services of a batch are decided."""
+        changed: dict[str, None] = {}
+        for turn in turns:
+            for piece in (piece for piece in turn.pieces if piece.is_fresh):
+                self.positions.advance(turn.served.name, piece.partition, piece.records, piece.end)
+                changed[turn.served.name] = None
+        return {f"{OFFSETS_KIND}/{service}": self.positions.record(service) for service in changed}
+
+    @property
+    def decided_until(self) -> int:
+        """By what time the last batch was decided, ns."""
+        return self._meta.at
+
+    @staticmethod
+    def codecs(turns: Iterable[Turn]) -> dict[str, int]:
+        """Return how the requests of a batch were compressed, by the topics that they go to."""
+        return {topic: turn.served.codec for turn in turns for topic in turn.served.topics.outputs}
+
+    def meta(self, now: int) -> bytes:
+        """Return the record that goes with every batch."""
+        self._meta = msgspec.structs.replace(self._meta, at=now)
+        return encode_meta(self._meta)
+
+    def usages(self, turns: Iterable[Turn], now: int) -> list[Usage]:
+        """Return what is to be published now, of services that had a turn or whose rates have not sunk to nothing."""
+        for turn in turns:
+            turn.served.settled &= not (turn.pieces or turn.pulled)
+            self._publication.plan(turn.served.name, len(self.services))
+        told = []
+        for name in self._publication.due(now):
+            served = self.services[name]
+            told.append(usage := served.engine.usage(now))
+            if usage.offered_per_second > QUIET or usage.requests_per_second > QUIET:
+                self._publication.plan(name, len(self.services))
+            elif not served.settled:  # a last look: what is told once must be ready to be told again
+                served.settled = True
+                self._wake(now + Publication.EVERY, served)
+        return told
+
+    def marks(self, turns: Iterable[Turn], now: int) -> dict[Partition, Mark]:
+        """Return the offsets to commit: behind the last decided request, and the oldest parked one.
+
+        `now` 0: without the state.
+        """
+        result: dict[Partition, Mark] = {}
+        at = now // MS
+        for turn in turns:
+            served = turn.served
+            for piece in (piece for piece in turn.pieces if piece.is_fresh):
+                partition = Partition(served.topics.requests, piece.partition)
+                result[partition] = Mark(piece.end, at)
+                self._decided[partition] = piece.end
+            pulled = {pull.partition for pull, _ in turn.pulled}
+            for number in {p.number for p, _ in turn.parked} | pulled | served.emptied:
+                mark = served.engine.low_watermark(number)
+                end = served.delayed_end[number] if mark is None else mark
+                result[Partition(served.topics.delayed, number)] = Mark(end, at)
+            served.emptied.clear()
+        return result
+
+    @staticmethod
+    def events(turns: Iterable[Turn]) -> list[Event]:
+        """Return the breach events of a batch."""
+        return [event for turn in turns for event in turn.served.engine.drain_events()]
+
+
+def _seen(piece: Piece, seen: Mapping[int, int]) -> int:
+    """Tell how many of the first requests of a piece were held before."""
+    return bisect_left(piece.records, seen.get(piece.source, 0), key=attrgetter("offset"))
+
+
+def _specs(policy: Policy) -> dict[str, Spec]:
+    return {name: group.spec for name, group in policy.groups.items()}

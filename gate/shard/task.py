@@ -1,0 +1,540 @@
+"""The task that owns one shard: it decides, forwards and commits, batch by batch, one transaction each.
+
+In memory a batch counts only after its commit. After any error the session and the desk are thrown away, and the shard
+starts anew from what is committed.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from math import inf
+from typing import Final
+
+import msgspec
+import structlog
+
+from gate.policy import Policy
+from gate.protocol.headers import not_before
+from gate.shard.blame import Blame
+from gate.shard.changelog import LEAVING_KEY, META_KEY, read_meta
+from gate.shard.clock import BrokerClock
+from gate.shard.commit import BatchWriter
+from gate.shard.environment import Environment
+from gate.shard.failpoints import reach
+from gate.shard.hearing import Followed, Part
+from gate.shard.placement import shard_of
+from gate.shard.ports import PulledTooMuchError, Session
+from gate.shard.positions import OFFSETS_KIND
+from gate.shard.progress import Progress
+from gate.shard.reader import Intake
+from gate.shard.records import Partition
+from gate.shard.refusals import BatchTooLargeError, OutputError
+from gate.shard.routing import NO_JUDGES, Batch
+from gate.shard.slices import in_slices
+from gate.shard.snapshots import Kept, Owned, Parking, Watched
+from gate.shard.stands import stands
+from gate.shard.state import PULLS, Desk, Turn
+from gate.units import MS
+
+FIRST_BACKOFF: Final = 0.2
+LAST_BACKOFF: Final = 5.0
+AT_ONCE: Final = 0.0  # nothing is wrong, or what was learnt keeps the next session from the same end
+ABORT_DEADLINE: Final = 2.0
+PATIENCE: Final = 5.0
+LEAST_LEAD: Final = 5 * MS
+MOST_LEAD: Final = 50 * MS
+
+log = structlog.get_logger("gate.shard")
+
+
+class SpentError(Exception):
+    """A session has done all that it may: the next batch is another one's."""
+
+
+class Shard:
+    """The owner of one shard."""
+
+    def __init__(self, number: int, policy: Policy, environment: Environment) -> None:
+        self.number = number
+        self.ready = False
+        self._env = environment
+        self._policy = policy
+        self._woken = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.stopping = False
+        self._paused = self._doubted = False
+        self._changed = False  # the services or the policy, since the last batch
+        self._lead = LEAST_LEAD  # about what it takes from waking up to being ready to commit
+        self._intake = Intake(environment, self._woken.set, {})
+        self._clock = BrokerClock()
+        self._desk: Desk | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._begins: dict[Partition, int] = {}  # of delayed topics of which something is gone
+        self._sessions = 0
+        self._known: set[str] = set()  # services of which was told
+        self._introduced: tuple[str, int] | None = None  # by which policy, with how many services of its own
+        self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
+        self._blame = Blame(environment.names)
+        self._progress = Progress(number, environment.observer, environment.local)
+        self._reported = False  # that partitions wait
+        self._settled: asyncio.Future[Kept] | None = None  # who waits for the next commit
+        self._muted: frozenset[str] = frozenset()  # services that are not heard, as outputs are closed
+
+    @property
+    def failures(self) -> int:
+        """How often it failed since its requests last advanced."""
+        return self._progress.failures
+
+    # -- what the gate calls ---------------------------------------------------------------------------------------
+
+    def start(self, requests: Mapping[str, int]) -> None:
+        """Begin, or go on after `pause`, with these services (name -> partitions of the request topic)."""
+        self._intake.services = dict(requests)
+        self._changed = True
+        self._paused = False
+        self._woken.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"shard-{self.number}")
+
+    def pause(self) -> None:
+        """Begin no further batch. `idle` tells when the last one has ended."""
+        self._paused = True
+        self._woken.set()
+
+    async def idle(self) -> None:
+        """Wait for the end of the batch under way."""
+        await self._idle.wait()
+
+    async def stop(self, deadline: float) -> None:
+        """End: let the batch under way finish within `deadline` seconds, then give the shard up."""
+        self.stopping = True
+        self._woken.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=deadline)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._unfinished and not self._paused:  # paused: the next owner is about to come
+            await self._abort()
+
+    def set_policy(self, policy: Policy) -> None:
+        """Decide by `policy` from the next batch on."""
+        self._policy = policy
+        self._changed = True
+        self._woken.set()
+
+    def heed(self) -> None:
+        """Look at the feedback before the next batch."""
+        self._changed = True
+        self._woken.set()
+
+    def doubt(self) -> None:
+        """Look before the next batch whether all is there: a broker was away, and may have left it half-done.
+
+        Who is stopped as it should be, or had nothing to do with the shard, has not.
+        """
+        self._doubted = True
+        self._woken.set()
+
+    def owned(self) -> Iterator[Owned]:
+        """Yield its services, and how far each is decided."""
+        desk = self._desk
+        for service in self._intake.services:
+            partitions = self._intake.partitions(service)
+            at = {p: None if desk is None else desk.decided(service, p) for p in partitions}
+            yield Owned(self.number, service, at)
+
+    def parking(self) -> Parking | None:
+        """Return what it takes for parked; None: it does not know yet."""
+        desk = self._desk
+        if desk is None or not self.ready:
+            return None
+        missed, desk.missed = frozenset(desk.missed), set()
+        return Parking(self.number, self._sessions, desk.lowest(), missed)
+
+    def rooms(self) -> dict[str, list[Partition]]:
+        """Return, by service, the partitions in which requests and retries wait."""
+        names, intake = self._env.names, self._intake
+        return {
+            service: [*(Partition(names.delayed(service), n) for n in range(count)), *intake.waiting_rooms(service)]
+            for service, count in intake.services.items()
+        }
+
+    async def settled(self) -> Kept:
+        """Return what waits as of a commit that was begun after the call; the caller sets the deadline."""
+        if self._settled is None:
+            self._settled = asyncio.get_running_loop().create_future()
+        if self._desk is not None:
+            self._desk.write_soon()
+            self._woken.set()
+        return await asyncio.shield(self._settled)
+
+    def emptied(self, begins: Mapping[Partition, int]) -> None:
+        """Forget, before the next batch, what was parked in front of where partitions of delayed topics begin."""
+        self._begins.update(begins)
+        self._changed = True
+        self._woken.set()
+
+    def publish(self, undecided: Mapping[str, int]) -> None:
+        """Publish the usage of these services soon, of which so many requests stand undecided."""
+        if self._desk is not None:
+            self._desk.publish(undecided)
+            self._woken.set()
+
+    def watched(self) -> list[Watched]:
+        """Return the services whose workers are to be watched."""
+        desk = self._desk
+        if desk is None:
+            return []
+        return [
+            Watched(
+                name, policy.worker_group,
+                tuple(Partition(served.topics.admitted, p.number) for p in self._intake.partitions(name)),
+                served.admitted,
+            )
+            for name, served in desk.services.items()
+            if name in self._intake.services
+            and (policy := desk.policy.effective(name)).max_in_flight is not None
+            and policy.worker_group is not None
+        ]  # fmt: skip
+
+    # -- the task --------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        backoff = FIRST_BACKOFF
+        while not self.stopping:
+            session = self._env.new_session(self.number)
+            self._sessions += 1
+            try:
+                writer = BatchWriter(self.number, session, self._clock, self._env)
+                self._intake.weigh = session.weigh
+                desk = await self._take_over(session, writer)
+                self.ready = True
+                while not self.stopping:
+                    if await self._turn(desk, writer):
+                        self._progress.advanced()
+                        backoff = FIRST_BACKOFF
+            except (OutputError, PulledTooMuchError) as error:
+                self._learn(error)
+                backoff = AT_ONCE  # it stays ready
+            except SpentError as error:
+                log.info("a further session takes over", shard=self.number, why=str(error))
+                backoff = AT_ONCE
+            except Exception as error:  # noqa: BLE001 - whatever it is: throw away, restore, go on
+                self._progress.failed(error)
+                self.ready = False
+            finally:
+                self._progress.works()
+                self._idle.set()
+                self._let_go()
+                self._unfinished |= session.unfinished
+                await session.discard()
+            if not self.stopping:
+                await self._sleep(backoff)
+                backoff = max(FIRST_BACKOFF, min(2 * backoff, LAST_BACKOFF))
+        self.ready = False
+
+    def _learn(self, error: OutputError | PulledTooMuchError) -> None:
+        """Keep what a refused output tells: the next session does not run into it again."""
+        log.warning("a batch is decided anew, as not all of it was taken", shard=self.number, why=str(error))
+        if isinstance(error, PulledTooMuchError):
+            self._blame.pulled_too_much(error.services, error.count)
+            return
+        if isinstance(error, BatchTooLargeError):
+            self._env.limits.learn(error.partition.topic, error.size)
+        else:
+            self._env.limits.forget(error.partition.topic)
+        self._blame.learn(error, self._env.local() / 1e9)
+
+    def _report_waiting(self, desk: Desk) -> None:
+        """Tell which partitions wait, as what they go to takes nothing, or as they can't be read."""
+        waiting = stands(desk, self._intake, self._blame, self._env, self._decided)
+        if waiting or self._reported:
+            self._env.observer.waiting(self.number, waiting)
+        self._reported = bool(waiting)
+
+    def _let_go(self) -> None:
+        for service in self._known | set(self._desk.services if self._desk is not None else ()):
+            self._env.observer.forget(service)
+        self._known, self._introduced = set(), None
+        if self._desk is not None:
+            self._desk.close()
+        self._intake.close()
+        self._intake = Intake(self._env, self._woken.set, self._intake.services)
+        self._clock = BrokerClock()
+        self._desk = None
+
+    async def _abort(self) -> None:
+        """End what a session has left open: nobody else may come to do it before its transaction times out."""
+        self._idle.clear()  # a rebalance waits, or its next owner would be fenced off
+        session = self._env.new_session(self.number)
+        try:
+            async with asyncio.timeout(ABORT_DEADLINE):
+                await self._env.confirm(self.number)
+                await session.fence()
+        except Exception as error:  # noqa: BLE001 - the next owner ends it then, or the broker in time
+            log.info("left to the next owner", shard=self.number, why=repr(error))
+        finally:
+            self._idle.set()
+            await session.discard()
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.stopping:
+                    self._woken.clear()
+                    await self._woken.wait()
+
+    async def _take_over(self, session: Session, writer: BatchWriter) -> Desk:
+        await self._not_paused()
+        self._doubted = False
+        started = self._env.local()
+        await self._env.confirm(self.number)
+        if self.stopping:
+            raise asyncio.CancelledError  # it has another owner, which must not be fenced
+        intake = self._intake
+        partitions = [p for service in intake.services for p in intake.partitions(service)]
+        claim = await session.claim(partitions)
+        self._unfinished = False
+        reach("after-claim")
+        intake.claimed = set(partitions)
+        meta = read_meta(claim.state.get(META_KEY), self._env.shards)
+        outdated: list[str] = []
+        if not session.atomic:  # state comes before outputs: only the group knows what was decided in the end
+            outdated = [key for key in claim.state if key.startswith(f"{OFFSETS_KIND}/")]
+            meta = msgspec.structs.replace(meta, since=0)
+        meta = await writer.claim(meta, outdated)
+        self._clock.advance_to(meta.at, self._env.local())
+        state = {key: value for key, value in claim.state.items() if key not in outdated}
+        desk = Desk(self._env.names, self._policy, meta, claim.marks, now := self._now())
+        keys, leaving = len(claim.state), claim.state.get(LEAVING_KEY)
+        del claim  # of a large state there is no room for two
+        await in_slices(desk.restore(state, now), self._env.local)
+        self._desk = desk
+        await writer.finish_leaving(desk, leaving, self._now())
+        await self._refresh(desk)
+        await writer.correct(desk, intake.inbox.followed)
+        reach("after-restore")
+        seconds = (self._env.local() - started) / 1e9
+        log.info("shard taken over", shard=self.number, keys=keys, seconds=round(seconds, 3))
+        return desk
+
+    async def _refresh(self, desk: Desk) -> None:
+        """Take in what has changed around the shard: services, policy, commands, the lag of workers."""
+        self._changed = False
+        if desk.policy is not self._policy:
+            await in_slices(desk.follow_policy(self._policy, self._now()), self._env.local)
+        await self._intake.follow(desk, self._now())
+        if unknown := [watched for watched in self.watched() if watched.service not in desk.measured]:
+            await self._env.feedback.measure(unknown)  # or the first requests would wait for nothing
+        desk.apply(self._env.feedback, self._now())
+        begins, self._begins = self._begins, {}
+        desk.forget_parked(begins, self._now())
+        self._introduce(desk)
+
+    def _introduce(self, desk: Desk) -> None:
+        """Tell of all services that are known here, so that their counters exist before anything comes."""
+        policy = desk.policy
+        if (policy.version, len(desk.services)) == self._introduced:
+            return
+        self._introduced = policy.version, len(desk.services)
+        shards = self._env.shards
+        self._known = set(desk.services)
+        self._known |= {name for name in policy.services if shard_of(policy.shard_key(name), shards) == self.number}
+        for name in sorted(self._known):
+            self._env.observer.known(name, policy.effective(name))
+
+    async def _not_paused(self) -> None:
+        while self._paused and not self.stopping:
+            self._idle.set()
+            self._woken.clear()
+            await self._woken.wait()
+
+    def _now(self) -> int:
+        """Return broker time in whole milliseconds, so that stamps say exactly what decisions were made by."""
+        return self._clock.now(self._env.local()) // MS * MS
+
+    async def _turn(self, desk: Desk, writer: BatchWriter) -> bool:
+        """Wait for something to do and do it. Returns whether requests were decided."""
+        await self._not_paused()
+        if (why := writer.spent) is not None:
+            raise SpentError(why)
+        if self._doubted:
+            self._doubted = False
+            if not await writer.is_settled():
+                raise ConnectionError("a broker has left half-done what it had answered; it is ended as it was decided")
+        if self._changed:
+            await self._refresh(desk)
+        self._woken.clear()
+        wake = desk.next_wake()
+        delay = None if wake is None else (wake - self._lead - self._now()) / 1e9
+        self._stop_what_waits(desk)
+        if self._is_halted():
+            return False
+        if (retry := self._blame.wakes_at(self._env.local() / 1e9)) is not None:
+            retry -= self._env.local() / 1e9
+            delay = retry if delay is None else min(delay, retry)
+        has_work = self._intake.inbox.has_work() or self._intake.listener.has_work(self._muted)
+        if has_work or (delay is not None and delay <= 0):
+            if not self._intake.is_large:
+                # instead of asking in vain: what comes meanwhile joins the batch. What is due waits for nothing: it is
+                # decided as of its time only if that is still ahead, and with a bucket of one it delays all behind it
+                await asyncio.sleep(min(writer.settling, inf if delay is None else max(0.0, delay)))
+            async with self._turn_among_large():
+                if self._changed:
+                    await self._refresh(desk)
+                if self._is_halted():
+                    return False
+                return await self._batch(desk, writer)
+        delay = self._progress.rests(delay)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._woken.wait()
+        return False
+
+    def _stop_what_waits(self, desk: Desk) -> None:
+        """Leave out what is not to be tried yet, and tell of it."""
+        stopped: set[Partition] = set()
+        muted: set[str] = set()
+        for output, closed in self._blame.waiting(self._env.local() / 1e9):
+            service = self._blame.service_of(output)
+            if service is not None and service in self._intake.services:
+                muted.add(service)  # what failed goes anywhere, and so do retries
+                stopped.update(self._intake.waiting_rooms(service))
+                if self._decided(service, output):
+                    requests = self._intake.partitions(service)
+                    stopped |= {p for p in requests if closed.halts or p.number == output.number}
+        self._muted = frozenset(muted)
+        if stopped != self._intake.inbox.stopped:
+            self._intake.inbox.stopped = stopped
+            self._env.source.poke()
+        self._report_waiting(desk)
+
+    def _decided(self, service: str, output: Partition) -> bool:
+        """Tell whether requests go to an output as they are decided; else it is one for jobs that failed."""
+        return output.topic != self._env.names.retries(service)
+
+    def _is_halted(self) -> bool:
+        """Tell whether this session must not begin a further batch."""
+        return self._paused or self.stopping or self._doubted
+
+    @asynccontextmanager
+    async def _turn_among_large(self) -> AsyncIterator[None]:
+        """Wait until few other large batches are in memory, if this will be one; where they hang, not for ever."""
+        large, mine = self._env.large, False
+        if self._intake.is_large or self._intake.inbox.is_packed() or (self._desk is not None and self._desk.large):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    mine = await large.acquire()
+        try:
+            yield
+        finally:
+            if mine:
+                large.release()
+
+    # -- one batch -------------------------------------------------------------------------------------------------
+
+    async def _batch(self, desk: Desk, writer: BatchWriter) -> bool:
+        """Decide about what waits and commit it. Returns whether requests were decided."""
+        started = self._env.local()
+        batch = Batch(self._moment(desk), limit=self._env.limits.of)
+        self._idle.clear()
+        self._progress.works()
+        settled = self._settled
+        try:
+            heard = await self._hear(desk, batch)
+            turns = await self._decide(desk, batch)
+            reach("after-decide")
+            if not await writer.write(desk, batch, turns):
+                return False
+            reach("after-commit")
+            if settled is not None:
+                self._settled = None
+                settled.set_result(desk.waits(self.rooms()))
+            self._blame.committed(batch.outputs)
+            # what took longer may take longer again; what did not is believed bit by bit
+            needed = max(writer.prepared - started, self._lead - self._lead // 16)
+            self._lead = max(LEAST_LEAD, min(needed, MOST_LEAD))
+            self._tell(turns, batch.now, started)
+            for part, followed in heard:
+                self._env.observer.heard(part.service, part.partition, followed)
+            return bool(heard) or any(turn.pieces or turn.pulled for turn in turns)
+        finally:
+            self._idle.set()
+
+    def _moment(self, desk: Desk) -> int:
+        """Return the time to decide by. What is due in a moment is decided as of then, and committed no sooner.
+
+        With a bucket of one, each ms that a release is late delays all behind it.
+        """
+        # each batch later than the last one: see gate.kafka.torn_transactions
+        now, wake = max(self._now(), desk.decided_until + MS), desk.next_wake()
+        return now if wake is None or wake > now + self._lead else max(now, -(-wake // MS) * MS)
+
+    async def _hear(self, desk: Desk, batch: Batch) -> list[tuple[Part, Followed]]:
+        """Act upon what workers told."""
+        listener, blame = self._intake.listener, self._blame
+        parts = listener.take(self._muted, blame.hearings)
+        heard = [(part, desk.hear(part, batch, blame.condemned)) for part in parts]
+        await self._intake.follow_retries(desk, {part.service for part in parts})
+        return heard
+
+    async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:
+        blame = self._blame
+        due = desk.due(batch.now) - self._put_off(desk, batch.now)
+        for service in due:
+            self._intake.release(desk, service, batch.now)
+        taken, retried = self._intake.take(desk, blame, batch.now)
+        judges = await self._intake.judges(desk, taken, retried, blame)
+        turns = [
+            desk.decide(
+                desk.services[service],
+                batch.now,
+                taken.get(service, ()),
+                self._intake.inbox,
+                judges.get(service, NO_JUDGES),
+                blame.pulls.get(service, PULLS),
+                retried.get(service, ()),
+                self._intake.services.get(service, 1),
+            )
+            for service in sorted(due | taken.keys() | retried.keys())
+        ]
+        await self._intake.pull(turns)
+        for turn in turns:
+            desk.route(turn, batch, blame.condemned)
+        if taken or retried:
+            self._env.source.poke()
+        return turns
+
+    def _put_off(self, desk: Desk, now: int) -> set[str]:
+        """Return the services that wait as a whole; they are looked at again when they may be tried."""
+        local = self._env.local() / 1e9
+        halted: set[str] = set()
+        for output, closed in self._blame.waiting(local):
+            service = self._blame.service_of(output) if closed.halts else None
+            if service is not None and service in desk.services and self._decided(service, output):
+                halted.add(service)
+                desk.postpone(service, now + int((closed.until - local) * 1e9))
+        return halted
+
+    def _tell(self, turns: Sequence[Turn], now: int, started: int) -> None:
+        observer = self._env.observer
+        at = now // MS
+        for turn in turns:
+            name = turn.served.name
+            # a sample per partition and pull: lags of neighbours differ little
+            decision = [
+                (at - created) / 1e3
+                for piece in turn.pieces
+                if piece.records
+                and not (piece.returned or piece.retried)
+                and (created := piece.records[0].timestamp) >= 0
+            ]
+            release = [
+                (at - due) / 1e3 for _, records in turn.pulled if records and (due := not_before(records[0].headers))
+            ]
+            observer.lagged(name, decision, release)
+            if turn.refused:
+                observer.refused(name, [wish.refusal.malformed for wish in turn.refused])
+        observer.committed((self._env.local() - started) / 1e9)

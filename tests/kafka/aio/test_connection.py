@@ -1,0 +1,191 @@
+"""Answers are cut out of whatever comes; connections that are taken over work, and end, as aiokafka's own."""
+
+import asyncio
+import gc
+import struct
+import warnings
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v2, ProduceRequest_v3, ProduceRequest_v7
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gate.kafka.access import access
+from gate.kafka.aio import connection
+from gate.kafka.aio.connection import Client, Connection
+from gate.kafka.aio.frames import BELIEVED, LARGEST, SMALLEST, Frames
+from gate.kafka.aio.produce import Produce
+
+ints = st.integers(-(2**31), 2**31 - 1)
+names = st.text(max_size=20).filter(lambda name: name.isprintable())
+batches = st.lists(st.tuples(names, st.lists(st.tuples(ints, st.binary(max_size=40)), max_size=4)), max_size=6)
+
+
+class Taker:
+    """Keeps the frames that it gets."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.closed: Exception | None = None
+
+    def take(self, frame: memoryview) -> None:
+        self.taken.append(bytes(frame))
+
+    def close(self, *, reason: object, exc: Exception) -> None:
+        self.closed = exc
+
+
+def deliver(frames: Frames, data: bytes, piece: int) -> None:
+    """Do as a transport does: read into the buffer, at most `piece` bytes at a time."""
+    while data:
+        view = frames.get_buffer(-1)
+        assert len(view), "there must be room, or the transport takes it for the end"
+        count = min(len(view), piece, len(data))
+        view[:count] = data[:count]
+        data = data[count:]
+        frames.buffer_updated(count)
+
+
+SIZES = st.sampled_from(
+    [0, 1, 3, 4, 5, 100, SMALLEST - 5, SMALLEST - 4, SMALLEST - 3, 3 * SMALLEST, LARGEST + 1, 2 * LARGEST]
+)
+
+
+@given(st.lists(SIZES, max_size=6), st.sampled_from([1000, SMALLEST - 1, SMALLEST, LARGEST]) | st.integers(1, 5))
+def test_each_frame_is_taken_once_whole_and_in_order_however_it_comes(sizes, piece):
+    if piece < 1000:
+        sizes = [min(size, 100) for size in sizes]  # byte by byte
+    sent = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+    taker = Taker()
+    frames = Frames(taker, asyncio.Protocol())
+    deliver(frames, b"".join(struct.pack(">i", len(frame)) + frame for frame in sent), piece)
+    assert taker.taken == sent
+    assert len(frames._buffer) <= LARGEST, "what one large answer took is given back"
+
+
+def test_no_more_memory_is_taken_than_what_came_explains():
+    taker = Taker()
+    frames = Frames(taker, asyncio.Protocol())
+    deliver(frames, struct.pack(">i", 600 << 20) + b"and what follows", 100)
+    assert len(frames._buffer) <= BELIEVED
+
+
+def test_what_is_larger_than_is_believed_is_taken_as_it_comes():
+    taker = Taker()
+    sent = bytes(BELIEVED + 1)
+    deliver(Frames(taker, asyncio.Protocol()), struct.pack(">i", len(sent)) + sent, LARGEST)
+    assert taker.taken == [sent]
+
+
+def test_an_answer_that_cant_be_read_closes_the_connection():
+    class Confused(Taker):
+        def take(self, frame: memoryview) -> None:
+            raise ValueError("what is this")
+
+    taker = Confused()
+    deliver(Frames(taker, asyncio.Protocol()), struct.pack(">i", 4) + b"what", 100)
+    assert isinstance(taker.closed, ValueError)
+
+
+@given(st.none() | names, st.integers(-1, 1), ints, batches)
+def test_a_produce_request_is_byte_for_byte_that_of_aiokafka(transactional_id, acks, timeout, topics):
+    ours, theirs = (form(transactional_id, acks, timeout, topics) for form in (Produce, ProduceRequest))
+    for version in (ProduceRequest_v3, ProduceRequest_v7, *[ProduceRequest_v2] * (not transactional_id)):
+        assert ours.build(version).encode() == theirs.build(version).encode()
+
+
+async def ask(client: AIOKafkaClient) -> object:
+    return await client.send(client.get_random_node(), MetadataRequest([]))
+
+
+@pytest.fixture
+async def client(bootstrap) -> AsyncIterator[Client]:
+    """A client with one connection, to the broker itself."""
+    client = Client(**access(bootstrap))
+    await client.bootstrap()
+    await ask(client)
+    yield client
+    await client.close()
+
+
+def only_connection(client: Client) -> Any:
+    (found,) = client._conns.values()
+    return found
+
+
+@pytest.mark.parametrize("how", ["reset", "closed by the broker"])
+async def test_who_waits_hears_at_once_of_the_end_and_the_next_one_connects_anew(client, how):
+    first = only_connection(client)
+    assert isinstance(first, Connection)
+    waiting = asyncio.ensure_future(ask(client))
+    await asyncio.sleep(0)  # it is under way
+    assert first._requests
+    transport = first._writer.transport
+    if how == "reset":
+        transport.abort()
+    else:
+        transport.get_protocol().eof_received()  # and no more: a transport with bytes to send stays open
+        assert not first.connected()
+    with pytest.raises(KafkaConnectionError):
+        await waiting
+    await ask(client)
+    assert only_connection(client) is not first
+    transport.close()
+
+
+async def test_a_connection_that_has_ended_already_is_left_to_aiokafka(client, monkeypatch):
+    connect = AIOKafkaConnection.connect
+
+    async def too_late(made):
+        await connect(made)
+        made._reader.feed_eof()
+
+    only_connection(client).close()
+    monkeypatch.setattr(AIOKafkaConnection, "connect", too_late)
+    with pytest.raises(KafkaConnectionError):
+        await ask(client)
+
+
+async def test_a_connection_that_is_forgotten_is_not_kept_open(client):
+    forgotten = weakref.ref(only_connection(client))
+    transport = forgotten()._writer.transport
+    await asyncio.sleep(0)  # who asked last lets go of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        client._conns.clear()
+        gc.collect()
+    assert forgotten() is None
+    assert transport.is_closing()
+
+
+async def test_a_closed_client_connects_no_more(client):
+    client.cut()
+    with pytest.raises(NodeNotReadyError):
+        await ask(client)
+
+
+async def test_a_connection_that_is_made_while_the_client_closes_is_closed(client):
+    only_connection(client).close()
+    client._conns.clear()
+    asking = asyncio.ensure_future(ask(client))
+    while not client._get_conn_lock.locked():
+        await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(NodeNotReadyError):
+        await asking
+    assert not only_connection(client).connected()
+
+
+async def test_of_an_unknown_aiokafka_the_connections_stay_its_own(client, monkeypatch):
+    only_connection(client).close()
+    monkeypatch.setattr(connection, "KNOWN", "0.0")
+    await ask(client)
+    assert client._conns
+    assert not any(isinstance(one, Connection) for one in client._conns.values())

@@ -1,0 +1,146 @@
+"""How long a sender lets the broker end a transaction before it asks for the next one."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    MessageSizeTooLargeError,
+    NotEnoughReplicasError,
+    OperationNotAttempted,
+    OutOfOrderSequenceNumber,
+    UnknownTopicOrPartitionError,
+)
+from aiokafka.structs import TopicPartition
+
+from gate.kafka.aio.sender import (
+    MOST_LACKING,
+    MOST_MARKING,
+    PROMPT_BACKOFF,
+    TrackedSender,
+    _PromptAdd,
+    _PromptProduce,
+    track,
+)
+from gate.shard.refusals import NO_TOPIC, OutputError
+
+HERE, INNOCENT = TopicPartition("gate.admitted.x", 0), TopicPartition("gate.admitted.y", 0)
+
+
+class Coordinator:
+    """Refuses who asks sooner than `marking` seconds after the end of a transaction."""
+
+    def __init__(self, marking: float) -> None:
+        self.marking = marking
+        self.refused = 0
+        self.sender: TrackedSender = TrackedSender.__new__(TrackedSender)
+        self.sender._txn_manager = SimpleNamespace(txn_partitions=set(), partition_added=lambda _: None)
+        self.sender._retry_backoff = 0.1
+        self.sender = track(self.sender)
+
+    def begin(self) -> float:
+        """Ask until it says yes; return how long after the end of the last transaction that was."""
+        handler = _PromptAdd(self.sender, [HERE])
+        at = self.sender.marking
+        while (backoff := handler.handle_response(self._answer(at))) is not None:
+            self.refused += 1
+            at += backoff
+        return at
+
+    def _answer(self, at: float) -> SimpleNamespace:
+        code = 0 if at >= self.marking else ConcurrentTransactions.errno
+        return SimpleNamespace(errors=[(HERE.topic, [(HERE.partition, code)])])
+
+
+@pytest.mark.parametrize("marking", [0.0015, 0.003, 0.006])
+def test_it_learns_how_long_the_broker_takes(marking):
+    coordinator = Coordinator(marking)
+    for _ in range(200):
+        coordinator.begin()
+    coordinator.refused, waited = 0, 0.0
+    for _ in range(200):
+        waited += coordinator.begin() - marking
+    assert coordinator.refused < 0.2 * 200, "few ask in vain"
+    assert waited / 200 < 0.3 * marking + PROMPT_BACKOFF / 4, "and none waits for long"
+
+
+def test_it_waits_no_longer_than_it_may_and_no_shorter_than_pays():
+    slow, quick = Coordinator(0.05), Coordinator(0.0)
+    for _ in range(500):
+        slow.begin()
+        quick.begin()
+    assert slow.sender.marking == MOST_MARKING
+    assert quick.sender.marking == PROMPT_BACKOFF / 2
+    assert quick.refused == 0
+
+
+def test_what_is_out_of_order_behind_a_refused_batch_does_not_hide_why_that_one_was_refused():
+    """Of several batches to one partition the first was too large: the others then lack a predecessor."""
+    sender: TrackedSender = TrackedSender.__new__(TrackedSender)
+    sender._retry_backoff, sender.client = 0.1, None
+    handler = _PromptProduce(track(sender), {HERE: SimpleNamespace(retry_count=0)})
+    handler._batches = {}  # aiokafka fails none here
+    for error in (NotEnoughReplicasError, MessageSizeTooLargeError, OutOfOrderSequenceNumber):
+        answer = (HERE.partition, error.errno, -1, -1, 0, [(3, "too large")], None)
+        handler.handle_response(SimpleNamespace(API_VERSION=8, topics=[(HERE.topic, [answer])]))
+    assert handler._sender.refused == {HERE: (MessageSizeTooLargeError.errno, ((3, "too large"),), "")}
+
+
+class Waiting:
+    """A batch that waits for its partition to be added to the transaction."""
+
+    def __init__(self):
+        self.errors = []
+
+    def failure(self, error):
+        self.errors.append(error)
+
+
+class Deleting:
+    """A coordinator that knows one topic and has lost, or does not know yet, the other one."""
+
+    def __init__(self):
+        self.batches = {HERE: [Waiting()], INNOCENT: [Waiting()]}
+        self.offsets = asyncio.get_running_loop().create_future()
+        self.now = 100.0
+        sender: TrackedSender = TrackedSender.__new__(TrackedSender)
+        sender._retry_backoff = 0.1
+        sender._message_accumulator = SimpleNamespace(_batches=self.batches)
+        added = SimpleNamespace(txn_partitions=set(), partition_added=lambda _: None)
+        sender._txn_manager = SimpleNamespace(**vars(added), _pending_txn_offsets=[("group", {}, self.offsets)])
+        self.sender = track(sender)
+        self.sender.clock = lambda: self.now
+
+    def answer(self, *, there):
+        codes = (0, 0) if there else (UnknownTopicOrPartitionError.errno, OperationNotAttempted.errno)
+        given = [(tp.topic, [(tp.partition, code)]) for tp, code in zip((HERE, INNOCENT), codes, strict=True)]
+        return _PromptAdd(self.sender, [HERE, INNOCENT]).handle_response(SimpleNamespace(errors=given))
+
+    @property
+    def failed(self):
+        return [error for batches in self.batches.values() for batch in batches for error in batch.errors]
+
+
+async def test_a_topic_that_is_not_there_for_long_fails_the_batch_and_is_named():
+    broker = Deleting()
+    until = broker.now + MOST_LACKING
+    while broker.now < until:
+        assert broker.answer(there=False), "it is asked again"
+        assert not broker.failed
+        broker.now += 0.1
+    broker.answer(there=False)
+    assert len(broker.failed) == 2, "what would go to others is not written without the rest of the transaction"
+    for error in (*broker.failed, broker.offsets.exception()):
+        assert isinstance(error, OutputError)
+        assert (error.partition, error.why) == (HERE, NO_TOPIC)
+
+
+async def test_a_topic_that_was_just_made_is_waited_for_each_time():
+    broker = Deleting()
+    for _ in range(5):
+        broker.answer(there=False)
+        broker.now += 0.9 * MOST_LACKING
+        assert broker.answer(there=True) is None
+    assert not broker.failed
+    assert broker.sender.marking <= PROMPT_BACKOFF, "it was not the markers that took so long"

@@ -1,0 +1,49 @@
+"""A batch is filled the same way by the quick path and by what aiokafka documents."""
+
+from aiokafka.producer.message_accumulator import BatchBuilder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gate.kafka.aio.connection import KNOWN
+from gate.kafka.aio.reader import decode
+from gate.kafka.aio.session import fill, fill_publicly
+from gate.shard.records import Outgoing
+
+texts = st.text("abcgé-", max_size=8)
+maybe = st.none() | st.binary(max_size=40)
+records = st.lists(
+    st.tuples(maybe, maybe, st.integers(0, 2**41), st.lists(st.tuples(texts, maybe), max_size=4)),
+    min_size=1,
+    max_size=12,
+)
+
+
+def built(fills, batch, start: int = 0, size: int = 1_000_000) -> tuple[int, bytes]:
+    builder = BatchBuilder(size, 0)
+    count = fills(builder, batch, start)
+    assert builder.record_count() == count
+    return count, bytes(builder._build())
+
+
+@given(records, st.integers(0, 11), st.sampled_from([1, 90, 200, 1_000_000]))
+def test_both_ways_make_the_same_bytes(batch, start, size):
+    start = min(start, len(batch) - 1)
+    assert built(fill, batch, start, size) == built(fill_publicly, batch, start, size)
+
+
+@given(records)
+def test_what_is_filled_can_be_read(batch):
+    _, raw = built(fill, [Outgoing(*record) for record in batch])
+    back = [(r.key, r.value, r.timestamp, r.headers) for r in decode(raw, [], 0).records]
+    assert back == [(key, value, timestamp, headers) for key, value, timestamp, headers in batch]
+
+
+def test_a_first_record_always_fits():
+    huge = Outgoing(None, b"x" * 5_000, 1, [])
+    assert built(fill, [huge, huge], 0, 100)[0] == 1
+
+
+def test_the_quick_way_is_used_with_the_version_it_was_written_for():
+    import aiokafka
+
+    assert (fill is not fill_publicly) == (aiokafka.__version__ == KNOWN)

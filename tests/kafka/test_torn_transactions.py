@@ -1,0 +1,77 @@
+"""Whether something of a producer is open, as brokers tell it: what a shard asks when one of them was away."""
+
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import NotLeaderForPartitionError
+
+from gate.kafka.aio.reader import Reader
+from gate.kafka.aio.session import KafkaSession
+from gate.kafka.torn_transactions import Places, is_open
+from gate.shard.records import Partition
+from tests.system.gates import create
+
+
+@pytest.fixture
+async def reader(bootstrap):
+    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    await client.bootstrap()
+    yield Reader(client)
+    await client.close()
+
+
+async def test_a_transaction_is_open_until_its_markers_are_there_and_that_of_another_is_none_of_ours(
+    bootstrap, prefix, reader
+):
+    state, output, report = (f"{prefix}.{name}" for name in ("state", "admitted.a", "usage"))
+    await create(bootstrap, state, output, report, partitions=1)
+    places = Places(Partition(state, 0), (Partition(output, 0),), (Partition(report, 0),))
+    ours, other = (AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}-{i}") for i in range(2))
+    async with ours, other:
+        ids = [producer._txn_manager.producer_id for producer in (ours, other)]
+        await other.begin_transaction()
+        await other.send_and_wait(report, b"1", partition=0)
+        assert [await is_open(reader, places, one) for one in ids] == [False, True]
+        await ours.begin_transaction()
+        await ours.send_and_wait(output, b"1", partition=0)
+        assert [await is_open(reader, places, one) for one in ids] == [True, True]
+        await ours.commit_transaction()
+        async with asyncio.timeout(10):
+            while await is_open(reader, places, ids[0]):
+                await asyncio.sleep(0.02)
+        assert await is_open(reader, places, ids[1])
+        await other.abort_transaction()
+
+
+class Session(KafkaSession):
+    """Asks nobody but whoever made it."""
+
+    def __init__(self, answers):
+        self.atomic = True
+        self._deadline = 0.5
+        self._answers = answers
+        self._producer = type("Producer", (), {"_txn_manager": type("Manager", (), {"producer_id": 7})})
+
+    async def _is_open(self, producer_id):
+        assert producer_id == 7
+        answer = next(self._answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_markers_on_their_way_are_waited_for_and_a_broker_that_moves_is_asked_again():
+    assert await Session(iter([NotLeaderForPartitionError(), True, ConnectionError(), True, False])).is_settled()
+
+
+async def test_what_stays_open_is_half_done(monkeypatch):
+    monkeypatch.setattr("gate.kafka.aio.session.MARKING_DEADLINE", 0.2)
+    assert not await Session(iter(lambda: True, None)).is_settled()
+
+
+async def test_who_can_tell_nothing_in_time_says_so():
+    """To go on would be to guess."""
+    with pytest.raises(TimeoutError):
+        await Session(iter(ConnectionError, None)).is_settled()

@@ -1,0 +1,105 @@
+"""What a desk does with a service that holds its requests back."""
+
+import pytest
+
+from gate.admission.model import Binding, Pull, Reason, Verdict
+from gate.policy import parse_policy
+from gate.protocol.topics import Names
+from gate.shard.buffer import Inbox, Pool
+from gate.shard.changelog import FORMAT, Meta
+from gate.shard.records import Fetched, Partition
+from gate.shard.state import HOLD_ROOM, PULLS, Desk
+from gate.units import MS
+from tests.sim.log import Stored
+
+SECOND = 1_000 * MS
+NOW = 1_764_000_000 * SECOND
+POLICY = "services: {slow: {requests_per_second: 1, burst_size: 1, overflow: hold}}"
+FIRST, SECOND_ONE = Partition("gate.requests.slow", 0), Partition("gate.requests.slow", 1)
+
+
+def test_what_is_held_is_looked_at_sparingly_and_each_partition_has_its_turn():
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
+    served = desk.serve("slow", NOW)
+    inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
+    for partition, count in ((FIRST, 1000), (SECOND_ONE, 3)):
+        inbox.put(partition, Fetched([Stored(i, 1, b"k", b"v", ()) for i in range(count)], count, 10 * count))
+
+    went, looks, ends = [], [], {}
+    for second in range(8):
+        inbox.held.clear()
+        taken = []
+        for partition in sorted(inbox.waiting):
+            taken.append((partition.number, *inbox.take(partition, served.room or 4_000)))
+        looks.append(sum(len(records) for _, records, _ in taken))
+        turn = desk.decide(served, NOW + second * SECOND, taken, inbox)
+        held = min(decision.first for decision in turn.step.decisions if decision.verdict.name == "HELD")
+        assert held == sum(len(piece.records) for piece in turn.pieces)
+        went += [piece.partition for piece in turn.pieces for _ in piece.records]
+        ends |= {piece.partition: piece.end for piece in turn.pieces}
+
+    assert went == [0, 1, 0, 1, 0, 1, 0, 0]
+    assert looks[0] == 1003
+    assert max(looks[1:]) <= 2 * HOLD_ROOM
+    assert ends == {0: 5, 1: 3}
+
+
+def look(desk, served, inbox, now):
+    """Let the desk look once at what waits, as the shard does."""
+    inbox.held.clear()
+    taken = [(p.number, *part) for p in sorted(inbox.waiting) if (part := inbox.take(p, served.room or 4_000))]
+    return desk.decide(served, now, taken, inbox)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_what_is_held_counts_once_however_often_it_is_looked_at(restored):
+    state = {}
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
+    served = desk.serve("slow", NOW)
+    inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
+    for partition, count in ((FIRST, 20), (SECOND_ONE, 3)):
+        inbox.put(partition, Fetched([Stored(i, 1, b"k", b"v", ()) for i in range(count)], count, 10 * count))
+    for second in range(8):
+        now = NOW + second * SECOND
+        turn = look(desk, served, inbox, now)
+        state |= {key: value for key, value in desk.changes([turn]).items() if value is not None}
+        usage = served.engine.usage(now)
+        assert usage.totals_by_verdict() == {"admitted": 1, "delayed": 0, "rejected": 0, "held": 22}
+        assert sum(t.requests for t in usage.totals if t.verdict == "admitted") == second + 1
+        assert (usage.backlog, usage.held) == (22 - second, 22 - second)
+        assert usage.eta_seconds == 22 - second
+        assert usage.binding == Binding(Reason.RATE, "slow.rate")
+        assert usage.offered_per_second <= 2.3
+        if restored:
+            desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, now)
+            list(desk.restore(state, now))
+            served = desk.serve("slow", now)
+    for second in range(8, 30):
+        look(desk, served, inbox, NOW + second * SECOND)
+    usage = served.engine.usage(NOW + 30 * SECOND)
+    assert (usage.backlog, usage.held, usage.binding) == (0, 0, usage.binding)
+    assert {(t.verdict.value, t.pulled): t.requests for t in usage.totals} == {
+        ("admitted", False): 1, ("admitted", True): 22, ("held", False): 22,
+    }  # fmt: skip
+
+
+def test_what_is_held_and_was_not_looked_at_waits_too():
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
+    served = desk.serve("slow", NOW)
+    inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
+    inbox.put(FIRST, Fetched([Stored(i, 1, b"k", b"v", ()) for i in range(3)], 3, 30))
+    look(desk, served, inbox, NOW)
+    served.engine.holding.behind = 900
+    usage = served.engine.usage(NOW)
+    assert (usage.backlog, usage.eta_seconds) == (900, 900.0)
+
+
+def test_as_many_parked_requests_may_go_at_first_as_ever_and_fewer_of_large_ones():
+    """Few at first is capacity lost at each take-over: meanwhile the bucket runs over."""
+    served = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW).serve("slow", NOW)
+    assert served.pulls == PULLS
+    pull = Pull(0, 0, 3, Verdict.ADMITTED)
+    served.weigh([(pull, [Stored(i, 1, b"k", bytes(1 << 20), ()) for i in range(3)])])
+    assert served.pulls == 1
+    served.weigh([(pull, [Stored(i, 1, b"k", b"v", ()) for i in range(3)])])
+    assert served.pulls == PULLS
