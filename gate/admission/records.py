@@ -12,10 +12,12 @@ from gate.policy import ServicePolicy
 def drain_changes(state: EngineState) -> dict[str, bytes | None]:
     """Return the records that changed since the last call; None: delete."""
     changed: dict[str, bytes | None] = {}
+    version = state.budgets.version
     if state.changed:
         state.changed = False
-        changed[f"service/{state.service}"] = encode(state.record())
-    return changed | state.places.drain_changes() | state.tenants.drain_changes() | state.budgets.drain_changes()
+        changed[f"service/{state.service}"] = encode(state.record(), version)
+    changed |= state.places.drain_changes(version) | state.tenants.drain_changes(version)
+    return changed | state.budgets.drain_changes()
 
 
 def restore(state: EngineState, records: dict[str, bytes]) -> Generator[None, None, None]:
@@ -84,4 +86,4 @@ def _follow(state: EngineState) -> Generator[None, None, None]:
     state.take_lanes({name: state.lanes[name] for name in policy.lanes})
     yield from state.scheduler.rebuild()
     state.forecast.forget()
-    yield from state.tenants.prepare()
+    yield from state.tenants.prepare(state.budgets.version)

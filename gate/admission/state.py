@@ -1,173 +1,200 @@
-"""State records: what an engine writes beside the offsets, as versioned and checksummed bytes."""
+"""State records: what an engine writes beside the offsets, as versioned and checksummed bytes.
+
+Fields have names, short ones in what is written, so that records may gain and lose fields. A field that has its default
+is not written: a default never changes, nor does a name come back with another meaning.
+"""
 
 import struct
 import zlib
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import field
 
+from gate.admission import positional
 from gate.limits import StateError
 
-VERSION: Final = 1
+VERSION: Final = 2
 _HEAD: Final = struct.Struct(">BI")  # version, CRC-32 of the rest
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
-class QueueTag(msgspec.Struct, array_like=True, frozen=True):
+class QueueTag(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where one tenant stands in one lane; worth keeping while the lane is busy or the tenant waits in it."""
 
-    lane: str
-    epoch: int
-    start: int
-    order: int
-    until: int  # blocked by the tenant's own limit until then; 0: not blocked
+    lane: str = field(name="l")
+    epoch: int = field(default=0, name="e")
+    start: int = field(default=0, name="s")
+    order: int = field(default=0, name="o")
+    until: int = field(default=0, name="u")  # blocked by the tenant's own limit until then; 0: not blocked
 
 
-class TenantRecord(msgspec.Struct, array_like=True, frozen=True):
+class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`tenant/<service>/<tenant>`."""
 
-    limiter: bytes | None
-    plan: bytes | None
-    queues: list[QueueTag]
-    overdue: bool = False
-    look_at: int = 0  # when to look whether it can be forgotten
-    plans: int = 0  # the service's number when it was written: another one makes `plan` void
+    limiter: bytes | None = field(default=None, name="l")
+    plan: bytes | None = field(default=None, name="p")
+    queues: list[QueueTag] = field(default_factory=list, name="q")
+    overdue: bool = field(default=False, name="o")
+    look_at: int = field(default=0, name="a")  # when to look whether it can be forgotten
+    plans: int = field(default=0, name="n")  # the service's number when it was written: another one makes `plan` void
 
 
-class LaneRecord(msgspec.Struct, array_like=True, frozen=True):
+class LaneRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A lane's place among the lanes, and the virtual time of the tenants in it."""
 
-    name: str
-    start: int
-    epoch: int
-    virtual: int
-    orders: int
-    busy: bool
+    name: str = field(name="n")
+    start: int = field(default=0, name="s")
+    epoch: int = field(default=0, name="e")
+    virtual: int = field(default=0, name="v")
+    orders: int = field(default=0, name="o")
+    busy: bool = field(default=False, name="b")
 
 
-class TotalRecord(msgspec.Struct, array_like=True, frozen=True):
+class TotalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One counter."""
 
-    lane: str
-    verdict: str
-    reason: str
-    pulled: bool
-    requests: int
+    lane: str = field(name="l")
+    verdict: str = field(name="v")
+    reason: str = field(default="", name="r")
+    pulled: bool = field(default=False, name="p")
+    requests: int = field(default=0, name="n")
 
 
-class BreachRecord(msgspec.Struct, array_like=True, frozen=True):
+class BreachRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """An open breach, and which near-limit crossing was told already."""
 
-    since: int = 0  # 0: no breach is open
-    limit: str = ""
-    reason: str = ""
-    refused: int = 0
-    last: int = 0
-    beats: int = 0
-    next_beat: int = 0
-    near: bool = False
-    near_told: int = 0
+    since: int = field(default=0, name="s")  # 0: no breach is open
+    limit: str = field(default="", name="l")
+    reason: str = field(default="", name="r")
+    refused: int = field(default=0, name="n")
+    last: int = field(default=0, name="a")
+    beats: int = field(default=0, name="b")
+    next_beat: int = field(default=0, name="x")
+    near: bool = field(default=False, name="c")
+    near_told: int = field(default=0, name="t")
 
 
-class AnchorRecord(msgspec.Struct, array_like=True, frozen=True):
+class AnchorRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What tells whether a plan still holds."""
 
-    due: int | None
-    since: int
-    lost: int
-    credit: int
-    at: int
-    stale: bool
-    wrong: bool
+    due: int | None = field(default=None, name="d")
+    since: int = field(default=0, name="s")
+    lost: int = field(default=0, name="l")
+    credit: int = field(default=0, name="c")
+    at: int = field(default=0, name="a")
+    stale: bool = field(default=False, name="o")
+    wrong: bool = field(default=False, name="w")
 
 
-class HoldingRecord(msgspec.Struct, array_like=True, frozen=True):
+class HoldingRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is held: up to which offset each partition was looked at; how many requests and units, by lane."""
 
-    seen: dict[int, int]
-    requests: dict[str, int]
-    units: dict[str, int]
+    seen: dict[int, int] = field(default_factory=dict, name="s")
+    requests: dict[str, int] = field(default_factory=dict, name="r")
+    units: dict[str, int] = field(default_factory=dict, name="u")
 
 
-class ServiceRecord(msgspec.Struct, array_like=True, frozen=True):
+class ServiceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`service/<name>`."""
 
-    policy: str  # version
-    now: int
-    sequence: int
-    limiter: bytes
-    plan: list[bytes] | None
-    plan_at: int
-    virtual: int
-    lanes: list[LaneRecord]
-    totals: list[TotalRecord]
-    breach: BreachRecord
-    meters: list[tuple[float, int]]
-    paused_until: int
-    lag: int | None
-    admitted_since: int
-    unknown_lanes: int
-    refusal: tuple[int, str, str] | None
-    paused: dict[str, int]
-    more: bool
-    purge: bool
-    held: tuple[int | None] | None
-    anchor: AnchorRecord | None = None
-    salt: int = 0  # of the hash that says which tenants share limits; 0: written before there were any
-    shared_requests: int = 0
-    plans: int = 0
-    renamed: list[str] = []
-    holding: HoldingRecord | None = None
-    gone: int = 0
+    policy: str = field(name="p")  # version
+    now: int = field(name="n")
+    sequence: int = field(name="s")
+    limiter: bytes = field(name="l")
+    plan: list[bytes] | None = field(default=None, name="f")
+    plan_at: int = field(default=0, name="fa")
+    virtual: int = field(default=0, name="v")
+    lanes: list[LaneRecord] = field(default_factory=list, name="q")
+    totals: list[TotalRecord] = field(default_factory=list, name="t")
+    breach: BreachRecord = field(default_factory=BreachRecord, name="b")
+    meters: list[tuple[float, int]] = field(default_factory=list, name="m")
+    paused_until: int = field(default=0, name="pu")
+    lag: int | None = field(default=None, name="w")
+    admitted_since: int = field(default=0, name="as")
+    unknown_lanes: int = field(default=0, name="ul")
+    refusal: tuple[int, str, str] | None = field(default=None, name="r")
+    paused: dict[str, int] = field(default_factory=dict, name="pt")
+    more: bool = field(default=False, name="mo")
+    purge: bool = field(default=False, name="pg")
+    held: tuple[int | None] | None = field(default=None, name="h")
+    anchor: AnchorRecord | None = field(default=None, name="a")
+    # of the hash that says which tenants share limits; 0: written before there were any
+    salt: int = field(default=0, name="sa")
+    shared_requests: int = field(default=0, name="sr")
+    plans: int = field(default=0, name="pn")
+    renamed: list[str] = field(default_factory=list, name="rn")
+    holding: HoldingRecord | None = field(default=None, name="ho")
+    gone: int = field(default=0, name="g")
 
 
-class ClaimRecord(msgspec.Struct, array_like=True, frozen=True):
+class ClaimRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one service has had of a group's budget, and what it waits for."""
 
-    start: int
-    units: int
-    ready: int
-    asked: int
+    start: int = field(default=0, name="s")
+    units: int = field(default=0, name="u")
+    ready: int = field(default=0, name="r")
+    asked: int = field(default=0, name="a")
 
 
-class GroupRecord(msgspec.Struct, array_like=True, frozen=True):
+class GroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`group/<name>`."""
 
-    limiter: bytes
-    virtual: int
-    claims: dict[str, ClaimRecord]
+    limiter: bytes = field(name="l")
+    virtual: int = field(default=0, name="v")
+    claims: dict[str, ClaimRecord] = field(default_factory=dict, name="c")
 
 
-class SegmentRecord(msgspec.Struct, array_like=True, frozen=True):
+class SegmentRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`parked/<service>/<partition>/<first offset>`: columns of little-endian integers, one row per entry."""
 
-    base: int
-    sequence: int
-    owners: list[tuple[str, str]]  # lane, tenant
-    owner: bytes  # u8, index into owners
-    offset: bytes  # u32, above base
-    seq: bytes  # u32, above sequence
-    count: bytes  # u16
-    cost: tuple[str, bytes] | None  # u8 or i64, by type code; None: all 1
-    deadline: tuple[str, bytes] | None  # i32 or i64 of ms above origin; None: none has one
-    origin: int
+    base: int = field(name="b")
+    sequence: int = field(name="s")
+    owners: list[tuple[str, str]] = field(name="w")  # lane, tenant
+    owner: bytes = field(name="i")  # u8, index into owners
+    offset: bytes = field(name="o")  # u32, above base
+    seq: bytes = field(name="q")  # u32, above sequence
+    count: bytes = field(name="n")  # u16
+    cost: tuple[str, bytes] | None = field(default=None, name="c")  # u8 or i64, by type code; None: all 1
+    deadline: tuple[str, bytes] | None = field(
+        default=None, name="d"
+    )  # i32 or i64 of ms above origin; None: none has one
+    origin: int = field(default=0, name="t")
 
 
-def encode(record: msgspec.Struct) -> bytes:
-    """Return the bytes of a record."""
-    body = msgspec.msgpack.encode(record)
-    return _HEAD.pack(VERSION, zlib.crc32(body)) + body
+@cache
+def _decoder(kind: type[msgspec.Struct]) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+_WRITERS: Final[Mapping[int, Callable[[msgspec.Struct], bytes]]] = {
+    1: positional.pack,
+    2: msgspec.msgpack.Encoder().encode,
+}
+_READERS: Final[Mapping[int, Callable[[bytes, type[msgspec.Struct]], Any]]] = {
+    1: positional.unpack,
+    2: lambda body, kind: _decoder(kind).decode(body),
+}
+
+
+def encode(record: msgspec.Struct, version: int = VERSION) -> bytes:
+    """Return the bytes of a record, as gates of a version write it."""
+    body = _WRITERS[version](record)
+    return _HEAD.pack(version, zlib.crc32(body)) + body
 
 
 def decode(key: str, data: bytes, kind: type[T]) -> T:
-    """Read a record back; StateError where it is damaged or was written by a newer gate."""
+    """Read a record back, of whichever version; StateError where it is damaged or was written by a newer gate."""
     if len(data) < _HEAD.size:
         raise StateError(
             f"state record {key!r} is cut short: {len(data)} bytes; restore it or start with --state reset"
         )
     version, checksum = _HEAD.unpack_from(data)
-    if version > VERSION:
+    reader = _READERS.get(version)
+    if reader is None:
         raise StateError(
             f"state record {key!r} has version {version}, this gate reads up to {VERSION}: run a newer gate"
         )
@@ -175,6 +202,7 @@ def decode(key: str, data: bytes, kind: type[T]) -> T:
     if zlib.crc32(body) != checksum:
         raise StateError(f"state record {key!r} is damaged (checksum): restore it or start with --state reset")
     try:
-        return msgspec.msgpack.decode(body, type=kind)
+        record: T = reader(body, kind)
     except msgspec.DecodeError as error:
         raise StateError(f"state record {key!r} cannot be read: {error}; start with --state reset") from error
+    return record

@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "replay": "Show what a policy would have done to the recorded requests.",
     "doctor": "Check broker, topics, permissions and clocks; say what to do about each fault.",
     "transactions": "Show transactions that hold readers up, and end them.",
+    "upgrade": "Show in which format the state is written, and switch to the newest.",
     "policy": "Check, show and compare policy files.",
 }
 """Name and one line of each command, in the order of `gate --help`; its module is imported when it is called."""

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, Final
 
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
+from gate.shard.changelog import FORMAT
+
 VERSION: Final = 0
+_VERSION: Final = version("kafka-admission-gate")
 
 
 def balance(shards: int, members: Mapping[str, Collection[int]]) -> dict[str, list[int]]:
@@ -70,7 +74,9 @@ def make_assignor(
 
         @classmethod
         def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-            data = json.dumps({"shards": shards, "owned": sorted(owned())}).encode()
+            data = json.dumps(
+                {"shards": shards, "owned": sorted(owned()), "format": FORMAT, "version": _VERSION}
+            ).encode()
             return ConsumerProtocolMemberMetadata(VERSION, list(topics), data)
 
         @classmethod

@@ -101,6 +101,12 @@ class Cluster:
         answers = await self._settled("asking who is in a group", lambda: self._admin.describe_consumer_groups([group]))
         return sum(len(described[5]) for answer in answers for described in answer.groups)
 
+    async def describe(self, group: str) -> list[tuple[str, str, bytes]]:
+        """Return each member of a group: its id, its host, and what it told when it joined."""
+        answers = await self._settled("asking who is in a group", lambda: self._admin.describe_consumer_groups([group]))
+        found = [member for answer in answers for described in answer.groups for member in described[5]]
+        return [(member, host, metadata) for member, _client, host, metadata, *_ in found]
+
     async def layout(self, topics: Collection[str] = ()) -> dict[str, list[Copied]]:
         """Return where each partition is, by topic: of `topics`, if any are given, as far as they are there."""
         async with self._within("asking where copies are"):

@@ -119,7 +119,8 @@ class Feedback:
                 )  # fmt: skip
                 continue
             by_operator = last(record.headers, control.BY) is not None
-            self._commands[service, command.tenant] = Received(record.offset, service, command, by_operator)
+            about = (control.FORMAT_KEY, "") if isinstance(command, control.WriteFormat) else (service, command.tenant)
+            self._commands[about] = Received(record.offset, service, command, by_operator)
         return answer.next_offset
 
     async def _measure(self) -> None:

@@ -1,7 +1,8 @@
 """Commands on the control topic: an operator pauses a service, or one of its tenants, and resumes it.
 
 Key: the service. Value: `{"command": "pause-until", "until": <unix ms>, "tenant": "acme"}` or `{"command": "resume"}`;
-`tenant` is optional. The header `gate-by` says who commands. Workers of earlier versions wrote here too, without it:
+`tenant` is optional. With the key `gate/format`, `{"command": "write-format", "format": 2}` has owners write their
+state in a newer format. The header `gate-by` says who commands. Workers of earlier versions wrote here too, without it:
 their pauses are taken, for an hour at the most.
 """
 
@@ -15,6 +16,7 @@ from gate.units import MS
 FOREVER_MS: Final = 2**53 - 1
 BY: Final = "gate-by"
 OPERATOR: Final = b"operator"
+FORMAT_KEY: Final = "gate/format"  # no service has such a name
 
 
 class PauseUntil(msgspec.Struct, frozen=True, tag="pause-until", tag_field="command", forbid_unknown_fields=True):
@@ -35,7 +37,13 @@ class Resume(msgspec.Struct, frozen=True, tag="resume", tag_field="command", for
     tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
 
-Command = PauseUntil | Resume
+class WriteFormat(msgspec.Struct, frozen=True, tag="write-format", tag_field="command", forbid_unknown_fields=True):
+    """Write state in this format from now on."""
+
+    format: Annotated[int, msgspec.Meta(ge=1, le=255)]
+
+
+Command = PauseUntil | Resume | WriteFormat
 
 
 def encode(command: Command) -> bytes:

@@ -1,4 +1,8 @@
-"""The changelog's own records: how it is to be read, how far it has come, and what is on its way out."""
+"""The changelog's own records: how it is to be read, how far it has come, and what is on its way out.
+
+In which format a shard's records are written is part of its state, so that each owner knows it exactly: it changes
+with a batch, by command, and never back. What is there in an older format stays so until it is written again.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,13 +10,16 @@ from typing import Final
 
 import msgspec
 
-from gate.admission.model import Pull
+from gate.admission.model import Pull, Reason, Verdict
+from gate.admission.state import VERSION, decode, encode
 from gate.errors import GateError
 from gate.limits import StateError
 
 META_KEY: Final = "meta"
 LEAVING_KEY: Final = "leaving"  # without transactions: what was taken off the delayed topic and may not be out yet
-FORMAT: Final = 1
+FORMAT: Final = VERSION  # of a state that begins
+
+_FIRST_OF_A_LIST: Final = 0x90  # of a list in MessagePack; versions are far below
 
 RESET_HINT: Final = (
     "restore the state topic, or run a newer gate if one wrote it; "
@@ -24,7 +31,7 @@ class StateMismatchError(GateError):
     """The changelog was written by a gate that divides services differently, or by a newer one."""
 
 
-class Meta(msgspec.Struct, frozen=True):
+class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     """What every batch writes: how this changelog is to be read, and how far it has come."""
 
     format: int
@@ -32,6 +39,24 @@ class Meta(msgspec.Struct, frozen=True):
     at: int = 0  # by what time the last batch was decided, ns: the next owner starts no earlier
     since: int = 0  # from when on positions have been kept here, ns; 0: they have not
     control: int = 0  # the next command of the control topic
+
+
+class LeavingRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Parked requests of a service that leave in a batch."""
+
+    service: str = msgspec.field(name="s")
+    partition: int = msgspec.field(name="p")
+    offset: int = msgspec.field(name="o")
+    count: int = msgspec.field(name="n")
+    verdict: str = msgspec.field(name="v")
+    reason: str | None = msgspec.field(default=None, name="r")
+    limit: str | None = msgspec.field(default=None, name="l")
+
+
+class NoteRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`leaving`."""
+
+    pulls: list[LeavingRecord] = msgspec.field(name="p")
 
 
 @contextmanager
@@ -43,14 +68,32 @@ def readable(what: str) -> Iterator[None]:
         raise StateMismatchError(f"{what} can't be read: {error}", hint=RESET_HINT) from None
 
 
-def encode_leaving(pulls: Sequence[tuple[str, Pull]]) -> bytes:
+def encode_leaving(pulls: Sequence[tuple[str, Pull]], version: int = VERSION) -> bytes:
     """Return a note of the parked requests, by service, that leave in a batch."""
-    return msgspec.msgpack.encode(pulls)
+    if version == 1:
+        return msgspec.msgpack.encode(pulls)
+    left = [LeavingRecord(s, p.partition, p.offset, p.count, p.verdict, p.reason, p.limit) for s, p in pulls]
+    return encode(NoteRecord(left), version)
 
 
 def read_leaving(note: bytes) -> list[tuple[str, Pull]]:
-    """Read what `encode_leaving` noted."""
-    return msgspec.msgpack.decode(note, type=list[tuple[str, Pull]])
+    """Read what `encode_leaving` noted. Raises StateMismatchError."""
+    with readable("what was on its way out"):
+        try:
+            if note[0] >= _FIRST_OF_A_LIST:  # in format 1 it was that alone
+                return msgspec.msgpack.decode(note, type=list[tuple[str, Pull]])
+        except msgspec.DecodeError as error:
+            raise StateError(str(error)) from None
+        pulls = decode(LEAVING_KEY, note, NoteRecord).pulls
+        return [
+            (
+                p.service,
+                Pull(
+                    p.partition, p.offset, p.count, Verdict(p.verdict), Reason(p.reason) if p.reason else None, p.limit
+                ),
+            )
+            for p in pulls
+        ]
 
 
 def encode_meta(meta: Meta) -> bytes:

@@ -105,8 +105,8 @@ class BatchWriter:
         marks = desk.marks(turns, batch.now if session.atomic else 0)
         if session.atomic:
             marks |= desk.ledger.marks(batch.now // MS)
-        told = desk.ledger.changes()
-        if not (parks or outputs or changes or reports or marks or told):
+        told = desk.told()
+        if not (parks or outputs or changes or reports or marks or told or desk.unwritten):
             await self._reach(batch.now)
             return False
         if not parks:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gate.admission.state import decode, encode
+from gate.admission.state import VERSION, decode, encode
 from gate.protocol.topics import Names
 from gate.shard.records import Mark, Partition
 from gate.shard.told import Told
@@ -15,11 +15,11 @@ RETURNS_KIND: Final = "returns"
 TOLD_KIND: Final = "told"
 
 
-class ReturnsRecord(msgspec.Struct, array_like=True, frozen=True):
+class ReturnsRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`returns/<service>`: by partition, the next offset of its feedback and its retries."""
 
-    feedback: dict[int, int]
-    retries: dict[int, int]
+    feedback: dict[int, int] = msgspec.field(name="f")
+    retries: dict[int, int] = msgspec.field(name="r")
 
 
 @dataclass(slots=True)
@@ -72,15 +72,16 @@ class Ledger:
         """Return how far is read what was read since `changes`, for the group's offsets; `at` is unix ms."""
         return {place: Mark(self._positions[place.topic][place.number], at) for place in self._read}
 
-    def changes(self) -> dict[str, bytes | None]:
+    def changes(self, version: int = VERSION) -> dict[str, bytes | None]:
         """Return the state records that have changed since the last call."""
         changed: dict[str, bytes | None] = {
-            f"{TOLD_KIND}/{service}/{number}": self._told[service, number].dump() for service, number in self._heard
+            f"{TOLD_KIND}/{service}/{number}": self._told[service, number].dump(version)
+            for service, number in self._heard
         }
         for service in {service for partition in self._read if (service := self._service_of(partition)) is not None}:
             topics = self.names.feedback(service), self.names.retries(service)
             record = ReturnsRecord(*(self._positions.get(topic, {}) for topic in topics))
-            changed[f"{RETURNS_KIND}/{service}"] = encode(record)
+            changed[f"{RETURNS_KIND}/{service}"] = encode(record, version)
         self._read.clear()
         self._heard.clear()
         return changed

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
+from msgspec import field
 
-from gate.admission.state import decode, encode
+from gate.admission.state import VERSION, decode, encode
 from gate.protocol.topics import Names
 from gate.shard.records import Mark, Partition, Record
 from gate.units import MS
@@ -17,18 +18,18 @@ from gate.units import MS
 OFFSETS_KIND: Final = "offsets"
 
 
-class Position(msgspec.Struct, array_like=True, frozen=True):
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a partition is decided, and by what its last decided request can be known again."""
 
-    next: int
-    last: int = -1
-    timestamp: int = -1
+    next: int = field(name="n")
+    last: int = field(default=-1, name="l")
+    timestamp: int = field(default=-1, name="t")
 
 
-class PositionsRecord(msgspec.Struct, array_like=True, frozen=True):
+class PositionsRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`offsets/<service>`: by partition."""
 
-    positions: dict[int, Position]
+    positions: dict[int, Position] = field(name="p")
 
 
 class Positions:
@@ -92,6 +93,6 @@ class Positions:
             before = positions.get(number, Position(end))
             positions[number] = Position(end, before.last, before.timestamp)
 
-    def record(self, service: str) -> bytes:
+    def record(self, service: str, version: int = VERSION) -> bytes:
         """Return the record of a service."""
-        return encode(PositionsRecord(self._known[service]))
+        return encode(PositionsRecord(self._known[service]), version)

@@ -19,11 +19,11 @@ from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
 from gate.errors import GateError
 from gate.limits import Spec
 from gate.policy import Overflow, Policy
-from gate.protocol.control import PauseUntil, within
+from gate.protocol.control import PauseUntil, WriteFormat, within
 from gate.protocol.topics import Names
 from gate.shard.blame import NO_SENTENCES, Sentences
 from gate.shard.buffer import Inbox, weight_of
-from gate.shard.changelog import LEAVING_KEY, META_KEY, Meta, encode_leaving, encode_meta, readable
+from gate.shard.changelog import FORMAT, LEAVING_KEY, META_KEY, Meta, encode_leaving, encode_meta, readable
 from gate.shard.hearing import Followed, Part, act
 from gate.shard.ledger import Ledger
 from gate.shard.positions import OFFSETS_KIND, Positions
@@ -101,9 +101,10 @@ class Desk:
         self.ledger = Ledger(names)
         self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
+        self.unwritten = False  # the description of the changelog has changed: to be written although nothing else has
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
-        self.budgets = Budgets(now, _specs(policy))
+        self.budgets = Budgets(now, _specs(policy), version=meta.format)
         self.services: dict[str, Served] = {}
         self._wakes: list[tuple[int, str]] = []
         self._publication = Publication(now)
@@ -126,7 +127,7 @@ class Desk:
             elif rest and not self._entered(key, value):
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
         with readable("the state of the groups"):
-            self.budgets = Budgets(now, _specs(self._policy), groups)
+            self.budgets = Budgets(now, _specs(self._policy), groups, self._meta.format)
         for service in list(self._stored):
             yield from self._open(service, now)
 
@@ -239,10 +240,14 @@ class Desk:
         """Carry out new commands, and take in how far workers are behind."""
         for received in feedback.since(self._meta.control):
             self._meta = msgspec.structs.replace(self._meta, control=received.offset + 1)
+            command = received.command
+            if isinstance(command, WriteFormat):
+                if received.by_operator:
+                    self._write_format(command.format)
+                continue
             served = self.services.get(received.service)
             if served is None:
                 continue
-            command = received.command
             if isinstance(command, PauseUntil):
                 until = command.until_ns if received.by_operator else within(command.until_ns, now)
                 served.engine.pause(now, until, command.tenant)
@@ -256,6 +261,18 @@ class Desk:
                 # what was admitted during the measurement may or may not be in it: count it
                 served.engine.set_in_flight(now, lag.requests + served.admitted - lag.admitted)
                 self._touch(served)
+
+    def _write_format(self, number: int) -> None:
+        """Write state in a newer format from the next batch on. Never in an older one: some of it is written."""
+        if number > FORMAT:
+            log.error(
+                "asked to write state in a format that this gate does not know; going on with the one in force",
+                asked=number, known=FORMAT, written=self._meta.format,
+            )  # fmt: skip
+        elif number > self._meta.format:
+            self._meta = msgspec.structs.replace(self._meta, format=number)
+            self.budgets.version = number
+            self.unwritten = True
 
     def _assume_busy(self, served: Served, now: int) -> None:
         """Until the workers' lag has been measured, take it that they have all that they may have."""
@@ -283,7 +300,7 @@ class Desk:
 
     def next_wake(self) -> int | None:
         """Return when `due` will next have something; None: not by itself."""
-        if self._touched:
+        if self._touched or self.unwritten:
             return 0
         moments = (self._wakes[0][0] if self._wakes else None, self._publication.next())
         return min((moment for moment in moments if moment is not None), default=None)
@@ -442,11 +459,10 @@ class Desk:
         topics = {turn.served.topics.delayed for turn in turns}
         return {partition: records for partition, records in outputs.items() if partition.topic in topics}
 
-    @staticmethod
-    def leaving(turns: Iterable[Turn]) -> bytes | None:
+    def leaving(self, turns: Iterable[Turn]) -> bytes | None:
         """Return a note of the parked requests that leave in a batch; None: none does."""
         notes = [(turn.served.name, pull) for turn in turns for pull in (*turn.returned, *turn.step.pulls)]
-        return encode_leaving(notes) if notes else None
+        return encode_leaving(notes, self._meta.format) if notes else None
 
     def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
         """Return the state records that a batch has changed."""
@@ -462,7 +478,11 @@ class Desk:
             for piece in (piece for piece in turn.pieces if piece.is_fresh):
                 self.positions.advance(turn.served.name, piece.partition, piece.records, piece.end)
                 changed[turn.served.name] = None
-        return {f"{OFFSETS_KIND}/{service}": self.positions.record(service) for service in changed}
+        return {f"{OFFSETS_KIND}/{service}": self.positions.record(service, self._meta.format) for service in changed}
+
+    def told(self) -> dict[str, bytes | None]:
+        """Return the state records of what workers told, and of how far that is read."""
+        return self.ledger.changes(self._meta.format)
 
     @property
     def decided_until(self) -> int:
@@ -476,6 +496,7 @@ class Desk:
 
     def meta(self, now: int) -> bytes:
         """Return the record that goes with every batch."""
+        self.unwritten = False
         self._meta = msgspec.structs.replace(self._meta, at=now)
         return encode_meta(self._meta)
 

@@ -9,27 +9,28 @@ from itertools import accumulate, pairwise
 from typing import Final
 
 import msgspec
+from msgspec import field
 
-from gate.admission.state import decode, encode
+from gate.admission.state import VERSION, decode, encode
 
 MOST_GROUPS: Final = 8  # of a partition; beyond, the one that was silent for longest is forgotten
 # Of a group. Its workers hold at most 10,000 jobs behind one that is not done, so no honest one comes from below these.
 MOST_TOLD: Final = 16_384
 
 
-class GroupRecord(msgspec.Struct, array_like=True, frozen=True):
+class GroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One group: see `_Group`; each offset as its distance from the one before, the first from the floor."""
 
-    floor: int
-    distances: list[int]
-    top: int
-    at: int
+    floor: int = field(name="f")
+    distances: list[int] = field(name="d")
+    top: int = field(name="t")
+    at: int = field(name="a")
 
 
-class ToldRecord(msgspec.Struct, array_like=True, frozen=True):
+class ToldRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`told/<service>/<partition>`, by group."""
 
-    groups: dict[str, GroupRecord]
+    groups: dict[str, GroupRecord] = field(name="g")
 
 
 class _Group:
@@ -85,9 +86,9 @@ class Told:
             known.floor = floor
             del known.offsets[: bisect_right(known.offsets, floor - 1)]
 
-    def dump(self) -> bytes:
+    def dump(self, version: int = VERSION) -> bytes:
         """Return the state record."""
-        return encode(ToldRecord({name: _dump(group) for name, group in self._groups.items()}))
+        return encode(ToldRecord({name: _dump(group) for name, group in self._groups.items()}), version)
 
     @classmethod
     def load(cls, key: str, data: bytes) -> "Told":

@@ -7,7 +7,10 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gate.errors import GateError
 from gate.kafka.assignor import balance, make_assignor
+from gate.kafka.upgrade import Standing, check, member_of
+from gate.shard.changelog import FORMAT
 from gate.shard.placement import shard_of
 
 claims = st.dictionaries(
@@ -97,3 +100,22 @@ def test_a_member_tells_what_it_owns():
     meta = assignor.metadata(["gate.state"])
     plan = assignor.assign(_Cluster({"gate.state": 4}), {"x": meta, "y": _metadata(["gate.state"])})
     assert dict(plan["x"].assignment)["gate.state"] == [1, 3]
+
+
+def test_a_member_tells_which_format_of_the_state_it_knows():
+    assignor = make_assignor(4, "gate.state", lambda _: None, list)
+    (new, old, ancient) = (
+        member_of(name, "/10.0.0.7", meta.encode())
+        for name, meta in (
+            ("new", assignor.metadata(["gate.state"])),
+            ("old", _metadata(["gate.state"], b'{"shards": 4, "owned": [1]}')),
+            ("ancient", _metadata(["gate.state"], b"\xff")),
+        )
+    )
+    assert (new.format, bool(new.version), new.host) == (FORMAT, True, "10.0.0.7")
+    assert (old.format, old.version) == (ancient.format, ancient.version) == (1, "")
+    check(Standing({0: 1}, [new]))
+    with pytest.raises(GateError, match=r"2 of 3 gates do not know format 2 of the state: .*old.*ancient"):
+        check(Standing({0: 1}, [new, old, ancient]))
+    with pytest.raises(GateError, match="no gate runs"):
+        check(Standing({0: 1}, []))

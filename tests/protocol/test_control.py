@@ -2,12 +2,19 @@
 
 import pytest
 
-from gate.protocol.control import PauseUntil, Resume, decode, encode
+from gate.protocol.control import PauseUntil, Resume, WriteFormat, decode, encode
 
 
 @pytest.mark.parametrize(
     "command",
-    [PauseUntil(1_764_000_000_000), PauseUntil(0, "acme"), PauseUntil(2**53 - 1), Resume(), Resume("ünïcode")],
+    [
+        PauseUntil(1_764_000_000_000),
+        PauseUntil(0, "acme"),
+        PauseUntil(2**53 - 1),
+        Resume(),
+        Resume("ünïcode"),
+        WriteFormat(2),
+    ],
 )
 def test_round_trip(command):
     assert decode(encode(command)) == command
@@ -38,6 +45,9 @@ def test_the_documented_form():
         b'{"command": "pause-until", "until": 5, "for": 3}',
         b'{"command": "pause-until", "until": 5, "tenant": "' + b"x" * 300 + b'"}',
         b'{"command": "resume", "tenant": 7}',
+        b'{"command": "write-format"}',
+        b'{"command": "write-format", "format": 0}',
+        b'{"command": "write-format", "format": 2, "tenant": "acme"}',
     ],
 )
 def test_what_is_no_command_says_why(value):

@@ -4,10 +4,12 @@ import pytest
 
 from gate.admission.model import Binding, Pull, Reason, Verdict
 from gate.policy import parse_policy
+from gate.protocol.control import WriteFormat
 from gate.protocol.topics import Names
 from gate.shard.buffer import Inbox, Pool
-from gate.shard.changelog import FORMAT, Meta
+from gate.shard.changelog import FORMAT, Meta, read_meta
 from gate.shard.records import Fetched, Partition
+from gate.shard.snapshots import Received
 from gate.shard.state import HOLD_ROOM, PULLS, Desk
 from gate.units import MS
 from tests.sim.log import Stored
@@ -103,3 +105,42 @@ def test_as_many_parked_requests_may_go_at_first_as_ever_and_fewer_of_large_ones
     assert served.pulls == 1
     served.weigh([(pull, [Stored(i, 1, b"k", b"v", ()) for i in range(3)])])
     assert served.pulls == PULLS
+
+
+class Commands:
+    def __init__(self, *commands):
+        self._commands = commands
+        self.lags = {}
+
+    def since(self, offset):
+        return [received for received in self._commands if received.offset >= offset]
+
+
+def written(desk, now):
+    """Return in which versions a desk writes all that its engine and its positions have to say."""
+    served = desk.serve("slow", now)
+    inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
+    inbox.put(FIRST, Fetched([Stored(i, 1, b"k", b"v", ()) for i in range(5)], 5, 50))
+    turn = look(desk, served, inbox, now)
+    return {value[0] for value in {**desk.changes([turn]), **desk.noted([turn])}.values()}
+
+
+def test_state_is_written_in_the_format_that_it_is_in_until_an_operator_says_otherwise():
+    desk = Desk(Names(), parse_policy(POLICY), Meta(1, 16), {}, NOW)
+    assert written(desk, NOW) == {1}
+    desk.apply(Commands(Received(4, "gate/format", WriteFormat(2), by_operator=False)), NOW)
+    assert not desk.unwritten
+    desk.apply(Commands(Received(5, "gate/format", WriteFormat(2))), NOW)
+    assert desk.unwritten
+    assert desk.next_wake() == 0  # a batch is written although nothing is decided
+    assert read_meta(desk.meta(NOW), 16) == Meta(2, 16, at=NOW, control=6)
+    assert not desk.unwritten
+    assert written(desk, NOW + SECOND) == {2}
+
+
+@pytest.mark.parametrize("asked", [1, FORMAT + 1])
+def test_an_older_format_is_not_gone_back_to_and_an_unknown_one_is_not_written(asked):
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
+    desk.apply(Commands(Received(5, "gate/format", WriteFormat(asked))), NOW)
+    assert not desk.unwritten
+    assert read_meta(desk.meta(NOW), 16).format == FORMAT

@@ -5,7 +5,7 @@ from typing import Final
 
 from gate.admission.model import SECOND
 from gate.admission.queues.fair import COST_CAP
-from gate.admission.state import ClaimRecord, GroupRecord, decode, encode
+from gate.admission.state import VERSION, ClaimRecord, GroupRecord, decode, encode
 from gate.limits import Limiter, Spec
 
 # A service whose turn it is and that does not take it (its shard task hangs, say) is waited for no longer than this.
@@ -123,7 +123,15 @@ class Budget:
 class Budgets:
     """The group limiters of a shard, shared by its engines; thrown away and restored together with them."""
 
-    def __init__(self, now: int, groups: Mapping[str, Spec], records: Mapping[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        now: int,
+        groups: Mapping[str, Spec],
+        records: Mapping[str, bytes] | None = None,
+        version: int = VERSION,
+    ) -> None:
+        """Begin with what is kept. `version` is that in which records are written, those of the engines among them."""
+        self.version = version
         self._budgets: dict[str, Budget] = {}
         for name, spec in groups.items():
             data = (records or {}).get(f"group/{name}")
@@ -154,5 +162,5 @@ class Budgets:
         for name, budget in self._budgets.items():
             if budget.changed:
                 budget.changed = False
-                records[f"group/{name}"] = encode(budget.record())
+                records[f"group/{name}"] = encode(budget.record(), self.version)
         return records

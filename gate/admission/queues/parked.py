@@ -12,7 +12,7 @@ from typing import Final
 
 from gate.admission.queues.queue import Queue
 from gate.admission.queues.segment import COUNT_MAX, NO_DEADLINE, Segment
-from gate.admission.state import SegmentRecord, encode
+from gate.admission.state import VERSION, SegmentRecord, encode
 
 ENTRIES: Final = 256  # of a segment: what is rewritten when one of its requests leaves
 COST_MAX: Final = 2**62  # no limit is so high; keeps hostile costs inside the columns
@@ -187,12 +187,12 @@ class Parked:
         source.refs, source.head = array("Q"), 0
         self._open.clear()  # their owners may be named twice now: the next request begins a new segment
 
-    def drain_changes(self) -> dict[str, bytes | None]:
+    def drain_changes(self, version: int = VERSION) -> dict[str, bytes | None]:
         """Return the records that changed since the last call; None: delete."""
         records: dict[str, bytes | None] = dict.fromkeys(self._gone)
         for number in sorted(self._changed):
             segment = self._segments[number]
-            records[self._key(segment)] = encode(segment.record())
+            records[self._key(segment)] = encode(segment.record(), version)
         self._changed.clear()
         self._gone.clear()
         return records

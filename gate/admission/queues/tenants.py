@@ -16,7 +16,7 @@ from typing import Final
 from gate.admission.model import SECOND
 from gate.admission.queues.queue import Lane, Queue, Tenant
 from gate.admission.queues.sharing import is_shared, parts_of, shared_name, slot_of
-from gate.admission.state import TenantRecord, decode, encode
+from gate.admission.state import VERSION, TenantRecord, decode, encode
 from gate.limits import Limiter, Spec
 from gate.policy import ServicePolicy
 
@@ -238,18 +238,18 @@ class Tenants:
     def __iter__(self) -> Iterator[Tenant]:
         return iter(self._known.values())
 
-    def prepare(self) -> Iterator[None]:
+    def prepare(self, version: int = VERSION) -> Iterator[None]:
         """Write the records of those that changed, in slices, so that `changes` need not do it in one piece."""
         for number, tenant in enumerate(list(self._changed)):
-            self._changed[tenant] = encode(tenant.record(self.forecasts))
+            self._changed[tenant] = encode(tenant.record(self.forecasts), version)
             if number % SLICE == 0:
                 yield
 
-    def drain_changes(self) -> dict[str, bytes | None]:
+    def drain_changes(self, version: int = VERSION) -> dict[str, bytes | None]:
         """Return the records that changed since the last call; None: delete."""
         records: dict[str, bytes | None] = {self._prefix + name: None for name in self._gone}
         for tenant, data in self._changed.items():
-            records[self._prefix + tenant.name] = data or encode(tenant.record(self.forecasts))
+            records[self._prefix + tenant.name] = data or encode(tenant.record(self.forecasts), version)
         self._changed.clear()
         self._gone.clear()
         return records

@@ -351,3 +351,24 @@ async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:
             await asyncio.sleep(0)  # others of this loop have heartbeats to send
         position = answer.next_offset
     return newest
+
+
+async def newest(reader: Reader, partition: Partition, key: str) -> bytes | None:
+    """Return the newest committed value of a key that is written again and again; None: there is none."""
+    wanted, found = key.encode(), None
+    begin = (await reader.offsets([partition], EARLIEST))[partition]
+    end = (await reader.offsets([partition], LATEST))[partition]
+    back = 64
+    while end > begin:
+        position = max(begin, end - back)
+        last = position == begin
+        while position < end:
+            answer = await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=SCAN_BYTES)
+            if answer is not None:
+                for record in answer.records:
+                    found = record.value if record.key == wanted else found
+                position = answer.next_offset
+        if found is not None or last:
+            break
+        back *= 16
+    return found

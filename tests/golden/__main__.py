@@ -1,0 +1,78 @@
+"""Writes the golden file of the version that this code writes: `python -m tests.golden > tests/golden/state-N.json`.
+
+A version's file is made once, by the code that writes it first.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+
+from gate.admission.limits.budget import Budgets
+from gate.admission.model import MS, SECOND, Run
+from gate.admission.simulation import Simulation
+from gate.limits import Spec, Window
+from gate.policy import Overflow, ServicePolicy, Tenants
+from tests.golden import kinds
+
+START = 1_764_000_000 * SECOND
+
+
+def main() -> None:
+    """Print each record with what is in it."""
+    records = {**_engines(), **kinds.shell_records()}
+    shown = {
+        key: {"record": data.hex(), "holds": plain(kinds.decoded(key, data))} for key, data in sorted(records.items())
+    }
+    json.dump(shown, sys.stdout, indent=1, ensure_ascii=False)
+    print()
+
+
+def plain(value: Any) -> Any:
+    """Return what a record holds, by names, as JSON can say it."""
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(held) for held in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _engines() -> dict[str, bytes]:
+    """Return what engines write that park, hold, refuse, are paused and share a budget."""
+    bank = Spec(Fraction(5), 5, (Window(200, 60 * SECOND),))
+    records: dict[str, bytes] = {}
+    for name, overflow in (("parks", Overflow.DELAY), ("holds", Overflow.HOLD), ("rejects", Overflow.REJECT)):
+        budgets = Budgets(START, {"bank": bank})
+        sim = Simulation(_policy(name, overflow), now=START, budgets=budgets, partitions=2)
+        sim.submit(
+            Run(0, 9, "hi", "acme"), Run(9, 20, "hi", "zoë", 2), Run(29, 5, "low", "", 1, START + 90 * SECOND),
+            Run(34, 3, "unknown", "acme", 300), Run(37, 4, "low", "acme"),
+        )  # fmt: skip
+        sim.engine.pause(sim.now, START + 500 * SECOND, "zoë")
+        sim.engine.set_in_flight(sim.now, 3)
+        sim.run_until(START + 3 * SECOND + 7 * MS)
+        sim.offer(2, lane="low", tenant="late")
+        sim.save()
+        records |= {key if not key.startswith("group/") else f"group/bank-{name}": v for key, v in sim.state.items()}
+    return records
+
+
+def _policy(name: str, overflow: Overflow) -> ServicePolicy:
+    said = {"requests_per_second": Fraction(2), "burst_size": 3, "window_size": None, "windows": ()}
+    return ServicePolicy(
+        name, Spec(Fraction(10), 8, (Window(100, 60 * SECOND),)), overflow=overflow, max_delay=3_000 * SECOND,
+        lanes={"hi": Fraction(6), "low": Fraction(1)}, default_lane="low", group="bank", max_in_flight=400,
+        tenants=Tenants.of({"acme": said, "zoë": said}),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What kind each state record is, and records of those that the shell writes."""
+
+from typing import Any
+
+from gate.admission.model import Pull, Reason, Verdict
+from gate.admission.state import GroupRecord, SegmentRecord, ServiceRecord, TenantRecord, decode
+from gate.protocol.topics import Names
+from gate.shard.changelog import (
+    FORMAT,
+    LEAVING_KEY,
+    META_KEY,
+    Meta,
+    encode_leaving,
+    encode_meta,
+    read_leaving,
+    read_meta,
+)
+from gate.shard.ledger import Ledger, ReturnsRecord
+from gate.shard.positions import Positions, PositionsRecord
+from gate.shard.records import Mark, Partition
+from gate.shard.told import ToldRecord
+
+KINDS: dict[str, Any] = {
+    "service": ServiceRecord, "tenant": TenantRecord, "group": GroupRecord, "parked": SegmentRecord,
+    "offsets": PositionsRecord, "returns": ReturnsRecord, "told": ToldRecord,
+}  # fmt: skip
+AT = 1_764_000_123_456_000_000
+
+
+def decoded(key: str, data: bytes) -> Any:
+    """Read a record as gates do."""
+    if key == META_KEY:
+        return read_meta(data, 16)
+    if key == LEAVING_KEY:
+        return read_leaving(data)
+    return decode(key, data, KINDS[key.partition("/")[0]])
+
+
+class _Record:
+    offset, timestamp, key, value, headers = 17, 1_764_000_000_001, None, None, ()
+
+
+def shell_records() -> dict[str, bytes]:
+    """Return what the owner of a shard writes beside its engines' records."""
+    names = Names()
+    positions = Positions(names, {}, 0)
+    positions.advance("pay", 0, [_Record()], 18)
+    positions.advance("pay", 3, [], 4)
+    ledger = Ledger(names)
+    ledger.begin({Partition(names.feedback("pay"), 2): Mark(5)})
+    ledger.advance(Partition(names.feedback("pay"), 2), 11)
+    ledger.advance(Partition(names.retries("pay"), 0), 7)
+    told = ledger.told("pay", 2)
+    for offset, settled in ((40, 30), (44, 30), (41, 33)):
+        told.take("workers", offset, settled, 1_764_000_000_000)
+    told.settle("others", 12)
+    pulls = [
+        ("pay", Pull(2, 40, 3, Verdict.ADMITTED, None, None)),
+        ("mail", Pull(0, 7, 1, Verdict.REJECTED, Reason.DEADLINE, "mail.rate")),
+    ]
+    changed = {key: data for key, data in ledger.changes().items() if data is not None}
+    return {
+        **changed,
+        "offsets/pay": positions.record("pay"),
+        LEAVING_KEY: encode_leaving(pulls),
+        META_KEY: encode_meta(Meta(FORMAT, 16, AT, AT - 5_000_000, 12)),
+    }
