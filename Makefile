@@ -43,6 +43,7 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/generated.py
 
 # 200 kills of gates under a million requests, then a network that delivers late: 20 minutes; replay with SEED=N
 chaos: SEED ?= 1

@@ -11,9 +11,9 @@ author = "the authors of kafka-admission-gate"
 copyright = "the authors of kafka-admission-gate, Apache-2.0"  # noqa: A001 - Sphinx's name
 release = version = version_of(project)
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "generated", "selfcontained"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "selfcontained"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["extensions"]
+exclude_patterns = ["extensions", "generated.py"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]

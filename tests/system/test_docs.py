@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,3 +86,10 @@ def test_every_dependency_has_its_reason():
     }
     named = {name: sorted(re.split(r"[\[<>=~! ]", wish)[0] for wish in wanted) for name, wanted in groups.items()}
     assert told == named
+
+
+def test_tables_that_the_code_writes_are_as_the_code_says():
+    """`make format` writes them anew."""
+    command = [sys.executable, ROOT / "docs" / "generated.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

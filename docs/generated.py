@@ -1,10 +1,12 @@
-"""Tables that the code writes: a page says `<!-- generated: NAME -->`, and gets what the code says today.
+"""Tables that the code writes into the pages, between `<!-- generated: NAME -->` and `<!-- end -->`.
 
-Each function returns Markdown. Meanings of policy fields come from the tables of docs/policy.md, which a test holds
+`python docs/generated.py` writes them anew; a test holds that they are as the code says.
+Meanings of policy fields come from the tables of docs/policy.md, which a test holds
 against the models.
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from inspect import getclosurevars
@@ -15,16 +17,17 @@ from typing import Any, Final, get_args
 from cyclopts.docs.markdown import generate_markdown_docs
 from prometheus_client import CollectorRegistry
 from pydantic.fields import FieldInfo
-from sphinx.application import Sphinx
 
 from gate.cli import COMMANDS, _app
 from gate.observe.metrics import Metrics
 from gate.policy import fields
 from gate.policy.document import EntryFields, LimitFields, WindowFields
 from gate.policy.settings import ENVIRONMENT, Settings, Topics
+from gate.units import SECOND
 
-MARK: Final = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
-POLICY_PAGE: Final = Path(__file__).parents[1] / "policy.md"
+DOCS: Final = Path(__file__).parent
+PART: Final = re.compile(r"^(<!-- generated: ([a-z-]+) -->\n).*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL)
+POLICY_PAGE: Final = DOCS / "policy.md"
 ROW: Final = re.compile(r"^\| `(\w+)` \| (.*) \| (.*) \|$", re.MULTILINE)
 
 LENGTH: Final = ("length of time: seconds, or text such as `1h30m`", "seconds")
@@ -42,6 +45,7 @@ SPELT: Final = {
     "bootstrap": "text: `HOST:PORT`, several with commas",
     "prefix": "text: beginning of a topic's name",
     "http": "port, or `HOST:PORT`",
+    "http_host": "name, or a list of names",
     "topics": "mapping of kinds of topics to templates",
     "replication_factor": "whole number, 1 to 32767, or `-1`",
     "extends": "name of a template, or a list of them",
@@ -138,7 +142,7 @@ def _default(field: FieldInfo, said: str) -> str:
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     if isinstance(default, int | float):
-        return f"`{default:g}`"
+        return f"`{default:g}`" if default < SECOND else said  # lengths of time are kept in ns
     return f"`{default}`" if isinstance(default, str) else said
 
 
@@ -175,11 +179,25 @@ GENERATED: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-def _fill(_app: Sphinx, _page: str, content: list[str]) -> None:
-    content[0] = MARK.sub(lambda mark: GENERATED[mark[1]](), content[0])
+def filled(text: str) -> str:
+    """Return a page with each of its tables as the code says today."""
+    return PART.sub(lambda part: f"{part[1]}{GENERATED[part[2]]().strip()}\n{part[3]}", text)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Register with Sphinx."""
-    app.connect("source-read", _fill)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+def main() -> int:
+    """Write the tables of all pages anew; with --check only tell which are not as they should be, and return 1."""
+    status = 0
+    for page in sorted(DOCS.rglob("*.md")):
+        text = page.read_text()
+        if (written := filled(text)) == text:
+            continue
+        if "--check" in sys.argv:
+            print(f"{page.relative_to(DOCS.parent)}: out of date; `make format` writes it anew")  # noqa: T201
+            status = 1
+        else:
+            page.write_text(written)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
