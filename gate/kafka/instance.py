@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import access
@@ -32,7 +33,7 @@ from gate.policy import Delivery, Policy, Settings
 from gate.protocol.topics import Names, Templates
 from gate.shard.buffer import Pool
 from gate.shard.placement import shard_of
-from gate.shard.ports import Session
+from gate.shard.ports import Session, UnavailableError
 from gate.shard.records import Claim, Mark, Partition
 from gate.shard.routing import Topics
 from gate.shard.task import Shard
@@ -381,8 +382,11 @@ class Gate:
 
     async def widen(self, service: str, partitions: int) -> int:
         """See to it that a retries topic has so many partitions."""
-        count = await self._cluster.widen(service, partitions)
-        await self.limits.refresh([self.names.retries(service)])
+        try:
+            count = await self._cluster.widen(service, partitions)
+            await self.limits.refresh([self.names.retries(service)])
+        except KafkaError as error:
+            raise UnavailableError(str(error) or type(error).__name__) from error
         return count
 
     async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:

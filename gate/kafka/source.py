@@ -14,7 +14,7 @@ from gate.kafka.admitted_reader import AdmittedReader
 from gate.kafka.aio.reader import EARLIEST, Reader
 from gate.kafka.delayed_reader import ParkedReader
 from gate.shard.buffer import Inbox
-from gate.shard.ports import SETTLED
+from gate.shard.ports import SETTLED, UnavailableError
 from gate.shard.records import Fetched, Partition, Record
 
 LONG_POLL_MS: Final = 500
@@ -238,4 +238,7 @@ class KafkaSource:
 
     async def look(self, partition: Partition, offset: int) -> Record | None:
         """See `ports.Source`."""
-        return await self._admitted.read(partition, offset)
+        try:
+            return await self._admitted.read(partition, offset)
+        except errors.KafkaError as error:
+            raise UnavailableError(str(error) or type(error).__name__) from error

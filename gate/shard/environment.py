@@ -82,7 +82,10 @@ class Environment(Protocol):
         """Return how many partitions the services' retries topics have, of those that have one."""
 
     async def widen(self, service: str, partitions: int) -> int:
-        """See to it that a retries topic has so many partitions; return how many it has, which may be fewer."""
+        """See to it that a retries topic has so many partitions; return how many it has, which may be fewer.
+
+        Raises GateError where it may not, UnavailableError or TimeoutError where it can't now.
+        """
 
     async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
         """Return where to begin in partitions of retries topics of which the state knows nothing."""

@@ -5,14 +5,18 @@ So no batch waits for what a worker has named, whether it is there or made up.
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from traceback import extract_tb
 from typing import Final
 
 import structlog
 
+from gate.errors import GateError
 from gate.protocol.feedback import LONGEST_BACKOFF, BackOff, Failed, Heard, read
 from gate.shard.buffer import Inbox, Wake, weight_of
 from gate.shard.environment import Environment
 from gate.shard.hearing import Entry, Part
+from gate.shard.ports import UnavailableError
 from gate.shard.records import Partition, Record
 from gate.shard.returns import stage_of
 
@@ -21,6 +25,7 @@ READY_BYTES: Final = 512 << 10  # of admitted requests that wait for the next ba
 AT_ONCE: Final = 128
 ENTRY_BYTES: Final = 1_000  # about what one takes beside its value
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, while something can't be read or made
+PASSING: Final = (UnavailableError, GateError, OSError)  # brokers come back, and what an operator lacks, he gives
 
 log = structlog.get_logger("gate.feedback")
 
@@ -101,9 +106,24 @@ class Listener:
             while (taken := self.inbox.take(partition, AT_ONCE)) is not None:
                 self._env.hearing.poke()
                 await self._prepare(service, partition, *taken)
-        finally:
-            if self._tasks.get(partition) is asyncio.current_task():
-                del self._tasks[partition]
+        except Exception as error:  # noqa: BLE001 - a fault of the gate itself: told, and not gone on behind
+            self._stand(partition, error)
+        else:
+            del self._tasks[partition]
+
+    def _stand(self, partition: Partition, error: Exception) -> None:
+        """Hear a partition no more: to go on would be to pass over what a worker told. Others are heard."""
+        self.inbox.stopped.add(partition)
+        self.inbox.clear(partition)
+        why = f"a fault of the gate itself: {type(error).__name__}: {error}"
+        remedy = "report it with this line of the log; a gate that is restarted tries it again"
+        frames = extract_tb(error.__traceback__)
+        self.troubles[partition] = self._env.local(), why, remedy
+        log.error(
+            "what a worker told can't be acted upon", topic=partition.topic, partition=partition.number, why=why,
+            remedy=remedy, where=" > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames),
+        )  # fmt: skip
+        self._wake()
 
     async def _prepare(self, service: str, partition: Partition, records: list[Record], end: int) -> None:
         entries: list[Entry] = []
@@ -127,12 +147,12 @@ class Listener:
         self._wake()
 
     async def _patiently(self, service: str, partition: Partition, record: Record) -> Entry:
-        """Make something of a record, whatever it takes: nobody else is kept waiting."""
+        """Make something of a record, however long that takes: nobody else is kept waiting."""
         pause = FIRST_PAUSE
         while True:
             try:
                 entry = await self._entry(service, partition.number, record)
-            except Exception as error:  # noqa: BLE001 - whatever it is: who hears must go on
+            except PASSING as error:
                 self._trouble(partition, record, error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -84,6 +84,10 @@ class Session(Protocol):
         """Give up without a trace; never raises."""
 
 
+class UnavailableError(Exception):
+    """What is to be had from Kafka can't be had now, and may be later."""
+
+
 class Source(Protocol):
     """Where a shard reads."""
 
@@ -108,7 +112,7 @@ class Source(Protocol):
     async def look(self, partition: Partition, offset: int) -> Record | None:
         """Return the committed record at an offset that somebody has named; None: there is none, or no more.
 
-        Raises KafkaError, or TimeoutError where that can't be told.
+        Raises UnavailableError, or TimeoutError, where that can't be told now.
         """
 
     def unreadable(self, inbox: "Inbox") -> Mapping[Partition, str]:
