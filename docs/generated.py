@@ -5,6 +5,7 @@ Meanings of policy fields come from the tables of docs/policy.md, which a test h
 against the models.
 """
 
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -185,11 +186,14 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Write the tables of all pages anew; with --check only tell which are not as they should be, and return 1."""
+    """Write tables and the picture of the rooms anew; with --check tell which are out of date, and return 1."""
     status = 0
-    for page in sorted(DOCS.rglob("*.md")):
-        text = page.read_text()
-        if (written := filled(text)) == text:
+    sys.path.insert(0, str(DOCS / "figures"))
+    rooms = importlib.import_module("rooms")
+    pages = sorted(DOCS.rglob("*.md"))
+    outputs = {page: filled(page.read_text()) for page in pages} | {rooms.FILE: rooms.picture()}
+    for page, written in outputs.items():
+        if page.read_text() == written:
             continue
         if "--check" in sys.argv:
             print(f"{page.relative_to(DOCS.parent)}: out of date; `make format` writes it anew")  # noqa: T201

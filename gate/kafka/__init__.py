@@ -1,1 +1,1 @@
-"""The shell around the engine: everything that talks to Kafka."""
+"""One running gate: group, ownership, what shards read, topics, access, diagnostics."""

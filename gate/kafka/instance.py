@@ -14,7 +14,7 @@ from gate.kafka.access import access
 from gate.kafka.aio.asked import within
 from gate.kafka.aio.connection import Client
 from gate.kafka.aio.reader import Reader, read_all
-from gate.kafka.aio.session import KafkaSession
+from gate.kafka.aio.session import KafkaSession, Torn
 from gate.kafka.alert_producer import Notices
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
@@ -26,7 +26,7 @@ from gate.kafka.reporting import Reporter, shard_in
 from gate.kafka.reset import reset
 from gate.kafka.source import KafkaSource
 from gate.kafka.sweeping import Sweeper
-from gate.kafka.torn_transactions import Places, Torn, is_open, look
+from gate.kafka.torn_transactions import Places, is_open, look
 from gate.kafka.undecided import Watch, options
 from gate.observe import alerts
 from gate.policy import Delivery, Policy, Settings

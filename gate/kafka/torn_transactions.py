@@ -18,6 +18,7 @@ import structlog
 
 from gate.errors import GateError
 from gate.kafka.aio.reader import LATEST, Reader, read_all
+from gate.kafka.aio.session import Torn
 from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
 from gate.shard.changelog import META_KEY, read_meta
 from gate.shard.records import Mark, Partition, Record
@@ -27,14 +28,6 @@ BACKOFF: Final = 0.1
 PATIENCE: Final = 10  # times BACKOFF, for markers that are on their way
 
 log = structlog.get_logger("gate.leftovers")
-
-
-@dataclass(frozen=True, slots=True)
-class Torn:
-    """A transaction that has its end in some partitions and not in others."""
-
-    partitions: tuple[Partition, ...]  # where it is open
-    committed: bool
 
 
 @dataclass(frozen=True, slots=True)

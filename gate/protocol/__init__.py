@@ -1,1 +1,1 @@
-"""The names on the wire: topics, headers and stamps, commands of operators, and what workers tell."""
+"""Names on the wire: topics, headers and stamps, operators' commands, what workers tell."""

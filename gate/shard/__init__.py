@@ -1,1 +1,1 @@
-"""One shard and the task that owns it: reading, deciding, routing, committing. It knows Kafka by its ports alone."""
+"""One shard and the task that owns it; it knows Kafka by its ports alone."""

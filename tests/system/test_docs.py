@@ -14,7 +14,8 @@ from gate.kafka.local.config import free_port
 from tests.system.pages import KEEPS_RUNNING, ROOT, Shell, blocks
 
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
+ROOT_PAGES = [page.name for page in ROOT.glob("*.md")]
+PAGES = [*sorted(ROOT_PAGES), *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
 VARIES = re.compile(r"\d[\d.:TZ-]*|@\d+")
 
 

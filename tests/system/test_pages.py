@@ -138,8 +138,9 @@ def test_the_page_about_the_wire_names_all_there_is():
 def test_the_page_about_the_wire_shows_a_stamp_commands_and_feedback_that_can_be_read():
     shown = [text for _, text in blocks(WIRE)]
     assert headers.parse_stamp(shown[0].strip().encode()).limit == "payments.window"
-    assert [type(control.decode(text.encode())) for text in shown[1:3]] == [control.PauseUntil, control.Resume]
-    told = [outcomes.read(b"gate.admitted.payments-3@17", t.encode(), "gate.admitted.payments", 3) for t in shown[3:]]
+    commands = [type(control.decode(text.encode())) for text in shown[1:4]]
+    assert commands == [control.PauseUntil, control.Resume, control.WriteFormat]
+    told = [outcomes.read(b"gate.admitted.payments-3@17", t.encode(), "gate.admitted.payments", 3) for t in shown[4:]]
     assert [type(heard.outcome) for heard in told] == [outcomes.Failed, outcomes.BackOff]
 
 

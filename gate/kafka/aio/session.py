@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
@@ -18,7 +19,6 @@ from gate.errors import GateError
 from gate.kafka.aio.asked import within
 from gate.kafka.aio.connection import KNOWN, adopt
 from gate.kafka.aio.sender import track
-from gate.kafka.torn_transactions import Torn
 from gate.policy import Compression
 from gate.shard.records import Claim, Mark, Outgoing, Partition, Raw, Written
 from gate.shard.refusals import OutputError, refused
@@ -33,6 +33,14 @@ MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
 _CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
 
 log = structlog.get_logger("gate.writer")
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """A transaction that has its end in some partitions and not in others."""
+
+    partitions: tuple[Partition, ...]  # where it is open
+    committed: bool
 
 
 class UnknownOutcomeError(KafkaError):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A real Apache Kafka on this machine, of one broker or of several, without Docker: for the demo, tests and trials."""
+"""Apache Kafka on this machine, of one node or several, without Docker."""
 
 from gate.kafka.local.broker import LocalBroker
 from gate.kafka.local.cluster import LocalCluster
