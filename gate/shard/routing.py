@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from gate.admission.model import Decision, Pull, Reason, Run, Verdict
@@ -33,6 +34,9 @@ from gate.shard.records import Outgoing, Partition, Raw, Record
 from gate.shard.returns import as_request, home_of
 from gate.shard.topic_limits import UNKNOWN, TopicLimit
 from gate.units import MS
+
+_HEADERS: Final = attrgetter("headers")
+_NAME: Final = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class Reading:
 
 
 def read_runs(pieces: Sequence[Piece], judges: Judges = NO_JUDGES) -> Reading:
-    """Read what the requests wish for. One quick pass: most have no header that concerns the gate.
+    """Read what the requests wish for. Most have no header that concerns the gate: a pass without a line of Python.
 
     `judges` tell which requests can't be forwarded.
     """
@@ -156,6 +160,14 @@ def read_runs(pieces: Sequence[Piece], judges: Judges = NO_JUDGES) -> Reading:
 
     for piece in pieces:
         judge = judges.get(piece.source) if judges else None
+        if judge is None and OURS.isdisjoint(map(_NAME, chain.from_iterable(map(_HEADERS, piece.records)))):
+            if count and wishes != PLAIN:
+                close()
+                count = 0
+            if not count:
+                wishes, first = PLAIN, piece.first
+            count += len(piece.records)
+            continue
         for index, record in enumerate(piece.records, piece.first):
             if judge is not None and (refusal := judge(record)) is not None:
                 close()

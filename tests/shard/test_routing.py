@@ -1,8 +1,11 @@
 """From decisions to records: key, value and headers untouched, dated by the decision, one stamp, the right place."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Verdict
 from gate.protocol.headers import Malformed, parse_stamp
@@ -46,6 +49,17 @@ def test_like_requests_make_one_run_across_partitions():
     reading = read_runs([piece(0, 0, plain, plain), piece(1, 2, plain, [("trace", b"x")])])
     assert reading.runs == [Run(0, 4)]
     assert reading.refused == []
+
+
+WISHES: list = [[], [("trace", b"x")], [("gate-tenant", b"a")], [("gate-cost", b"2")], [("gate-cost", b"NaN")]]
+
+
+@given(st.lists(st.lists(st.sampled_from(WISHES), max_size=5), max_size=6))
+def test_partitions_without_a_wish_are_read_at_once_and_to_the_same_end(parts):
+    firsts = accumulate(map(len, parts), initial=0)
+    pieces = [piece(number, first, *part) for number, (part, first) in enumerate(zip(parts, firsts, strict=False))]
+    one_by_one = dict.fromkeys(range(len(parts)), lambda _: None)  # each is judged, and passes
+    assert read_runs(pieces) == read_runs(pieces, one_by_one)
 
 
 def test_a_run_ends_where_wishes_change_and_at_what_cannot_be_read():
