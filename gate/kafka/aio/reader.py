@@ -23,6 +23,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
 from gate.kafka.aio.batches import records_of
+from gate.kafka.aio.checksums import is_sound
 from gate.kafka.aio.fetch import Fetch, answers_of
 from gate.kafka.aio.heads import Head, head_at
 from gate.shard.records import Effort, Fetched, Partition, Record, Sliced
@@ -60,7 +61,7 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
     position, codec, packed = start, 0, False
     for view in _views(raw):
         batch = DefaultRecordBatch(view)
-        if not batch.validate_crc():
+        if not is_sound(view):
             raise CorruptBatchError(f"checksum mismatch at offset {batch.base_offset}")
         while pending and pending[0][1] <= batch.base_offset:
             dead.add(pending.pop(0)[0])
