@@ -137,9 +137,13 @@ async def _start(policy: Policy, settings: Settings, reporter: Reporter, *, rese
 
 
 async def _report(gate: Gate, board: Board) -> None:
+    def look() -> None:
+        board.faults, board.hindered = gate.health()
+
     shown: tuple[str, frozenset[str]] | None = None
+    board.look = look
     while True:
-        board.faults = gate.faults()
+        look()
         gate.observer.remind()
         key = gate.policy.version, frozenset(board.usage)
         if key != shown:

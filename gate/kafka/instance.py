@@ -18,6 +18,7 @@ from gate.kafka.aio.session import KafkaSession, Torn
 from gate.kafka.alert_producer import Notices
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
+from gate.kafka.health import Health, health_of
 from gate.kafka.losses import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.memory import keep_small
@@ -74,6 +75,7 @@ class Gate:
         self._policy = policy
         self._options: dict[str, Any] = {**access(settings.bootstrap), **client_options}
         self._owned: dict[int, Shard] = {}
+        self._taken: set[int] = set()  # shards that were taken over, or could not be
         self._assigned: asyncio.Queue[Owned] = asyncio.Queue()
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -290,20 +292,13 @@ class Gate:
         """Return what decides on which shard a service is."""
         return self._policy.shard_key(service)
 
-    def faults(self) -> dict[str, str]:
-        """Return what keeps the gate from being ready, by subject."""
+    def health(self) -> Health:
+        """Return what keeps the gate from deciding anything at all, or some of it, by subject."""
         if self._membership.rebalances == 0:
-            return {"group": "has not been joined yet"}
+            return Health({"group": "has not been joined yet"})
         if self._membership.state_lost:
-            return {"state": str(state_lost(self.names.state))}
-        faults = {
-            f"shard {number}": f"failed {shard.failures} times" if shard.failures else "is being taken over"
-            for number, shard in self._owned.items()
-            if not shard.ready and not shard.stopping
-        }
-        if self.source.trouble is not None:
-            faults["broker"] = f"does not answer: {self.source.trouble}"
-        return faults
+            return Health({"state": str(state_lost(self.names.state))})
+        return health_of({number: shard for number, shard in self._owned.items() if not shard.stopping}, self._taken)
 
     # -- `shard.Environment` ---------------------------------------------------------------------------------------
 

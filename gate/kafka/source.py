@@ -15,7 +15,7 @@ from gate.kafka.aio.reader import EARLIEST, Reader
 from gate.kafka.delayed_reader import ParkedReader
 from gate.shard.buffer import Inbox
 from gate.shard.ports import SETTLED, UnavailableError
-from gate.shard.records import Fetched, Partition, Record
+from gate.shard.records import Blocked, Fetched, Partition, Record
 
 LONG_POLL_MS: Final = 500
 # What becomes readable while a long poll is under way is not made to wait for its end: a second poll takes it.
@@ -23,6 +23,7 @@ SHORT_POLL_MS: Final = 50
 PARTITION_BYTES: Final = 1 << 20
 FETCH_BYTES: Final = 2 << 20
 BACKOFF: Final = 0.2
+MOMENT: Final = 3.0  # seconds; who can't read for less, as leaders move, is not told of
 GATHERING: Final = 0.05  # a broker that goes hands over many partitions: they are looked for together
 READ_DEADLINE: Final = 10.0
 
@@ -42,7 +43,13 @@ class _Followed:
     position: int | None
     node: int | None = None  # that leads it; None: to be found
     busy: bool = False  # in a request that is under way
-    trouble: Trouble | None = None
+    trouble: Trouble | None = None  # what its leader says
+    lost: Trouble | None = None  # it is not read, for whatever reason
+
+
+def _note_lost(followed: _Followed, why: str) -> None:
+    since = time.monotonic() if followed.lost is None else followed.lost.since
+    followed.lost = Trouble(why, since)
 
 
 class KafkaSource:
@@ -62,14 +69,16 @@ class KafkaSource:
         self._lost = asyncio.Event()  # the leader of something is not known
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._finder: asyncio.Task[None] | None = None
-        self._away: dict[int, str] = {}  # brokers that do not answer, and why
+        self._away: set[int] = set()  # brokers that do not answer
 
-    @property
-    def trouble(self) -> str | None:
-        """Why something can't be read just now, if a broker is the cause."""
-        if not self._away or all(f.node is not None and f.node not in self._away for f in self._followed.values()):
+    def blocked(self, inbox: Inbox) -> Blocked | None:
+        """Return why some of what goes into an inbox is not read for longer than a moment; None: all of it is."""
+        late = time.monotonic() - MOMENT
+        mine = [followed.lost for followed in self._followed.values() if followed.inbox is inbox]
+        lost = [trouble for trouble in mine if trouble is not None and trouble.since <= late]
+        if not lost:
             return None
-        return "; ".join(f"broker {node}: {why}" for node, why in sorted(self._away.items()))
+        return Blocked("; ".join(sorted({trouble.why for trouble in lost})), wholly=len(lost) == len(mine))
 
     def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
         """See `ports.Source`."""
@@ -113,6 +122,8 @@ class KafkaSource:
                         await self._pollers[0].renew()
             for partition, followed in lost.items():  # none waits for another, which may have no leader for long
                 followed.node = self._pollers[0].leader(partition)
+                if followed.node is None:
+                    _note_lost(followed, f"no broker leads {partition.topic}-{partition.number}")
             for node in self._pollers[0].nodes():
                 for index in range(len(self._pollers)):
                     if (node, index) not in self._tasks:
@@ -124,9 +135,10 @@ class KafkaSource:
                 self._lost.set()
                 await asyncio.sleep(BACKOFF)
 
-    def _lose(self, followed: Iterable[_Followed]) -> None:
+    def _lose(self, followed: Iterable[_Followed], why: str) -> None:
         for one in followed:
             one.node = None
+            _note_lost(one, why)
         self._lost.set()
 
     async def _poll_loop(self, node: int, index: int) -> None:
@@ -140,16 +152,16 @@ class KafkaSource:
                 followed.busy = True
             try:
                 await self._poll(node, index, ready)
-                self._away.pop(node, None)
+                self._away.discard(node)
             except Exception as error:  # noqa: BLE001 - whatever it is: who reads must go on
                 if node not in self._away:
                     log.warning("the broker does not answer; trying again", node=node, why=repr(error))
                     if not isinstance(error, TimeoutError | errors.RequestTimedOutError):  # slow is not gone
                         self._on_trouble()
-                self._away[node] = str(error) or type(error).__name__
+                self._away.add(node)
                 self._pollers[index].refresh()
                 await asyncio.sleep(BACKOFF)
-                self._lose(ready.values())
+                self._lose(ready.values(), f"broker {node}: {str(error) or type(error).__name__}")
             finally:
                 for followed in ready.values():
                     followed.busy = False
@@ -167,21 +179,23 @@ class KafkaSource:
         answers = await poller.fetch(
             node, wanted, wait_ms=wait, partition_bytes=PARTITION_BYTES, total_bytes=FETCH_BYTES
         )
-        for partition, answer in answers.items():
-            followed = ready[partition]
+        for partition in wanted:
+            followed, answer = ready[partition], answers.get(partition)
             if self._followed.get(partition) is not followed:
                 continue  # another owner, or another start, since
-            if isinstance(answer, Fetched):
+            if answer is None:  # nothing is there yet, and nothing wrong
+                followed.trouble = followed.lost = None
+            elif isinstance(answer, Fetched):
                 if answer.next_offset != followed.position:
                     followed.position = answer.next_offset
                     followed.inbox.put(partition, answer)
-                followed.trouble = None
+                followed.trouble = followed.lost = None
             elif isinstance(answer, errors.OffsetOutOfRangeError):
                 async with asyncio.timeout(READ_DEADLINE):
                     await self._find_beginning(poller, partition, followed)
             else:
                 self._trouble(partition, followed, str(answer) or type(answer).__name__)
-                self._lose([followed])  # what others have sent does not wait for its leader to be found
+                self._lose([followed], str(answer))  # what others have sent does not wait for its leader to be found
 
     async def _find_beginning(self, poller: Reader, partition: Partition, followed: _Followed) -> None:
         """Go on where the log begins, if what was to be read is proven to be gone.
@@ -208,7 +222,7 @@ class KafkaSource:
             return
         poller.refresh()
         await asyncio.sleep(BACKOFF)
-        self._lose([followed])
+        self._lose([followed], f"its log ends before offset {followed.position}")
 
     def _trouble(self, partition: Partition, followed: _Followed, why: str) -> None:
         """Note why a partition can't be read, and say it once."""

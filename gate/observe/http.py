@@ -8,7 +8,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
@@ -32,14 +32,17 @@ _GRACE_SECONDS: Final = 2  # for requests under way at the end
 class Board:
     """What the gate tells about itself, for whoever asks over HTTP.
 
-    `usage` holds a JSON object per service; `faults` what keeps the gate from being ready, by subject; `waiting` the
-    partitions that stand while all else goes on; `broken` is set when only a restart helps.
+    `usage` holds a JSON object per service; `faults` what keeps the gate from being ready, by subject; `hindered` the
+    shards that wait while others go on; `waiting` the partitions that stand; `broken` is set when only a restart helps.
+    `look` brings faults and shards up to date.
     """
 
     usage: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     waiting: Sequence[Mapping[str, Any]] = ()
     policy: Mapping[str, Any] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=lambda: {"gate": "is starting"})
+    faults: Mapping[str, str] = field(default_factory=lambda: {"gate": "is starting"})
+    hindered: Mapping[str, str] = field(default_factory=dict)
+    look: Callable[[], None] = lambda: None
     broken: str | None = None
 
 
@@ -125,12 +128,15 @@ def _application(board: Board, registry: CollectorRegistry) -> Starlette:
         return PlainTextResponse(board.broken or "ok", status_code=503 if board.broken else 200)
 
     async def ready(_: Request) -> Response:
+        board.look()
         reasons = [f"{subject} {fault}" for subject, fault in board.faults.items()]
         if board.broken:
             reasons.insert(0, board.broken)
         answer: dict[str, object] = {"ready": not reasons, "reasons": reasons}
-        if board.waiting:  # another gate would stand before it as well, so it is no reason to take this one away
-            answer |= {"waiting": board.waiting} | ({} if reasons else {"status": "degraded"})
+        hindered = [f"{subject}: {why}" for subject, why in board.hindered.items()]
+        more = {name: found for name, found in (("shards", hindered), ("waiting", board.waiting)) if found}
+        if more:  # another gate would wait as well, so it is no reason to take this one away
+            answer |= more | ({} if reasons else {"status": "degraded"})
         return _json(answer, status=503 if reasons else 200)
 
     async def usage(_: Request) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from gate.shard.buffer import Inbox
-from gate.shard.records import Claim, Mark, Outgoing, Partition, Raw, Record, Written
+from gate.shard.records import Blocked, Claim, Mark, Outgoing, Partition, Raw, Record, Written
 
 MOST_READ: Final = 32 << 20  # bytes of records that are read for one batch
 # A log that ends before a parked request has lost it, or is a leader's that was paused while another one went on
@@ -40,6 +40,10 @@ class Session(Protocol):
     @property
     def settling(self) -> float:
         """For how many seconds yet a next batch would be told to wait, as the last one is being ended."""
+
+    @property
+    def awaits(self) -> str | None:
+        """Which broker has not answered which request for long; None: nothing is waited for."""
 
     @property
     def spent(self) -> str | None:
@@ -90,6 +94,9 @@ class UnavailableError(Exception):
 
 class Source(Protocol):
     """Where a shard reads."""
+
+    def blocked(self, inbox: Inbox) -> Blocked | None:
+        """Return why some of what goes into an inbox is not read for longer than a moment; None: all of it is."""
 
     def follow(self, partition: Partition, offset: int | None, inbox: "Inbox") -> None:
         """Read `partition` from `offset` on (None: its beginning) into `inbox`, until it is full."""

@@ -14,6 +14,7 @@ class Progress:
 
     def __init__(self, shard: int, observer: Observer, local: Callable[[], int]) -> None:
         self.failures = 0
+        self.why = ""  # it failed last
         self._shard = shard
         self._observer = observer
         self._local = local
@@ -23,6 +24,7 @@ class Progress:
     def failed(self, error: BaseException) -> None:
         """Count a failure."""
         self.failures += 1
+        self.why = str(error) or type(error).__name__
         if self._stuck_since is None:
             self._stuck_since = self._local()
         self._observer.failed(self._shard, error, self.failures, (self._local() - self._stuck_since) / 1e9)

@@ -91,6 +91,13 @@ class Written:
     timestamp: int
 
 
+class Blocked(NamedTuple):
+    """Why something that goes to a shard can't be read now; `wholly`: nothing of it can."""
+
+    why: str
+    wholly: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What an owner finds when it has fenced its predecessor off."""

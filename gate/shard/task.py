@@ -27,7 +27,7 @@ from gate.shard.ports import PulledTooMuchError, Session
 from gate.shard.positions import OFFSETS_KIND
 from gate.shard.progress import Progress
 from gate.shard.reader import Intake
-from gate.shard.records import Partition
+from gate.shard.records import Blocked, Partition
 from gate.shard.refusals import BatchTooLargeError, OutputError
 from gate.shard.routing import NO_JUDGES, Batch
 from gate.shard.slices import in_slices
@@ -72,6 +72,7 @@ class Shard:
         self._task: asyncio.Task[None] | None = None
         self._begins: dict[Partition, int] = {}  # of delayed topics of which something is gone
         self._sessions = 0
+        self._session: Session | None = None
         self._known: set[str] = set()  # services of which was told
         self._introduced: tuple[str, int] | None = None  # by which policy, with how many services of its own
         self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
@@ -85,6 +86,19 @@ class Shard:
     def failures(self) -> int:
         """How often it failed since its requests last advanced."""
         return self._progress.failures
+
+    @property
+    def serves(self) -> bool:
+        """Whether it has services."""
+        return bool(self._intake.services)
+
+    def hindered(self) -> Blocked | None:
+        """Return why it does not decide, or not about all of its services; None: it does."""
+        awaits = self._session.awaits if self._session is not None else None
+        if self.ready:
+            return Blocked(awaits, wholly=True) if awaits else self._env.source.blocked(self._intake.inbox)
+        why = f"failed {self.failures} times: {self._progress.why}" if self.failures else "is being taken over"
+        return Blocked(f"{why}; {awaits}" if awaits and awaits not in why else why, wholly=True)
 
     # -- what the gate calls ---------------------------------------------------------------------------------------
 
@@ -204,7 +218,7 @@ class Shard:
     async def _run(self) -> None:
         backoff = FIRST_BACKOFF
         while not self.stopping:
-            session = self._env.new_session(self.number)
+            session = self._session = self._env.new_session(self.number)
             self._sessions += 1
             try:
                 writer = BatchWriter(self.number, session, self._clock, self._env)

@@ -39,22 +39,22 @@ async def test_metrics_are_served_in_both_formats(client):
 async def test_readiness_says_what_is_missing(client, board):
     starting = await client.get("/readyz")
     assert (starting.status_code, starting.json()) == (503, {"ready": False, "reasons": ["gate is starting"]})
-    board.faults.clear()
+    board.faults = {}
     ready = await client.get("/readyz")
     assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
-    board.faults["shard 3"] = "is being restored"
+    board.faults = {"shard 3": "is being restored"}
     assert (await client.get("/readyz")).json()["reasons"] == ["shard 3 is being restored"]
 
 
 async def test_a_gate_whose_partitions_stand_is_ready_and_says_so(client, board):
-    board.faults.clear()
+    board.faults = {}
     board.waiting = [{"topic": "gate.requests.pay", "partition": 3}]
     ready = await client.get("/readyz")
     assert (ready.status_code, ready.json()) == (
         200,
         {"ready": True, "reasons": [], "status": "degraded", "waiting": board.waiting},
     )
-    board.faults["shard 3"] = "is being taken over"
+    board.faults = {"shard 3": "is being taken over"}
     unready = await client.get("/readyz")
     assert (unready.status_code, unready.json()) == (
         503,
@@ -62,8 +62,28 @@ async def test_a_gate_whose_partitions_stand_is_ready_and_says_so(client, board)
     )
 
 
+async def test_shards_that_wait_for_a_broker_are_named_and_no_reason_to_take_the_gate_away(client, board):
+    board.faults, board.hindered = {}, {"shard 3": "broker 2 did not answer EndTxn for 3.1 s"}
+    ready = await client.get("/readyz")
+    told = ["shard 3: broker 2 did not answer EndTxn for 3.1 s"]
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"ready": True, "reasons": [], "status": "degraded", "shards": told},
+    )
+
+
+async def test_readiness_is_as_of_now(client, board):
+    """It was as of up to half a second ago: a gate that had just decided something said that it was starting."""
+
+    def look() -> None:
+        board.faults = {}
+
+    board.look = look
+    assert (await client.get("/readyz")).status_code == 200
+
+
 async def test_health_fails_only_when_a_restart_helps(client, board):
-    board.faults["broker"] = "does not answer"
+    board.faults = {**board.faults, "broker": "does not answer"}
     assert (await client.get("/healthz")).status_code == 200
     board.broken = "the group was lost"
     broken = await client.get("/healthz")

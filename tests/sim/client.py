@@ -157,6 +157,7 @@ class SimSession:
         self._epoch = -1
         self.unfinished = False
         self.spent: str | None = None
+        self.awaits: str | None = None
         self.settling = 0.0  # the broker here ends a transaction at once, or lets who comes too early try again
 
     async def _call(self, what: str, effect: Callable[[], T], fate: Fate | None = None) -> T:
@@ -340,7 +341,6 @@ class SimSource:
         self._records = records  # of one fetch
         self._followed: dict[Partition, _Followed] = {}
         self._parked = ParkedReader(SimReader(network, broker, process, records), network.loop.time)  # type: ignore[arg-type]
-        self.trouble: str | None = None
 
     def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
         self.drop(partition)
@@ -386,6 +386,9 @@ class SimSource:
             followed.position = fetched.next_offset
             followed.inbox.put(partition, fetched)
             self._look(partition)
+
+    def blocked(self, inbox: Inbox) -> None:
+        return None
 
     def unreadable(self, inbox: Inbox) -> Mapping[Partition, str]:
         return {}

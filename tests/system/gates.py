@@ -61,12 +61,18 @@ class GateProcess:
         with urllib.request.urlopen(self.url() + path, timeout=5) as answer:
             return answer.read().decode()
 
-    def is_ready(self) -> bool:
+    def readiness(self) -> str:
+        """Return what `/readyz` says, ready or not; nothing where nobody answers."""
         assert self.process.poll() is None, self.text()
         try:
-            return bool(json.loads(self.get("/readyz"))["ready"])
-        except (urllib.error.URLError, OSError):
-            return False
+            return self.get("/readyz")
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except OSError:
+            return ""
+
+    def is_ready(self) -> bool:
+        return bool(json.loads(self.readiness() or "{}").get("ready"))
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -168,7 +168,7 @@ async def test_where_not_even_the_rejection_is_taken_only_that_partition_waits_a
         assert bad in text
         assert "max.message.bytes" in text
         await innocents(bootstrap, prefix)
-        assert '"status":"degraded"' in running.get("/readyz").replace(" ", "")
+        until(lambda: '"status":"degraded"' in running.readiness().replace(" ", ""), explain=running.text)
         assert "gate_shard_waiting" in running.get("/metrics")
         await alter(bootstrap, rejected, "max.message.bytes", "100000")
         (record,) = await read_count(bootstrap, [rejected], 1)

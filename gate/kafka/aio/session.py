@@ -28,6 +28,7 @@ BATCH_BYTES: Final = 1_000_000
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 SETTLING: Final = 0.05
+RECENT: Final = 1.0  # seconds; it tries again sooner
 OF_BATCHES: Final = {"AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"}
 MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
 _CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
@@ -147,6 +148,11 @@ class KafkaSession:
     def settling(self) -> float:
         """See `ports.Session`."""
         return max(0.0, self._ended + self._sender.marking - time.monotonic()) if self.atomic else 0.0
+
+    @property
+    def awaits(self) -> str | None:
+        """See `ports.Session`."""
+        return self._client.asked.why(time.monotonic() - RECENT)
 
     @property
     def spent(self) -> str | None:
