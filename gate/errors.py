@@ -11,3 +11,10 @@ class GateError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line what an error says; of one that only says that something was unexpected, what that was."""
+    said = str(error) or type(error).__name__
+    cause = error.__cause__
+    return said if cause is None or type(error).__name__ != "KafkaError" else f"{said}: {reason_of(cause)}"

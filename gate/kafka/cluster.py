@@ -67,8 +67,7 @@ class Cluster:
         return await self._partitions()
 
     async def _ask_partitions(self) -> Mapping[str, int]:
-        async with self._within("asking for all topics"):
-            topics = await self._admin.describe_topics()
+        topics = await self._settled("asking for all topics", self._admin.describe_topics)
         return {t["topic"]: len(t["partitions"]) for t in topics if not t["error_code"]}
 
     async def offsets(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, int]:
@@ -126,8 +125,7 @@ class Cluster:
         """Return the configuration of topics, of `names` alone if any are given. Empty where it may not be read."""
         wanted = dict.fromkeys(names, "") or None
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic, wanted) for topic in topics]
-        async with self._within("asking for settings of topics"):
-            answers = await self._admin.describe_configs(resources)
+        answers = await self._settled("asking for settings of topics", lambda: self._admin.describe_configs(resources))
         return {
             resource[3]: {entry[0]: entry[1] for entry in resource[4]}
             for answer in answers
@@ -242,7 +240,7 @@ class Cluster:
         ]  # fmt: skip
 
     async def _settled(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Return what a call answers, trying again while the group's coordinator is being found or moves."""
+        """Return what a call answers, trying again while brokers are away, or the group's coordinator moves."""
         async with self._within(what):
             async for attempt in stamina.retry_context(
                 on=lambda error: isinstance(error, KafkaError) and error.retriable, attempts=None, timeout=DEADLINE,

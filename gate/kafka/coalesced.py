@@ -19,9 +19,15 @@ class Together(Generic[T]):
         """Return what the call returns, or raise what it raises. Who is cancelled leaves the others waiting."""
         if self._next is None:
             self._next = asyncio.create_task(self._begin())
+            self._next.add_done_callback(_look)  # all who wait may be gone by then
         return await asyncio.shield(self._next)
 
     async def _begin(self) -> T:
         async with self._turn:
             self._next = None
             return await self._call()
+
+
+def _look(task: "asyncio.Task[T]") -> None:
+    if not task.cancelled():
+        task.exception()

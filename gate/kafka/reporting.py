@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from gate.admission.model import Event, EventKind, Usage
-from gate.errors import GateError
+from gate.errors import GateError, reason_of
 from gate.kafka.undecided import Undecided
 from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
@@ -88,7 +88,7 @@ class Reporter:
         is_loud = failures >= LOUD_AFTER and stuck >= LOUD_SECONDS
         say = log.error if is_loud else log.warning
         hint = error.hint if isinstance(error, GateError) else None
-        why = str(error) or type(error).__name__
+        why = reason_of(error)
         say("shard starts anew", shard=shard, failures=failures, why=why, hint=hint)
         if is_loud and shard not in self._stuck:
             self._stuck[shard] = why

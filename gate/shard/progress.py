@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from gate.errors import reason_of
 from gate.shard.environment import Observer
 from gate.units import MS
 
@@ -24,7 +25,7 @@ class Progress:
     def failed(self, error: BaseException) -> None:
         """Count a failure."""
         self.failures += 1
-        self.why = str(error) or type(error).__name__
+        self.why = reason_of(error)
         if self._stuck_since is None:
             self._stuck_since = self._local()
         self._observer.failed(self._shard, error, self.failures, (self._local() - self._stuck_since) / 1e9)

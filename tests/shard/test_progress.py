@@ -1,5 +1,7 @@
 """Failures count until requests advance, and an idle shard's do not count for ever."""
 
+from aiokafka.errors import InvalidTxnState, KafkaError
+
 from gate.shard.progress import RESTED, Progress
 from gate.units import MS
 
@@ -53,3 +55,13 @@ def test_some_seconds_without_anything_to_do_are_as_good():
     clock[0] += RESTED + 1
     assert shard.rests(None) is None
     assert told[-1] == ("advances",)
+
+
+def test_an_error_that_says_nothing_tells_its_cause():
+    shard, _, _ = progress()
+    unexpected = KafkaError("Unexpected error during batch delivery")
+    unexpected.__cause__ = InvalidTxnState()
+    shard.failed(unexpected)
+    assert shard.why.endswith("batch delivery: [Error 48] InvalidTxnState")
+    shard.failed(TimeoutError())
+    assert shard.why == "TimeoutError"

@@ -2,12 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
+AVOIDED: Final = 10.0  # seconds
 LONG: Final = 1.0  # seconds without an answer that are worth telling
+
+
+B = TypeVar("B")
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +62,26 @@ class Asked:
             return str(oldest)
         when, what = self._trouble
         return what if what and when >= since else None
+
+
+class Silent:
+    """Brokers that have not answered lately, as all clients of this process know them: others are asked first."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[Any, Any], float] = {}  # by cluster and broker, monotonic seconds
+
+    def add(self, cluster: Any, broker: Any) -> None:
+        """Note that a broker does not answer."""
+        self._until[cluster, broker] = time.monotonic() + AVOIDED
+
+    def discard(self, cluster: Any, broker: Any) -> None:
+        """Note that it does."""
+        self._until.pop((cluster, broker), None)
+
+    def better(self, cluster: Any, brokers: Sequence[B]) -> Sequence[B]:
+        """Return those that answer, as far as anybody knows; all, where there is none."""
+        now = time.monotonic()
+        return [one for one in brokers if self._until.get((cluster, one), 0.0) <= now] or brokers
 
 
 class Asks(Protocol):

@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 import weakref
+from collections import deque
 from collections.abc import Awaitable
 from typing import Any, Final, cast
 
@@ -21,7 +22,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.util import create_task, wait_for
 
-from gate.kafka.aio.asked import Asked
+from gate.kafka.aio.asked import Asked, Silent
 from gate.kafka.aio.frames import SIZE, Frames
 from gate.kafka.aio.sasl import HANDSHAKES, AccessError, NotAgainError, Session, authenticate
 
@@ -30,9 +31,11 @@ RENEWED: Final = 0.7, 0.85  # of a session, somewhere between
 LEAST_SESSION: Final = 1.1  # seconds; a broker takes credentials once a second at most
 AGAIN_AFTER: Final = 1.0  # seconds, where there is no new token
 SILENT: Final = 30.0  # seconds between two lines that say the same
+AT_FIRST: Final = 2.0  # seconds for each of the named brokers, before all are asked once more
 REMEMBERED: Final = 100  # such lines
 
 log = structlog.get_logger("gate.connection")
+_silent: Final = Silent()
 _told: dict[tuple[str, str], float] = {}  # what has been said, and when it may be said again
 
 
@@ -179,6 +182,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         """See aiokafka; errors name the broker and the request."""
         connection = await self._get_conn(node_id, group=group)
         if connection is None:
+            _silent.add(self._bootstrap_servers, node_id)
             raise NodeNotReadyError(self.asked.failed(f"broker {node_id} can't be connected to"))
         if isinstance(request, ProduceRequest) and request.required_acks == 0:
             return await connection.send(request, expect_response=False)
@@ -187,6 +191,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             answer = await connection.send(request)
         except TimeoutError as error:
             connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+            _silent.add(self._bootstrap_servers, node_id)
             raise RequestTimedOutError(self.asked.given_up(asked)) from error
         except KafkaConnectionError as error:
             why = f"the connection to broker {node_id} ended before it answered {asked.name}"
@@ -196,7 +201,13 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             self.asked.given_up(asked)
             raise
         self.asked.answered(asked)
+        _silent.discard(self._bootstrap_servers, node_id)
         return answer
+
+    def get_random_node(self) -> Any:
+        """See aiokafka; one that answers, as far as anybody knows."""
+        nodes = [broker.nodeId for broker in self.cluster.brokers()]
+        return random.choice(_silent.better(self._bootstrap_servers, nodes)) if nodes else None  # noqa: S311
 
     async def bootstrap(self) -> None:
         """Learn of the cluster from the first broker that lets us in; raise what the last one said if none does."""
@@ -204,17 +215,21 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             await super().bootstrap()
             return
         refused: Any = KafkaConnectionError(f"no broker is named: {self._bootstrap_servers!r}")
-        for host, port, _ in self.hosts:
+        left: deque[tuple[Any, Any, float | None]] = deque((host, port, AT_FIRST) for host, port, _ in self.hosts)
+        while left:
+            host, port, patience = left.popleft()
+            connection = None
             try:
-                connection = await self._connect(host, port)
+                # one that stands still must not use up all the time; the last one may
+                async with asyncio.timeout(patience if left else None):
+                    connection = await self._connect(host, port)
+                    metadata = await connection.send(MetadataRequest([]))
             except (OSError, KafkaError, TimeoutError) as error:
                 refused = _clearer(refused, host, port, error)
-                continue
-            try:
-                metadata = await connection.send(MetadataRequest([]))
-            except (KafkaError, TimeoutError) as error:
-                refused = _clearer(refused, host, port, error)
-                connection.close()
+                if connection is not None:
+                    connection.close()
+                if isinstance(error, TimeoutError) and patience is not None and left:
+                    left.append((host, port, None))
                 continue
             break
         else:
@@ -251,7 +266,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
                     kept = await self._connect(broker.host, broker.port, on_close=self._on_connection_closed)
                     self._conns[node_id, group] = kept
         except (OSError, KafkaError, TimeoutError) as error:
-            _tell("no connection to a broker", str(error) or type(error).__name__, node=node_id)
+            _tell("no connection to a broker", str(error) or "no answer in time", node=node_id)
             self.force_metadata_update()
             return None
         return kept
@@ -278,7 +293,11 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             sasl_oauth_token_provider=self._sasl_oauth_token_provider,
             **options,
         )
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:  # given up as well
+            connection.close()
+            raise
         return connection
 
     async def close(self) -> None:

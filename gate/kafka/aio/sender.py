@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from aiokafka.client import CoordinationType
 from aiokafka.errors import GroupAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
+from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.structs import TopicPartition
 
 from gate.kafka.aio.produce import Produce
@@ -154,9 +156,39 @@ class TrackedSender(Sender):  # type: ignore[misc]
         return task
 
 
+class _Transactions(TransactionManager):  # type: ignore[misc]
+    """Its errors are raised to who waits, if anybody does; asyncio must not complain where nobody does any more."""
+
+    def error_transaction(self, exc: BaseException) -> None:
+        with self._looked_at():
+            super().error_transaction(exc)
+
+    def fatal_error(self, exc: BaseException) -> None:
+        with self._looked_at():
+            super().fatal_error(exc)
+
+    @contextmanager
+    def _looked_at(self) -> Iterator[None]:
+        futures = [self._transaction_waiter, *(future for _, _, future in self._pending_txn_offsets)]
+        yield
+        for future in (*futures, self._transaction_waiter):
+            if future is not None and future.done() and not future.cancelled():
+                future.exception()
+
+
+class _Batches(set[Any]):
+    """Batches that are under way. One that is to be sent again is none for a while, and may fail meanwhile."""
+
+    def remove(self, batch: Any) -> None:
+        self.discard(batch)
+
+
 def track(sender: Any) -> TrackedSender:
     """Make a producer's own sender such a one."""
     sender.__class__ = TrackedSender
+    if isinstance(getattr(sender, "_txn_manager", None), TransactionManager):
+        sender._txn_manager.__class__ = _Transactions  # noqa: SLF001
+        sender._message_accumulator._pending_batches = _Batches()  # noqa: SLF001
     sender.requests, sender.refusals, sender.refused, sender.marking = set(), 0, {}, PROMPT_BACKOFF
     sender.lacking, sender.clock = {}, time.monotonic
     tracked: TrackedSender = sender

@@ -6,6 +6,7 @@ import struct
 import warnings
 import weakref
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.access import access
-from gate.kafka.aio import connection
+from gate.kafka.aio import asked, connection
+from gate.kafka.aio.asked import Silent
 from gate.kafka.aio.connection import Client, Connection
 from gate.kafka.aio.frames import BELIEVED, LARGEST, SMALLEST, Frames
 from gate.kafka.aio.produce import Produce
@@ -189,3 +191,46 @@ async def test_of_an_unknown_aiokafka_the_connections_stay_its_own(client, monke
     await ask(client)
     assert client._conns
     assert not any(isinstance(one, Connection) for one in client._conns.values())
+
+
+async def test_a_broker_that_stands_still_keeps_nobody_from_the_others(bootstrap, monkeypatch):
+    """It took all the time that a gate gives to whoever takes a shard over, one time in three."""
+    monkeypatch.setattr(connection, "AT_FIRST", 0.2)
+    reached = asyncio.Event()
+
+    async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        reached.set()
+        await reader.read()  # until it is given up
+        writer.close()
+
+    still = await asyncio.start_server(stand_still, "127.0.0.1", 0)
+    host, port = still.sockets[0].getsockname()
+    there, number = bootstrap.split(":")
+    monkeypatch.setattr(Client, "hosts", [(host, port, None), (there, int(number), None)])
+    found = Client(**access(bootstrap), request_timeout_ms=3_600_000)
+    try:
+        async with asyncio.timeout(60):
+            await found.bootstrap()
+        assert reached.is_set()
+        assert await ask(found)
+    finally:
+        await found.close()
+        still.close()
+        await still.wait_closed()
+
+
+async def test_one_that_has_not_answered_is_asked_after_the_others(client, monkeypatch):
+    monkeypatch.setattr(connection, "_silent", silent := Silent())
+    nodes = [SimpleNamespace(nodeId=number) for number in (1, 2, 3)]
+    monkeypatch.setattr(client.cluster, "brokers", lambda: nodes)
+    silent.add(client._bootstrap_servers, 2)
+    assert {client.get_random_node() for _ in range(200)} == {1, 3}
+    for number in (1, 3):
+        silent.add(client._bootstrap_servers, number)
+    assert {client.get_random_node() for _ in range(200)} == {1, 2, 3}
+    silent.discard(client._bootstrap_servers, 3)
+    assert client.get_random_node() == 3
+    monkeypatch.setattr(asked, "AVOIDED", 0.0)
+    silent.add(client._bootstrap_servers, 3)
+    assert {client.get_random_node() for _ in range(200)} == {3}

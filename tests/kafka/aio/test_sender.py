@@ -1,6 +1,7 @@
 """How long a sender lets the broker end a transaction before it asks for the next one."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,10 @@ from aiokafka.errors import (
     NotEnoughReplicasError,
     OperationNotAttempted,
     OutOfOrderSequenceNumber,
+    ProducerFenced,
     UnknownTopicOrPartitionError,
 )
+from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.structs import TopicPartition
 
 from gate.kafka.aio.sender import (
@@ -144,3 +147,24 @@ async def test_a_topic_that_was_just_made_is_waited_for_each_time():
         assert broker.answer(there=True) is None
     assert not broker.failed
     assert broker.sender.marking <= PROMPT_BACKOFF, "it was not the markers that took so long"
+
+
+async def test_an_error_that_nobody_waits_for_any_more_is_nothing_to_complain_about():
+    """asyncio said that its exception was never retrieved, for each session that ended amid a batch."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    sender = TrackedSender.__new__(TrackedSender)
+    sender._txn_manager = transactions = TransactionManager("id", 1000)
+    sender._message_accumulator = accumulator = SimpleNamespace(_pending_batches=set())
+    track(sender)
+    transactions.set_pid_and_epoch(1, 0)
+    transactions.begin_transaction()
+    transactions.add_offsets_to_txn({HERE: 1}, "group")
+    transactions.fatal_error(ProducerFenced())
+    with pytest.raises(ProducerFenced):
+        await transactions.wait_for_transaction_end()
+    accumulator._pending_batches.remove("one that is to be sent again")
+    del transactions, sender
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not complaints
