@@ -67,6 +67,7 @@ def _app(tokens: Sequence[str]) -> App:
     for name, summary in COMMANDS.items():
         # A help text given here would replace the one in the command's docstring
         app.command(f"gate.cli.{name}:{name}", name=name, help=None if [name] == _command(tokens) else summary)
+    app.register_install_completion_command(help="Install completion for the shell in use: bash, zsh or fish.")
     return app
 
 

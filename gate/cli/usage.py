@@ -3,7 +3,7 @@
 import asyncio
 import json as jsonlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -31,12 +32,15 @@ from gate.shard.records import Partition
 
 _READ_SECONDS: Final = 30.0
 _OLD_SECONDS: Final = 10.0
+_WATCH_SECONDS: Final = 2.0
 _LATE_SECONDS: Final = 5.0  # undecided for less is on its way
 _HINT: Final = "start one with `gate run --config FILE`, and check --bootstrap and --prefix"
 _WIDTH: Final = 160  # where nobody's terminal says
 
 
-def usage(service: OptionalService = None, *, json: Flag = False, client: Client | None = None) -> None:
+def usage(
+    service: OptionalService = None, *, json: Flag = False, watch: Flag = False, client: Client | None = None
+) -> None:
     """Show limits, rate, tokens, window fill, backlog and ETA of each service and lane.
 
     With --json: one object for SERVICE, else a list of objects, sorted by service; times are unix ms.
@@ -48,23 +52,52 @@ def usage(service: OptionalService = None, *, json: Flag = False, client: Client
     service
         Show only this one.
     json
-        Print JSON.
+        Print JSON, with --watch a line each time.
+    watch
+        Show it anew every two seconds, until Ctrl-C.
     """
     log_to_stderr()
     client = client or Client()
-    known = asyncio.run(newest_usage(client))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+
+    def show(known: Mapping[str, Usage]) -> None:
+        if json:
+            print(_json(known, service), flush=True)
+        elif watch and console.is_terminal:
+            live.update(_table(known, service), refresh=True)
+        else:
+            console.print(_table(known, service))
+
+    if not watch:
+        show(asyncio.run(newest_usage(client)))
+        return
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal and not json) as live:
+        asyncio.run(_watch(client, show))
+
+
+async def _watch(client: Client, show: Callable[[Mapping[str, Usage]], None]) -> None:
+    while True:
+        show(await newest_usage(client))
+        await asyncio.sleep(_WATCH_SECONDS)
+
+
+def _shown(known: Mapping[str, Usage], service: str | None) -> list[Usage]:
     if service is not None and service not in known:
         has = f"known are {', '.join(sorted(known))}" if known else "no gate has published any"
         raise GateError(f"there is no usage of service {service!r}; {has}", hint="check the name, and that a gate runs")
-    shown = [known[service]] if service is not None else [known[name] for name in sorted(known)]
-    if json:
-        records = [to_json(one) for one in shown]
-        print(jsonlib.dumps(records if service is None else records[0]))
-    else:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = _WIDTH
-        console.print(table(shown, time.time_ns()) if shown else "no service has asked for anything yet")
+    return [known[service]] if service is not None else [known[name] for name in sorted(known)]
+
+
+def _json(known: Mapping[str, Usage], service: str | None) -> str:
+    records = [to_json(one) for one in _shown(known, service)]
+    return jsonlib.dumps(records if service is None else records[0])
+
+
+def _table(known: Mapping[str, Usage], service: str | None) -> Table | str:
+    shown = _shown(known, service)
+    return table(shown, time.time_ns()) if shown else "no service has asked for anything yet"
 
 
 async def newest_usage(client: Client) -> dict[str, Usage]:

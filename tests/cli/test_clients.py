@@ -475,6 +475,14 @@ def test_an_unknown_service_is_told(gate, published):
     )
 
 
+def test_usage_is_shown_anew_until_it_is_ended(process, published):
+    watching = process("usage", "payments", "--watch", "--json")
+    assert [json.loads(watching.stdout.readline())["service"] for _ in range(2)] == ["payments"] * 2
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(30) == 130
+    assert watching.stderr.read() == ""
+
+
 def test_usage_without_a_gate_is_told(gate, bootstrap, names):
     code, out, err = gate("usage")
     assert (code, out) == (1, [])

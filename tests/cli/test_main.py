@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -116,3 +117,13 @@ def test_the_overview_imports_no_command():
     script = "import sys; from gate.cli import main; main(['--help']); sys.exit('aiokafka' in sys.modules)"
     listed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert all(name in listed.stdout for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_installed_for_a_shell(shell, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", f"/bin/{shell}")
+    assert cli.main(["--install-completion"]) == 0
+    (script,) = [Path(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "script installed" in line]
+    assert script.is_relative_to(tmp_path)
+    assert "replay" in script.read_text()
