@@ -79,10 +79,10 @@ def parked_not_written(changes: Any) -> Any:
     return lambda self, turns: {k: v for k, v in changes(self, turns).items() if not k.startswith("parked/")}
 
 
-@_plant(Parked, "changes")
+@_plant(Parked, "drain_changes")
 def deletions_forgotten(changes: Any) -> Any:
     """What has left the delayed topic comes back after a restore, and is released a second time."""
-    return lambda self: {key: value for key, value in changes(self).items() if value is not None}
+    return lambda self, *given: {key: value for key, value in changes(self, *given).items() if value is not None}
 
 
 @_plant(Shard, "_batch")
@@ -330,3 +330,21 @@ def empty_answer_believed(find: Any) -> Any:
         return None, None
 
     return soon
+
+
+@contextmanager
+def new_leaders_believed() -> Iterator[None]:
+    """Whoever takes over reads the state as far as a leader that is new shows it."""
+
+    def newest(self: PartitionLog) -> dict[str, bytes]:
+        found = {(record.key or b"").decode(): record.value for record in self.committed(0, self.high)}
+        return {key: value for key, value in found.items() if value is not None}
+
+    with (
+        mock.patch.object(PartitionLog, "known_end", lambda self: self.high),
+        mock.patch.object(PartitionLog, "newest", newest),
+    ):
+        yield
+
+
+MUTANTS["new_leaders_believed"] = new_leaders_believed

@@ -70,6 +70,10 @@ def policy(variant: int) -> Policy:
     return parse_policy(POLICIES.format(rate=rate, burst=burst, window=window))
 
 
+TOGETHER = 0.5  # of the runs
+TAKE_OVER = 10.0  # seconds after a fault in which a shard may have another owner
+
+
 class Kind:
     """Faults that come by the clock; those that come with a request are `Fate`s."""
 
@@ -155,6 +159,10 @@ def draw(seed: int, hours: float) -> Scenario:
         for _ in range(elections.choice((0, 2, 8, 24))):
             at = elections.choice(offers).at + elections.uniform(0, elections.choice((0.5, 2, 30)))
             events.append((min(max(0.0, at), 0.8 * seconds), Kind.ELECTION))
+        if elections.random() < TOGETHER:  # who takes over meets leaders that are new, as when a host dies
+            fates = [at for at, kind in events if kind in {Kind.KILL, Kind.EXPEL, Kind.LEAVE, Kind.REBALANCE}]
+            more = [at + elections.uniform(0, TAKE_OVER) for at in fates for _ in range(3)]
+            events += [(min(at, 0.8 * seconds), Kind.ELECTION) for at in more]
     small = random.random() < 0.3
     return Scenario(
         seed=seed,
