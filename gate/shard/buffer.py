@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final, Protocol
 
 from gate.shard.records import Effort, Fetched, Partition, Record, Sliced
+
+_HEADERS: Final = attrgetter("headers")
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ def slices_of(records: Iterable[Record]) -> Iterator[Sequence[Record]]:
 
 def weight_of(records: Sequence[Record], *, packed: bool = True) -> int:
     """Return about how many bytes of memory records take; if they are not `packed`, beyond those on the wire."""
-    weight = HEADER_WEIGHT * sum([len(record.headers) for record in records])
+    weight = HEADER_WEIGHT * sum(map(len, map(_HEADERS, records)))
     if packed:
         weight += sum([len(record.value or b"") + len(record.key or b"") for record in records])
         weight += sum([len(name) + len(value or b"") for record in records for name, value in record.headers])

@@ -160,7 +160,8 @@ def read_runs(pieces: Sequence[Piece], judges: Judges = NO_JUDGES) -> Reading:
 
     for piece in pieces:
         judge = judges.get(piece.source) if judges else None
-        if judge is None and OURS.isdisjoint(map(_NAME, chain.from_iterable(map(_HEADERS, piece.records)))):
+        names = map(_NAME, chain.from_iterable(map(_HEADERS, piece.records)))
+        if piece.records and judge is None and OURS.isdisjoint(names):
             if count and wishes != PLAIN:
                 close()
                 count = 0
@@ -345,16 +346,28 @@ class _Stamps:
         """
         at = self._at
         head, tail, dated = self._make(attempt=1).around(source_of(topic, partition))
+        if times is None:  # in one pass: there are more of them than a processor's cache holds
+            return [
+                (
+                    r.key, r.value, at,
+                    [
+                        *r.headers,
+                        (
+                            STAMP,
+                            b"%b%d%b%d" % (head, r.offset, dated, created)
+                            if 0 <= (created := r.timestamp) <= MAX_CREATED
+                            else b"%b%d%b" % (head, r.offset, tail),
+                        ),
+                    ],
+                )
+                for r in records
+            ]  # fmt: skip
         stamps = [
             b"%b%d%b%d" % (head, r.offset, dated, created)
             if 0 <= (created := r.timestamp) <= MAX_CREATED
             else b"%b%d%b" % (head, r.offset, tail)
             for r in records
         ]
-        if times is None:
-            return [
-                (r.key, r.value, at, [*r.headers, (STAMP, stamp)]) for r, stamp in zip(records, stamps, strict=True)
-            ]
         waits = [retry_after(at, due) for due in times]
         return [
             (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Verdict
@@ -55,6 +55,7 @@ WISHES: list = [[], [("trace", b"x")], [("gate-tenant", b"a")], [("gate-cost", b
 
 
 @given(st.lists(st.lists(st.sampled_from(WISHES), max_size=5), max_size=6))
+@example([[WISHES[2]], [], [WISHES[2]]])
 def test_partitions_without_a_wish_are_read_at_once_and_to_the_same_end(parts):
     firsts = accumulate(map(len, parts), initial=0)
     pieces = [piece(number, first, *part) for number, (part, first) in enumerate(zip(parts, firsts, strict=False))]
