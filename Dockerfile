@@ -1,4 +1,4 @@
-# One image for the gate, its worker and its tools: `docker build -t kafka-admission-gate .`
+# One image for the gate, the programs of consumers/ and its tools: `docker build -t kafka-admission-gate .`
 FROM python:3.12.11-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/gate
@@ -11,6 +11,7 @@ RUN /opt/gate/bin/pip install --no-cache-dir --constraint requirements.txt .
 FROM python:3.12.11-slim-bookworm
 RUN useradd --system --uid 10001 gate
 COPY --from=build /opt/gate /opt/gate
+COPY consumers /opt/gate/consumers
 ENV PATH=/opt/gate/bin:$PATH PYTHONUNBUFFERED=1
 USER gate
 ENTRYPOINT ["gate"]

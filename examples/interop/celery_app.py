@@ -16,9 +16,7 @@ from pathlib import Path
 
 from celery import Celery
 
-from gate.client.handlers import Job
-from gate.client.jobs.sync import JobClient
-from gate.client.worker import Worker
+from gate.client import Job, SyncJobClient, Worker
 from gate.protocol.topics import Names
 
 BOOTSTRAP = os.environ.get("GATE_BOOTSTRAP", "localhost:9092")
@@ -43,7 +41,7 @@ def rebuild(what: str) -> None:
 
 def submit(task: str, *arguments: str) -> None:
     """Submit a task to the gate, and say what it decided."""
-    with JobClient(BOOTSTRAP, prefix=PREFIX) as jobs:
+    with SyncJobClient(BOOTSTRAP, prefix=PREFIX) as jobs:
         ticket = jobs.submit(SERVICE, {"task": task, "args": arguments})
         print(f"{ticket.id}: {ticket.decision(timeout=30)}")
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 
-from gate.client.jobs import JobClient, JobFailedError, JobRejectedError
+from gate.client import JobClient, JobFailedError, JobRejectedError
 
 BOOTSTRAP = os.environ.get("GATE_BOOTSTRAP", "localhost:9092")
 PREFIX = os.environ.get("GATE_PREFIX", "gate")

@@ -2,14 +2,12 @@
 
 import os
 
-from gate.client.handlers import Job
-from gate.client.worker import Worker
-from gate.protocol.topics import Names
+from gate.client import Job, Worker
 
 worker = Worker(
     os.environ.get("GATE_BOOTSTRAP", "localhost:9092"),
+    prefix=os.environ.get("GATE_PREFIX", "gate"),
     group_id="shout-workers",
-    names=Names(os.environ.get("GATE_PREFIX", "gate")),
     concurrency=4,
     timeout=30,
     results=True,

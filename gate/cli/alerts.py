@@ -8,8 +8,7 @@ from cyclopts import CycloptsError, Parameter
 
 from gate.cli.client import Client, Flag, log_to_stderr
 from gate.cli.secrets import secret
-from gate.client.alerts import Alerts
-from gate.client.sinks import Alertmanager, Console, Mail, Sink, Slack, Webhook
+from gate.client import Alertmanager, Alerts, ArgumentError, Console, Mail, Sink, Slack, Webhook
 
 
 def _is_url(_type: object, value: str | None) -> None:
@@ -107,8 +106,8 @@ def alerts(
         signed = secret("--webhook-secret", "GATE_WEBHOOK_SECRET", webhook_secret)
         try:
             sinks.append(Webhook(webhook, secret=signed))
-        except ValueError as error:
-            raise CycloptsError(msg=f"--webhook-secret: {error}") from error
+        except ArgumentError as error:
+            raise CycloptsError(msg=f"--webhook-secret: {error}; {error.hint}") from error
     if slack is not None:
         sinks.append(Slack(slack))
     if alertmanager is not None:
@@ -120,15 +119,15 @@ def alerts(
         smtp_password = secret("--smtp-password", "GATE_SMTP_PASSWORD", smtp_password)
         try:
             mail = Mail(host, port, to=mail_to, sender=mail_from, tls=smtp_tls, user=smtp_user, password=smtp_password)
-        except ValueError as error:
-            raise CycloptsError(msg=str(error)) from error
+        except ArgumentError as error:
+            raise CycloptsError(msg=f"{error}; {error.hint}") from error
         sinks.append(mail)
     program = Alerts(
         client.bootstrap,
         names=client.names,
         group_id=group,
         from_beginning=from_beginning,
-        connect_seconds=client.connect_timeout,
+        connect_timeout=client.connect_timeout,
     )
     for sink in sinks:
         program.add(sink, *(type or ()), service=service)

@@ -2,28 +2,22 @@
 
 import asyncio
 import re
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Final
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
 from gate.cli.client import Client, Service, log_to_stderr
-from gate.cli.usage import newest_usage
-from gate.client.text import timestamp
+from gate.client.control import GateControl
 from gate.errors import GateError
-from gate.kafka.access import access
-from gate.kafka.connect import running
-from gate.protocol import control
 from gate.protocol.headers import TENANT, Malformed, read_wishes
+from gate.text import timestamp
 
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>ms|s|m|min|h|d)?")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_SEND_SECONDS: Final = 10.0
-_NAMED: Final = 20  # services, to somebody who named another
 
 
 def _duration(text: str) -> float:
@@ -34,15 +28,15 @@ def _duration(text: str) -> float:
     return float(found["number"]) * _SECONDS[found["unit"]]
 
 
-def _moment(text: str, now: datetime) -> float:
-    """Read a time as unix seconds: ISO 8601, or HH:MM for the next time the local clock shows it. Raises ValueError."""
+def _moment(text: str, now: datetime) -> datetime:
+    """Read a time: ISO 8601, or HH:MM for the next time the local clock shows it. Raises ValueError."""
     try:
         if re.fullmatch(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?", text):
             local = now.astimezone()
             clock = datetime.strptime(text, "%H:%M:%S" if text.count(":") == 2 else "%H:%M")  # noqa: DTZ007 - time of day
             moment = local.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0)
-            return moment.timestamp() + (86400 if moment <= local else 0)
-        return datetime.fromisoformat(text).timestamp()  # without an offset, local time
+            return moment + timedelta(days=moment <= local)
+        return datetime.fromisoformat(text).astimezone()  # without an offset, local time
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no time; give 18:30, or 2026-01-31T18:30:00Z") from None
 
@@ -72,6 +66,7 @@ def pause(
     until: Annotated[str | None, Parameter(group=_END, validator=_is_moment)] = None,
     for_: Annotated[str | None, Parameter(name="--for", group=_END, validator=_is_duration)] = None,
     tenant: Tenant = None,
+    reason: str = "",
     client: Client | None = None,
 ) -> None:
     """Admit nothing of a service, or of one of its tenants, for a time.
@@ -91,18 +86,23 @@ def pause(
         How long: 90s, 15m, 1.5h.
     tenant
         Only the requests of this tenant.
+    reason
+        Why, for whoever reads the control topic.
     """
     now = datetime.now(UTC)
-    end: float | None = None
-    if until is not None:
-        end = _moment(until, now)
-    elif for_ is not None:
-        end = now.timestamp() + _duration(for_)
-    if end is not None and end <= now.timestamp():
+    end = None if until is None else _moment(until, now)
+    seconds = None if for_ is None else _duration(for_)
+    if (end is not None and end <= now) or seconds == 0:
         raise GateError(f"{until or for_} is over already", hint="give a time to come; `gate resume` ends a pause")
-    until_ms = control.FOREVER_MS if end is None else min(int(end * 1000), control.FOREVER_MS)
-    command(client or Client(), service, control.PauseUntil(until_ms, tenant or ""))
-    when = "until resumed" if end is None else f"until {_spelt(end)}"
+    command(
+        client or Client(),
+        partial(GateControl.pause, service=service, until=end, for_=seconds, tenant=tenant or "", reason=reason),
+    )
+    when = "until resumed"
+    if end is not None:
+        when = f"until {timestamp(end)}"
+    elif seconds is not None:
+        when = f"until {_spelt(now.timestamp() + seconds)}"
     print(f"{who(service, tenant)} is paused {when}")
 
 
@@ -118,37 +118,13 @@ def who(service: str, tenant: str | None) -> str:
     return service if tenant is None else f"tenant {tenant} of {service}"
 
 
-def command(client: Client, service: str, what: control.Command) -> None:
-    """Write a command to the control topic. Raises GateError where no gate has made it, and for an unknown service."""
+def command(client: Client, give: Callable[[GateControl], Awaitable[object]]) -> None:
+    """Give a command to the gates. Raises GateError where there is none, and for an unknown service."""
     log_to_stderr()
-    asyncio.run(_command(client, service, what))
+    asyncio.run(_command(client, give))
 
 
-async def _command(client: Client, service: str, what: control.Command) -> None:
+async def _command(client: Client, give: Callable[[GateControl], Awaitable[object]]) -> None:
     await client.reach()
-    topic = client.names.control
-    async with client.cluster() as cluster:
-        there = await cluster.partitions()
-    if topic not in there:
-        raise GateError(f"there is no topic {topic}: no gate has run with this prefix", hint="start one: gate run")
-    services = {name for one in there if (name := client.names.service_of(one)) is not None}
-    if service not in services and client.names.usage in there:  # request topics may be spelt in a way of their own
-        services |= (await newest_usage(client)).keys()
-    known = sorted(services)
-    if service not in known:  # no gate would take it in
-        more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
-        told = f"known are {', '.join(known[:_NAMED])}{more}" if known else "there is none yet"
-        raise GateError(
-            f"there is no service {service!r}; {told}",
-            hint=f"check the name; it needs {client.names.requests(service)}",
-        )
-    producer = AIOKafkaProducer(**access(client.bootstrap), enable_idempotence=True)
-    by = [(control.BY, control.OPERATOR)]
-    send = partial(producer.send_and_wait, topic, control.encode(what), service.encode(), partition=0, headers=by)
-    async with running(producer):
-        try:
-            async with asyncio.timeout(_SEND_SECONDS):
-                await send()
-        except (KafkaError, TimeoutError) as error:
-            why = str(error) or f"no answer within {_SEND_SECONDS:g} s"
-            raise GateError(f"the broker at {client.bootstrap} did not take the command: {why}") from error
+    async with GateControl(client.bootstrap, names=client.names, connect_timeout=client.connect_timeout) as control:
+        await give(control)

@@ -1,11 +1,13 @@
 """`gate resume`."""
 
+from functools import partial
+
 from gate.cli.client import Client, Service
 from gate.cli.pause import Tenant, command, who
-from gate.protocol import control
+from gate.client.control import GateControl
 
 
-def resume(service: Service, *, tenant: Tenant = None, client: Client | None = None) -> None:
+def resume(service: Service, *, tenant: Tenant = None, reason: str = "", client: Client | None = None) -> None:
     """End the pause of a service, or of one of its tenants, now.
 
     Example: `gate resume payments`
@@ -16,6 +18,8 @@ def resume(service: Service, *, tenant: Tenant = None, client: Client | None = N
         The service.
     tenant
         Only the pause of this tenant.
+    reason
+        Why, for whoever reads the control topic.
     """
-    command(client or Client(), service, control.Resume(tenant or ""))
+    command(client or Client(), partial(GateControl.resume, service=service, tenant=tenant or "", reason=reason))
     print(f"{who(service, tenant)} goes on")

@@ -18,7 +18,6 @@ from rich.text import Text
 
 from gate.admission.model import SECOND, Usage
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
-from gate.client.text import printable
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.aio.connection import Client as Connection
@@ -29,6 +28,7 @@ from gate.kafka.standing import undecided_now
 from gate.limits import NEVER
 from gate.observe.usage import decode, to_json
 from gate.shard.records import Partition
+from gate.text import printable
 
 _READ_SECONDS: Final = 30.0
 _OLD_SECONDS: Final = 10.0

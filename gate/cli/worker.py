@@ -79,7 +79,7 @@ def worker(
         retry=Retry(attempts=max_attempts),
         timeout=timeout,
         results=results,
-        connect_seconds=client.connect_timeout,
+        connect_timeout=client.connect_timeout,
     )
     program.handler(service)(run_command(command, answers=results, backoff=backoff, pass_env=pass_env or ()))
     program.main()

@@ -11,7 +11,7 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
 
-from gate.client.text import printable, timestamp
+from gate.text import printable, timestamp
 
 OPENED: Final = "gate.breach.opened"
 ONGOING: Final = "gate.breach.ongoing"

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from gate.client.alert import Alert
+from gate.client.connection import Connection
 from gate.client.delivery import Function, Handler, Pauses, Subscription, carry
+from gate.client.errors import ArgumentError
 from gate.client.program import Program
 from gate.client.sinks.console import Console
 from gate.client.sinks.sink import LaterError, RefusedError, Sink
@@ -23,6 +25,7 @@ __all__ = ["Alert", "Alerts", "Console", "LaterError", "Pauses", "RefusedError",
 
 _GRACE_SECONDS: Final = 5.0
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_ALLOWED: Final = "1 to 100 letters, digits, '.', '_' and '-'"
 
 H = TypeVar("H", bound=Handler)
 
@@ -43,16 +46,23 @@ class Alerts(Program):
         names: Names | None = None,
         group_id: str = "gate-alerts",
         from_beginning: bool = True,
-        connect_seconds: float = 30.0,
+        connect_timeout: float = 30.0,
     ) -> None:
-        super().__init__(bootstrap, connect_seconds)
-        self._topic = (names or Names(prefix)).alerts
+        super().__init__(Connection.of(bootstrap, prefix, names, connect_timeout))
+        if not _NAME.fullmatch(group_id):
+            raise ArgumentError(f"group_id {group_id!r} can't name a consumer group", hint=f"use {_ALLOWED}")
+        self._topic = self._names.alerts
         self._group_id = group_id
         self._from_beginning = from_beginning
         self._subscriptions: dict[str, Subscription] = {}
 
     def on(
-        self, *types: str, service: str = "*", name: str | None = None, attempts: int | None = None
+        self,
+        *types: str,
+        service: str = "*",
+        name: str | None = None,
+        attempts: int | None = None,
+        pauses: Pauses | None = None,
     ) -> Callable[[H], H]:
         """Register a callable for alerts of these types, all if none is given; a synchronous one runs in a thread.
 
@@ -62,31 +72,40 @@ class Alerts(Program):
 
         def register(handler: H) -> H:
             known = name or str(getattr(handler, "__name__", type(handler).__name__))
-            self._register(Subscription(known, Function(handler), types or ("*",), service, attempts))
+            self._register(_subscription(known, Function(handler), types, service, attempts, pauses))
             return handler
 
         return register
 
     def add(
-        self, sink: Sink, *types: str, service: str = "*", name: str | None = None, pauses: Pauses | None = None
+        self,
+        sink: Sink,
+        *types: str,
+        service: str = "*",
+        name: str | None = None,
+        attempts: int | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         """Let a sink take alerts of these types; see `on`. Its name is by default its class's, in lower case."""
         known = name or type(sink).__name__.lower()
-        self._register(Subscription(known, sink, types or ("*",), service, pauses=pauses or Pauses()))
+        self._register(_subscription(known, sink, types, service, attempts, pauses))
 
     def _register(self, subscription: Subscription) -> None:
         name = subscription.name
         if not _NAME.fullmatch(name):
-            allowed = "letters, digits, '.', '_' and '-'"
-            raise ValueError(f"{name!r} can't name a handler: give another one of {allowed} with name=")
+            raise ArgumentError(f"{name!r} can't name a handler", hint=f"give another one of {_ALLOWED} with name=")
         if name in self._subscriptions:
-            raise ValueError(f"there is a handler or sink {name!r} already: give this one another name with name=")
+            raise ArgumentError(
+                f"there is a handler or sink {name!r} already", hint="give this one another name with name="
+            )
         self._subscriptions[name] = subscription
 
     async def run(self) -> None:
         """Carry alerts until stopped. Raises BrokerUnreachableError if no broker answers at the start."""
         if not self._subscriptions:
-            raise ValueError("nobody is to get alerts: register a callable with @alerts.on(TYPE), or add a sink")
+            raise ArgumentError(
+                "nobody is to get alerts", hint="register a callable with @alerts.on(TYPE), or a sink with alerts.add"
+            )
         try:
             if await self._connected():
                 await self._carry()
@@ -109,3 +128,11 @@ class Alerts(Program):
             stopped.cancel()
             await self._drain(_GRACE_SECONDS)
             self._abandon()
+
+
+def _subscription(
+    name: str, sink: Sink, types: tuple[str, ...], service: str, attempts: int | None, pauses: Pauses | None
+) -> Subscription:
+    if attempts is not None and attempts < 1:
+        raise ArgumentError(f"attempts is {attempts}", hint="give 1 or more, or None to try until it is delivered")
+    return Subscription(name, sink, types or ("*",), service, attempts, pauses or Pauses())

@@ -15,6 +15,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.client.alert import Alert
+from gate.client.connection import positive
+from gate.client.errors import ArgumentError
 from gate.client.offsets import Commits
 from gate.client.sinks.sink import LaterError, RefusedError, Sink
 from gate.kafka.access import access
@@ -37,6 +39,11 @@ class Pauses:
 
     first: float = 0.5
     longest: float = 30.0
+
+    def __post_init__(self) -> None:
+        positive(first=self.first, longest=self.longest)
+        if self.longest < self.first:
+            raise ArgumentError(f"longest is {self.longest}, less than first, {self.first}", hint="raise longest")
 
 
 @dataclass(frozen=True, slots=True)

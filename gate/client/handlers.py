@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
+
+import msgspec
 
 from gate.client.headers import attempt, job_id, last
 from gate.client.retry import Backoff
-from gate.protocol.headers import origin
+from gate.errors import GateError
+from gate.protocol.headers import ID, origin
 
 _SECRET: Final = re.compile(r"GATE_(.*(PASSWORD|SECRET|TOKEN).*|SLACK_URL)")  # such a URL is one
 _UNFIT_FOR_ENV: Final = re.compile(r"[^A-Z0-9]")
@@ -53,6 +56,16 @@ class Job:
         stamped = origin(self.headers)
         return stamped.created if stamped is not None and stamped.created >= 0 else None
 
+    @property
+    def producer_id(self) -> str | None:
+        """The producer's own id of the request (`gate-id`); None: it gave none."""
+        known = self.header(ID)
+        return None if known is None else known.decode(errors="replace")
+
+    def json(self) -> Any:
+        """Return the value, read as JSON. Raises ValueError where it is none."""
+        return msgspec.json.decode(self.value or b"")
+
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name."""
         return last(self.headers, name)
@@ -62,11 +75,11 @@ Handler: TypeAlias = Callable[[Job], object] | Callable[[Job], Awaitable[object]
 T = TypeVar("T")
 
 
-class CommandError(Exception):
+class CommandError(GateError):
     """A command that did not end with 0."""
 
 
-class HandlerTimeoutError(Exception):
+class HandlerTimeoutError(GateError, TimeoutError):
     """A handler that took too long."""
 
 

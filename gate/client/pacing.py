@@ -16,15 +16,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeVar, get_args
 
 import structlog
 
+from gate.client.connection import Connection, positive
+from gate.client.errors import ArgumentError
 from gate.client.progress import bar
 from gate.client.reports import follow
 from gate.client.throttle import Estimate, Throttle, WhenAway
 from gate.client.usage import Usage
-from gate.kafka.connect import wait_for_broker
 from gate.protocol.topics import Names
 
 _SHOW_EVERY: Final = 0.1  # s
@@ -50,19 +51,23 @@ class _Pacing(ABC):
         cost: int = 1,
         when_away: WhenAway = "wait",
         away_after: float = 10.0,
-        connect_seconds: float = 30.0,
+        connect_timeout: float = 30.0,
     ) -> None:
         if max_wait is None and max_backlog is None:
             max_wait = 30.0
         if cost < 1:
-            raise ValueError(f"cost must be 1 or more, not {cost}")
-        self._bootstrap = bootstrap
+            raise ArgumentError(f"cost is {cost}", hint="a request costs 1 or more")
+        positive(max_wait=max_wait, away_after=away_after)
+        if max_backlog is not None and max_backlog < 1:
+            raise ArgumentError(f"max_backlog is {max_backlog}", hint="give 1 request or more")
+        if when_away not in get_args(WhenAway):
+            raise ArgumentError(f"when_away is {when_away!r}", hint="it is 'wait' or 'go_on'")
+        self._connection = Connection.of(bootstrap, prefix, names, connect_timeout)
+        self._bootstrap, self._names = bootstrap, self._connection.names
         self._service = service
-        self._names = names or Names(prefix)
         self._names.check_service_name(service)
         self._priority = priority
         self._cost = cost
-        self._connect_seconds = connect_seconds
         self._when_away = when_away
         self._throttle = Throttle(
             max_wait=max_wait, max_backlog=max_backlog, when_away=when_away, away_after=away_after
@@ -94,7 +99,7 @@ class _Pacing(ABC):
 
     def _take(self, count: int) -> float:
         if count < 1:
-            raise ValueError(f"at least one request must be acquired, not {count}")
+            raise ArgumentError(f"count is {count}", hint="acquire 1 request or more")
         now = time.monotonic()
         pause = self._throttle.take(now, count)
         if self._throttle.is_away(now):
@@ -118,13 +123,13 @@ class Pacer(_Pacing):
     the gate; it settles at about half of that, two pipelines together at two thirds, and so on, at equal rates.
     `priority` and `cost` are those of the requests. When no gate was heard of for `away_after` seconds, "wait" releases
     nothing more than fits below the target, and "go_on" goes on at the last known rate. Entering raises
-    BrokerUnreachableError if no broker answers within `connect_seconds`; later a broker that is gone is a gate that is
+    BrokerUnreachableError if no broker answers within `connect_timeout`; later a broker that is gone is a gate that is
     away.
     """
 
     async def __aenter__(self) -> Self:
         self._news = asyncio.Event()
-        await wait_for_broker(self._bootstrap, self._connect_seconds)
+        await self._connection.reach()
         self._following = asyncio.create_task(self._follow())
         return self
 
@@ -197,7 +202,7 @@ class SyncPacer(_Pacing):
 
     async def _listen(self, started: "Future[Callable[[], object]]") -> None:
         try:
-            await wait_for_broker(self._bootstrap, self._connect_seconds)
+            await self._connection.reach()
         except BaseException as error:  # noqa: BLE001 - raised where the pacer is entered
             started.set_exception(error)
             return

@@ -5,15 +5,15 @@ import signal
 from abc import ABC, abstractmethod
 from typing import Any
 
-from gate.kafka.connect import wait_for_broker
+from gate.client.connection import Connection
 
 
 class Program(ABC):
     """Runs until stopped, by a signal or by a call."""
 
-    def __init__(self, bootstrap: str, connect_seconds: float) -> None:
-        self._bootstrap = bootstrap
-        self._connect_seconds = connect_seconds
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._bootstrap, self._names = connection.bootstrap, connection.names
         self._stopping = asyncio.Event()
         self._jobs: set[asyncio.Task[Any]] = set()
 
@@ -39,7 +39,7 @@ class Program(ABC):
 
     async def _connected(self) -> bool:
         """Wait for a broker; False if stopped meanwhile."""
-        connecting = asyncio.ensure_future(wait_for_broker(self._bootstrap, self._connect_seconds))
+        connecting = asyncio.ensure_future(self._connection.reach())
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -8,6 +8,8 @@ from typing import Final
 
 import httpx
 
+from gate.client.errors import ArgumentError
+from gate.errors import GateError
 from gate.protocol.feedback import LONGEST_BACKOFF, LONGEST_WAIT
 from gate.protocol.headers import MAX_COST
 
@@ -29,19 +31,19 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError(f"attempts is {self.attempts}; at least 1 is needed")
+            raise ArgumentError(f"attempts is {self.attempts}", hint="at least 1 is needed")
         if not 0 < self.first <= self.longest <= LONGEST_WAIT:
             allowed = f"0 < first <= longest <= {LONGEST_WAIT:.0f} is needed"
-            raise ValueError(f"first is {self.first:g} and longest {self.longest:g}; {allowed}")
+            raise ArgumentError(f"first is {self.first:g} and longest {self.longest:g}", hint=allowed)
         if self.cost is not None and not 1 <= self.cost <= MAX_COST:
-            raise ValueError(f"cost is {self.cost}; it must be from 1 to {MAX_COST}")
+            raise ArgumentError(f"cost is {self.cost}", hint=f"it must be from 1 to {MAX_COST}")
 
     def pause(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, counted from 1."""
         return min(self.longest, math.ldexp(self.first, min(attempt - 1, 1000)))
 
 
-class Backoff(Exception):  # noqa: N818 - a handler raises it to ask for something; nothing is wrong with it
+class Backoff(GateError):  # noqa: N818 - a handler raises it to ask for something; nothing is wrong with it
     """The service behind the handler wants to be left alone for so many seconds, as by 429 with Retry-After.
 
     Raised by a handler, it pauses the whole service at the gate, for an hour at the most. The job is tried again
@@ -50,7 +52,7 @@ class Backoff(Exception):  # noqa: N818 - a handler raises it to ask for somethi
 
     def __init__(self, seconds: float, why: str = "") -> None:
         if not seconds >= 0:
-            raise ValueError(f"a back-off of {seconds} s makes no sense")
+            raise ArgumentError(f"a back-off of {seconds} s makes no sense", hint="give 0 seconds or more")
         super().__init__(f"asked to wait for {seconds:g} s{': ' if why else ''}{why}")
         self.seconds = min(max(1.0, float(seconds)), LONGEST_BACKOFF)
 

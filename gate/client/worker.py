@@ -13,6 +13,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from gate.client.connection import Connection, positive
+from gate.client.errors import ArgumentError
 from gate.client.handlers import Handler, HandlerTimeoutError, Job, Threads, call
 from gate.client.headers import is_for
 from gate.client.line import Line, Taken
@@ -55,7 +57,7 @@ class Worker(Program):
     A job is done when its handler has returned, its result is written (if `results` and it is not None), or it was put
     off or given up. What is done is committed several times a second, also behind jobs that are not; so a worker that
     is killed loses nothing, and only what ran or had just ended is done again. A worker that dies is missed after
-    `session_seconds`. When workers come or go, partitions move: running jobs then have a third of that time to end, and
+    `session_timeout`. When workers come or go, partitions move: running jobs then have a third of that time to end, and
     what takes longer is done again by whoever gets its partition.
 
     Of a failed job the worker tells the gate, which has it wait in the service's retries topic and then decides about
@@ -70,27 +72,34 @@ class Worker(Program):
         bootstrap: str,
         *,
         group_id: str,
+        prefix: str = "gate",
         names: Names | None = None,
         concurrency: int = 10,
         ordered: Literal["key"] | None = None,
         retry: Retry | None = None,
         timeout: float | None = None,
         results: bool = False,
-        grace_seconds: float = 25.0,
-        session_seconds: float = 10.0,
-        connect_seconds: float = 30.0,
+        shutdown_timeout: float = 25.0,
+        session_timeout: float = 10.0,
+        connect_timeout: float = 30.0,
     ) -> None:
-        super().__init__(bootstrap, connect_seconds)
+        super().__init__(Connection.of(bootstrap, prefix, names, connect_timeout))
+        positive(timeout=timeout, shutdown_timeout=shutdown_timeout, session_timeout=session_timeout)
+        if not group_id:
+            raise ArgumentError("group_id is empty", hint="workers with the same group_id share the work; name theirs")
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise ArgumentError(f"concurrency is {concurrency!r}", hint="give a whole number of jobs, 1 or more")
+        if ordered not in {None, "key"}:
+            raise ArgumentError(f"ordered is {ordered!r}", hint="it is 'key' for jobs of a key in order, or None")
         self._group_id = group_id
-        self._names = names or Names()
         self._concurrency = concurrency
         self._ahead = max(concurrency, _AHEAD_BY_KEY) if ordered else concurrency
         self._line = Line(by_key=ordered == "key")
         self._retry = retry or Retry()
         self._timeout = timeout
         self._results = results
-        self._grace_seconds = grace_seconds
-        self._session_seconds = session_seconds
+        self._shutdown_timeout = shutdown_timeout
+        self._session_timeout = session_timeout
         self._handlers: dict[str, tuple[str, Handler]] = {}  # by topic: service, handler
         self._threads = Threads()
         self._outbox = Outbox(bootstrap, self._names)
@@ -101,6 +110,8 @@ class Worker(Program):
     def handler(self, service: str) -> Callable[[H], H]:
         """Register a callable for the admitted requests of a service; a synchronous one runs in a thread."""
         self._names.check_service_name(service)
+        if self._names.admitted(service) in self._handlers:
+            raise ArgumentError(f"there is a handler for {service} already", hint="a service has one; let it call both")
 
         def register(handler: H) -> H:
             self._handlers[self._names.admitted(service)] = (service, handler)
@@ -120,7 +131,9 @@ class Worker(Program):
         their threads that no other could be trusted to end.
         """
         if not self._handlers:
-            raise ValueError("the worker has nothing to do: register a callable with @worker.handler(SERVICE)")
+            raise ArgumentError(
+                "the worker has nothing to do", hint="register a callable with @worker.handler(SERVICE)"
+            )
         if not await self._connected():
             return
         consumer = AIOKafkaConsumer(
@@ -130,7 +143,7 @@ class Worker(Program):
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             metadata_max_age_ms=3_000,  # topics that are made later are found within this time
-            **session(self._session_seconds),
+            **session(self._session_timeout),
             max_poll_interval_ms=_INT32_MAX,  # a long job is no reason to lose partitions; heartbeats show life
         )
         async with self._outbox.running(), running(consumer):
@@ -156,8 +169,8 @@ class Worker(Program):
                         if await commits.learn(batches):
                             self._take(batches, commits)
                     start()
-                log.info("worker stops: running jobs may finish", jobs=len(self._jobs), seconds=self._grace_seconds)
-                await self._drain(self._grace_seconds)
+                log.info("worker stops: running jobs may finish", jobs=len(self._jobs), seconds=self._shutdown_timeout)
+                await self._drain(self._shutdown_timeout)
             finally:
                 committing.cancel()
                 self._abandon()
@@ -166,7 +179,7 @@ class Worker(Program):
             late: dict[TopicPartition, list[int]] = {}
             for partition, offset in self._ended_late:
                 late.setdefault(partition, []).append(offset)
-            await commits.note(late, self._session_seconds)
+            await commits.note(late, self._session_timeout)
         log.info("worker stopped")
 
     async def _movement(self) -> None:
@@ -182,7 +195,7 @@ class Worker(Program):
         """Give away what does not run, and time to what does, before the partitions are given away."""
         for taken in self._line.clear():
             del self._under_way[taken.partition, taken.job.offset]
-        await self._drain(self._session_seconds / 3)
+        await self._drain(self._session_timeout / 3)
 
     def _hold_back(self, consumer: AIOKafkaConsumer, commits: Commits) -> None:
         """Take nothing more from partitions whose jobs could not start, or whose oldest job holds up too many."""

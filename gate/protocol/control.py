@@ -2,7 +2,8 @@
 
 Key: the service. Value: `{"command": "pause-until", "until": <unix ms>, "tenant": "acme"}` or `{"command": "resume"}`;
 `tenant` is optional. With the key `gate/format`, `{"command": "write-format", "format": 2}` has owners write their
-state in a newer format. The header `gate-by` says who commands. Workers of earlier versions wrote here too, without it:
+state in a newer format. The header `gate-by` says who commands, `gate-command-id` tells commands apart, and
+`gate-reason` is what the operator says of it, for people. Workers of earlier versions wrote here too, without them:
 their pauses are taken, for an hour at the most.
 """
 
@@ -17,6 +18,8 @@ FOREVER_MS: Final = 2**53 - 1
 BY: Final = "gate-by"
 OPERATOR: Final = b"operator"
 FORMAT_KEY: Final = "gate/format"  # no service has such a name
+COMMAND_ID: Final = "gate-command-id"
+REASON: Final = "gate-reason"
 
 
 class PauseUntil(msgspec.Struct, frozen=True, tag="pause-until", tag_field="command", forbid_unknown_fields=True):

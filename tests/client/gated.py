@@ -42,6 +42,6 @@ class Gated:
 
     @property
     def client(self):
-        from gate.client.jobs import JobClient
+        from gate.client import JobClient
 
         return partial(JobClient, self.bootstrap, names=self.names)

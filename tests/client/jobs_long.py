@@ -16,7 +16,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gate.client.jobs import JobClient
+from gate.client import JobClient
 from gate.kafka.local import LocalBroker
 from gate.protocol.topics import Names
 from tests.system.gates import GateProcess, create, until
@@ -40,7 +40,7 @@ bootstrap, prefix, diary, concurrency, fails = sys.argv[1:]
 out = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 worker = Worker(
     bootstrap, group_id=f"{prefix}-workers", names=Names(prefix), concurrency=int(concurrency), results=True,
-    session_seconds=2, retry=Retry(attempts=50, first=0.05, longest=0.4),
+    session_timeout=2, retry=Retry(attempts=50, first=0.05, longest=0.4),
 )
 
 @worker.handler("pay")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gate.client.text import printable
 from gate.kafka.local.jars import lock
+from gate.text import printable
 from tests.client.gated import Gated
 from tests.system.gates import read_count, stamp, until
 

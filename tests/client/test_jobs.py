@@ -9,16 +9,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gate.client.jobs import (
+from gate.client import (
     JobClient,
     JobFailedError,
     JobRejectedError,
     NoAnswerError,
     SubmitError,
+    SyncJobClient,
     TooLargeError,
     UnknownServiceError,
     Verdict,
-    sync,
 )
 from gate.client.retry import Backoff, Retry
 from gate.errors import GateError
@@ -263,7 +263,7 @@ async def test_without_a_broker_there_is_one_clear_error():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(BrokerUnreachableError, match=f"no Kafka broker answers at 127.0.0.1:{port}"):
-        async with JobClient(f"127.0.0.1:{port}", connect_seconds=0.3):
+        async with JobClient(f"127.0.0.1:{port}", connect_timeout=0.3):
             pass
     with pytest.raises(RuntimeError, match="not connected"):
         await JobClient("127.0.0.1:1").submit("s", b"")
@@ -276,7 +276,7 @@ async def test_a_program_without_a_loop_can_do_the_same(gated, start):
     start(worker)
 
     def script():
-        with sync.JobClient(gated.bootstrap, names=gated.names) as client:
+        with SyncJobClient(gated.bootstrap, names=gated.names) as client:
             client.submit(service, "", cost=2).decision(20)  # the gate has found the service, or rejects
             first = client.submit(service, "one")
             assert first.service == service
@@ -291,7 +291,7 @@ async def test_a_program_without_a_loop_can_do_the_same(gated, start):
     assert ticket_id.startswith(gated.names.requests(service))
     assert results == [b"ONE", b"TWO"]
     with pytest.raises(RuntimeError, match="not connected"):
-        sync.JobClient("127.0.0.1:1").submit("s", "")
+        SyncJobClient("127.0.0.1:1").submit("s", "")
 
 
 async def test_a_command_does_jobs_and_answers(gated):
@@ -311,7 +311,7 @@ async def test_a_command_does_jobs_and_answers(gated):
 async def test_a_broker_that_hangs_is_told_in_time(own_broker, names):
     broker = await asyncio.to_thread(own_broker)
     await Log(broker.bootstrap, names).create(names.requests("s"))
-    async with JobClient(broker.bootstrap, names=names, submit_seconds=2) as client:
+    async with JobClient(broker.bootstrap, names=names, submit_timeout=2) as client:
         ticket = await client.submit("s", b"")
         broker.pause()
         started = time.monotonic()

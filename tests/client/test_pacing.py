@@ -97,9 +97,9 @@ async def test_a_gate_that_is_away_is_waited_for_or_not(bootstrap, prefix, capsy
 
 async def test_a_broker_that_is_not_there_is_told_at_the_start():
     with pytest.raises(BrokerUnreachableError, match="no Kafka broker answers"):
-        async with Pacer("127.0.0.1:1", "pay", connect_seconds=0.2):
+        async with Pacer("127.0.0.1:1", "pay", connect_timeout=0.2):
             pass
-    with pytest.raises(BrokerUnreachableError), SyncPacer("127.0.0.1:1", "pay", connect_seconds=0.2):
+    with pytest.raises(BrokerUnreachableError), SyncPacer("127.0.0.1:1", "pay", connect_timeout=0.2):
         pass
 
 

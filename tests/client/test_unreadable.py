@@ -7,8 +7,8 @@ import sys
 import pytest
 from aiokafka import AIOKafkaConsumer
 
+from gate.client import JobClient
 from gate.client.alerts import Alerts
-from gate.client.jobs import JobClient
 from gate.client.worker import Worker
 from gate.kafka.connect import running
 from gate.protocol.headers import Stamp

@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from gate.client import ArgumentError
 from gate.client.offsets import Commits
 from gate.client.retry import Retry
 from gate.client.worker import Worker
@@ -314,7 +315,7 @@ from gate.client.worker import Worker
 from gate.protocol.topics import Names
 
 bootstrap, prefix, folder, hang = sys.argv[1:]
-worker = Worker(bootstrap, group_id=f"{prefix}-workers", names=Names(prefix), concurrency=4, session_seconds=2)
+worker = Worker(bootstrap, group_id=f"{prefix}-workers", names=Names(prefix), concurrency=4, session_timeout=2)
 
 @worker.handler("payments")
 def handle(job):
@@ -367,14 +368,14 @@ async def test_sigterm_ends_a_worker_in_order(admitted, log, process, until, tmp
 async def test_without_a_broker_there_is_one_clear_error():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    pay = Worker(f"127.0.0.1:{port}", group_id="g", connect_seconds=0.3)
+    pay = Worker(f"127.0.0.1:{port}", group_id="g", connect_timeout=0.3)
     pay.handler("payments")(print)
     with pytest.raises(BrokerUnreachableError, match=f"no Kafka broker answers at 127.0.0.1:{port}"):
         await pay.run()
 
 
 async def test_a_worker_that_waits_for_its_broker_can_be_stopped(until):
-    pay = Worker("127.0.0.1:1", group_id="g", connect_seconds=3600)
+    pay = Worker("127.0.0.1:1", group_id="g", connect_timeout=3600)
     pay.handler("payments")(print)
     run = asyncio.create_task(pay.run())
     await asyncio.sleep(0)
@@ -384,8 +385,9 @@ async def test_a_worker_that_waits_for_its_broker_can_be_stopped(until):
 
 async def test_mistakes_are_told_at_once():
     pay = Worker("127.0.0.1:1", group_id="g")
-    with pytest.raises(ValueError, match="register a callable"):
+    with pytest.raises(ArgumentError, match="nothing to do") as idle:
         await pay.run()
+    assert "register a callable" in idle.value.hint
     with pytest.raises(TopicNameError):
         pay.handler("pay ments")
 
@@ -469,7 +471,7 @@ async def two_workers_at_long_jobs(log, worker, start, until, held):
     """
     topic, started = log.names.admitted("payments"), []
     await log.create(topic, partitions=2)
-    pays = [worker(session_seconds=3), worker(session_seconds=3)]
+    pays = [worker(session_timeout=3), worker(session_timeout=3)]
     for pay in pays:
 
         @pay.handler("payments")
@@ -558,7 +560,7 @@ async def test_a_failed_job_that_is_being_told_of_is_not_done_by_the_next_owner(
     await log.create(topic, feedback, partitions=2)
     drained, writing, started = asyncio.Event(), 0, []
     retry = Retry(attempts=5, first=0.05)
-    pays = [worker(session_seconds=3, retry=retry), worker(session_seconds=3, retry=retry)]
+    pays = [worker(session_timeout=3, retry=retry), worker(session_timeout=3, retry=retry)]
     yield_all, tell = pays[0]._yield_all, pays[0]._outbox.tell
 
     async def yield_and_tell():

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from gate.client.jobs import JobClient
+from gate.client import JobClient
 from gate.kafka.local import LocalBroker, config
 from tests.system.gates import create, gate, read_count, until
 from tests.system.issuer import issuer

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,17 @@ def test_what_is_mounted_and_copied_exists(compose, services):
     assert [source for source in sources if f"!{source}" not in kept] == []
 
 
+def program_calls(services):
+    """Yield the calls of programs in consumers/: path and arguments."""
+    for service in services.values():
+        line = " ".join([*service.get("entrypoint", ()), *service.get("command", ())])
+        if found := re.search(r"python /opt/gate/(consumers/\S+)(.*)", line):
+            yield ROOT / found[1], found[2].split()
+
+
 def gate_calls(services):
     for service in services.values():
-        if "build" not in service:
+        if "build" not in service or service.get("entrypoint", ())[:1] == ["python"]:
             continue
         command = service["command"]
         if service.get("entrypoint") == ["sh", "-c"]:
@@ -133,15 +142,25 @@ def gate_calls(services):
 
 def test_every_gate_command_is_one_that_the_gate_takes(services):
     calls = list(gate_calls(services))
-    assert {call[0] for call in calls} == {"run", "submit", "worker", "alerts"}
+    assert {call[0] for call in calls} == {"run", "submit"}
     for call in calls:
         cli._app(call).parse_args(call, exit_on_error=False, print_error=False)
 
 
+def test_the_programs_of_consumers_are_run_and_take_their_arguments(services):
+    calls = dict(program_calls(services))
+    assert calls.keys() == set((ROOT / "consumers").glob("*.py"))
+    for program, arguments in calls.items():
+        taken = run([sys.executable, str(program), *arguments, *(["--help"] if arguments else [])])
+        if arguments:  # argparse refuses what it does not know before it helps
+            assert taken.returncode == 0, taken.stderr
+
+
 def test_who_sends_and_works_has_a_policy(services):
     policy = load_policy(ROOT / "deploy" / "policy.yaml")
-    named = {call[1] for call in gate_calls(services) if call[0] in {"submit", "worker"}}
-    assert named == {"payments", "search", "reports"}
+    named = {call[1] for call in gate_calls(services) if call[0] == "submit"}
+    named |= {arguments[0] for _, arguments in program_calls(services) if arguments}
+    assert named == {"payments", "search", "reports", "invoices"}
     assert all(policy.service(name).spec.rate is not None for name in named)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gate.client.jobs import JobClient
+from gate.client import JobClient
 from gate.errors import GateError
 from tests.system.gates import create, gate, read, send, stamp, until
 
@@ -37,7 +37,7 @@ async def test_a_full_disk_stops_the_queue_and_loses_nothing(own_broker, small_d
     with gate(tmp_path, bootstrap, "gate", policy, "--http", "0") as running:
         until(running.is_ready, explain=running.text)
         taken, refused = [], None
-        async with JobClient(bootstrap, submit_seconds=3) as client:
+        async with JobClient(bootstrap, submit_timeout=3) as client:
             for number in range(20):
                 taken.append((await client.submit("pay", f"before {number}")).id)
             free = shutil.disk_usage(small_disk).free

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from gate.client.jobs import JobClient
+from gate.client import JobClient
 from gate.kafka.access import access
 from gate.kafka.aio import connection as connections
 from gate.kafka.aio.connection import Client

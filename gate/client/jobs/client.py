@@ -10,21 +10,19 @@ from typing import Any, Final, Self
 
 from aiokafka.errors import KafkaError
 
+from gate.client.connection import Connection, positive
+from gate.client.errors import ArgumentError, NotConnectedError, UnknownServiceError
 from gate.client.jobs.matching import Matching
 from gate.client.jobs.reader import Reader
 from gate.client.jobs.ticket import Ticket
 from gate.client.outbox import encode_result
 from gate.client.sender import Header, Sender
 from gate.errors import GateError
-from gate.kafka.connect import running, wait_for_broker
+from gate.kafka.connect import running
 from gate.protocol.headers import CLAIMED, COST, DEADLINE, ID, MAX_COST, PRIORITY, STAMP, TENANT, Malformed, read_wishes
 from gate.protocol.topics import Names
 
 _RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, TENANT}) | CLAIMED
-
-
-class UnknownServiceError(GateError):
-    """A service that has no request topic."""
 
 
 class SubmitError(GateError):
@@ -44,13 +42,13 @@ class JobClient:
         *,
         prefix: str = "gate",
         names: Names | None = None,
-        connect_seconds: float = 30.0,
-        submit_seconds: float = 30.0,
+        connect_timeout: float = 30.0,
+        submit_timeout: float = 30.0,
     ) -> None:
-        self._bootstrap = bootstrap
-        self._names = names or Names(prefix)
-        self._connect_seconds = connect_seconds
-        self._submit_seconds = submit_seconds
+        positive(submit_timeout=submit_timeout)
+        self._connection = Connection.of(bootstrap, prefix, names, connect_timeout)
+        self._bootstrap, self._names = bootstrap, self._connection.names
+        self._submit_timeout = submit_timeout
         self._sender = Sender(bootstrap, self._names)
         self._matching = Matching()
         self._stack = AsyncExitStack()
@@ -59,7 +57,7 @@ class JobClient:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises BrokerUnreachableError."""
-        await wait_for_broker(self._bootstrap, self._connect_seconds)
+        await self._connection.reach()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._sender.running())
             self._reader = Reader(self._bootstrap, self._names, self._sender.cluster, self._matching)
@@ -96,11 +94,11 @@ class JobClient:
         workers are told so, in order. `deadline` is seconds from now, or a time with an offset: after it the job is of
         no use, and is rejected. `id` is your own, passed on and not looked at; the gate's is `Ticket.id`.
 
-        Raises ValueError for what the gate would refuse to read, UnknownServiceError, TooLargeError, and SubmitError
+        Raises ArgumentError for what the gate would refuse to read, UnknownServiceError, TooLargeError, and SubmitError
         where the broker does not acknowledge it in time.
         """
         if self._reader is None:
-            raise RuntimeError("the client is not connected: use it as `async with JobClient(...) as jobs`")
+            raise NotConnectedError("JobClient")
         self._names.check_service_name(service)
         record = _headers(headers, priority, tenant, cost, deadline, id)
         value, raw_key = encode_result(payload), key.encode() if isinstance(key, str) else key
@@ -114,10 +112,10 @@ class JobClient:
             if self._broken is not None:
                 raise self._broken
             with self._matching.submission():
-                placed = await self._sender.send(topic, value, raw_key, record, seconds=self._submit_seconds)
+                placed = await self._sender.send(topic, value, raw_key, record, seconds=self._submit_timeout)
                 return self._matching.open(service, f"{topic}-{placed.partition}@{placed.offset}")
         except (KafkaError, TimeoutError) as error:
-            why = str(error) or f"no answer within {self._submit_seconds:g} s"
+            why = str(error) or f"no answer within {self._submit_timeout:g} s"
             raise SubmitError(
                 f"the broker at {self._bootstrap} did not acknowledge a request for {service}: {why}",
                 hint="it may have arrived nevertheless; submit it again if doing it twice does no harm",
@@ -138,27 +136,29 @@ def _headers(
     deadline: float | datetime | None,
     id: str | None,  # noqa: A002
 ) -> list[Header]:
-    """Return the headers of a request. Raises ValueError."""
+    """Return the headers of a request. Raises ArgumentError."""
     pairs = own.items() if isinstance(own, Mapping) else own or ()
     headers: list[Header] = [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
     if taken := sorted({name for name, _ in headers} & _RESERVED):
-        raise ValueError(f"the headers {', '.join(taken)} have a meaning of their own: use the parameters of `submit`")
+        raise ArgumentError(
+            f"the headers {', '.join(taken)} have a meaning of their own", hint="use the parameters of `submit`"
+        )
     if not 1 <= cost <= MAX_COST:
-        raise ValueError(f"cost is {cost}; it must be from 1 to {MAX_COST}")
+        raise ArgumentError(f"cost is {cost}", hint=f"it must be from 1 to {MAX_COST}")
     wishes = {PRIORITY: priority, TENANT: tenant, ID: id, COST: None if cost == 1 else str(cost)}
     headers += [(name, text.encode()) for name, text in wishes.items() if text is not None]
     if deadline is not None:
         headers.append((DEADLINE, b"%d" % _unix_ms(deadline)))
     if isinstance(wrong := read_wishes(headers), Malformed):
-        raise ValueError(str(wrong))  # noqa: TRY004 - the value is wrong
+        raise ArgumentError(str(wrong), hint="the gate would reject it as malformed")
     return headers
 
 
 def _unix_ms(deadline: float | datetime) -> int:
     if isinstance(deadline, datetime):
         if deadline.tzinfo is None:
-            raise ValueError(f"deadline {deadline} has no offset from UTC; give it one, or seconds from now")
+            raise ArgumentError(f"deadline {deadline} has no offset from UTC", hint="give it one, or seconds from now")
         return int(deadline.timestamp() * 1000)
     if not 0 < deadline < 10**9:
-        raise ValueError(f"deadline is {deadline} seconds from now; it must be more than 0 and less than 10**9")
+        raise ArgumentError(f"deadline is {deadline} seconds from now", hint="give more than 0 and less than 10**9")
     return int((time.time() + deadline) * 1000)

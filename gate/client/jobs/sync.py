@@ -1,27 +1,24 @@
 """The job client for programs without an event loop: the same calls, and each returns when it is done.
 
->>> from gate.client.jobs.sync import JobClient
+>>> from gate.client import SyncJobClient
 >>> def pay() -> bytes:
-...     with JobClient("localhost:9092") as jobs:
+...     with SyncJobClient("localhost:9092") as jobs:
 ...         return jobs.submit("payments", b'{"amount": 12}').result(timeout=30)
 """
 
-import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
+from gate.client.background import Background
 from gate.client.jobs import client, ticket
 from gate.client.jobs.ticket import Decision
 from gate.client.sender import Header
 
-T = TypeVar("T")
 
-
-class Ticket:
-    """A submitted job, as `gate.client.jobs.Ticket`."""
+class SyncTicket:
+    """A submitted job, as `Ticket`."""
 
     def __init__(self, inner: ticket.Ticket, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._inner = inner
@@ -49,7 +46,7 @@ class Ticket:
             yield decision
 
     def result(self, timeout: float | None = None) -> bytes:
-        """Return what the worker answered; wait for it. Raises as `gate.client.jobs.Ticket.result` does."""
+        """Return what the worker answered; wait for it. Raises as `Ticket.result` does."""
         result: bytes = self._run(self._inner.result(timeout))
         return result
 
@@ -70,56 +67,27 @@ class Wishes(TypedDict, total=False):
     headers: Mapping[str, bytes | str] | Iterable[Header] | None
 
 
-class JobClient:
-    """Submits jobs and tells what becomes of them; the parameters are those of `gate.client.jobs.JobClient`.
+class SyncJobClient:
+    """Submits jobs and tells what becomes of them; the parameters are those of `JobClient`.
 
     An event loop runs in a thread of its own. May be used by several threads.
     """
 
     def __init__(self, bootstrap: str, **options: Any) -> None:
         self._inner = client.JobClient(bootstrap, **options)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._background = Background("SyncJobClient")
 
     def __enter__(self) -> Self:
         """Connect. Raises BrokerUnreachableError."""
-        self._loop = loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=loop.run_forever, name="job-client", daemon=True)
-        self._thread.start()
-        try:
-            self._run(self._inner.__aenter__())
-        except BaseException:
-            self._end()
-            raise
+        self._background.start(self._inner.__aenter__())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Disconnect."""
-        try:
-            self._run(self._inner.__aexit__(kind, error, traceback))
-        finally:
-            self._end()
+        self._background.stop(self._inner.__aexit__(kind, error, traceback))
 
-    def submit(self, service: str, payload: object, **wishes: Unpack[Wishes]) -> Ticket:
-        """Submit a job, and return when the broker has it; as `gate.client.jobs.JobClient.submit`."""
-        return Ticket(self._run(self._inner.submit(service, payload, **wishes)), self._run)
-
-    def _end(self) -> None:
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            self._thread.join()
-            loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
-            work.close()
-            raise RuntimeError("the client is not connected: use it as `with JobClient(...) as jobs`")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C, while it is waited for
-            raise
+    def submit(self, service: str, payload: object, **wishes: Unpack[Wishes]) -> SyncTicket:
+        """Submit a job, and return when the broker has it; as `JobClient.submit`."""
+        return SyncTicket(self._background.run(self._inner.submit(service, payload, **wishes)), self._background.run)

@@ -9,9 +9,9 @@ from functools import partial
 from itertools import count
 
 from gate.client.headers import ERROR, attempt, last, number
-from gate.client.text import timestamp
 from gate.errors import GateError
 from gate.protocol.headers import NOT_BEFORE, STAMP, Headers, parse_stamp, stamped_retry_after
+from gate.text import timestamp
 
 
 class Verdict(StrEnum):

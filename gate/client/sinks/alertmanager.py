@@ -20,7 +20,7 @@ from gate.client.alert import (
     Alert,
 )
 from gate.client.sinks.receiver import Receiver
-from gate.client.text import timestamp
+from gate.text import timestamp
 
 _PATH: Final = "/api/v2/alerts"
 _FIRES: Final = timedelta(minutes=15)  # unless told again: three of the longest pauses between `ongoing` alerts

@@ -11,8 +11,9 @@ from email.utils import format_datetime
 from typing import Final
 
 from gate.client.alert import NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING, Alert
+from gate.client.errors import ArgumentError
 from gate.client.sinks.sink import RefusedError
-from gate.client.text import printable, timestamp
+from gate.text import printable, timestamp
 
 _SECONDS: Final = 20.0
 _SUBJECTS: Final = {
@@ -41,11 +42,11 @@ class Mail:
         password: str | None = None,
     ) -> None:
         if not to:
-            raise ValueError("nobody is named to mail alerts to")
+            raise ArgumentError("nobody is named to mail alerts to", hint="give addresses with to=")
         if tls not in {None, "starttls", "implicit"}:
-            raise ValueError(f"tls must be 'starttls' or 'implicit', not {tls!r}")
+            raise ArgumentError(f"tls is {tls!r}", hint="it is 'starttls' or 'implicit'")
         if password is not None and tls is None:
-            raise ValueError("a password goes over TLS only: set tls to 'starttls' or 'implicit'")
+            raise ArgumentError("a password goes over TLS only", hint="set tls to 'starttls' or 'implicit'")
         self._host = host
         self._port = port
         self._to = tuple(to)

@@ -8,6 +8,7 @@ from typing import Final
 import httpx
 
 from gate.client.sinks.sink import LaterError, RefusedError
+from gate.errors import GateError
 
 _SECONDS: Final = 10.0  # for a post as a whole, however it drips
 _BODY_SECONDS: Final = 1.0  # for the rest of an answer: read only so that its connection can be used again
@@ -16,7 +17,7 @@ _REFUSED: Final = frozenset({400, 413, 415, 422})  # the same alert would be ref
 _LONGEST_SECONDS: Final = 3600.0
 
 
-class ReceiverError(Exception):
+class ReceiverError(GateError):
     """A receiver that can't be reached, or has no success to tell."""
 
 

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from gate.client.alert import Alert
+from gate.errors import GateError
 
 
 class Sink(Protocol):
@@ -16,7 +17,7 @@ class Sink(Protocol):
         """Deliver one alert."""
 
 
-class LaterError(Exception):
+class LaterError(GateError):
     """A receiver that said when to come back."""
 
     def __init__(self, message: str, seconds: float) -> None:
@@ -24,5 +25,5 @@ class LaterError(Exception):
         self.seconds = seconds
 
 
-class RefusedError(Exception):
+class RefusedError(GateError):
     """The receiver calls the alert itself wrong. It would be refused again, so it is told in the log and left out."""

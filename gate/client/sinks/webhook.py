@@ -12,6 +12,7 @@ import httpx
 from cloudevents.core.bindings.http import to_structured_event
 
 from gate.client.alert import Alert
+from gate.client.errors import ArgumentError
 from gate.client.sinks.receiver import Receiver
 
 _TOLERANCE: Final = 300.0  # s
@@ -29,7 +30,7 @@ class Webhook:
 
     def __init__(self, url: str, *, secret: str | None = None, client: httpx.AsyncClient | None = None) -> None:
         if secret is not None and not _key(secret):
-            raise ValueError("the secret is empty; anybody could sign with it")
+            raise ArgumentError("the secret is empty", hint="anybody could sign with it; leave it out to sign nothing")
         self._receiver = Receiver("the webhook", url, client)
         self._secret = secret
 
