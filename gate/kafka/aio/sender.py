@@ -12,6 +12,8 @@ from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProd
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.structs import TopicPartition
 
+from gate.kafka.aio.asked import Asked
+from gate.kafka.aio.connection import Client
 from gate.kafka.aio.produce import Produce
 from gate.shard.records import Partition
 from gate.shard.refusals import NO_TOPIC, OutputError
@@ -92,7 +94,9 @@ class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
         for topic, partitions in response.topics:
             for number, code, _, _, *rest in partitions:
                 # before aiokafka fails the batch, and keeps nothing but the name of the error
-                if code and not for_code(code).retriable:
+                if code and for_code(code).retriable:
+                    self._sender.asked.failed(f"{topic}-{number} takes nothing yet: {for_code(code).__name__}")
+                elif code:
                     records, message = (rest[1] or (), rest[2]) if len(rest) == _RECORD_ERRORS else ((), None)
                     refusal = Refusal(code, tuple((index, why or "") for index, why in records), message or "")
                     # what follows the one that was refused is out of order: that says nothing of it
@@ -107,6 +111,7 @@ class TrackedSender(Sender):  # type: ignore[misc]
     refusals: int  # in a row
     refused: dict[TopicPartition, Refusal]  # the first by partition: nothing is written after it
     marking: float  # seconds; about what a broker takes to write the markers of a transaction, after its answer
+    asked: Asked
     lacking: dict[TopicPartition, float]  # partitions that are not there: since when, by the clock
     clock: Callable[[], float]
 
@@ -186,6 +191,8 @@ class _Batches(set[Any]):
 def track(sender: Any) -> TrackedSender:
     """Make a producer's own sender such a one."""
     sender.__class__ = TrackedSender
+    client = getattr(sender, "client", None)
+    sender.asked = client.asked if isinstance(client, Client) else Asked()
     if isinstance(getattr(sender, "_txn_manager", None), TransactionManager):
         sender._txn_manager.__class__ = _Transactions  # noqa: SLF001
         sender._message_accumulator._pending_batches = _Batches()  # noqa: SLF001

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -28,7 +28,7 @@ BATCH_BYTES: Final = 1_000_000
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 SETTLING: Final = 0.05
-RECENT: Final = 1.0  # seconds; it tries again sooner
+LONG: Final = 3.0  # seconds of a call that are worth telling
 OF_BATCHES: Final = {"AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"}
 MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
 _CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
@@ -123,6 +123,7 @@ class KafkaSession:
         self._commit_offsets = commit_offsets
         self.atomic = transactional_id is not None
         self.unfinished = False
+        self._call: tuple[str, float] | None = None  # under way: what it does, and since when (monotonic)
         self._ended = 0.0  # when the last batch was committed, monotonic seconds
         self._deadline = deadline
         self._keeps = compression is Compression.KEEP and aiokafka.__version__ == KNOWN
@@ -151,8 +152,12 @@ class KafkaSession:
 
     @property
     def awaits(self) -> str | None:
-        """See `ports.Session`."""
-        return self._client.asked.why(time.monotonic() - RECENT)
+        """See `ports.Session`. A call that has only begun is not long, whatever it meets on its way."""
+        if self._call is None or time.monotonic() - self._call[1] < LONG:
+            return None
+        what, since = self._call
+        why = self._client.asked.why(since)
+        return f"{what} has taken {time.monotonic() - since:.1f} s{f'; {why}' if why else ''}"
 
     @property
     def spent(self) -> str | None:
@@ -160,8 +165,14 @@ class KafkaSession:
         twice = OF_BATCHES & self._client.asked.unanswered if self.atomic else ()
         return f"{min(twice)} was not answered and sent again; the first one may arrive late" if twice else None
 
-    def _within(self, what: str) -> AbstractAsyncContextManager[None]:
-        return within(self._deadline, what, [self._client])
+    @asynccontextmanager
+    async def _within(self, what: str) -> AsyncIterator[None]:
+        self._call = what, time.monotonic()
+        try:
+            async with within(self._deadline, what, [self._client]):
+                yield
+        finally:
+            self._call = None
 
     async def claim(self, partitions: Sequence[Partition]) -> Claim:
         """See `ports.Session`. Only after the fence may anything be read."""

@@ -1,13 +1,16 @@
 """A batch is filled the same way by the quick path and by what aiokafka documents."""
 
+import re
+
 from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gate.kafka.aio import session
 from gate.kafka.aio.connection import KNOWN
 from gate.kafka.aio.reader import decode
-from gate.kafka.aio.session import fill, fill_publicly
-from gate.shard.records import Outgoing
+from gate.kafka.aio.session import KafkaSession, fill, fill_publicly
+from gate.shard.records import Outgoing, Partition
 
 texts = st.text("abcgé-", max_size=8)
 maybe = st.none() | st.binary(max_size=40)
@@ -47,3 +50,23 @@ def test_the_quick_way_is_used_with_the_version_it_was_written_for():
     import aiokafka
 
     assert (fill is not fill_publicly) == (aiokafka.__version__ == KNOWN)
+
+
+async def test_what_a_call_meets_on_its_way_is_told_only_when_it_takes_long(monkeypatch):
+    """A broker that hands over, or a connection that breaks, is no reason for a gate to say that it does not decide."""
+    made = KafkaSession("gate-0", "gate", Partition("gate.state", 0), never, never, deadline=60.0)
+    made._client.asked.failed("broker 2 can't be connected to")
+    assert made.awaits is None
+    async with made._within("writing a batch"):
+        made._client.asked.failed("broker 2 can't be connected to")
+        assert made.awaits is None
+        monkeypatch.setattr(session, "LONG", 0.0)
+        assert re.fullmatch(r"writing a batch has taken \d+\.\d s; broker 2 can't be connected to", made.awaits), (
+            made.awaits
+        )
+    assert made.awaits is None, "it is over"
+    await made.discard()
+
+
+async def never(*_):
+    raise AssertionError
