@@ -36,6 +36,7 @@ COMPACTION = {
     "log.cleaner.min.cleanable.ratio": "0.01",
 }
 TINY = {"segment.bytes": str(1 << 20), "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01"}
+AS_MADE = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime", "max.message.bytes": str(4 << 20)}
 
 
 @dataclass
@@ -122,7 +123,7 @@ async def run(
             watching = group.create_task(watch.run(cluster.bootstrap))
             await watch.all_since(round(1000 * time()), RECOVERY)
             if compact:
-                await stage.alter(NAMES.state, TINY)
+                await stage.alter(NAMES.state, {**AS_MADE, **TINY})  # it takes all that is not named back
             report.times["start"], begun = monotonic() - begun, monotonic()
             await asyncio.sleep(CALM)
             for kind in drawn:
