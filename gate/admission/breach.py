@@ -10,9 +10,9 @@ from gate.admission.state import BreachRecord
 
 _HORIZON: Final = 10.0  # s over which rates are averaged
 # What counts as a breach: a limit, not the request's own fault (never, deadline, malformed) or an operator's pause.
-BREACHES: Final = frozenset(
-    {Reason.RATE, Reason.WINDOW, Reason.TENANT, Reason.GROUP, Reason.IN_FLIGHT, Reason.LANE, Reason.MAX_DELAY}
-)
+BREACHES: Final = frozenset(Reason) - {
+    Reason.NEVER, Reason.DEADLINE, Reason.MALFORMED, Reason.UNFORWARDABLE, Reason.PAUSED,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,8 @@ class LimitUsage:
     capacity: int  # units: the burst of a bucket, the limit of a window
     per_second: float  # units per second that it gives in the long run
     usage: float  # 0..1
+    left: int | None = None  # units until it renews; None: it gives all the time
+    renews_at: int | None = None  # ns
 
 
 @dataclass(frozen=True, slots=True)

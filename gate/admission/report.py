@@ -1,5 +1,6 @@
 """Usage of a service: limits, backlog, ETA and what binds, read from its state."""
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from gate.admission.engine_state import EngineState
@@ -34,28 +35,27 @@ class Fill(NamedTuple):
 
 def fullest(limits: Limits, now: int) -> Fill | None:
     """Return the limit of which most is used; None: there is no limit."""
-    fills = []
-    for limiter, name, reason in _named(limits):
-        spec = limiter.spec
-        if spec.rate is not None:
-            fills.append(Fill(limiter.bucket_fill(now), f"{name}.rate", reason or Reason.RATE))
-        if spec.windows:
-            fills.append(Fill(limiter.window_fill(now), f"{name}.window", reason or Reason.WINDOW))
+    fills = [
+        Fill(fill.share, f"{name}.{fill.limit.name}", reason or Reason(fill.limit.reason))
+        for limiter, name, reason in _named(limits)
+        for fill in limiter.fills(now)
+    ]
     return max(fills, key=lambda fill: fill.usage, default=None)
 
 
 def limit_usage(limits: Limits, now: int) -> tuple[LimitUsage, ...]:
-    """Return how full each limit is; of several windows, the fullest stands for all."""
-    told = []
+    """Return how full each limit is; of several of one name, the slowest stands for all, as full as the fullest."""
+    told: dict[str, LimitUsage] = {}
     for limiter, name, _ in _named(limits):
-        spec = limiter.spec
-        if spec.rate is not None:
-            told.append(LimitUsage(f"{name}.rate", spec.burst, float(spec.rate), limiter.bucket_fill(now)))
-        if spec.windows:
-            window = min(spec.windows, key=lambda window: window.limit / window.size)
-            per_second = window.limit * SECOND / window.size
-            told.append(LimitUsage(f"{name}.window", window.limit, per_second, limiter.window_fill(now)))
-    return tuple(told)
+        for limit, share, left, renews_at in limiter.fills(now):
+            key = f"{name}.{limit.name}"
+            usage = LimitUsage(key, limit.capacity, limit.per_second, share, left, renews_at)
+            other = told.get(key)
+            if other is not None:
+                slower = usage if limit.per_second < other.per_second else other
+                usage = replace(slower, usage=max(share, other.usage))
+            told[key] = usage
+    return tuple(told.values())
 
 
 def _pause(until: int, now: int) -> int | None:

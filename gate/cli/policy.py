@@ -313,6 +313,7 @@ def _summary(entry: ServicePolicy) -> dict[str, Any]:
         "rate": None if entry.spec.rate is None else spell_rate(entry.spec.rate),
         "burst_size": None if entry.spec.rate is None else entry.spec.burst,
         "windows": [{"limit": window.limit, "size": spell_duration(window.size)} for window in entry.spec.windows],
+        "limits": [limit.words(spell_rate, spell_duration) for limit in entry.spec.limits],
         "overflow": str(entry.overflow),
         "max_delay": None if entry.max_delay is None else spell_duration(entry.max_delay),
         "lanes": {lane: float(weight) for lane, weight in entry.lanes.items()},

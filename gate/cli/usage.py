@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gate.admission.model import SECOND, Usage
+from gate.admission.model import SECOND, LimitUsage, Usage
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.errors import GateError
 from gate.kafka.access import access
@@ -183,7 +183,7 @@ def table(usages: Iterable[Usage], now: int) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("State")
     for usage in usages:
-        rates = [limit.per_second for limit in usage.limits]
+        rates = [limit.per_second for limit in usage.limits if limit.renews_at is None]
         shown.add_row(
             Text(printable(usage.service), style="bold"),
             f"{usage.requests_per_second:,.1f}/s",
@@ -197,10 +197,19 @@ def table(usages: Iterable[Usage], now: int) -> Table:
         for lane in usage.lanes if len(usage.lanes) > 1 else ():
             label, weight = Text(f"  {printable(lane.name)}", style="dim"), Text(f"weight {lane.weight:g}", style="dim")
             shown.add_row(label, "", "", "", "", f"{lane.backlog:,}", _eta(usage, lane.eta_seconds), weight)
+        for limit in usage.limits:
+            if limit.renews_at is not None:
+                quota = Text(f"  {printable(limit.name.removeprefix(f'{usage.service}.'))}", style="dim")
+                shown.add_row(quota, "", "", "", f"{limit.usage:.0%}", "", "", _quota(limit, now))
         for name, count, text in _standing(usage):
             style = "dim" if _is_explained(usage, now) else "red"
             shown.add_row(Text(f"  {name}", style), "", "", "", "", count, "", Text(text, style))
     return shown
+
+
+def _quota(limit: LimitUsage, now: int) -> Text:
+    renews = _duration(max(0, (limit.renews_at or 0) - now) / SECOND)
+    return Text(f"{limit.left:,} of {limit.capacity:,} left, renews in {renews}", style="" if limit.left else "yellow")
 
 
 def _standing(usage: Usage) -> Iterator[tuple[str, str, str]]:

@@ -15,10 +15,11 @@ _ADMITTED: Final = "admitted"
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """One limit: the units per second that it gives in the long run."""
+    """One limit: the units per second that it gives in the long run; for a calendar quota, what is left of it."""
 
     name: str
     per_second: float
+    left: int | None = None
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -70,7 +71,7 @@ class Usage(msgspec.Struct, frozen=True):
             backlog = sum(other.backlog for other in self.lanes)
             wait = max(wait, backlog / self.requests_per_second if self.requests_per_second > 0 else inf)
         competing = sum(other.weight for other in self.lanes if other.backlog and other is not lane)
-        units = min((limit.per_second for limit in self.limits), default=inf)
+        units = min((limit.per_second for limit in self.limits if limit.left is None), default=inf)
         totals = [total for total in self.totals if total.lane == lane.name]
         return Report(
             at=self.at_ms / 1000,

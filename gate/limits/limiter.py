@@ -1,12 +1,12 @@
 # ruff: noqa: SLF001 - a limiter is its own first window and looks into its further ones
-"""The state of one key: a token bucket and sliding windows that are charged together or not at all."""
+"""Limiter of one key: a token bucket and further limits that are charged together or not at all."""
 
 from fractions import Fraction
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 from gate.limits.checks import bad_time, check_amount, check_cost, check_count, shown
 from gate.limits.codec import Reader, Writer, seal, unseal
-from gate.limits.runs import LOG_RUNS, LastingRing
+from gate.limits.limit import Counter, Fill, Limit
 from gate.limits.spec import MOST, NEVER, Spec, Window
 from gate.limits.window import SlidingWindow
 
@@ -33,7 +33,7 @@ class Limiter(SlidingWindow):
         self.spec = spec
         self.last = now
         self._full = now * spec.scale  # ticks
-        self._more = tuple([SlidingWindow(window) for window in spec.windows[1:]])
+        self._more: tuple[Counter, ...] = tuple([SlidingWindow(window) for window in spec.windows[1:]])
         if not spec.windows:  # one run that never ends and starts too low ever to be full
             self._edge, self._tail, self._used = MOST, NEVER, -NEVER
 
@@ -48,9 +48,8 @@ class Limiter(SlidingWindow):
         if spec.step:
             missing = self._full - now * spec.scale
             count = min(count, (spec.depth - missing if missing > 0 else spec.depth) // (spec.step * cost))
-        for window in self._windows():
-            window._expire(now)
-            count = min(count, (window._window.limit - window._used) // cost)
+        for counter in self._counters():
+            count = min(count, counter._room(now) // cost)
         return max(count, 0)  # a limit that was lowered, or charged without asking, has less than no room
 
     def charge(self, now: int, units: int) -> None:
@@ -65,8 +64,8 @@ class Limiter(SlidingWindow):
         spec = self.spec
         if spec.windows:
             self._add(now, units)
-            for window in self._more:
-                window._add(now, units)
+        for counter in self._more:
+            counter._add(now, units)
         start, full = now * spec.scale, self._full
         self._full = (full if full > start else start) + units * spec.step  # noqa: FURB136 - as in ready_at
 
@@ -91,9 +90,8 @@ class Limiter(SlidingWindow):
             raise bad_time(latest)
         now = self._advance(now)
         spec = self.spec
-        for window in self._windows():
-            window._expire(now)
-            count = min(count, (window._window.limit - window._used) // cost)
+        for counter in self._counters():
+            count = min(count, counter._room(now) // cost)
         if spec.step and cost > spec.burst:
             return []
         times: list[int] = []
@@ -110,8 +108,8 @@ class Limiter(SlidingWindow):
         if times:
             self._advance(times[-1])
             self._full = full
-            for window in self._windows():
-                window._add_each(times, cost)
+            for counter in self._counters():
+                counter._add_each(times, cost)
         return times
 
     def try_take(self, now: int, cost: int = 1) -> int | None:
@@ -137,8 +135,8 @@ class Limiter(SlidingWindow):
             if ready > now:
                 self.last = now
                 return ready
-            for window in self._more:
-                window._add(now, cost)
+            for counter in self._more:
+                counter._add(now, cost)
         if now > self._edge:
             self._open(now)
         self.last = now
@@ -154,18 +152,19 @@ class Limiter(SlidingWindow):
         bucket = self._bucket_at(now, cost)
         if self._used + cost <= self._window.limit and not self._more:  # see try_take: it can only be too high
             return bucket
-        window = self._windows_at(now, cost)
-        return bucket if bucket > window else window  # noqa: FURB136 - max() takes thrice the time
+        opens = self._counters_at(now, cost)
+        return bucket if bucket > opens else opens  # noqa: FURB136 - max() takes thrice the time
 
-    def binding(self, now: int, cost: int = 1) -> Literal["rate", "window"] | None:
+    def binding(self, now: int, cost: int = 1) -> Limit | None:
         """Return which limit makes `cost` wait longest; None if it need not wait."""
         check_cost(cost)
         now = self._advance(now)
-        bucket = self._bucket_at(now, cost)
-        window = self._windows_at(now, cost)
-        if bucket <= now and window <= now:
-            return None
-        return "window" if window > bucket else "rate"
+        binding: Limit | None = None
+        longest = now
+        for limit, ready in zip(self.spec.limits, self._opening(now, cost), strict=True):
+            if ready > longest:
+                binding, longest = limit, ready
+        return binding
 
     def tokens(self, now: int) -> Fraction:
         """Return the units in the bucket at `now`; without a bucket, the smallest room of a window."""
@@ -173,12 +172,24 @@ class Limiter(SlidingWindow):
         spec = self.spec
         if spec.step:
             return spec.burst - Fraction(max(0, self._full - now * spec.scale), spec.step)
-        return Fraction(min((window._window.limit - window._used for window in self._windows()), default=0))
+        return Fraction(min((counter._room(now) for counter in self._counters()), default=0))
 
     def bucket_fill(self, now: int) -> float:
         """Return the share of the burst that is used at `now`; above 1 where it was charged without asking."""
         now = self._advance(now)
         return max(0, self._full - now * self.spec.scale) / (self.spec.depth or 1)
+
+    def fills(self, now: int) -> list[Fill]:
+        """Return how full each limit is at `now`, in the order of `Spec.limits`."""
+        now = self._advance(now)
+        fills = []
+        if self.spec.rate is not None:
+            fills.append(Fill(self.spec.limits[0], self.bucket_fill(now)))
+        for limit, counter in zip(self.spec.limits[len(fills) :], self._counters(), strict=True):
+            counted, renews_at = counter._counted(now), counter._renews_at(now)
+            left = None if renews_at is None else max(0, limit.capacity - counted)
+            fills.append(Fill(limit, counted / limit.capacity, left, renews_at))
+        return fills
 
     def window_fill(self, now: int) -> float:
         """Return the share of the fullest window that is used at `now`; above 1 where the limit was lowered since."""
@@ -201,18 +212,18 @@ class Limiter(SlidingWindow):
         if type(now) is not int:
             raise bad_time(now)
         now = max(now, self.last)
-        return self._full <= now * self.spec.scale and all(window._empty(now) for window in self._windows())
+        return self._full <= now * self.spec.scale and all(counter._empty(now) for counter in self._counters())
 
     def idle_at(self) -> int:
         """Return from when on this is idle if nothing else comes."""
         full = -(-self._full // self.spec.scale) if self.spec.step else self.last
-        return max([full, *[window._edge + window._window.size for window in self._windows()]])
+        return max([full, *[counter._empties_at() for counter in self._counters()]])
 
     def spent(self, now: int, span: int) -> int:
         """Return the units charged in the last `span` ns, as far as a window remembers; rounded up to its cells."""
         check_amount("span", span, "ns")
         now = self._advance(now)
-        return max((window._since(now - span) for window in self._windows()), default=0)
+        return max((counter._since(now - span) for counter in self._counters()), default=0)
 
     def reconfigure(self, spec: Spec, now: int) -> None:
         """Go over to other limits. What counts in a window stays counted; tokens are capped and never added.
@@ -257,16 +268,15 @@ class Limiter(SlidingWindow):
 
     def expect_many(self) -> None:
         """Go over to cells, for good, where a window may come to need them: all promises are by them from now on."""
-        for window in self._windows():
-            if window._window.limit > LOG_RUNS and not isinstance(window._log, LastingRing):
-                window._to_cells(LastingRing)
+        for counter in self._counters():
+            counter._look_ahead()
 
     def follow(self, ahead: "Limiter") -> bool:
         """Keep what `ahead`, a copy that was charged ahead, promises: compress the windows that it has compressed.
 
         Tells whether that changed anything: a copy made before would then admit earlier than this limiter.
         """
-        changed = [window._follow(other) for window, other in zip(self._windows(), ahead._windows(), strict=True)]
+        changed = [counter._follow(other) for counter, other in zip(self._counters(), ahead._counters(), strict=True)]
         return any(changed)
 
     def copy(self) -> "Limiter":
@@ -340,8 +350,11 @@ class Limiter(SlidingWindow):
             raise ValueError("tokens without a bucket")
         return limiter
 
-    def _windows(self) -> tuple[SlidingWindow, ...]:
-        return (self, *self._more) if self.spec.windows else ()
+    def _counters(self) -> tuple[Counter, ...]:
+        return (self, *self._more) if self.spec.windows else self._more
+
+    def _windows(self) -> list[SlidingWindow]:
+        return [counter for counter in self._counters() if isinstance(counter, SlidingWindow)]
 
     def _advance(self, now: int) -> int:
         if now.__class__ is not int:
@@ -361,14 +374,18 @@ class Limiter(SlidingWindow):
         ready = now
         if full > now * spec.scale + spec.depth:
             ready = -((spec.depth - full) // spec.scale) if cost <= spec.burst else NEVER
-        window = self._windows_at(now, cost)
-        return window if window > ready else ready  # noqa: FURB136
+        opens = self._counters_at(now, cost)
+        return opens if opens > ready else ready  # noqa: FURB136
 
-    def _windows_at(self, now: int, cost: int) -> int:
+    def _counters_at(self, now: int, cost: int) -> int:
         ready = self._opens_at(now, cost)
-        for window in self._more:
-            ready = max(ready, window._opens_at(now, cost))
+        for counter in self._more:
+            ready = max(ready, counter._opens_at(now, cost))
         return ready
+
+    def _opening(self, now: int, cost: int) -> list[int]:
+        bucket = [] if self.spec.rate is None else [self._bucket_at(now, cost)]
+        return bucket + [counter._opens_at(now, cost) for counter in self._counters()]
 
     def _bucket_at(self, now: int, cost: int) -> int:
         spec = self.spec
@@ -384,7 +401,7 @@ class Limiter(SlidingWindow):
         self._copy_window(twin)
         for name in Limiter.__slots__:
             setattr(twin, name, getattr(self, name))
-        twin._more = tuple(window._copy_window(object.__new__(SlidingWindow)) for window in self._more)
+        twin._more = tuple(counter._copy() for counter in self._more)
 
 
 def _check_spec(spec: object) -> None:

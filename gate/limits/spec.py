@@ -1,21 +1,46 @@
-"""What a key may use: a token bucket, sliding windows, or both."""
+"""Spec of what a key may use: a token bucket, further limits, or both."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd
-from typing import Final
+from typing import Any, ClassVar, Final
 
 from gate.limits.checks import MOST, NEVER, check_amount, check_count, shown
 from gate.limits.codec import varints
+from gate.limits.limit import Counted, Limit
 
 __all__ = ["MOST", "NEVER", "SECOND", "Spec", "Window"]
 
 SECOND: Final = 1_000_000_000
+_TOLERANCE: Final = 1_000  # times that are off by a smaller part are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A token bucket, as it describes itself: `rate` units per second, up to `capacity` at once."""
+
+    rate: Fraction
+    capacity: int
+    reason: ClassVar[str] = "rate"
+    name: ClassVar[str] = "rate"
+
+    @property
+    def per_second(self) -> float:
+        """Units per second in the long run."""
+        return float(self.rate)
+
+    def words(self, spell_rate: Callable[[Any], str], spell_duration: Callable[[int], str]) -> str:  # noqa: ARG002
+        """Say in a few words what it allows."""
+        return f"{spell_rate(self.rate)}, burst {self.capacity}"
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """At most `limit` units of cost in every interval of `size` ns, half-open, wherever it begins."""
+
+    reason: ClassVar[str] = "window"
+    name: ClassVar[str] = "window"
 
     limit: int
     size: int
@@ -25,6 +50,28 @@ class Window:
         check_count("a window's limit", self.limit, "units")
         check_count("a window's size", self.size, "ns")
         object.__setattr__(self, "encoded", varints(self.limit, self.size))
+
+    @property
+    def capacity(self) -> int:
+        """The most units that it gives at once."""
+        return self.limit
+
+    @property
+    def per_second(self) -> float:
+        """Units per second in the long run."""
+        return self.limit * SECOND / self.size
+
+    def words(self, spell_rate: Callable[[Any], str], spell_duration: Callable[[int], str]) -> str:  # noqa: ARG002
+        """Say in a few words what it allows."""
+        return f"{self.limit} per {spell_duration(self.size)}"
+
+    def again(self, time: int, rounds: int) -> int:
+        """Return when it lets in `rounds` times its limit more than at `time`: what it let in one size before."""
+        return time + rounds * self.size
+
+    def is_off(self, due: int, now: int) -> bool:
+        """Tell whether who comes now instead of at `due` delays others by more than a thousandth of the size."""
+        return (now - due) * _TOLERANCE > self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +91,7 @@ class Spec:
     step: int = field(init=False, repr=False, compare=False, default=0)
     depth: int = field(init=False, repr=False, compare=False, default=0)
     encoded: bytes = field(init=False, repr=False, compare=False, default=b"")  # rate and burst, as they are kept
+    limits: tuple[Limit, ...] = field(init=False, repr=False, compare=False, default=())  # the bucket, then the others
 
     def __post_init__(self) -> None:
         if not isinstance(self.windows, tuple) or not all(isinstance(window, Window) for window in self.windows):
@@ -51,6 +99,7 @@ class Spec:
         if self.rate is None:
             check_amount("burst", self.burst, "units")
             object.__setattr__(self, "encoded", varints(0, 1, self.burst))
+            object.__setattr__(self, "limits", self.windows)
             return
         if not isinstance(self.rate, Fraction):
             raise TypeError(
@@ -65,11 +114,18 @@ class Spec:
         object.__setattr__(self, "step", ticks // common)
         object.__setattr__(self, "depth", self.burst * self.step)
         object.__setattr__(self, "encoded", varints(self.rate.numerator, self.rate.denominator, self.burst))
+        object.__setattr__(self, "limits", (Bucket(self.rate, self.burst), *self.windows))
+
+    @property
+    def counted(self) -> tuple[Counted, ...]:
+        """All limits but the bucket."""
+        return self.windows
+
+    def only(self, limit: Counted) -> "Spec":
+        """Return what is left where nothing but one of these limits."""
+        return Spec(None, 1, tuple([window for window in self.windows if window is limit]))
 
     @property
     def ceiling(self) -> int | None:
         """The largest cost that can ever be admitted at once; None: no bound."""
-        bounds = [window.limit for window in self.windows]
-        if self.rate is not None:
-            bounds.append(self.burst)
-        return min(bounds, default=None)
+        return min((limit.capacity for limit in self.limits), default=None)

@@ -143,9 +143,33 @@ class SlidingWindow:
         edge = self._log.reach(need) if self._log is not None else None
         return (self._edge if edge is None else edge) + size
 
+    def _room(self, now: int) -> int:
+        """Return how many units fit at `now`."""
+        if self._tail <= now - self._window.size:
+            self._expire(now)
+        return self._window.limit - self._used
+
+    def _counted(self, now: int) -> int:
+        """Return the units that count at `now`."""
+        self._expire(now)
+        return self._used
+
+    def _renews_at(self, now: int) -> int | None:  # noqa: ARG002 - as of every limit
+        """Return None: units leave as they came."""
+        return None
+
     def _empty(self, now: int) -> bool:
         """Tell whether nothing counts at `now`."""
         return self._edge <= now - self._window.size
+
+    def _empties_at(self) -> int:
+        """Return from when on nothing counts if nothing else comes."""
+        return self._edge + self._window.size
+
+    def _look_ahead(self) -> None:
+        """Go over to cells, for good, if it may come to need them: all promises are by them from now on."""
+        if self._window.limit > LOG_RUNS and not isinstance(self._log, LastingRing):
+            self._to_cells(LastingRing)
 
     def _since(self, horizon: int) -> int:
         """Return the units of all runs whose edge is after `horizon`."""
@@ -192,6 +216,9 @@ class SlidingWindow:
                 self._tail = log.tail
         if not 0 <= self._logged <= self._used:
             raise ValueError(f"{self._used} units in a window")
+
+    def _copy(self) -> "SlidingWindow":
+        return self._copy_window(object.__new__(SlidingWindow))
 
     def _copy_window(self, twin: "SlidingWindow") -> "SlidingWindow":
         for name in SlidingWindow.__slots__:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gate.admission.model import Usage, Verdict
+from gate.admission.model import SECOND, Usage, Verdict
 
 _BACKLOG: Final = "Requests that wait: in the delayed topic or, where they are held, in the request topic."
 _ETA: Final = (
@@ -176,6 +176,8 @@ class Metrics(Collector):
         eta = _gauge("gate_eta_seconds", _ETA, "priority")
         tokens = _gauge("gate_tokens", "Units in the service's token bucket.")
         fill = _gauge("gate_window_fill_ratio", "How full the fullest window is, 0 to 1.")
+        left = _gauge("gate_quota_left_units", "Units that a calendar quota has left until it renews.", "limit")
+        renews = _gauge("gate_quota_renews_timestamp_seconds", "When a calendar quota renews, unix time.", "limit")
         rate = _gauge("gate_admitted_per_second", "Requests admitted per second, lately.")
         offered = _gauge("gate_offered_per_second", "Requests that came per second, lately.")
         breach = _gauge("gate_breach_active", "1 while a breach is open.")
@@ -200,6 +202,10 @@ class Metrics(Collector):
             if usage.tokens is not None:
                 tokens.add_metric([service], usage.tokens)
             fill.add_metric([service], usage.window_fill)
+            for limit in usage.limits:
+                if limit.left is not None and limit.renews_at is not None:
+                    left.add_metric([service, limit.name], limit.left)
+                    renews.add_metric([service, limit.name], limit.renews_at / SECOND)
             rate.add_metric([service], usage.requests_per_second)
             offered.add_metric([service], usage.offered_per_second)
             breach.add_metric([service], usage.breach_since is not None)
@@ -210,7 +216,8 @@ class Metrics(Collector):
                 requests.add_metric([service, priority, verdict, reason], count)
             gone.add_metric([service], 0 if told is None else told.gone)
             shared.add_metric([service], 0 if told is None else told.shared_tenant_requests)
-        return [requests, backlog, eta, tokens, fill, rate, offered, breach, undecided, age, tenants, shared, gone]
+        families = [requests, backlog, eta, tokens, fill, left, renews, rate, offered, breach]
+        return [*families, undecided, age, tenants, shared, gone]
 
     def _totals(self, service: str, usage: Usage | None) -> Tally[tuple[str, str, str]]:
         """Return how often each outcome was, and 0 for those that can be and were not."""

@@ -35,9 +35,6 @@ def _limits(policy: ServicePolicy) -> Iterator[Reason]:
         yield Reason.GROUP
     if policy.max_in_flight is not None:
         yield Reason.IN_FLIGHT
-    if policy.spec.rate is not None:
-        yield Reason.RATE
-    if policy.spec.windows:
-        yield Reason.WINDOW
+    yield from dict.fromkeys(Reason(limit.reason) for limit in policy.spec.limits)
     yield Reason.PAUSED
     yield Reason.LANE

@@ -21,6 +21,10 @@ def to_json(usage: Usage) -> dict[str, Any]:
     record: dict[str, Any] = msgspec.to_builtins(usage)
     for name, name_ms in _TIMES.items():
         record[name_ms] = _to_ms(record.pop(name))
+    for limit in record["limits"]:
+        left, renews_at = limit.pop("left"), limit.pop("renews_at")
+        if left is not None:
+            limit |= {"left": left, "renews_at_ms": _to_ms(renews_at)}
     if record["last_refusal"] is not None:
         record["last_refusal"]["at_ms"] = _to_ms(record["last_refusal"].pop("at"))
     for paused in record["paused_tenants"]:
@@ -37,6 +41,7 @@ def from_json(record: dict[str, Any]) -> Usage:
             fields["last_refusal"] = {"reason": refusal["reason"], "limit": refusal["limit"]} | {
                 "at": _to_ns(refusal["at_ms"])
             }
+        fields["limits"] = [limit | {"renews_at": _to_ns(limit.get("renews_at_ms"))} for limit in record["limits"]]
         fields["paused_tenants"] = [
             {"tenant": paused["tenant"], "until": _to_ns(paused["until_ms"])}
             for paused in record.get("paused_tenants", ())

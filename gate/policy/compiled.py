@@ -120,7 +120,7 @@ class GroupPolicy:
 
 def is_limited(spec: Spec) -> bool:
     """Tell whether a spec limits anything at all."""
-    return spec.rate is not None or bool(spec.windows)
+    return bool(spec.limits)
 
 
 def compile_spec(said: Mapping[Any, Any]) -> Spec:

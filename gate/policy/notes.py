@@ -11,7 +11,7 @@ from gate.policy.errors import Loc, dotted
 from gate.policy.fields import Overflow
 from gate.policy.layers import Layer, merge
 from gate.policy.policy import Policy
-from gate.policy.wording import spell_duration
+from gate.policy.wording import spell_duration, spell_rate
 
 BATCH_SECONDS: Final = Fraction(1, 50)  # from one batch of a busy shard to the next, roughly
 
@@ -65,10 +65,10 @@ def _on_limits(service: ServicePolicy, stack: list[Layer]) -> Iterator[str]:
             f"burst_size {spec.burst} is full again before a busy gate decides its next batch, after some"
             f" {float(1000 * BATCH_SECONDS):.0f} ms, so less than requests_per_second is admitted; {enough} would do"
         )
-    for window in spec.windows:
-        if spec.rate is not None and window.limit < spec.burst:
-            size = spell_duration(window.size)
-            yield f"burst_size {spec.burst} is never reached: a window allows {window.limit} per {size}"
+    for limit in spec.limits if spec.rate is not None else ():
+        if limit.capacity < spec.burst:
+            allowed = limit.words(spell_rate, spell_duration)
+            yield f"burst_size {spec.burst} is never reached: a {limit.reason} allows {allowed}"
     by = said.get("max_delay")
     if service.overflow is not Overflow.DELAY and service.max_delay is not None and by and by.source != "defaults":
         yield f"max_delay has no effect with overflow: {service.overflow}"

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from gate.limits import Spec
 from gate.policy.compiled import KEEP_RELEASED, MAX_TENANTS, NEAR_LIMIT, WINDOW_SIZE, ServicePolicy, compile_spec
+from gate.policy.document import LimitFields
 from gate.policy.errors import dotted
 from gate.policy.fields import SECOND, Overflow
 from gate.policy.layers import Key, Layer
@@ -90,7 +91,8 @@ def _limits(spec: Spec, said: Mapping[str, Origin]) -> Iterator[tuple[str, Origi
         size = nothing
     yield "window_size", size
     yield "window_limit", limit
-    yield "windows", said.get("windows", nothing)
+    told = {"requests_per_second", "burst_size", "window_size", "window_limit"}
+    yield from ((name, said.get(name, nothing)) for name in LimitFields.model_fields if name not in told)
 
 
 def _said(key: Key, by: Layer, root: Node) -> Origin:

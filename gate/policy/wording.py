@@ -37,9 +37,7 @@ def spell_rate(rate: Fraction) -> str:
 
 def spell_spec(spec: Spec) -> str:
     """Spell a whole limit on one line."""
-    parts = [] if spec.rate is None else [f"{spell_rate(spec.rate)}, burst {spec.burst}"]
-    parts += [f"{window.limit} per {spell_duration(window.size)}" for window in spec.windows]
-    return "; ".join(parts) or "unlimited"
+    return "; ".join(limit.words(spell_rate, spell_duration) for limit in spec.limits) or "unlimited"
 
 
 def spell_value(value: Any) -> str:

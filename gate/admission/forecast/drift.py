@@ -49,11 +49,11 @@ class Drift:
         late = now - max(self.due, self._since)
         if any(is_full(limiter, now) for limiter in limiters):
             self._late = late
-        elif not any(limiter.spec.windows for limiter in limiters):
+        elif not any(limiter.spec.counted for limiter in limiters):
             return
         self.stale = True
         self.wrong |= (self._lost + self._late) * _TOLERANCE > end - now or any(
-            late * _TOLERANCE > window.size for limiter in limiters for window in limiter.spec.windows
+            limit.is_off(now - late, now) for limiter in limiters for limit in limiter.spec.counted
         )
 
     def stepped(self, now: int, due: int | None, *, admitted: bool) -> None:

@@ -20,10 +20,11 @@ from itertools import accumulate
 from typing import Final, NamedTuple, Self
 
 from gate.admission.forecast.single_queue import ready_at
-from gate.admission.model import SECOND, whole_ms
+from gate.admission.model import FOREVER, SECOND, whole_ms
 from gate.admission.queues.fair import COST_CAP, Fair
 from gate.admission.queues.queue import Lane, Queue
-from gate.limits import Limiter, Spec, Window
+from gate.limits import Limiter
+from gate.limits.limit import Counted
 
 _AHEAD: Final = 1024  # moments of admission that are looked at one by one; beyond them the pattern goes on
 _MANY: Final = 2**40
@@ -51,15 +52,15 @@ class _BucketTail(NamedTuple):
         return -(-max(0, units * self.parts - self.tokens) * self.numerator // self.denominator)
 
 
-class _WindowTail:
-    """A window by itself: when it has let in `units`, at most its limit, from a moment on."""
+class _CountedTail:
+    """A window or quota by itself: when it has let in `units`, at most its capacity, from a moment on."""
 
-    __slots__ = ("_alone", "_now", "window")
+    __slots__ = ("_alone", "_now", "limit")
 
-    def __init__(self, limiter: Limiter, window: Window, now: int) -> None:
-        self.window = window
+    def __init__(self, limiter: Limiter, limit: Counted, now: int) -> None:
+        self.limit = limit
         self._alone = limiter.copy()
-        self._alone.reconfigure(Spec(None, 1, (window,)), now)
+        self._alone.reconfigure(limiter.spec.only(limit), now)
         self._now = now
 
     def wait(self, units: int) -> int:
@@ -70,7 +71,7 @@ class _WindowTail:
 class AdmissionTimes:
     """The moments at which limiters that are never idle admit units, found one by one as far as they are asked for."""
 
-    __slots__ = ("_base", "_buckets", "_done", "_ends", "_limiters", "_times", "_windows", "at")
+    __slots__ = ("_base", "_buckets", "_counted", "_done", "_ends", "_limiters", "_times", "at")
 
     def __init__(self, limiters: Sequence[Limiter], at: int) -> None:
         self._limiters = limiters  # copies: the forecast's own
@@ -80,7 +81,7 @@ class AdmissionTimes:
         self._done = 0  # moments that have passed
         self._base = 0  # units admitted by then
         self._buckets: list[_BucketTail] | None = None  # the buckets behind the last moment
-        self._windows: list[_WindowTail] = []  # the windows behind it
+        self._counted: list[_CountedTail] = []  # the other limits behind it
 
     @property
     def limiter(self) -> Limiter:
@@ -120,6 +121,10 @@ class AdmissionTimes:
     def _look_on(self) -> None:
         self._buckets = None
         self.at = ready_at(self._limiters, self.at, 1)
+        if self.at >= FOREVER:  # nobody lives to see it
+            self._times.append(FOREVER)
+            self._ends.append(FOREVER)
+            return
         units = min((limiter.fit(self.at, _MANY, 1) for limiter in self._limiters), default=_MANY)
         for limiter in self._limiters:
             limiter.charge(self.at, units)
@@ -127,21 +132,21 @@ class AdmissionTimes:
         self._ends.append((self._ends[-1] if self._ends else self._base) + units)
 
     def _beyond(self, target: int) -> int:
-        """Go on as the limits do by themselves: a bucket drips; a window lets in what it let in one size before."""
+        """Go on as the limits do by themselves: a bucket drips; the others let in again what they let in before."""
         last, units = self._times[-1], target - self._ends[-1]
         if self._buckets is None:
             self._buckets = [
                 _BucketTail.of(limiter, last) for limiter in self._limiters if limiter.spec.rate is not None
             ]
-            self._windows = [
-                _WindowTail(limiter, window, last) for limiter in self._limiters for window in limiter.spec.windows
+            self._counted = [
+                _CountedTail(limiter, limit, last) for limiter in self._limiters for limit in limiter.spec.counted
             ]
         wait = self._dripped(units)
-        for window in self._windows:
-            rounds, rest = divmod(units - 1, window.window.limit)
-            first = max(window.wait(rest + 1), self._dripped(rest + 1))
-            wait = max(wait, first + rounds * window.window.size)
-        return whole_ms(last + wait)
+        for tail in self._counted:
+            rounds, rest = divmod(units - 1, tail.limit.capacity)
+            first = max(tail.wait(rest + 1), self._dripped(rest + 1))
+            wait = max(wait, tail.limit.again(last + first, rounds) - last)
+        return min(whole_ms(last + wait), FOREVER)
 
     def _dripped(self, units: int) -> int:
         return max((bucket.wait(units) for bucket in self._buckets or ()), default=0)

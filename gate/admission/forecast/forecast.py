@@ -280,8 +280,7 @@ class Forecast:
 
 def _longest(spec: Spec) -> float:
     """Return how many ns a unit takes in the long run."""
-    times = [window.size / window.limit for window in spec.windows]
-    return max(times if spec.rate is None else [*times, SECOND / float(spec.rate)], default=0.0)
+    return max((SECOND / limit.per_second for limit in spec.limits), default=0.0)
 
 
 def _ahead_of(limiter: Limiter) -> Limiter:

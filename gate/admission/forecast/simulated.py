@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from gate.admission.forecast.single_queue import ready_at
-from gate.admission.model import MS, whole_ms
+from gate.admission.model import FOREVER, MS, whole_ms
 from gate.admission.queues.fair import COST_CAP, Fair
 from gate.admission.queues.parked import Parked
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
@@ -104,7 +104,7 @@ class SimulatedQueues:
             until = self._blocks(queue.tenant, now, entry.cost)
             ready = until or ready_at(limiters, now, entry.cost)
             late = ready > entry.latest
-            if ready >= NEVER or (late and entry.arrival is not None):  # it will not even be parked
+            if ready >= FOREVER or (late and entry.arrival is not None):  # it will not even be parked
                 if entry.arrival is not None:
                     shed[entry.arrival] = ready
                 self._done(queue, entry, entry.left)

@@ -7,7 +7,7 @@ exact for any mix of costs.
 
 from collections.abc import Iterable, Sequence
 
-from gate.admission.model import MS, whole_ms
+from gate.admission.model import FOREVER, MS, whole_ms
 from gate.limits import Limiter
 
 
@@ -37,6 +37,7 @@ class SingleQueue:
         the first request that was not booked.
         """
         limiters = self.limiters if own is None else [*self.limiters, own]
+        latest = min(latest, FOREVER)
         times: list[int] = []
         time = before = self.at
         several = True  # went at the last moment; where only one did, the next moment mostly takes one as well

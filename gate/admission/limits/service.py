@@ -32,10 +32,9 @@ class Limits:
     def ceiling(self) -> tuple[int, str] | None:
         """Return the largest cost that can ever be admitted, and the limit that says so; None: no bound."""
         ceilings = []
-        spec = self.limiter.spec
-        if spec.ceiling is not None:
-            by_rate = spec.rate is not None and spec.burst == spec.ceiling
-            ceilings.append((spec.ceiling, f"{self.service}.{'rate' if by_rate else 'window'}"))
+        lowest = min(self.limiter.spec.limits, key=lambda limit: limit.capacity, default=None)
+        if lowest is not None:
+            ceilings.append((lowest.capacity, f"{self.service}.{lowest.name}"))
         if self.budget is not None and self.budget.limiter.spec.ceiling is not None:
             ceilings.append((self.budget.limiter.spec.ceiling, f"group.{self.budget.name}"))
         return min(ceilings, default=None)
@@ -63,7 +62,7 @@ class Limits:
         if self.budget is not None and (own <= now or self.budget.limiter.ready_at(now, cost) > own):
             return Bound(Reason.GROUP, f"group.{self.budget.name}")
         binding = self.limiter.binding(now, cost)
-        return None if binding is None else Bound(Reason(binding), f"{self.service}.{binding}")
+        return None if binding is None else Bound(Reason(binding.reason), f"{self.service}.{binding.name}")
 
 
 def is_full(limiter: Limiter, now: int) -> bool:
@@ -73,4 +72,4 @@ def is_full(limiter: Limiter, now: int) -> bool:
 
 def is_shifted(limiter: Limiter, now: int) -> bool:
     """Tell whether who comes late at `now` delays those behind."""
-    return bool(limiter.spec.windows) or is_full(limiter, now)
+    return bool(limiter.spec.counted) or is_full(limiter, now)
