@@ -33,6 +33,7 @@ class Reason(StrEnum):
 
     RATE = "rate"
     WINDOW = "window"
+    QUOTA = "quota"
     TENANT = "tenant"
     GROUP = "group"
     IN_FLIGHT = "in-flight"

@@ -7,7 +7,7 @@ from typing import Final, Self
 from gate.limits.checks import bad_time, check_amount, check_cost, check_count, shown
 from gate.limits.codec import Reader, Writer, seal, unseal
 from gate.limits.limit import Counter, Fill, Limit
-from gate.limits.spec import MOST, NEVER, Spec, Window
+from gate.limits.spec import MOST, NEVER, Quota, Spec, Window
 from gate.limits.window import SlidingWindow
 
 _ANY: Final = Window(MOST, 1)
@@ -33,7 +33,10 @@ class Limiter(SlidingWindow):
         self.spec = spec
         self.last = now
         self._full = now * spec.scale  # ticks
-        self._more: tuple[Counter, ...] = tuple([SlidingWindow(window) for window in spec.windows[1:]])
+        self._more: tuple[Counter, ...] = (
+            *map(SlidingWindow, spec.windows[1:]),
+            *[quota.counter() for quota in spec.quotas],
+        )
         if not spec.windows:  # one run that never ends and starts too low ever to be full
             self._edge, self._tail, self._used = MOST, NEVER, -NEVER
 
@@ -229,7 +232,7 @@ class Limiter(SlidingWindow):
         """Go over to other limits. What counts in a window stays counted; tokens are capped and never added.
 
         A window takes over what the old window of its size counts; without one, what the next larger counts, or else
-        the largest. A first bucket starts full.
+        the largest. So does a quota from the old quotas. A first bucket starts full.
         """
         _check_spec(spec)
         now = self._advance(now)
@@ -248,6 +251,7 @@ class Limiter(SlidingWindow):
             source = next(larger, sources[-1] if sources else None)
             if source is not None:
                 window._adopt(source, now)
+        twin._adopt_quotas(self, now)
         twin._copy_into(self)
 
     def inherit(self, other: "Limiter", now: int) -> None:
@@ -265,6 +269,14 @@ class Limiter(SlidingWindow):
                 source._expire(max(now, other.last))
                 if source._used:
                     window._add(now, source._used)
+        self._adopt_quotas(other, max(now, other.last))
+
+    def _adopt_quotas(self, other: "Limiter", now: int) -> None:
+        kept = dict(other._quotas())
+        for quota, counter in self._quotas():
+            source = quota.source(tuple(kept))
+            if source is not None:
+                counter._adopt(kept[source], now)
 
     def expect_many(self) -> None:
         """Go over to cells, for good, where a window may come to need them: all promises are by them from now on."""
@@ -291,8 +303,10 @@ class Limiter(SlidingWindow):
         out.numbers(self.last)
         out.encoded(spec.encoded)
         out.numbers(self._full - self.last * spec.scale, len(spec.windows))
-        for window in self._windows():
-            window._write(out, self.last)
+        for number, counter in enumerate(self._counters()):
+            if number == len(spec.windows):  # an older program, which knows no quotas, refuses what follows
+                out.numbers(len(spec.quotas))
+            counter._write(out, self.last)
         return seal(out)
 
     @classmethod
@@ -318,15 +332,23 @@ class Limiter(SlidingWindow):
             for _ in range(count):
                 windows.append(Window(*source.numbers(2)))
                 SlidingWindow(windows[-1])._read(source, last)
-            stored = Spec(Fraction(numerator, denominator) or None, burst, tuple(windows))
+            quotas = []
+            for _ in range(source.numbers(1)[0] if source.left else 0):
+                quotas.append(Quota.read(source))
+                quotas[-1].counter()._read(source, last)
+            stored = Spec(Fraction(numerator, denominator) or None, burst, tuple(windows), tuple(quotas))
             if full and not stored.rate:
                 raise ValueError("tokens without a bucket")
             limiter = cls(stored, last)
             limiter._full = full + last * stored.scale
             source.position = start
-            for window in limiter._windows():
-                source.numbers(2)
-                window._read(source, last)
+            for number, counter in enumerate(limiter._counters()):
+                if number < len(windows):
+                    source.numbers(2)
+                else:
+                    source.numbers(int(number == len(windows)))
+                    Quota.read(source)
+                counter._read(source, last)
             source.end()
         if spec is not None and stored != spec:
             limiter.reconfigure(spec, last)
@@ -335,16 +357,20 @@ class Limiter(SlidingWindow):
 
     @classmethod
     def _read_all(cls, spec: Spec, source: Reader, last: int) -> Self | None:
-        """Read what follows on the rate; None: it was written for other windows than those of `spec`."""
+        """Read what follows on the rate; None: it was written for other windows or quotas than those of `spec`."""
         full, count = source.numbers(2)
         if count != len(spec.windows):
             return None
         limiter = cls(spec, last)
         limiter._full += full
-        for window in limiter._windows():
-            if not source.skip(window._window.encoded):
+        for number, counter in enumerate(limiter._counters()):
+            if number == count and (not source.left or source.numbers(1)[0] != len(spec.quotas)):
                 return None
-            window._read(source, last)
+            if not source.skip(spec.counted[number].encoded):
+                return None
+            counter._read(source, last)
+        if source.left and not spec.quotas:
+            return None
         source.end()
         if full and not spec.step:
             raise ValueError("tokens without a bucket")
@@ -352,6 +378,9 @@ class Limiter(SlidingWindow):
 
     def _counters(self) -> tuple[Counter, ...]:
         return (self, *self._more) if self.spec.windows else self._more
+
+    def _quotas(self) -> list[tuple[Quota, Counter]]:
+        return list(zip(self.spec.quotas, self._counters()[len(self.spec.windows) :], strict=True))
 
     def _windows(self) -> list[SlidingWindow]:
         return [counter for counter in self._counters() if isinstance(counter, SlidingWindow)]

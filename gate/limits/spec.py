@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Final
 from gate.limits.checks import MOST, NEVER, check_amount, check_count, shown
 from gate.limits.codec import varints
 from gate.limits.limit import Counted, Limit
+from gate.limits.quota import Quota
 
-__all__ = ["MOST", "NEVER", "SECOND", "Spec", "Window"]
+__all__ = ["MOST", "NEVER", "SECOND", "Quota", "Spec", "Window"]
 
 SECOND: Final = 1_000_000_000
 _TOLERANCE: Final = 1_000  # times that are off by a smaller part are kept
@@ -76,7 +77,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """The limits of one key, compiled: `rate` units per second up to `burst`, and every one of `windows`.
+    """The limits of one key, compiled: `rate` units per second up to `burst`, all of `windows` and all of `quotas`.
 
     `rate` None means that there is no bucket; `burst` then means nothing. Raises TypeError or ValueError that names
     the field and the value.
@@ -85,6 +86,7 @@ class Spec:
     rate: Fraction | None
     burst: int
     windows: tuple[Window, ...]
+    quotas: tuple[Quota, ...] = field(default=(), metadata={"later": True})
     # The bucket in whole numbers: a ns is `scale` ticks, a unit of cost `step` ticks, the whole burst `depth` ticks.
     # A rate of p/q per second makes a unit take q * 10^9 / p ns, so p / gcd ticks in a ns leave no fraction anywhere.
     scale: int = field(init=False, repr=False, compare=False, default=0)
@@ -96,10 +98,12 @@ class Spec:
     def __post_init__(self) -> None:
         if not isinstance(self.windows, tuple) or not all(isinstance(window, Window) for window in self.windows):
             raise TypeError(f"windows must be a tuple of Window, not {shown(self.windows)}")
+        if not isinstance(self.quotas, tuple) or not all(isinstance(quota, Quota) for quota in self.quotas):
+            raise TypeError(f"quotas must be a tuple of Quota, not {shown(self.quotas)}")
         if self.rate is None:
             check_amount("burst", self.burst, "units")
             object.__setattr__(self, "encoded", varints(0, 1, self.burst))
-            object.__setattr__(self, "limits", self.windows)
+            object.__setattr__(self, "limits", self.counted)
             return
         if not isinstance(self.rate, Fraction):
             raise TypeError(
@@ -114,16 +118,17 @@ class Spec:
         object.__setattr__(self, "step", ticks // common)
         object.__setattr__(self, "depth", self.burst * self.step)
         object.__setattr__(self, "encoded", varints(self.rate.numerator, self.rate.denominator, self.burst))
-        object.__setattr__(self, "limits", (Bucket(self.rate, self.burst), *self.windows))
+        object.__setattr__(self, "limits", (Bucket(self.rate, self.burst), *self.counted))
 
     @property
     def counted(self) -> tuple[Counted, ...]:
         """All limits but the bucket."""
-        return self.windows
+        return (*self.windows, *self.quotas)
 
     def only(self, limit: Counted) -> "Spec":
         """Return what is left where nothing but one of these limits."""
-        return Spec(None, 1, tuple([window for window in self.windows if window is limit]))
+        windows = tuple([window for window in self.windows if window is limit])
+        return Spec(None, 1, windows, tuple([quota for quota in self.quotas if quota is limit]))
 
     @property
     def ceiling(self) -> int | None:

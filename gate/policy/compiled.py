@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel
 
-from gate.limits import Spec, Window
+from gate.limits import Per, Quota, Spec, Window
 from gate.limits.spec import MOST
 from gate.policy.fields import SECOND, Overflow
 from gate.policy.layers import Key
@@ -127,7 +127,8 @@ def compile_spec(said: Mapping[Any, Any]) -> Spec:
     """Fill in what follows from what was said about a limit.
 
     A window of `window_size` (60 s unless said) holds `window_limit`, else what the rate gives in it; `windows` are
-    further ones. Without a rate there is no bucket, and no window that was not given its limit.
+    further ones, `quotas` are of the calendar. Without a rate there is no bucket, and no window that was not given its
+    limit.
     """
     rate: Fraction | None = said.get("requests_per_second")
     size: int | None = said.get("window_size", WINDOW_SIZE)
@@ -141,7 +142,19 @@ def compile_spec(said: Mapping[Any, Any]) -> Spec:
         if limit is not None:
             limits[size] = min(limit, limits.get(size, limit))
     burst = said.get("burst_size") or (1 if rate is None else math.ceil(rate))
-    return Spec(rate=rate, burst=burst, windows=tuple(Window(limits[size], size) for size in sorted(limits)))
+    windows = tuple(Window(limits[size], size) for size in sorted(limits))
+    return Spec(rate=rate, burst=burst, windows=windows, quotas=_quotas(said.get("quotas") or ()))
+
+
+def _quotas(said: Sequence[Any]) -> tuple[Quota, ...]:
+    """Return the quotas, shorter periods first; of several for the same periods, the lowest."""
+    limits: dict[tuple[Per, str], int] = {}
+    for quota in said:
+        key = (quota.per, quota.timezone)
+        limits[key] = min(quota.limit, limits.get(key, quota.limit))
+    order = list(Per)
+    keys = sorted(limits, key=lambda key: (order.index(key[0]), key[1]))
+    return tuple(Quota(limits[per, zone], per, zone) for per, zone in keys)
 
 
 def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
@@ -194,4 +207,6 @@ def _plain(value: object) -> object:
         case BaseModel():
             return value.model_dump()
     assert is_dataclass(value)
-    return [getattr(value, part.name) for part in fields(value) if part.init]  # the rest follows from these
+    # the rest follows from these; what came later than others counts where it says something, so versions stay
+    parts = [part for part in fields(value) if part.init]
+    return [getattr(value, part.name) for part in parts if "later" not in part.metadata or getattr(value, part.name)]

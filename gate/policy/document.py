@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails
 
+from gate.limits import Per
 from gate.policy.errors import Loc, Problem, dotted
 from gate.policy.fields import (
     SECOND,
@@ -20,6 +21,7 @@ from gate.policy.fields import (
     errors_of,
     mapping_of,
     one_of,
+    read_timezone,
     whole_number,
     wrong,
 )
@@ -38,6 +40,14 @@ class WindowFields(StrictModel):
     size: Duration
 
 
+class QuotaFields(StrictModel):
+    """At most `limit` units in each day, week, month or year of a time zone."""
+
+    limit: Count
+    per: Annotated[Per, one_of(Per)]
+    timezone: Annotated[str, PlainValidator(read_timezone)] = "UTC"
+
+
 class LimitFields(StrictModel):
     """What a service, tenant or group may be limited by. Only fields that were set count; None says "none"."""
 
@@ -46,6 +56,7 @@ class LimitFields(StrictModel):
     window_size: Duration | None = None
     window_limit: Count | None = None
     windows: tuple[WindowFields, ...] | None = None
+    quotas: tuple[QuotaFields, ...] | None = None
 
 
 def _some_lanes(lanes: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +122,8 @@ def fields_at(loc: Loc) -> type[StrictModel] | None:
             return ServiceFields
         case (*_, "windows", int()):
             return WindowFields
+        case (*_, "quotas", int()):
+            return QuotaFields
         case ("groups", _) | (*_, "tenants", _):
             return LimitFields
         case ("templates" | "services", _):

@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Any, Final, TypeVar
+from zoneinfo import available_timezones
 
 from pydantic import BeforeValidator, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from gate.limits.quota import Per, calendar
 from gate.limits.rates import parse_rate
 from gate.policy.errors import did_you_mean, quoted
 
@@ -135,6 +137,18 @@ def read_flag(value: object) -> bool:
     """Read true or false, and nothing that older YAML took for them."""
     if not isinstance(value, bool):
         raise wrong(f"must be true or false, not {quoted(value)}", _flag_hint(value))
+    return value
+
+
+def read_timezone(value: object) -> str:
+    """Read the name of a time zone, as the IANA database spells it."""
+    hint = "write a name of the IANA database, such as Europe/Berlin or UTC"
+    if not isinstance(value, str):
+        raise wrong(f"must be a time zone, not {quoted(value)}", hint)
+    try:
+        calendar(Per.DAY, value)
+    except ValueError:
+        raise wrong(f"unknown time zone {quoted(value)}", did_you_mean(value, available_timezones()) or hint) from None
     return value
 
 

@@ -1,5 +1,6 @@
 """Policies and judges for the engine's tests."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
@@ -53,6 +54,11 @@ def never_over() -> Callable[[Spec, Iterable[tuple[int, int]]], None]:
                 tokens = min(Fraction(limits.burst), tokens + limits.rate * (at - last) / SECOND) - units
                 assert tokens >= 0, f"bucket over by {-tokens} at {at}"
             last = at
+        for quota in limits.quotas:
+            periods: Counter[tuple[int, int]] = Counter()
+            for at, units in log:
+                periods[quota.calendar.period(at)] += units
+            assert max(periods.values(), default=0) <= quota.limit, f"{quota} is exceeded: {periods}"
         for window in limits.windows:
             first = used = 0
             for at, units in log:

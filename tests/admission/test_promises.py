@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gate.admission.forecast.simulated import MOST
 from gate.admission.model import MS, SECOND, Run
 from gate.admission.simulation import Simulation
-from gate.limits import Spec, Window
+from gate.limits import Per, Quota, Spec, Window
 from gate.policy import ServicePolicy, Tenants
 
 START = 1_764_000_000 * SECOND
@@ -25,7 +25,15 @@ SEEDS = st.integers(0, 2**32)
 def random_spec(rng: random.Random) -> Spec:
     rate = Fraction(rng.choice([1, 2, 7, 10, 50, 333]), rng.choice([1, 1, 3, 60])) if rng.random() < 0.8 else None
     sizes = sorted(rng.sample([1, 5, 10, 60], rng.choice([0, 1, 1, 2]))) or ([] if rate else [10])
-    return Spec(rate, rng.choice([5, 8, 20]), tuple(Window(rng.choice([5, 10, 50, 300]), s * SECOND) for s in sizes))
+    windows = tuple(Window(rng.choice([5, 10, 50, 300]), s * SECOND) for s in sizes)
+    return Spec(rate, rng.choice([5, 8, 20]), windows, random_quotas(rng))
+
+
+def random_quotas(rng: random.Random) -> tuple[Quota, ...]:
+    if rng.random() < 0.7:
+        return ()
+    quotas = [Quota(rng.choice([7, 30, 120]), rng.choice([Per.DAY, Per.WEEK]), rng.choice(["UTC", "Asia/Kathmandu"]))]
+    return (*quotas, Quota(rng.choice([150, 1_000]), Per.MONTH, "Europe/Berlin"))[: rng.choice([1, 2])]
 
 
 def random_runs(rng, lanes, tenants, costs, deadline=0.0, now=0):
@@ -67,7 +75,15 @@ def test_never_over_in_order_and_once(never_over, seed):
     own = random_spec(rng)
     windows = tuple(own.windows)
     tenants = Tenants.of(
-        {"a": {"requests_per_second": own.rate, "burst_size": own.burst, "window_size": None, "windows": windows}}
+        {
+            "a": {
+                "requests_per_second": own.rate,
+                "burst_size": own.burst,
+                "window_size": None,
+                "windows": windows,
+                "quotas": own.quotas,
+            }
+        }
     )
     policy = ServicePolicy("svc", limits, lanes=rng.choice([ONE_LANE, *LANES]), tenants=tenants)
     sim, like, _ = play(rng, policy, ["", "a", "b"], [1, 1, 2, 5], deadline=0.2, late=rng.choice([0, 50]))
@@ -114,7 +130,10 @@ def test_lanes_and_tenants_are_stamped_exactly_while_nothing_else_comes(seed):
 def test_little_that_waits_is_stamped_exactly_for_any_mix_of_costs_and_limits(seed):
     rng = random.Random(seed)
     own = random_spec(rng)
-    limits = {"requests_per_second": own.rate, "burst_size": own.burst, "window_size": None, "windows": own.windows}
+    limits = {
+        "requests_per_second": own.rate, "burst_size": own.burst, "window_size": None, "windows": own.windows,
+        "quotas": own.quotas,
+    }  # fmt: skip
     tenants = Tenants.of({"a": limits, "b": limits}) if rng.random() < 0.7 else None
     policy = ServicePolicy(
         "svc", random_spec(rng), lanes=rng.choice([ONE_LANE, *LANES]), tenants=tenants,

@@ -9,9 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gate.admission.model import MS, SECOND, Run
 from gate.admission.simulation import Simulation
-from gate.limits import Spec, Window
+from gate.limits import Per, Quota, Spec, Window
 from gate.policy import ServicePolicy, Tenants
+from tests.limits.oracle import period
 
+HOUR = 3600 * SECOND
 START = 1_764_000_000 * SECOND
 
 
@@ -30,10 +32,15 @@ class Log:
     def fits(self, now: int, cost: int) -> bool:
         if self.spec.rate is not None and self.tokens_at(now) < cost:
             return False
+        if any(self.used_of(quota, now) + cost > quota.limit for quota in self.spec.quotas):
+            return False
         return all(
             sum(units for at, units in self.log if at > now - window.size) + cost <= window.limit
             for window in self.spec.windows
         )
+
+    def used_of(self, quota: Quota, now: int) -> int:
+        return sum(units for at, units in self.log if period(quota, at) == period(quota, now))
 
     def take(self, now: int, cost: int) -> None:
         if self.spec.rate is not None:
@@ -46,6 +53,8 @@ class Log:
         if self.spec.rate is not None:
             missing = max(Fraction(0), cost - self.tokens_at(now)) * SECOND / self.spec.rate
             moments.add(now - (-missing.numerator // missing.denominator))
+        days = range(now - now % HOUR, now + 33 * 24 * HOUR, HOUR) if self.spec.quotas else ()
+        moments |= {hour for hour in days if hour > now}  # some of them are midnight in whole hours
         return min(t for m in moments if (t := -(-m // MS) * MS) >= now and self.fits(t, cost))
 
 
@@ -173,6 +182,7 @@ SPECS = st.builds(
     st.sampled_from([None, Fraction(1, 3), Fraction(2), Fraction(7), Fraction(50)]),
     st.sampled_from([4, 5, 20]),
     st.sampled_from([(), (Window(4, SECOND),), (Window(6, 5 * SECOND), Window(50, 60 * SECOND))]),
+    st.sampled_from([(), (), (Quota(9, Per.DAY, "Europe/Berlin"),), (Quota(12, Per.DAY), Quota(30, Per.MONTH))]),
 )
 LANES = st.sampled_from(
     [{"default": 1}, {"hi": 6, "default": 3, "low": 1}, {"default": Fraction(5, 2), "x": Fraction(1, 3)}]

@@ -26,6 +26,15 @@ def test_a_burst_and_then_one_a_second():
     assert result.breaches == 1
 
 
+def test_a_quota_waits_for_the_next_day_of_its_calendar():
+    midnight = T - T % 86_400_000 + 86_400_000 - 3_600_000  # of Berlin, in winter
+    policy = "services: {pay: {quotas: [{limit: 2, per: day, timezone: Europe/Berlin}]}}"
+    result = outcome(policy, *[Request(midnight - 1000)] * 5, Request(midnight))
+    day = 86_400_000
+    assert result.admitted() == [midnight - 1000] * 2 + [midnight] * 2 + [midnight + day] * 2
+    assert result.delayed == {Reason.QUOTA: 4}
+
+
 def test_hold_waits_as_delay_does():
     requests = [Request(T)] * 3
     held = outcome("services: {pay: {requests_per_second: 1, burst_size: 1, overflow: hold}}", *requests)

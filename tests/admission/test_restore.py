@@ -12,7 +12,7 @@ from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run, Verdict
 from gate.admission.simulation import Simulation
-from gate.limits import Spec, StateError, Window
+from gate.limits import Per, Quota, Spec, StateError, Window
 from gate.policy import Overflow, ServicePolicy, Tenants
 
 START = 1_764_000_000 * SECOND
@@ -29,7 +29,9 @@ def random_spec(rng: random.Random) -> Spec:
         return Spec(None, 1, ())
     rate = Fraction(rng.choice([1, 2, 3, 7, 10, 50, 100]), rng.choice([1, 1, 1, 3, 60])) if rng.random() < 0.8 else None
     sizes = sorted(rng.sample([1, 5, 10, 60], rng.choice([0, 0, 1, 2]))) or ([] if rate else [10])
-    return Spec(rate, rng.choice([1, 2, 5, 20]), tuple(Window(rng.choice(LIMITS), s * SECOND) for s in sizes))
+    windows = tuple(Window(rng.choice(LIMITS), s * SECOND) for s in sizes)
+    quotas = (Quota(rng.choice([3, 50, 300]), rng.choice([Per.DAY, Per.MONTH]), "Europe/Berlin"),)
+    return Spec(rate, rng.choice([1, 2, 5, 20]), windows, quotas if rng.random() < 0.3 else ())
 
 
 def random_policy(rng: random.Random) -> ServicePolicy:
@@ -38,6 +40,7 @@ def random_policy(rng: random.Random) -> ServicePolicy:
         spec = random_spec(rng)
         rules[tenant] = {
             "requests_per_second": spec.rate, "burst_size": spec.burst, "window_size": None, "windows": spec.windows,
+            "quotas": spec.quotas,
         }  # fmt: skip
     return ServicePolicy(
         "svc",

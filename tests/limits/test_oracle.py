@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gate.limits import NEVER, Limiter, Spec, Window
+from gate.limits import NEVER, Limiter, Per, Quota, Spec, Window
 from gate.limits.runs import LOG_RUNS, Ring
 from tests.limits.oracle import SECOND, Oracle
 
@@ -19,9 +19,15 @@ rates = st.one_of(
 )
 
 
+def quotas(limits: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[Quota, ...]]:
+    zones = st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe"])
+    some = st.lists(st.builds(Quota, limits, st.sampled_from(Per), zones), max_size=2, unique_by=lambda one: one.per)
+    return some.map(tuple)
+
+
 def specs(limits: st.SearchStrategy[int], sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Spec]:
     windows = st.lists(st.builds(Window, limits, sizes), max_size=3, unique_by=lambda window: window.size).map(tuple)
-    return st.builds(Spec, rates, st.integers(1, 300), windows)
+    return st.builds(Spec, rates, st.integers(1, 300), windows, st.one_of(st.just(()), quotas(limits)))
 
 
 small = specs(st.integers(1, 40), st.sampled_from([1, 10, 999, SECOND, 3 * SECOND, 60 * SECOND, 61 * SECOND + 1]))
@@ -66,6 +72,10 @@ class Machine(RuleBasedStateMachine):
     @rule(gap=gaps)
     def wait(self, gap: int) -> None:
         self.now += gap
+
+    @rule(days=st.integers(1, 400), gap=gaps)
+    def wait_for_long(self, days: int, gap: int) -> None:
+        self.now += days * 86_400 * SECOND + gap
 
     @rule(gap=st.integers(1, 100 * SECOND), cost=costs)
     def step_back(self, gap: int, cost: int) -> None:
@@ -139,6 +149,7 @@ class Machine(RuleBasedStateMachine):
             assert self.limiter.bucket_fill(now) == float(1 - self.oracle.level / self.limiter.spec.burst)
         full = self.oracle.level == self.limiter.spec.burst or self.limiter.spec.rate is None
         empty = not any(self.oracle.used(now, size) for size in self.oracle.logs)
+        empty = empty and not any(self.oracle.counted(now, quota) for quota in self.oracle.quotas)
         if self.limiter.idle(now):
             assert full
             assert empty

@@ -40,10 +40,11 @@ def test_check_lists_what_each_service_gets(run):
         r"10/s, burst 40; 600 per 1m +delay up to 1h; group bank-api; lanes interactive 6", rows["payments"]
     )
     assert "10/min, burst 10; 10 per 1m; 100 per 1d" in rows["reports-*"]
+    assert "5/s, burst 150; 300 per 1m; 100000 per month of Europe/Berlin" in rows["bureau"]
     assert "50/s, burst 50" in rows["bank-api"]
     assert "shadow" in rows["notifications"]
     assert "(all others)" in out
-    assert ":29: note: services.notifications: shadow: decides and reports, and admits everything" in out
+    assert ":32: note: services.notifications: shadow: decides and reports, and admits everything" in out
     assert re.search(r"valid, version [0-9a-f]{6}$", out.rstrip())
 
 
@@ -58,7 +59,7 @@ def test_check_of_a_broken_file_says_everything_on_stderr(run, write):
 def test_check_for_programs(run, write):
     code, out, _ = run("check", EXAMPLE, "--json")
     said = json.loads(out)
-    assert (code, said["valid"], len(said["services"]), len(said["notes"])) == (0, True, 6, 1)
+    assert (code, said["valid"], len(said["services"]), len(said["notes"])) == (0, True, 7, 1)
     assert said["services"][0]["windows"] == [{"limit": 600, "size": "1m"}]
     code, out, err = run("check", write("services: {pay: {brust_size: 1}}"), "--json")
     assert (code, err) == (1, "")
@@ -113,6 +114,7 @@ def test_show_of_everything(run):
     titles = [
         "payments",
         "refunds",
+        "bureau",
         "search",
         "imports",
         "notifications",
@@ -122,7 +124,7 @@ def test_show_of_everything(run):
     ]
     assert [line for line in out.splitlines() if line in titles] == titles
     said = json.loads(run("show", EXAMPLE, "--json")[1])
-    assert list(said["services"]) == titles[:5]
+    assert list(said["services"]) == titles[:6]
     assert said["settings"]["delivery"] == "exactly_once"
     assert said["groups"]["bank-api"]["burst_size"] == {"value": 50, "source": "group", "line": 12}
 

@@ -40,7 +40,7 @@ def test_the_example():
     assert search.tenant("anyone") == search.tenant("") == Spec(Fraction(5), 10, (Window(300, MINUTE),))
     assert policy.service("payments").tenant("acme") is None
     assert policy.service("unheard-of").spec == Spec(Fraction(100), 150, (Window(6000, MINUTE),))
-    assert policy.services == ("payments", "refunds", "search", "imports", "notifications")
+    assert policy.services == ("payments", "refunds", "bureau", "search", "imports", "notifications")
     assert policy.globs == ("reports-*",)
 
 
