@@ -16,10 +16,10 @@ from statistics import median
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run, Verdict
-from gate.admission.simulation import Simulation
 from gate.client.throttle import Throttle
 from gate.limits import Spec, Window
 from gate.policy import ServicePolicy
+from tests.admission.simulation import Simulation
 from tests.client.pipelines import Pipeline, World
 
 START = 1_764_000_000 * SECOND

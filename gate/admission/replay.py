@@ -1,4 +1,4 @@
-"""What an engine would do to a recorded stream of requests: the same engine, on the time of the records."""
+"""Replay of recorded requests: what an engine would do to them, on the time of the records."""
 
 from array import array
 from collections import Counter
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from gate.admission.driver import Driver
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
-from gate.admission.model import MS, EventKind, Reason, Run, Step, Verdict
+from gate.admission.model import MS, Decision, EventKind, Pull, Reason, Run, Verdict
 from gate.limits import NEVER, Spec
 from gate.policy import Overflow, Policy
 
-ROOM: Final = 1_000
 WAITING: Final = -1  # in `Outcome.decided`: not within the recording
 
 
@@ -59,72 +59,60 @@ def replay(service: str, policy: Policy, requests: Sequence[Request]) -> Outcome
     outcome = Outcome(policy.version, offered, array("q", [WAITING]) * len(requests), [None] * len(requests))
     if not requests:
         return outcome
-    player = _Player(service, policy, requests, outcome)
+    driver = _driver(service, policy, requests, outcome)
     at = 0
     while at < len(requests):
         end = at + 1
         while end < len(requests) and requests[end].at <= requests[at].at:
             end += 1
-        player.wait_until(requests[at].at * MS)
-        player.offer(at, end)
+        moment = requests[at].at * MS
+        driver.advance_to(moment - MS)
+        driver.now = max(driver.now, moment)
+        driver.offer(at, list(_runs(requests[at:end])))
         at = end
-    player.wait_until(NEVER)
+    driver.drain(NEVER)
     return outcome
 
 
-class _Player:
-    """Parked requests have their number as offset: one partition, in the order of arrival."""
+class _Recorder:
+    """Writes down what the driver tells."""
 
-    def __init__(self, service: str, policy: Policy, requests: Sequence[Request], outcome: Outcome) -> None:
-        self._requests = requests
+    def __init__(self, engine: Engine, outcome: Outcome) -> None:
+        self._engine = engine
         self._outcome = outcome
-        self._now = requests[0].at * MS
-        groups: dict[str, Spec] = {name: group.spec for name, group in policy.groups.items()}
-        budgets = Budgets(self._now, groups)
-        # what holds back would wait in its own topic: for the times that is the same; of workers nothing is recorded
-        effective = replace(
-            policy.effective(service), overflow=_waits(policy.effective(service).overflow), max_in_flight=None
-        )
-        self._engine = Engine(service, replace(effective, shadow=False), budgets, self._now, policy.version)
 
-    def offer(self, first: int, end: int) -> None:
-        """Let requests from `first` up to `end` come together."""
-        self._now = max(self._now, self._requests[first].at * MS)
-        step = self._engine.step(self._now, list(_runs(self._requests[first:end])), ROOM)
-        parked = self._take(step, first)
-        if parked:
-            self._engine.parked([(0, number) for number in parked])
+    def decided(self, numbers: range, decision: Decision, now: int) -> None:
+        """Take what was decided about requests that came now."""
+        if decision.verdict is Verdict.DELAYED:
+            self._outcome.delayed[decision.reason or Reason.LANE] += decision.count
+        else:
+            self._end(numbers, decision.verdict, decision.reason, now)
 
-    def wait_until(self, moment: int) -> None:
-        """Let parked requests go as their times come, before `moment`."""
-        while (wake := self._engine.wake_at()) is not None and wake < moment:
-            if moment == NEVER and not self._engine.waiting:
-                break
-            self._now = max(self._now, wake)
-            self._take(self._engine.step(self._now, (), ROOM), 0)
+    def left(self, numbers: Sequence[int], pull: Pull, now: int) -> None:
+        """Take that parked requests leave now."""
+        self._end(numbers, pull.verdict, pull.reason, now)
 
-    def _take(self, step: Step, first: int) -> list[int]:
-        outcome, now = self._outcome, self._now // MS
-        parked: list[int] = []
-        for decision in step.decisions:
-            numbers = range(first + decision.first, first + decision.first + decision.count)
-            if decision.verdict is Verdict.DELAYED:
-                parked += numbers
-                outcome.delayed[decision.reason or Reason.LANE] += decision.count
-                continue
-            self._decide(numbers, decision.verdict, decision.reason, now)
-        for pull in step.pulls:
-            self._decide(range(pull.offset, pull.offset + pull.count), pull.verdict, pull.reason, now)
-        outcome.breaches += sum(event.kind is EventKind.OPENED for event in self._engine.drain_events())
-        self._engine.drain_changes()  # nobody keeps them
-        return parked
+    def stepped(self) -> None:
+        """Count breaches; nobody keeps the state."""
+        self._outcome.breaches += sum(event.kind is EventKind.OPENED for event in self._engine.drain_events())
+        self._engine.drain_changes()
 
-    def _decide(self, numbers: Iterable[int], verdict: Verdict, reason: Reason | None, now: int) -> None:
+    def _end(self, numbers: Sequence[int], verdict: Verdict, reason: Reason | None, now: int) -> None:
         for number in numbers:
-            self._outcome.decided[number] = now
+            self._outcome.decided[number] = now // MS
             self._outcome.verdicts[number] = verdict
             if verdict is Verdict.REJECTED and reason is not None:
                 self._outcome.rejected[reason] += 1
+
+
+def _driver(service: str, policy: Policy, requests: Sequence[Request], outcome: Outcome) -> Driver:
+    now = requests[0].at * MS
+    groups: dict[str, Spec] = {name: group.spec for name, group in policy.groups.items()}
+    effective = policy.effective(service)
+    # what holds back would wait in its own topic: for the times that is the same; of workers nothing is recorded
+    replayed = replace(effective, overflow=_waits(effective.overflow), max_in_flight=None, shadow=False)
+    engine = Engine(service, replayed, Budgets(now, groups), now, policy.version)
+    return Driver(engine, _Recorder(engine, outcome), now)
 
 
 def _waits(overflow: Overflow) -> Overflow:

@@ -6,8 +6,8 @@ from gate.admission.breach import Beat
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import SECOND, EventKind, Reason, Run
-from gate.admission.simulation import Simulation
 from gate.policy import Overflow
+from tests.admission.simulation import Simulation
 
 
 def kinds(sim):

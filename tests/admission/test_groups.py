@@ -6,8 +6,8 @@ import pytest
 
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Reason, Run, Verdict
-from gate.admission.simulation import Simulation
 from gate.limits import Spec
+from tests.admission.simulation import Simulation
 
 START = 1_764_000_000 * SECOND
 WIDE = Spec(Fraction(1_000), 1_000, ())

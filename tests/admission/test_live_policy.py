@@ -4,8 +4,8 @@ import dataclasses
 from fractions import Fraction
 
 from gate.admission.model import MS, SECOND, EventKind, Reason, Run, Verdict
-from gate.admission.simulation import Simulation
 from gate.policy import Overflow
+from tests.admission.simulation import Simulation
 
 
 def test_a_higher_limit_drains_at_once_and_a_lower_one_never_admits_more(policy, spec, never_over, start):

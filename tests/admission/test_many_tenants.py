@@ -15,9 +15,9 @@ from gate.admission.model import MS, SECOND, Reason, Run, Verdict
 from gate.admission.queues import sharing
 from gate.admission.queues.sharing import is_shared, slot_of
 from gate.admission.queues.tenants import SLICE
-from gate.admission.simulation import Simulation
 from gate.limits import Spec, Window
 from gate.policy import Overflow, ServicePolicy, Tenants
+from tests.admission.simulation import Simulation
 
 START = 1_764_000_000 * SECOND
 WIDE = Spec(Fraction(10**6), 10**6, ())

@@ -3,9 +3,9 @@
 import pytest
 
 from gate.admission.model import MS, SECOND, Run
-from gate.admission.simulation import Simulation
 from gate.limits import NEVER
 from gate.policy import parse_policy
+from tests.admission.simulation import Simulation
 
 START = 1_764_000_000_000 * MS
 FOREVER_MS = 2**53 - 1  # as the command says it

@@ -9,9 +9,9 @@ import pytest
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import SECOND, Binding, Reason, Run, Verdict
-from gate.admission.simulation import Simulation
 from gate.limits import Per, Quota, Spec
 from gate.policy import ServicePolicy, Tenants
+from tests.admission.simulation import Simulation
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY = 86_400 * SECOND

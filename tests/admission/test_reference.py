@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gate.admission.model import MS, SECOND, Run
-from gate.admission.simulation import Simulation
 from gate.limits import Per, Quota, Spec, Window
 from gate.policy import ServicePolicy, Tenants
+from tests.admission.simulation import Simulation
 from tests.limits.oracle import period
 
 HOUR = 3600 * SECOND

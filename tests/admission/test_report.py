@@ -5,9 +5,9 @@ from fractions import Fraction
 import pytest
 
 from gate.admission.model import SECOND, Binding, PausedTenant, Reason, Run
-from gate.admission.simulation import Simulation
 from gate.limits import NEVER
 from gate.policy import Overflow
+from tests.admission.simulation import Simulation
 
 OWN = {"acme": {"requests_per_second": Fraction(1), "burst_size": 1, "window_size": None}}
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run, Verdict
-from gate.admission.simulation import Simulation
 from gate.limits import Per, Quota, Spec, StateError, Window
 from gate.policy import Overflow, ServicePolicy, Tenants
+from tests.admission.simulation import Simulation
 
 START = 1_764_000_000 * SECOND
 LIMITS = [1, 3, 10, 50, 130, 300]  # above 120, windows are kept in cells

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.model import MS, SECOND, Run
-from gate.admission.simulation import Simulation
 from gate.limits import Spec, Window
 from gate.policy import ServicePolicy, Tenants
+from tests.admission.simulation import Simulation
 
 START = 1_764_000_000 * SECOND
 LANES = [{"default": Fraction(1)}, {"hi": Fraction(6), "default": Fraction(3), "low": Fraction(1)}]

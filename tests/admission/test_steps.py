@@ -7,8 +7,8 @@ import pytest
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, EventKind, Pull, Reason, Run, Verdict
-from gate.admission.simulation import Simulation
 from gate.policy import Overflow
+from tests.admission.simulation import Simulation
 
 A, D, R, H = Verdict.ADMITTED, Verdict.DELAYED, Verdict.REJECTED, Verdict.HELD
 

@@ -3,11 +3,11 @@
 import heapq
 from dataclasses import dataclass, field
 
-from gate.admission.simulation import Simulation
 from gate.client.throttle import Throttle
 from gate.client.usage import decode
 from gate.observe.usage import encode, to_json
 from gate.policy import parse_policy
+from tests.admission.simulation import Simulation
 
 TICK = 0.01  # s
 SECOND = 10**9

@@ -14,9 +14,9 @@ import msgspec
 
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run
-from gate.admission.simulation import Simulation
 from gate.limits import Spec, Window
 from gate.policy import Overflow, ServicePolicy, Tenants
+from tests.admission.simulation import Simulation
 from tests.golden import kinds
 
 START = 1_764_000_000 * SECOND

@@ -1,20 +1,16 @@
-"""An engine over a simulated log and a simulated clock: months of traffic in seconds, and nothing else differs.
-
-For replay, scenarios and tests. The engine is called as the shell calls it: a step with what has arrived, then the
-places of what was delayed, then again at the time at which it wants to be woken.
-"""
+"""An engine over the simulated log and clock, with the history of every request: months of traffic in seconds."""
 
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Self
 
+from gate.admission.breach import Beat
+from gate.admission.driver import ROOM, Driver
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
-from gate.admission.model import MS, Event, Reason, Run, Step, Verdict
+from gate.admission.model import Decision, Event, Pull, Reason, Run, Step, Verdict
 from gate.policy import ServicePolicy
-
-ROOM: Final = 1_000  # parked requests pulled per step
 
 
 @dataclass(slots=True)
@@ -50,6 +46,30 @@ class History:
         for number in range(first, first + count):
             self.refusals[number] = reason
 
+    def decided(self, numbers: range, decision: Decision, now: int) -> None:
+        """Take what was decided about requests that came now."""
+        begin, count = numbers.start, len(numbers)
+        if decision.verdict is Verdict.ADMITTED:
+            self.admit(begin, count, now)
+        elif decision.verdict is Verdict.REJECTED:
+            self.reject(begin, count, now, decision.reason)
+        for number in numbers:
+            self.decisions[number] += 1
+        if decision.not_before is not None:
+            self.not_before[begin : begin + count] = array("q", decision.not_before)
+
+    def left(self, numbers: Sequence[int], pull: Pull, now: int) -> None:
+        """Take that parked requests leave now."""
+        begin = 0
+        for end in range(1, len(numbers) + 1):
+            self.decisions[numbers[end - 1]] += 1
+            if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+                if pull.verdict is Verdict.ADMITTED:
+                    self.admit(numbers[begin], end - begin, now)
+                else:
+                    self.reject(numbers[begin], end - begin, now, pull.reason)
+                begin = end
+
 
 class Simulation:
     """One service under a simulated clock."""
@@ -62,27 +82,35 @@ class Simulation:
         budgets: Budgets | None = None,
         partitions: int = 1,
         restart: bool = False,
+        beat: Beat | None = None,
     ) -> None:
-        self.now = now
         self.policy = policy
         self.version = 1
         self.budgets = budgets or Budgets(now, {})
-        self.engine = Engine(policy.name, policy, self.budgets, now, "1")
         self.history = History()
         self.state: dict[str, bytes] = {}
         self.steps = 0
+        self._beat = beat
         self._restart = restart  # after every step
-        self._partitions = partitions
-        self._logs: list[list[int]] = [[] for _ in range(partitions)]  # numbers of the requests in the delayed topic
+        engine = Engine(policy.name, policy, self.budgets, now, "1", beat=beat)
+        self._driver = Driver(engine, self, now, partitions)
+
+    @property
+    def engine(self) -> Engine:
+        return self._driver.engine
+
+    @property
+    def now(self) -> int:
+        return self._driver.now
+
+    @now.setter
+    def now(self, now: int) -> None:
+        self._driver.now = now
 
     def submit(self, *runs: Run, room: int = ROOM) -> Step:
         """Let the runs arrive now."""
         count = runs[-1].first + runs[-1].count if runs else 0
-        first = self.history.grow(count, self.now)
-        step = self.engine.step(self.now, runs, room)
-        self._apply(first, step)
-        self.steps += 1
-        return step
+        return self._driver.offer(self.history.grow(count, self.now), runs, room)
 
     def offer(self, count: int, **like: object) -> Step:
         """Let `count` requests that are alike arrive now."""
@@ -90,20 +118,14 @@ class Simulation:
 
     def run_until(self, time: int, *, late: Callable[[], int] | None = None, room: int = ROOM) -> Self:
         """Wake the engine whenever it wants to be woken, up to and with `time`; each time `late()` ns too late."""
-        while (wake := self.engine.wake_at()) is not None and wake <= time:
-            delay = late() if late is not None else 0
-            self.now = max(self.now, wake + delay // MS * MS)
-            self.submit(room=room)
-        self.now = max(self.now, time)
+        self._driver.advance_to(time, late, room)
         return self
 
     def drain(self, *, limit: int = 2**62) -> Self:
         """Go on until nothing is parked."""
-        while self.engine.waiting:
+        if not self._driver.drain(limit):
             wake = self.engine.wake_at()
-            if wake is None or wake > limit:
-                raise RuntimeError(f"{self.engine.waiting} requests are stuck at {self.now}: next wake {wake}")
-            self.run_until(wake)
+            raise RuntimeError(f"{self.engine.waiting} requests are stuck at {self.now}: next wake {wake}")
         return self
 
     def set_policy(self, policy: ServicePolicy) -> None:
@@ -115,8 +137,8 @@ class Simulation:
     def reopen(self) -> None:
         """Throw the engine away and go on from its records."""
         self.save()
-        self.engine = Engine.restore(
-            self.policy.name, self.policy, self.budgets, self.now, str(self.version), self.state
+        self._driver.engine = Engine.restore(
+            self.policy.name, self.policy, self.budgets, self.now, str(self.version), self.state, beat=self._beat
         )
 
     def save(self) -> None:
@@ -127,46 +149,14 @@ class Simulation:
             else:
                 self.state[key] = value
 
-    def _apply(self, first: int, step: Step) -> None:
-        history, now = self.history, self.now
-        for pull in step.pulls:
-            numbers = self._logs[pull.partition][pull.offset : pull.offset + pull.count]
-            self._leave(numbers, pull.verdict, pull.reason)
-        places: list[tuple[int, int]] = []
-        for decision in step.decisions:
-            begin = first + decision.first
-            end = begin + decision.count
-            if decision.verdict is Verdict.ADMITTED:
-                history.admit(begin, decision.count, now)
-            elif decision.verdict is Verdict.REJECTED:
-                history.reject(begin, decision.count, now, decision.reason)
-            elif decision.verdict is Verdict.DELAYED:
-                places += self._park(range(begin, end))
-            for number in range(begin, end):
-                history.decisions[number] += 1
-            if decision.not_before is not None:
-                history.not_before[begin:end] = array("q", decision.not_before)
-        if places:
-            self.engine.parked(places)
-        history.events += self.engine.drain_events()
+    def decided(self, numbers: range, decision: Decision, now: int) -> None:
+        self.history.decided(numbers, decision, now)
+
+    def left(self, numbers: Sequence[int], pull: Pull, now: int) -> None:
+        self.history.left(numbers, pull, now)
+
+    def stepped(self) -> None:
+        self.steps += 1
+        self.history.events += self.engine.drain_events()
         if self._restart:
             self.reopen()
-
-    def _park(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
-        places = []
-        for number in numbers:
-            partition = number % self._partitions
-            places.append((partition, len(self._logs[partition])))
-            self._logs[partition].append(number)
-        return places
-
-    def _leave(self, numbers: list[int], verdict: Verdict, reason: Reason | None) -> None:
-        begin = 0
-        for end in range(1, len(numbers) + 1):
-            self.history.decisions[numbers[end - 1]] += 1
-            if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
-                if verdict is Verdict.ADMITTED:
-                    self.history.admit(numbers[begin], end - begin, self.now)
-                else:
-                    self.history.reject(numbers[begin], end - begin, self.now, reason)
-                begin = end
