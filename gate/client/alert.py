@@ -11,17 +11,8 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.v1.event import CloudEvent
 
+from gate.protocol.alert_types import CLOCK_SKEWED, RESUMED, WAITING
 from gate.text import printable, timestamp
-
-OPENED: Final = "gate.breach.opened"
-ONGOING: Final = "gate.breach.ongoing"
-RESOLVED: Final = "gate.breach.resolved"
-NEAR_LIMIT: Final = "gate.near_limit"
-POLICY_REFUSED: Final = "gate.policy.refused"
-SHARD_FAILED: Final = "gate.shard.failed"
-SHARD_RECOVERED: Final = "gate.shard.recovered"
-WAITING: Final = "gate.partition.waiting"
-RESUMED: Final = "gate.partition.resumed"
 
 _FIGURES: Final = {
     "refused": "{} refused",
@@ -95,6 +86,8 @@ class Alert:
             if self.type == RESUMED:
                 return printable(f"{where} goes on; it stood as {self.reason}")
             return printable(f"{where} stands: {self.reason}; {self.data.get('remedy')}")
+        if self.type == CLOCK_SKEWED:
+            said.insert(0, f"host {self.data.get('host')}")
         for name, form in _FIGURES.items():
             value = self.data.get(name)
             if isinstance(value, int | float) and (value or name == "backlog"):

@@ -111,8 +111,7 @@ class Alerts(Program):
                 await self._carry()
         finally:
             for subscription in self._subscriptions.values():
-                if close := getattr(subscription.sink, "aclose", None):
-                    await close()
+                await subscription.sink.aclose()
 
     async def _carry(self) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Final, TypeAlias
 
 import stamina
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
@@ -21,6 +20,7 @@ from gate.client.offsets import Commits
 from gate.client.sinks.sink import LaterError, RefusedError, Sink
 from gate.kafka.access import access
 from gate.kafka.connect import running
+from gate.log import get_logger
 
 _POLL_MS: Final = 200
 _PAUSE: Final = 0.05  # s
@@ -30,7 +30,7 @@ _INT32_MAX: Final = 2**31 - 1
 
 Handler: TypeAlias = Callable[[Alert], object] | Callable[[Alert], Awaitable[object]]
 
-log = structlog.get_logger("gate.client.alerts")
+log = get_logger("gate.client.alerts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +79,18 @@ class Subscription:
                 wait_jitter=self.pauses.first,
             ):
                 with attempt:
-                    await self.sink.take(alert)
+                    await self.sink.deliver(alert)
         except Exception as error:  # noqa: BLE001 - of a sink; other alerts must go on
             context.error("alert left out", error=f"{type(error).__name__}: {error}")
 
 
-class Function:
+class Function(Sink):
     """A handler as a sink: awaited if it is asynchronous, else called in a thread."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
-    async def take(self, alert: Alert) -> None:
+    async def deliver(self, alert: Alert) -> None:
         """Call the handler."""
         try:
             work: Callable[[], object] = partial(self._handler, alert)

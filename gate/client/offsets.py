@@ -6,18 +6,18 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from typing import Any, Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.client import done_map
+from gate.log import get_logger
 
 COMMIT_SECONDS: Final = 0.2  # what was done since the last commit is done again after a crash
 _DEADLINE: Final = 10.0
 _GIVING_AWAY: Final = 3 * _DEADLINE  # to finish writing, to commit, and to spare
 
-log = structlog.get_logger("consumers")
+log = get_logger("gate.client.offsets")
 
 
 class Offsets:

@@ -18,21 +18,20 @@ from math import inf
 from types import TracebackType
 from typing import Final, Self, TypeVar, get_args
 
-import structlog
-
 from gate.client.connection import Connection, positive
 from gate.client.errors import ArgumentError
 from gate.client.progress import bar
 from gate.client.reports import follow
 from gate.client.throttle import Estimate, Throttle, WhenAway
 from gate.client.usage import Usage
+from gate.log import get_logger
 from gate.protocol.topics import Names
 
 _SHOW_EVERY: Final = 0.1  # s
 
 T = TypeVar("T")
 
-log = structlog.get_logger("gate.client.pacing")
+log = get_logger("gate.client.pacing")
 
 
 class _Pacing(ABC):

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from gate.client.usage import Usage, decode
 from gate.kafka.access import access
 from gate.kafka.connect import running
+from gate.log import get_logger
 
 _POLL_MS: Final = 500
 _LOOK_SECONDS: Final = 1.0  # between two looks for a topic that is not there
@@ -18,7 +18,7 @@ _RETRY_SECONDS: Final = 2.0
 _TAIL: Final = 500  # records: what was reported last. The topic is compacted only in the long run
 _DEADLINE: Final = 10.0
 
-log = structlog.get_logger("gate.client.reports")
+log = get_logger("gate.client.reports")
 
 
 async def follow(bootstrap: str, topic: str, service: str, tell: Callable[[Usage], None]) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from itertools import count
 from typing import Final, Literal, TypeVar
 
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
@@ -26,6 +25,7 @@ from gate.client.sender import TooLargeError
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.connect import running
+from gate.log import get_logger
 from gate.protocol.feedback import BackOff, Failed, Outcome, bounded
 from gate.protocol.topics import Names
 
@@ -39,7 +39,7 @@ _INT32_MAX: Final = 2**31 - 1
 
 H = TypeVar("H", bound=Handler)
 
-log = structlog.get_logger("gate.client.worker")
+log = get_logger("gate.client.worker")
 
 
 class Worker(Program):

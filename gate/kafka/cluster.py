@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
 import stamina
-import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
@@ -17,6 +16,7 @@ from gate.kafka.aio.asked import within
 from gate.kafka.aio.connection import adopt
 from gate.kafka.coalesced import Together
 from gate.kafka.creating import Creator, TopicSpec
+from gate.log import get_logger
 from gate.protocol.topics import Names
 from gate.shard.records import Mark, Partition
 
@@ -26,7 +26,7 @@ OLD_RETRIES: Final = ".retries"  # with which the group ends in which workers of
 FOREVER: Final = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 STAMP_ROOM: Final = 64 << 10  # what stamps may add to a record of the largest size
 
-log = structlog.get_logger("gate.cluster")
+log = get_logger("gate.cluster")
 
 
 class Copied(NamedTuple):

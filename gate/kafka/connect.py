@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 
-import structlog
 from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
@@ -14,12 +13,13 @@ from gate.kafka.aio.connection import Client as Connections
 from gate.kafka.aio.connection import adopt
 from gate.kafka.aio.lenient import tolerate
 from gate.kafka.aio.sasl import AccessError
+from gate.log import get_logger
 
 START_SECONDS: Final = 30.0  # a group's rebalance is part of a start
 STOP_SECONDS: Final = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
-log = structlog.get_logger("gate.connect")
+log = get_logger("gate.connect")
 
 
 class BrokerUnreachableError(GateError):

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import structlog
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
 
 from gate.errors import GateError
+from gate.log import get_logger
 
 MIN_ISR: Final = "min.insync.replicas"
 BROKERS_OWN: Final = -1
@@ -26,7 +26,7 @@ SAFE: Final = 3  # copies, of which two must have what is acknowledged: one brok
 SETTINGS_REFUSED: Final = (errors.InvalidConfigurationError, errors.PolicyViolationError)
 
 
-log = structlog.get_logger("gate.topics")
+log = get_logger("gate.topics")
 
 
 @dataclass(frozen=True, slots=True)

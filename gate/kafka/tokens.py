@@ -12,11 +12,11 @@ from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-import structlog
 from aiokafka.abc import AbstractTokenProvider
 
 from gate.errors import GateError
 from gate.kafka.aio.sasl import AccessError, shown
+from gate.log import get_logger
 
 GROUP: Final = "gate.token_providers"
 BUILT_IN: Final = {"msk": "gate.kafka.msk:token"}
@@ -26,7 +26,7 @@ DEADLINE: Final = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds after an issuer has failed
 _BEARER: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750
 
-log = structlog.get_logger("gate.tokens")
+log = get_logger("gate.tokens")
 
 
 class Token(NamedTuple):

@@ -9,7 +9,25 @@ from cloudevents.core.bindings.kafka import to_binary_event
 from cloudevents.core.v1.event import CloudEvent
 
 from gate.admission.model import MS, Event, EventKind
+from gate.protocol.alert_types import (
+    CLOCK_SKEWED,
+    NEAR_LIMIT,
+    ONGOING,
+    OPENED,
+    POLICY_REFUSED,
+    RESOLVED,
+    RESUMED,
+    SHARD_FAILED,
+    SHARD_RECOVERED,
+    WAITING,
+)
 
+_OF_EVENT: Final = {
+    EventKind.OPENED: OPENED,
+    EventKind.ONGOING: ONGOING,
+    EventKind.RESOLVED: RESOLVED,
+    EventKind.NEAR_LIMIT: NEAR_LIMIT,
+}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -27,7 +45,7 @@ def of_event(event: Event, prefix: str = "gate") -> AlertRecord:
     The same event has the same id however often it is written, so that consumers can tell repetitions: one `opened`
     and one `resolved` per breach, an `ongoing` per beat.
     """
-    kind = "gate.near_limit" if event.kind is EventKind.NEAR_LIMIT else f"gate.breach.{event.kind}"
+    kind = _OF_EVENT[event.kind]
     times = f"{event.since}/{event.at}" if event.kind is EventKind.ONGOING else f"{event.since}"
     data = msgspec.to_builtins(event) | {"since": _text(event.since), "at": _text(event.at)}
     del data["kind"]
@@ -38,19 +56,19 @@ def of_event(event: Event, prefix: str = "gate") -> AlertRecord:
 def policy_refused(path: str, version: str, error: str, at: int, prefix: str = "gate") -> AlertRecord:
     """Return the alert that a policy file is broken, and `version` stays in force. `at` is in ns."""
     data = {"service": "", "policy_file": path, "policy": version, "reason": error, "since": _text(at)}
-    return _alert(prefix, "gate.policy.refused", "", name=f"policy/{path}/{at}", at=at, data=data)
+    return _alert(prefix, POLICY_REFUSED, "", name=f"policy/{path}/{at}", at=at, data=data)
 
 
 def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "gate") -> AlertRecord:
     """Return the alert that a shard failed `failures` times since its requests last advanced. `at` is in ns."""
     data = {"service": "", "shard": shard, "reason": error, "failures": failures, "since": _text(at)}
-    return _alert(prefix, "gate.shard.failed", "", name=f"shard/{shard}/{at}", at=at, data=data)
+    return _alert(prefix, SHARD_FAILED, "", name=f"shard/{shard}/{at}", at=at, data=data)
 
 
 def shard_recovered(shard: int, at: int, prefix: str = "gate") -> AlertRecord:
     """Return the alert that the requests of a shard go on of which `shard_failed` has told. `at` is in ns."""
     data = {"service": "", "shard": shard, "reason": "its requests go on", "since": _text(at)}
-    return _alert(prefix, "gate.shard.recovered", "", name=f"shard-recovered/{shard}/{at}", at=at, data=data)
+    return _alert(prefix, SHARD_RECOVERED, "", name=f"shard-recovered/{shard}/{at}", at=at, data=data)
 
 
 def partition_waiting(*, at: int, prefix: str = "gate", **what: Any) -> AlertRecord:
@@ -58,12 +76,12 @@ def partition_waiting(*, at: int, prefix: str = "gate", **what: Any) -> AlertRec
 
     Of it: `service`, `topic`, `partition`, `offset`, `since`, `reason`, `remedy`, `shard`. Times are in ns.
     """
-    return _about_partition("gate.partition.waiting", at, prefix, what)
+    return _about_partition(WAITING, at, prefix, what)
 
 
 def partition_resumed(*, at: int, prefix: str = "gate", **what: Any) -> AlertRecord:
     """Return the alert that a partition goes on of which `partition_waiting` has told."""
-    return _about_partition("gate.partition.resumed", at, prefix, what)
+    return _about_partition(RESUMED, at, prefix, what)
 
 
 def _about_partition(kind: str, at: int, prefix: str, what: Mapping[str, Any]) -> AlertRecord:
@@ -75,7 +93,7 @@ def _about_partition(kind: str, at: int, prefix: str, what: Mapping[str, Any]) -
 def clock_skewed(host: str, seconds: float, at: int, prefix: str = "gate") -> AlertRecord:
     """Return the alert that a host's clock is off by `seconds` from the broker's. `at` is in ns."""
     data = {"service": "", "host": host, "reason": f"clock is off by {seconds:.1f} s", "since": _text(at)}
-    return _alert(prefix, "gate.clock.skewed", "", name=f"clock/{host}/{at}", at=at, data=data)
+    return _alert(prefix, CLOCK_SKEWED, "", name=f"clock/{host}/{at}", at=at, data=data)
 
 
 def _alert(prefix: str, kind: str, service: str, *, name: str, at: int, data: Mapping[str, Any]) -> AlertRecord:

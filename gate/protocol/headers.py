@@ -27,7 +27,7 @@ JOB_ID: Final = "gate-job-id"  # on a retry: the id of the first request about t
 JOB_ATTEMPT: Final = "gate-job-attempt"  # counts a job's attempts from 1
 JOB_GROUP: Final = "gate-job-group"  # the workers' group that wants the retry; to others the job is done
 JOB_NOT_BEFORE: Final = "gate-job-not-before"  # when its next attempt is due, unix ms
-ERROR_HEADER: Final = "gate-error"  # on a request that can't go on: which header, and why
+ERROR: Final = "gate-error"  # on a request that can't go on: which header, and why
 
 MAX_LANE_BYTES: Final = 64
 MAX_TENANT_BYTES: Final = 256

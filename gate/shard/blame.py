@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from gate.protocol.headers import (
-    ERROR_HEADER,
+    ERROR,
     STAMP,
     UNFORWARDABLE,
     Headers,
@@ -200,7 +200,7 @@ def request_of(headers: Headers) -> tuple[Partition, int] | None:
 def _as_rejected(headers: Headers, why: str) -> Sentence:
     given = dict(headers)
     reason = parse_stamp(given[STAMP] or b"").reason or UNFORWARDABLE
-    told = given.get(ERROR_HEADER)
+    told = given.get(ERROR)
     return Sentence(why if told is None else told.decode("utf-8", "replace"), Level.WHOLE, reason)
 
 

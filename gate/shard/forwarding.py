@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gate.protocol.headers import ERROR_HEADER, FAULT, STAMP, TENANT, UNFORWARDABLE, Headers, Malformed
+from gate.protocol.headers import ERROR, FAULT, STAMP, TENANT, UNFORWARDABLE, Headers, Malformed
 from gate.shard.blame import Level, Sentence
 from gate.shard.records import Outgoing, Raw, Record
 from gate.shard.topic_limits import SMALLEST, TopicLimit
@@ -98,13 +98,13 @@ def rejected(
     note = b"; its value is left out here (%d bytes)" % lost if lost else b""
     bare = [header for header in headers if header[0] == STAMP]
     forms: Iterable[tuple[Level, Outgoing]] = (
-        (Level.WHOLE, Outgoing(key, record.value, at, [*headers, (ERROR_HEADER, why)])),
-        (Level.WITHOUT_VALUE, Outgoing(key, None, at, [*headers, (ERROR_HEADER, why + note)])),
+        (Level.WHOLE, Outgoing(key, record.value, at, [*headers, (ERROR, why)])),
+        (Level.WITHOUT_VALUE, Outgoing(key, None, at, [*headers, (ERROR, why + note)])),
     )
     most = None if limit.size is None else max(SMALLEST, limit.size)
     for level, form in forms:
         if level >= refusal.level and (most is None or estimate(key, form.value, form.headers) <= most):
             return form
     return Outgoing(
-        request if limit.compacted else None, None, at, [*bare, (ERROR_HEADER, why + b"; nothing else of it fits")]
+        request if limit.compacted else None, None, at, [*bare, (ERROR, why + b"; nothing else of it fits")]
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gate.protocol.feedback import BackOff, Done, Heard, Ignored
-from gate.protocol.headers import ERROR_ATTEMPTS, ERROR_HEADER, FAULT, UNFORWARDABLE, Malformed, decided_at, origin
+from gate.protocol.headers import ERROR, ERROR_ATTEMPTS, FAULT, UNFORWARDABLE, Malformed, decided_at, origin
 from gate.shard.blame import Level, Sentences, job_of
 from gate.shard.forwarding import Refusal, estimate, rejected
 from gate.shard.ledger import Ledger
@@ -117,7 +117,7 @@ def dead_letter(record: Record, dead: DeadLetter, now: int, limit: TopicLimit, l
 
     It keeps the stamp by which it was admitted: that tells it from requests that the gate rejected.
     """
-    own = [header for header in record.headers if header[0] not in {ERROR_HEADER, ERROR_ATTEMPTS, FAULT}]
+    own = [header for header in record.headers if header[0] not in {ERROR, ERROR_ATTEMPTS, FAULT}]
     headers = [*own, (ERROR_ATTEMPTS, b"%d" % dead.attempts)]
     found = origin(headers)
     refusal = Refusal(Malformed("", dead.error, UNFORWARDABLE), level)

@@ -150,7 +150,7 @@ async def test_a_new_group_gets_what_comes_from_then_on_even_after_a_crash(
     assert receiver.taken == [f"gate/new/opened/{1_764_025_122_456_000_000}"]
 
 
-async def test_a_handler_that_fails_is_called_again_or_given_up(alerts, program, start, until, committed, capsys):
+async def test_a_handler_that_fails_is_called_again_or_given_up(alerts, program, start, until, committed, caplog):
     consumer, calls, later = program(), [], []
 
     @consumer.on(attempts=2)
@@ -174,7 +174,7 @@ async def test_a_handler_that_fails_is_called_again_or_given_up(alerts, program,
         return (await committed("fails"), await committed("fails_once")) == (2, 2)
 
     await until(both_are_committed)
-    told = capsys.readouterr().out
+    told = caplog.text
     assert "RuntimeError: the handler called sys.exit('no')" in told
     assert told.count("alert left out") == 2
 

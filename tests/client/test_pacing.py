@@ -79,7 +79,7 @@ def test_scripts_are_paced_with_threads_and_from_the_command_line(bootstrap, pre
     assert threading.active_count() < 10
 
 
-async def test_a_gate_that_is_away_is_waited_for_or_not(bootstrap, prefix, capsys):
+async def test_a_gate_that_is_away_is_waited_for_or_not(bootstrap, prefix, caplog):
     async with Pacer(bootstrap, "pay", prefix=prefix, away_after=0.2) as waiting:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -88,11 +88,11 @@ async def test_a_gate_that_is_away_is_waited_for_or_not(bootstrap, prefix, capsy
         assert waiting.released == 50
         assert waiting.estimate() is None
         assert waiting.eta_seconds(1) is None
-    assert capsys.readouterr().out.count("no gate reports usage; waiting for it") == 1
+    assert caplog.text.count("no gate reports usage; waiting for it") == 1
     async with Pacer(bootstrap, "pay", prefix=prefix, away_after=0.2, when_away="go_on") as going:
         async with asyncio.timeout(5.0):
             assert [item async for item in going.pace(range(1000))] == list(range(1000))
-    assert "going on" in capsys.readouterr().out
+    assert "going on" in caplog.text
 
 
 async def test_a_broker_that_is_not_there_is_told_at_the_start():

@@ -20,10 +20,12 @@ from aiosmtpd.controller import Controller
 from gate.admission.model import EventKind
 from gate.client.delivery import Pauses, Subscription
 from gate.client.sinks import Alertmanager, Mail, RefusedError, Slack, Webhook
+from gate.client.sinks.alertmanager import _NAMES
 from gate.client.sinks.receiver import Receiver, ReceiverError
 from gate.client.sinks.webhook import verify
 from gate.kafka.local.config import free_port
-from gate.observe.alerts import partition_resumed, partition_waiting, policy_refused, shard_failed
+from gate.observe.alerts import clock_skewed, partition_resumed, partition_waiting, policy_refused, shard_failed
+from gate.protocol import alert_types
 from tests.client.receivers import SINCE, alert_of, breach
 
 ALERT = alert_of(breach())
@@ -178,14 +180,14 @@ async def test_a_receiver_may_say_when_to_come_back(receiver, webhook):
     assert len(receiver.got) == 3
 
 
-async def test_secrets_are_not_logged(receiver, webhook, capsys):
+async def test_secrets_are_not_logged(receiver, webhook, caplog):
     receiver.answers = [(500, {}), (400, {})]
     await webhook.deliver(ALERT)
     receiver.server.server_close()
     lost = Subscription("lost", Slack(receiver.url.replace("127.0.0.1", "127.0.0.1.invalid")), attempts=1)
     await lost.deliver(ALERT)
     await lost.sink.aclose()
-    told = "".join(capsys.readouterr())
+    told = caplog.text
     assert "the webhook answered 500" in told
     assert "can't be reached: ConnectError" in told
     assert "secret" not in told
@@ -249,9 +251,24 @@ def test_the_signature_is_that_of_the_specification():
 
 async def test_an_id_that_no_header_can_hold_is_escaped(receiver):
     sink = Webhook(receiver.url)
-    await sink.take(alert_of(policy_refused("Ü\n.yaml", "9f2c01", "no", SINCE)))
+    await sink.deliver(alert_of(policy_refused("Ü\n.yaml", "9f2c01", "no", SINCE)))
     await sink.aclose()
     assert receiver.headers[0]["webhook-id"].startswith("gate/policy/%C3%9C%0A.yaml/")
+
+
+def test_a_clock_that_is_off_is_known_to_all_receivers():
+    alert = alert_of(clock_skewed("node-3", 5.04, SINCE))
+    entry = Alertmanager("http://nowhere.invalid")._entry(alert)
+    assert entry["labels"] == {"alertname": "GateClockSkewed", "gate": "gate", "host": "node-3"}
+    assert entry["annotations"]["summary"] == "host node-3, clock is off by 5.0 s"
+    mail = Mail("nowhere.invalid", to=["a@b"])._message(alert)
+    assert (mail["Subject"], mail["References"]) == ("[gate] gate has a host whose clock is off", None)
+
+
+def test_every_type_that_gates_write_has_words_of_its_own():
+    types = {value for name, value in vars(alert_types).items() if name.isupper()}
+    assert len(types) == 10
+    assert types == set(_NAMES)
 
 
 # Chat
@@ -260,7 +277,7 @@ async def test_an_id_that_no_header_can_hold_is_escaped(receiver):
 async def test_a_chat_gets_a_line_that_mentions_nobody(receiver):
     sink = Slack(receiver.url)
     for alert in (ALERT, alert_of(policy_refused("p.yaml", "9f2c01", "<!channel> & more", SINCE))):
-        await sink.take(alert)
+        await sink.deliver(alert)
     await sink.aclose()
     assert [body["text"] for _, body in receiver.got] == [
         f"*payments* :red_circle: over its limit: {ALERT.summary()}",
@@ -293,8 +310,8 @@ def mailbox():
 async def test_a_breach_is_a_thread_of_mails(mailbox):
     sink = Mail("127.0.0.1", mailbox.port, to=["ops@example.com", "boss@example.com"], sender="gate@example.com")
     for kind in (EventKind.OPENED, EventKind.RESOLVED):
-        await sink.take(alert_of(breach(kind=kind)))
-    await sink.take(ALERT)
+        await sink.deliver(alert_of(breach(kind=kind)))
+    await sink.deliver(ALERT)
     assert mailbox.mails[0][:2] == ("gate@example.com", ["ops@example.com", "boss@example.com"])
     opened, resolved, again = (
         email.message_from_bytes(content, policy=email.policy.default) for *_, content in mailbox.mails
@@ -315,12 +332,12 @@ async def test_a_mail_server_that_is_busy_is_tried_again_and_one_that_refuses_is
     await sink.deliver(ALERT)
     assert len(mailbox.mails) == 2
     with pytest.raises(RefusedError, match="554"):
-        await sink.sink.take(ALERT)
+        await sink.sink.deliver(ALERT)
 
 
 async def test_a_line_break_adds_no_header(mailbox):
     sink = Mail("127.0.0.1", mailbox.port, to=["ops@example.com"])
-    await sink.take(alert_of(breach("a\r\nBcc: all@example.com", limit="x")))
+    await sink.deliver(alert_of(breach("a\r\nBcc: all@example.com", limit="x")))
     mail = email.message_from_bytes(mailbox.mails[0][2], policy=email.policy.default)
     assert mail["bcc"] is None
     assert "\\r\\n" in mail["subject"]

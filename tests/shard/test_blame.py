@@ -2,7 +2,7 @@
 
 import pytest
 
-from gate.protocol.headers import ERROR_HEADER, Stamp
+from gate.protocol.headers import ERROR, Stamp
 from gate.protocol.topics import Names
 from gate.shard.blame import FIRST_WAIT, LONGEST_WAIT, Blame, Level
 from gate.shard.records import Outgoing, Partition
@@ -14,7 +14,7 @@ ADMITTED, REJECTED = Partition("gate.admitted.pay", 3), Partition("gate.rejected
 
 def out(offset: int, verdict: str = "admitted", attempt: int = 1, reason: str | None = None) -> Outgoing:
     stamp = Stamp(verdict, f"gate.requests.pay-3@{offset}", 1, attempt, "p", reason).encode()
-    errors = [(ERROR_HEADER, b"gate-cost is odd")] if reason else []
+    errors = [(ERROR, b"gate-cost is odd")] if reason else []
     return Outgoing(b"k", b"v", 1, [("gate", stamp), *errors])
 
 

@@ -13,9 +13,10 @@ from rich.text import Text
 
 from gate.cli.demo.scenario import PARTS
 from gate.cli.demo.tally import Ledger, Tally, percentile
-from gate.client.alerts import Alert
+from gate.client import Alert, Sink
 from gate.limits import Spec
 from gate.policy.wording import spell_spec
+from gate.protocol.alert_types import OPENED, RESOLVED
 
 _ALERTS: Final = 8  # that are shown at a time
 _RATE_SECONDS: Final = 2.0
@@ -29,7 +30,7 @@ CHECKED: Final = (
 _MOODS: Final[Mapping[str, str]] = {part.service: part.mood for part in PARTS}
 
 
-class Screen:
+class Screen(Sink):
     """The state of the play, for people; also a sink of the alert consumer."""
 
     def __init__(self, console: Console, tally: Tally, specs: Mapping[str, Spec], url: str) -> None:
@@ -55,9 +56,9 @@ class Screen:
         if self._live is not None:
             self._live.stop()
 
-    async def take(self, alert: Alert) -> None:
+    async def deliver(self, alert: Alert) -> None:
         """Show an alert."""
-        style = {"gate.breach.opened": "bold red", "gate.breach.resolved": "bold green"}.get(alert.type, "yellow")
+        style = {OPENED: "bold red", RESOLVED: "bold green"}.get(alert.type, "yellow")
         line = Text(f"{alert}", style=style)
         self._alerts.append(line)
         if self._live is None:

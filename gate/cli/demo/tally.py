@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from gate.protocol.alert_types import OPENED, RESOLVED
 from gate.protocol.headers import NOT_BEFORE, STAMP, Headers, not_before, parse_stamp, unstamped
 from gate.protocol.topics import Names
 
@@ -171,10 +172,10 @@ class Tally:
     def _add_alert(self, record: Record) -> None:
         ledger = self.ledgers.get((record.key or b"").decode(errors="replace"))
         kind = dict(record.headers).get(_TYPE)
-        if ledger is None or kind not in {b"gate.breach.opened", b"gate.breach.resolved"}:
+        if ledger is None or kind not in {OPENED.encode(), RESOLVED.encode()}:
             return
         since = json.loads(record.value or b"")["since"]
-        (ledger.opened if kind == b"gate.breach.opened" else ledger.resolved).append(since)
+        (ledger.opened if kind == OPENED.encode() else ledger.resolved).append(since)
 
 
 @dataclass(frozen=True, slots=True)

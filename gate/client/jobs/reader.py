@@ -6,7 +6,6 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final, Literal
 
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
@@ -17,6 +16,7 @@ from gate.client.jobs.ticket import Decision, JobFailedError, Verdict
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.cluster import Cluster
+from gate.log import get_logger
 from gate.protocol.topics import Names
 
 Kind = Literal["admitted", "delayed", "rejected", "results"]
@@ -27,7 +27,7 @@ _LONG_POLL_MS: Final = 40  # what arrives while its partition is not asked for w
 _LOOK_SECONDS, _RARELY_SECONDS = 0.25, 5.0  # how often new topics and partitions are looked for
 _BACKOFF_SECONDS: Final = 1.0
 
-log = structlog.get_logger("gate.client.jobs")
+log = get_logger("gate.client.jobs")
 
 
 class Reader:

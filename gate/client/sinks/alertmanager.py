@@ -7,7 +7,11 @@ from typing import Any, Final
 
 import httpx
 
-from gate.client.alert import (
+from gate.client.alert import Alert
+from gate.client.sinks.receiver import Receiver
+from gate.client.sinks.sink import Sink
+from gate.protocol.alert_types import (
+    CLOCK_SKEWED,
     NEAR_LIMIT,
     ONGOING,
     OPENED,
@@ -17,9 +21,7 @@ from gate.client.alert import (
     SHARD_FAILED,
     SHARD_RECOVERED,
     WAITING,
-    Alert,
 )
-from gate.client.sinks.receiver import Receiver
 from gate.text import timestamp
 
 _PATH: Final = "/api/v2/alerts"
@@ -28,11 +30,11 @@ _NAMES: Final = {
     OPENED: "GateBreach", ONGOING: "GateBreach", RESOLVED: "GateBreach",
     NEAR_LIMIT: "GateNearLimit", POLICY_REFUSED: "GatePolicyRefused", SHARD_FAILED: "GateShardFailed",
     SHARD_RECOVERED: "GateShardFailed",
-    WAITING: "GatePartitionWaiting", RESUMED: "GatePartitionWaiting",
+    WAITING: "GatePartitionWaiting", RESUMED: "GatePartitionWaiting", CLOCK_SKEWED: "GateClockSkewed",
 }  # fmt: skip
 
 
-class Alertmanager:
+class Alertmanager(Sink):
     """Posts each alert.
 
     The labels are `alertname`, `service`, `limit` and `reason` where they apply, and the gate as `gate`: the same from
@@ -50,7 +52,7 @@ class Alertmanager:
         self._receiver = Receiver("the Alertmanager", url.rstrip("/").removesuffix(_PATH) + _PATH, client)
         self._now = now
 
-    async def take(self, alert: Alert) -> None:
+    async def deliver(self, alert: Alert) -> None:
         """Post one alert."""
         body = json.dumps([self._entry(alert)]).encode()
         await self._receiver.post(body, {"content-type": "application/json"})
@@ -67,6 +69,7 @@ class Alertmanager:
             "service": alert.service,
             "limit": alert.limit,
             "reason": alert.reason if is_about_limit else "",  # elsewhere it is a text, never twice the same
+            "host": str(alert.data.get("host", "")),
             "shard": str(alert.data.get("shard", "")),
             "policy_file": str(alert.data.get("policy_file", "")),
             "topic": str(alert.data.get("topic", "")),

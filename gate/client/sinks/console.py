@@ -4,15 +4,16 @@ import sys
 from typing import TextIO
 
 from gate.client.alert import Alert
+from gate.client.sinks.sink import Sink
 
 
-class Console:
+class Console(Sink):
     """Prints a line per alert: for people, or the CloudEvent as JSON."""
 
     def __init__(self, *, as_json: bool = False, file: TextIO | None = None) -> None:
         self._as_json = as_json
         self._file = file or sys.stdout
 
-    async def take(self, alert: Alert) -> None:
+    async def deliver(self, alert: Alert) -> None:
         """Print one alert."""
         print(alert.to_json() if self._as_json else str(alert), file=self._file, flush=True)

@@ -10,19 +10,21 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Final
 
-from gate.client.alert import NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING, Alert
+from gate.client.alert import Alert
 from gate.client.errors import ArgumentError
-from gate.client.sinks.sink import RefusedError
+from gate.client.sinks.sink import RefusedError, Sink
+from gate.protocol.alert_types import CLOCK_SKEWED, NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING
 from gate.text import printable, timestamp
 
 _SECONDS: Final = 20.0
 _SUBJECTS: Final = {
     OPENED: "over its limit", ONGOING: "still over its limit", RESOLVED: "within its limits again",
     NEAR_LIMIT: "near its limit", WAITING: "has a partition that stands", RESUMED: "has a partition that goes on again",
+    CLOCK_SKEWED: "has a host whose clock is off",
 }  # fmt: skip
 
 
-class Mail:
+class Mail(Sink):
     """Sends each alert as an e-mail of plain text.
 
     The `Message-ID` is made of the alert's id, so that one that comes twice is shown once; all mails of a breach are
@@ -55,7 +57,7 @@ class Mail:
         self._user = user
         self._password = password
 
-    async def take(self, alert: Alert) -> None:
+    async def deliver(self, alert: Alert) -> None:
         """Send one alert. A server that calls it wrong for good (5xx to its content) refuses it."""
         await asyncio.to_thread(self._send, self._message(alert))
 
@@ -87,7 +89,7 @@ class Mail:
         message["To"] = ", ".join(self._to)
         message["Date"] = format_datetime(alert.time)
         message["Message-ID"] = _message_id(alert.id)
-        if alert.type in _SUBJECTS and alert.type != NEAR_LIMIT:
+        if alert.type in _SUBJECTS and alert.type not in {NEAR_LIMIT, CLOCK_SKEWED}:
             thread = _message_id(f"{alert.event.get_source()} {timestamp(alert.since)}")
             message["References"] = thread
         message["X-Gate-Alert"] = alert.type

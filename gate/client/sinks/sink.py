@@ -1,20 +1,24 @@
-"""What a sink is."""
+"""The sink: where alerts go."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from gate.client.alert import Alert
 from gate.errors import GateError
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Where alerts go.
 
-    `take` delivers one alert and returns when it has arrived. What it raises is told in the log and tried again after
-    a pause, for as long as it takes, with two exceptions: see below.
+    `deliver` returns when the alert has arrived. What it raises is told in the log, and it is tried again after a
+    pause, for as long as it takes, with two exceptions: LaterError says when to try again, and RefusedError never to.
     """
 
-    async def take(self, alert: Alert) -> None:
+    @abstractmethod
+    async def deliver(self, alert: Alert) -> None:
         """Deliver one alert."""
+
+    async def aclose(self) -> None:  # noqa: B027 - most hold nothing
+        """Let go of what the sink holds; called once, at the end."""
 
 
 class LaterError(GateError):

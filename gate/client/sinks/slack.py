@@ -5,8 +5,10 @@ from typing import Final
 
 import httpx
 
-from gate.client.alert import NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING, Alert
+from gate.client.alert import Alert
 from gate.client.sinks.receiver import Receiver
+from gate.client.sinks.sink import Sink
+from gate.protocol.alert_types import CLOCK_SKEWED, NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING
 
 _HEADINGS: Final = {
     OPENED: ":red_circle: over its limit",
@@ -14,18 +16,19 @@ _HEADINGS: Final = {
     RESOLVED: ":large_green_circle: within its limits again",
     WAITING: ":red_circle: a partition stands",
     RESUMED: ":large_green_circle: a partition goes on",
+    CLOCK_SKEWED: ":large_yellow_circle: a host's clock is off",
     NEAR_LIMIT: ":large_yellow_circle: near its limit",
 }
 _MOST_CHARACTERS: Final = 2000
 
 
-class Slack:
+class Slack(Sink):
     """Posts each alert as a message. Such a webhook knows no ids: after a crash an alert may be shown twice."""
 
     def __init__(self, url: str, *, client: httpx.AsyncClient | None = None) -> None:
         self._receiver = Receiver("the chat's webhook", url, client)
 
-    async def take(self, alert: Alert) -> None:
+    async def deliver(self, alert: Alert) -> None:
         """Post one alert."""
         heading = _HEADINGS.get(alert.type, f":warning: {alert.type}")
         text = _plain(f"*{alert.service or 'gate'}* {heading}: {alert.summary()[:_MOST_CHARACTERS]}")

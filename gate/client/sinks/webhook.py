@@ -14,13 +14,14 @@ from cloudevents.core.bindings.http import to_structured_event
 from gate.client.alert import Alert
 from gate.client.errors import ArgumentError
 from gate.client.sinks.receiver import Receiver
+from gate.client.sinks.sink import Sink
 
 _TOLERANCE: Final = 300.0  # s
 _DIGITS: Final = 20  # of a unix time; more are no time, and too many no int
 _SAFE: Final = "!#$%&'()*+,/:;<=>?@[]^`{|}~"  # what a header may hold beside letters and digits
 
 
-class Webhook:
+class Webhook(Sink):
     """Posts each alert as a CloudEvent in JSON (structured mode).
 
     `webhook-id` and `idempotency-key` are the CloudEvent's id: the receiver may get an alert twice and knows it by
@@ -34,7 +35,7 @@ class Webhook:
         self._receiver = Receiver("the webhook", url, client)
         self._secret = secret
 
-    async def take(self, alert: Alert) -> None:
+    async def deliver(self, alert: Alert) -> None:
         """Post one alert."""
         message = to_structured_event(alert.event)
         known = quote(alert.id, safe=_SAFE)

@@ -14,7 +14,6 @@ from collections.abc import Awaitable
 from typing import Any, Final, cast
 
 import aiokafka
-import structlog
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError, StaleMetadata
@@ -25,6 +24,7 @@ from aiokafka.util import create_task, wait_for
 from gate.kafka.aio.asked import Asked, Silent
 from gate.kafka.aio.frames import SIZE, Frames
 from gate.kafka.aio.sasl import HANDSHAKES, AccessError, NotAgainError, Session, authenticate
+from gate.log import get_logger
 
 KNOWN: Final = "0.14.0"  # the version whose private parts this and `writer.fill` were written for
 RENEWED: Final = 0.7, 0.85  # of a session, somewhere between
@@ -34,7 +34,7 @@ SILENT: Final = 30.0  # seconds between two lines that say the same
 AT_FIRST: Final = 2.0  # seconds for each of the named brokers, before all are asked once more
 REMEMBERED: Final = 100  # such lines
 
-log = structlog.get_logger("gate.connection")
+log = get_logger("gate.connection")
 _silent: Final = Silent()
 _told: dict[tuple[str, str], float] = {}  # what has been said, and when it may be said again
 

@@ -5,8 +5,9 @@ import weakref
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-import structlog
 from aiokafka.conn import CloseReason
+
+from gate.log import get_logger
 
 if TYPE_CHECKING:
     from gate.kafka.aio.connection import Connection
@@ -16,7 +17,7 @@ SMALLEST: Final = 64 << 10  # bytes that a connection holds to read into
 LARGEST: Final = 1 << 20  # and that it holds on to
 BELIEVED: Final = 16 << 20  # that it takes at once for an answer which says that it is so large; more only as it comes
 
-log = structlog.get_logger("gate.connection")
+log = get_logger("gate.connection")
 
 
 class Frames(asyncio.BufferedProtocol):

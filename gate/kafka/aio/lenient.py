@@ -9,7 +9,6 @@ from types import FunctionType
 from typing import Any, Final
 
 import aiokafka
-import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher as original
 from aiokafka.errors import KafkaError
@@ -17,13 +16,14 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from gate.kafka.aio.batches import records_of
 from gate.kafka.aio.connection import KNOWN
+from gate.log import get_logger
 from gate.protocol.headers import FAULT, Malformed, last
 from gate.shard.records import Record
 
 _SIZE_AT: Final = 8
 _BEFORE_SIZE: Final = 12
 
-log = structlog.get_logger("gate.connect")
+log = get_logger("gate.connect")
 
 
 class _Readable:

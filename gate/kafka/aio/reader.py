@@ -12,7 +12,6 @@ from itertools import chain, islice
 from struct import Struct
 from typing import Any, Final
 
-import structlog
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
@@ -26,6 +25,7 @@ from gate.kafka.aio.batches import records_of
 from gate.kafka.aio.checksums import is_sound
 from gate.kafka.aio.fetch import Fetch, answers_of
 from gate.kafka.aio.heads import Head, head_at
+from gate.log import get_logger
 from gate.shard.records import Effort, Fetched, Partition, Record, Sliced
 
 EARLIEST: Final = -2
@@ -41,7 +41,7 @@ _BEFORE_SIZE: Final = 12
 _MAGIC: Final = 2
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
 
-log = structlog.get_logger("gate.wire")
+log = get_logger("gate.wire")
 
 
 class CorruptBatchError(errors.KafkaError):  # type: ignore[misc]

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any, Final
 
 import aiokafka
-import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -19,6 +18,7 @@ from gate.errors import GateError
 from gate.kafka.aio.asked import within
 from gate.kafka.aio.connection import KNOWN, adopt
 from gate.kafka.aio.sender import track
+from gate.log import get_logger
 from gate.policy import Compression
 from gate.shard.records import Claim, Mark, Outgoing, Partition, Raw, Written
 from gate.shard.refusals import OutputError, refused
@@ -33,7 +33,7 @@ OF_BATCHES: Final = {"AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOff
 MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
 _CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
 
-log = structlog.get_logger("gate.writer")
+log = get_logger("gate.writer")
 
 
 @dataclass(frozen=True, slots=True)
