@@ -35,12 +35,15 @@ class Fill(NamedTuple):
 
 def fullest(limits: Limits, now: int) -> Fill | None:
     """Return the limit of which most is used; None: there is no limit."""
-    fills = [
-        Fill(fill.share, f"{name}.{fill.limit.name}", reason or Reason(fill.limit.reason))
-        for limiter, name, reason in _named(limits)
-        for fill in limiter.fills(now)
-    ]
-    return max(fills, key=lambda fill: fill.usage, default=None)
+    most, found = -1.0, None
+    for named in _named(limits):
+        for limit, share in zip(named[0].spec.limits, named[0].shares(now), strict=True):
+            if share > most:
+                most, found = share, (limit, named)
+    if found is None:
+        return None
+    limit, (_, name, reason) = found
+    return Fill(most, f"{name}.{limit.name}", reason or Reason(limit.reason))
 
 
 def limit_usage(limits: Limits, now: int) -> tuple[LimitUsage, ...]:

@@ -182,16 +182,24 @@ class Limiter(SlidingWindow):
         now = self._advance(now)
         return max(0, self._full - now * self.spec.scale) / (self.spec.depth or 1)
 
+    def shares(self, now: int) -> list[float]:
+        """Return the share of each limit that is used at `now`, in the order of `Spec.limits`."""
+        now = self._advance(now)
+        limits = self.spec.limits
+        shares = [] if self.spec.rate is None else [self.bucket_fill(now)]
+        for counter in self._counters():
+            shares.append(counter._counted(now) / limits[len(shares)].capacity)
+        return shares
+
     def fills(self, now: int) -> list[Fill]:
         """Return how full each limit is at `now`, in the order of `Spec.limits`."""
         now = self._advance(now)
-        fills = []
-        if self.spec.rate is not None:
-            fills.append(Fill(self.spec.limits[0], self.bucket_fill(now)))
-        for limit, counter in zip(self.spec.limits[len(fills) :], self._counters(), strict=True):
-            counted, renews_at = counter._counted(now), counter._renews_at(now)
-            left = None if renews_at is None else max(0, limit.capacity - counted)
-            fills.append(Fill(limit, counted / limit.capacity, left, renews_at))
+        shares, limits = self.shares(now), self.spec.limits
+        fills = [] if self.spec.rate is None else [Fill(limits[0], shares[0])]
+        for counter in self._counters():
+            limit, share, renews_at = limits[len(fills)], shares[len(fills)], counter._renews_at(now)
+            left = None if renews_at is None else max(0, limit.capacity - counter._counted(now))
+            fills.append(Fill(limit, share, left, renews_at))
         return fills
 
     def window_fill(self, now: int) -> float:
