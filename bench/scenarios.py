@@ -16,7 +16,7 @@ from statistics import median
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run, Verdict
-from gate.client.throttle import Throttle
+from gate.client._throttle import Throttle
 from gate.limits import Spec, Window
 from gate.policy import ServicePolicy
 from tests.admission.simulation import Simulation

@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
 from gate.cli.client import Client, Service, log_to_stderr
-from gate.client.control import GateControl
+from gate.client import GateControl
 from gate.errors import GateError
 from gate.protocol.headers import TENANT, Malformed, read_wishes
 from gate.text import timestamp

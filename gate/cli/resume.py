@@ -4,7 +4,7 @@ from functools import partial
 
 from gate.cli.client import Client, Service
 from gate.cli.pause import Tenant, command, who
-from gate.client.control import GateControl
+from gate.client import GateControl
 
 
 def resume(service: Service, *, tenant: Tenant = None, reason: str = "", client: Client | None = None) -> None:

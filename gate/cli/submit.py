@@ -17,13 +17,13 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from gate.cli.client import Client, Flag, Service, log_to_stderr, say
-from gate.client.pacing import Pacer
-from gate.client.progress import bar
+from gate.client import Pacer
 from gate.errors import GateError
 from gate.files import NotAFileError, open_regular
 from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.kafka.creating import TopicSpec
+from gate.progress import bar
 from gate.protocol.headers import COST, DEADLINE, MAX_COST, PRIORITY, TENANT, Malformed, read_wishes
 
 _LONGEST_LINE: Final = 32 << 20  # bytes; what no broker takes must not fill the memory

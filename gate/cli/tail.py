@@ -15,11 +15,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
-from gate.client.alerts import Alert
-from gate.client.headers import ERROR, ERROR_ATTEMPTS
+from gate.client import Alert
 from gate.kafka.access import access
 from gate.kafka.connect import running
-from gate.protocol.headers import NOT_BEFORE, STAMP, Stamp, parse_stamp, stamped_retry_after
+from gate.protocol.headers import ERROR, ERROR_ATTEMPTS, NOT_BEFORE, STAMP, Stamp, parse_stamp, stamped_retry_after
 from gate.protocol.topics import Names
 from gate.text import printable, timestamp
 

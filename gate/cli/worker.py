@@ -8,9 +8,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from gate.cli.client import Client, Flag, Service, log_to_stderr
-from gate.client.handlers import command as run_command
-from gate.client.retry import Retry
-from gate.client.worker import Worker
+from gate.client import Retry, Worker
+from gate.client import command as run_command
 from gate.errors import GateError
 from gate.protocol.feedback import LONGEST_BACKOFF
 

@@ -2,27 +2,27 @@
 
 Workers do what was admitted, job clients submit and follow, pacers hold pipelines back, alert consumers carry what the
 gate says, and controls pause and resume. A class `X` is for asyncio; `SyncX` is the same without an event loop. All
-begin with the broker's address, and take `prefix` and `connect_timeout`.
+begin with the broker's address, and take `prefix` and `connect_timeout`. The modules behind this one are internal.
 """
 
-from gate.client.alert import Alert
-from gate.client.alerts import Alerts
-from gate.client.control import GateControl, SyncGateControl
-from gate.client.delivery import Pauses
-from gate.client.errors import ArgumentError, BrokerUnreachableError, NotConnectedError, UnknownServiceError
-from gate.client.handlers import CommandError, HandlerTimeoutError, Job, command
-from gate.client.jobs.client import JobClient, SubmitError
-from gate.client.jobs.sync import SyncJobClient, SyncTicket
-from gate.client.jobs.ticket import Decision, JobFailedError, JobRejectedError, NoAnswerError, Ticket, Verdict
-from gate.client.pacing import Pacer, SyncPacer
-from gate.client.retry import Backoff, Retry
-from gate.client.sender import TooLargeError
-from gate.client.sinks import Alertmanager, Console, Mail, Slack, Webhook
-from gate.client.sinks.receiver import ReceiverError
-from gate.client.sinks.sink import LaterError, RefusedError, Sink
-from gate.client.sinks.webhook import verify
-from gate.client.throttle import Estimate
-from gate.client.worker import Worker
+from gate.client._alert import Alert
+from gate.client._alerts import Alerts
+from gate.client._control import GateControl, SyncGateControl
+from gate.client._delivery import Pauses
+from gate.client._errors import ArgumentError, BrokerUnreachableError, NotConnectedError, UnknownServiceError
+from gate.client._handlers import CommandError, HandlerTimeoutError, Job, command
+from gate.client._jobs.client import JobClient, SubmitError
+from gate.client._jobs.sync import SyncJobClient, SyncTicket
+from gate.client._jobs.ticket import Decision, JobFailedError, JobRejectedError, NoAnswerError, Ticket, Verdict
+from gate.client._pacing import Pacer, SyncPacer
+from gate.client._retry import Backoff, Retry
+from gate.client._sender import TooLargeError
+from gate.client._sinks import Alertmanager, Console, Mail, Slack, Webhook
+from gate.client._sinks.receiver import ReceiverError
+from gate.client._sinks.sink import LaterError, RefusedError, Sink
+from gate.client._sinks.webhook import verify
+from gate.client._throttle import Estimate
+from gate.client._worker import Worker
 from gate.errors import GateError
 
 __all__ = [

@@ -36,7 +36,7 @@ class Gated:
         return name
 
     def worker(self, service: str, **options):
-        from gate.client.worker import Worker
+        from gate.client._worker import Worker
 
         return Worker(self.bootstrap, group_id=f"{service}-workers", names=self.names, **options)
 

@@ -32,8 +32,8 @@ LOSES_SECONDS = SESSION_SECONDS + 2.0
 
 WORKER = """
 import os, random, sys, time
-from gate.client.retry import Retry
-from gate.client.worker import Worker
+from gate.client._retry import Retry
+from gate.client._worker import Worker
 from gate.protocol.topics import Names
 
 bootstrap, prefix, diary, concurrency, fails = sys.argv[1:]

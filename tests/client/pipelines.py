@@ -3,8 +3,8 @@
 import heapq
 from dataclasses import dataclass, field
 
-from gate.client.throttle import Throttle
-from gate.client.usage import decode
+from gate.client._throttle import Throttle
+from gate.client._usage import decode
 from gate.observe.usage import encode, to_json
 from gate.policy import parse_policy
 from tests.admission.simulation import Simulation

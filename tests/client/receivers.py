@@ -4,7 +4,7 @@ import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from gate.admission.model import Event, EventKind, Reason
-from gate.client.alert import Alert
+from gate.client._alert import Alert
 from gate.observe.alerts import AlertRecord, of_event
 
 SINCE = 1_764_025_122_456_000_000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gate.client.handlers import CommandError, HandlerTimeoutError, Job, Threads, call, command
-from gate.client.retry import Backoff
+from gate.client._handlers import CommandError, HandlerTimeoutError, Job, Threads, call, command
+from gate.client._retry import Backoff
 from gate.protocol.headers import Stamp
 
 JOB = Job("payments", "gate.admitted.payments", 3, 17, 1_764_025_123_456, b"k", b"payload", (("x", b"1"), ("x", b"2")))

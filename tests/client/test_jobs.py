@@ -20,7 +20,7 @@ from gate.client import (
     UnknownServiceError,
     Verdict,
 )
-from gate.client.retry import Backoff, Retry
+from gate.client._retry import Backoff, Retry
 from gate.errors import GateError
 from gate.kafka.connect import BrokerUnreachableError
 from gate.protocol.topics import TopicNameError

@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gate.client.jobs.matching import Matching
-from gate.client.jobs.ticket import Decision, JobFailedError, Verdict
+from gate.client._jobs.matching import Matching
+from gate.client._jobs.ticket import Decision, JobFailedError, Verdict
 from gate.protocol.headers import Stamp
 
 TICKETS = 2_000  # measuring takes long; the size is in proportion

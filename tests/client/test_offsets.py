@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gate.client.offsets import Offsets
+from gate.client._offsets import Offsets
 
 
 def test_the_example_holds():

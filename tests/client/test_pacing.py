@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from gate.client.pacing import Pacer, SyncPacer
+from gate.client._pacing import Pacer, SyncPacer
 from gate.kafka.connect import BrokerUnreachableError
 from tests.system.gates import assert_never_over, create, gate, read_count, send, stamp, until
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.client.receivers import breach
 from tests.system.gates import read_count, stamp, until
 
 ROOT = Path(__file__).parents[2]
+FUNCTIONS = {"gate.client.command", "gate.client.verify"}
 PROGRAMS = sorted((ROOT / "consumers").glob("*.py"))
 
 
@@ -57,6 +59,15 @@ def test_each_is_short_and_knows_the_client_alone(program):
             assert {alias.name.partition(".")[0] for alias in node.names} <= known
         elif isinstance(node, ast.ImportFrom):
             assert node.module == "gate.client" or node.module.partition(".")[0] in sys.stdlib_module_names
+
+
+PAGES = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py"), ROOT / "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_is_shown_to_users_imports_the_face_alone(page):
+    inside = re.findall(r"(?:from|import|auto\w+::) gate\.client\.[a-z_][\w.]*", page.read_text())
+    assert [line for line in inside if line.removeprefix("autofunction:: ") not in FUNCTIONS] == []
 
 
 async def test_the_job_worker_does_what_was_admitted_and_answers(gated, tmp_path):

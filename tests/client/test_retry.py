@@ -5,7 +5,7 @@ from email.utils import format_datetime
 import httpx
 import pytest
 
-from gate.client.retry import Backoff, Retry, asked_to_wait
+from gate.client._retry import Backoff, Retry, asked_to_wait
 
 NOW = 1_764_025_123.5
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import Run, Verdict
-from gate.client.throttle import Report, Throttle
-from gate.client.usage import decode
+from gate.client._throttle import Report, Throttle
+from gate.client._usage import decode
 from gate.observe.usage import encode, to_json
 from tests.client.pipelines import EPOCH, SERVICE, Pipeline, World, policy_of
 

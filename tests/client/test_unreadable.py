@@ -8,8 +8,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from gate.client import JobClient
-from gate.client.alerts import Alerts
-from gate.client.worker import Worker
+from gate.client._alerts import Alerts
+from gate.client._worker import Worker
 from gate.kafka.connect import running
 from gate.protocol.headers import Stamp
 from tests.kafka.raw import Rec, batch

@@ -11,9 +11,9 @@ from functools import partial
 import pytest
 
 from gate.client import ArgumentError
-from gate.client.offsets import Commits
-from gate.client.retry import Retry
-from gate.client.worker import Worker
+from gate.client._offsets import Commits
+from gate.client._retry import Retry
+from gate.client._worker import Worker
 from gate.errors import GateError
 from gate.kafka.connect import BrokerUnreachableError
 from gate.protocol.headers import Stamp
@@ -311,7 +311,7 @@ async def test_two_workers_share_and_lose_nothing_when_one_leaves(log, worker, s
 PROGRAM = """
 import sys, threading
 from pathlib import Path
-from gate.client.worker import Worker
+from gate.client._worker import Worker
 from gate.protocol.topics import Names
 
 bootstrap, prefix, folder, hang = sys.argv[1:]
@@ -561,7 +561,7 @@ async def test_a_failed_job_that_is_being_told_of_is_not_done_by_the_next_owner(
     drained, writing, started = asyncio.Event(), 0, []
     retry = Retry(attempts=5, first=0.05)
     pays = [worker(session_timeout=3, retry=retry), worker(session_timeout=3, retry=retry)]
-    yield_all, tell = pays[0]._yield_all, pays[0]._outbox.tell
+    yield_all, tell = pays[0]._yield_all, pays[0]._outcomes.tell
 
     async def yield_and_tell():
         await yield_all()
@@ -573,7 +573,7 @@ async def test_a_failed_job_that_is_being_told_of_is_not_done_by_the_next_owner(
         await drained.wait()
         await tell(job, outcome)
 
-    pays[0]._yield_all, pays[0]._outbox.tell = yield_and_tell, tell_late
+    pays[0]._yield_all, pays[0]._outcomes.tell = yield_and_tell, tell_late
     for pay in pays:
 
         @pay.handler("payments")

@@ -5,7 +5,7 @@ import json
 
 from aiokafka import AIOKafkaProducer
 
-from gate.client.pacing import Pacer
+from gate.client._pacing import Pacer
 from gate.kafka.connect import running as running_client
 from tests.system.gates import create, gate, until
 

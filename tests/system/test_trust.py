@@ -232,7 +232,7 @@ async def producer_as(user, bootstrap):
 
 
 async def test_each_may_do_what_operators_are_told_to_allow_and_nothing_to_others(own_broker, tmp_path, monkeypatch):
-    from gate.client.worker import Retry, Worker
+    from gate.client._worker import Retry, Worker
     from tests.system.test_pages import allow, told_acls
 
     users = "gate", "shop", "payments-worker", "operator"
@@ -336,7 +336,7 @@ async def test_jobs_that_old_workers_had_waiting_are_taken_over_where_they_were(
 
 async def test_each_failure_has_its_consequence_once_whoever_is_killed(bootstrap, prefix, names, tmp_path):
     """Every job fails three times, while gates and workers die: three admissions and one dead letter of each."""
-    from gate.client.worker import Retry, Worker
+    from gate.client._worker import Retry, Worker
 
     jobs, attempts = 200, 3
     await send(bootstrap, names.requests("pay"), [(None, b"%d" % n, []) for n in range(jobs)], partitions=1)

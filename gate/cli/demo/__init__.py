@@ -24,9 +24,7 @@ from gate.cli.demo.tally import Tally
 from gate.cli.demo.traffic import offer
 from gate.cli.demo.verify import broken_promises
 from gate.cli.progress import progress
-from gate.client.alerts import Alerts
-from gate.client.handlers import Job
-from gate.client.worker import Worker
+from gate.client import Alerts, Job, Worker
 from gate.errors import GateError
 from gate.kafka.access import VARIABLES
 from gate.kafka.connect import wait_for_broker

@@ -1,0 +1,219 @@
+"""Operators' commands from Python: pause a service or one of its tenants, and resume it.
+
+>>> async def maintenance() -> None:
+...     async with GateControl("localhost:9092") as gate:
+...         await gate.pause("payments", for_=900, reason="the bank is down")
+...         await gate.resume("payments")
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from math import inf
+from types import TracebackType
+from typing import Final, Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from gate.client._background import Background
+from gate.client._connection import Connection
+from gate.client._errors import ArgumentError, NotConnectedError, UnknownServiceError
+from gate.errors import GateError
+from gate.kafka.access import access
+from gate.kafka.cluster import Cluster
+from gate.kafka.connect import running
+from gate.protocol import control
+from gate.protocol.headers import TENANT, Malformed, read_wishes
+from gate.protocol.topics import Names
+
+_DEADLINE: Final = 10.0
+_POLL_MS: Final = 200
+_BROKER_DEFAULT: Final = -1  # replication factor
+_NAMED: Final = 20  # services, to somebody who named another
+_TIMES: Final = "give a time with an offset from UTC, as datetime.now(UTC) has it, or seconds with for_="
+
+
+class GateControl:
+    """Writes commands to the control topic, from which every gate takes them.
+
+    A call returns the command's id when the broker has the command; gates heed it within a second. Only operators
+    should be allowed to write there, by the broker's ACLs.
+    """
+
+    def __init__(
+        self, bootstrap: str, *, prefix: str = "gate", names: Names | None = None, connect_timeout: float = 30.0
+    ) -> None:
+        self._connection = Connection.of(bootstrap, prefix, names, connect_timeout)
+        self._stack = AsyncExitStack()
+        self._producer: AIOKafkaProducer | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises BrokerUnreachableError, and GateError where no gate has made the control topic."""
+        await self._connection.reach()
+        options = access(self._connection.bootstrap)
+        async with AsyncExitStack() as stack:
+            cluster = Cluster(self._connection.names, create=False, replication_factor=_BROKER_DEFAULT, **options)
+            stack.push_async_callback(cluster.close)
+            try:
+                await cluster.start()
+                await self._check_topic(await cluster.partitions())
+            except (KafkaError, TimeoutError) as error:
+                raise self._failed("asking", error) from error
+            producer = AIOKafkaProducer(**options, enable_idempotence=True)
+            await stack.enter_async_context(running(producer))
+            self._cluster, self._producer = cluster, producer
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        self._producer = None
+        await self._stack.aclose()
+
+    async def pause(
+        self,
+        service: str,
+        *,
+        until: datetime | None = None,
+        for_: float | timedelta | None = None,
+        tenant: str = "",
+        reason: str = "",
+    ) -> str:
+        """Let the gate admit nothing of a service, or of one of its tenants; without an end, until it is resumed.
+
+        `for_` is seconds or a timedelta. What comes meanwhile waits, as under any limit. Of several pauses the longest
+        counts. Raises ArgumentError for an end that is over, UnknownServiceError, and GateError where the broker does
+        not take it.
+        """
+        until_ms = _end_ms(until, for_, time.time())
+        return await self._command(service, control.PauseUntil(until_ms, _checked(tenant)), reason)
+
+    async def resume(self, service: str, *, tenant: str = "", reason: str = "") -> str:
+        """End the pause of a service, or of one of its tenants, now. Raises as `pause` does."""
+        return await self._command(service, control.Resume(_checked(tenant)), reason)
+
+    async def _command(self, service: str, command: control.Command, reason: str) -> str:
+        if self._producer is None:
+            raise NotConnectedError("GateControl")
+        known = uuid.uuid4().hex
+        headers = [(control.BY, control.OPERATOR), (control.COMMAND_ID, known.encode())]
+        if reason:
+            headers.append((control.REASON, reason.encode()))
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                await self._check_service(service)
+                await self._producer.send_and_wait(
+                    self._connection.names.control, control.encode(command), service.encode(), partition=0,
+                    headers=headers,
+                )  # fmt: skip
+        except (KafkaError, TimeoutError) as error:
+            raise self._failed("giving a command to", error) from error
+        return known
+
+    async def _check_topic(self, there: Mapping[str, int]) -> None:
+        topic = self._connection.names.control
+        if topic not in there:
+            raise GateError(f"there is no topic {topic}: no gate has run with this prefix", hint="start one: gate run")
+
+    async def _check_service(self, service: str) -> None:
+        """Raise UnknownServiceError for a service of which no gate would take a command."""
+        names = self._connection.names
+        there = await self._cluster.partitions()
+        services = {name for topic in there if (name := names.service_of(topic)) is not None}
+        if service not in services and names.usage in there:  # request topics may be spelt in a way of their own
+            services |= await self._published()
+        if service in services:
+            return
+        known = sorted(services)
+        more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+        told = f"known are {', '.join(known[:_NAMED])}{more}" if known else "there is none yet"
+        raise UnknownServiceError(
+            f"there is no service {service!r}; {told}", hint=f"check the name; it needs {names.requests(service)}"
+        )
+
+    async def _published(self) -> set[str]:
+        """Return the services of which gates have published a usage."""
+        partition = TopicPartition(self._connection.names.usage, 0)  # the only one that gates write to
+        there: dict[str, bool] = {}
+        async with running(AIOKafkaConsumer(**access(self._connection.bootstrap))) as consumer:
+            consumer.assign([partition])
+            end = (await consumer.end_offsets([partition]))[partition]
+            await consumer.seek_to_beginning(partition)
+            while await consumer.position(partition) < end:
+                for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                    there |= {record.key.decode(): record.value is not None for record in records if record.key}
+        return {service for service, is_there in there.items() if is_there}
+
+    def _failed(self, doing: str, error: Exception) -> GateError:
+        why = str(error) or f"no answer within {_DEADLINE:g} s"
+        return GateError(
+            f"{doing} the broker at {self._connection.bootstrap} failed: {why}", hint="see `gate doctor`, and try again"
+        )
+
+
+class SyncGateControl:
+    """`GateControl` for programs without an event loop: `with SyncGateControl(...) as gate: gate.pause("payments")`."""
+
+    def __init__(
+        self, bootstrap: str, *, prefix: str = "gate", names: Names | None = None, connect_timeout: float = 30.0
+    ) -> None:
+        self._inner = GateControl(bootstrap, prefix=prefix, names=names, connect_timeout=connect_timeout)
+        self._background = Background("SyncGateControl")
+
+    def __enter__(self) -> Self:
+        """Connect; as `GateControl`."""
+        self._background.start(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        self._background.stop(self._inner.__aexit__(kind, error, traceback))
+
+    def pause(
+        self,
+        service: str,
+        *,
+        until: datetime | None = None,
+        for_: float | timedelta | None = None,
+        tenant: str = "",
+        reason: str = "",
+    ) -> str:
+        """Pause a service, or one of its tenants; as `GateControl.pause`."""
+        return self._background.run(self._inner.pause(service, until=until, for_=for_, tenant=tenant, reason=reason))
+
+    def resume(self, service: str, *, tenant: str = "", reason: str = "") -> str:
+        """End a pause now; as `GateControl.resume`."""
+        return self._background.run(self._inner.resume(service, tenant=tenant, reason=reason))
+
+
+def _end_ms(until: datetime | None, for_: float | timedelta | None, now: float) -> int:
+    """Return when a pause ends, unix ms. Raises ArgumentError."""
+    if until is not None and for_ is not None:
+        raise ArgumentError("a pause has one end: until and for_ are given", hint="leave one of them out")
+    if until is not None:
+        if until.tzinfo is None:
+            raise ArgumentError(f"until is {until}, which has no offset from UTC", hint=_TIMES)
+        end, told = until.timestamp(), str(until)
+    elif for_ is not None:
+        seconds = for_.total_seconds() if isinstance(for_, timedelta) else for_
+        end, told = now + seconds, f"a pause of {seconds:g} s"
+    else:
+        return control.FOREVER_MS
+    if not end > now:
+        raise ArgumentError(f"{told} is over already", hint="give a time to come; resume ends a pause")
+    return control.FOREVER_MS if end == inf else min(int(end * 1000), control.FOREVER_MS)
+
+
+def _checked(tenant: str) -> str:
+    if tenant and isinstance(wrong := read_wishes([(TENANT, tenant.encode())]), Malformed):
+        raise ArgumentError(f"tenant: {wrong}", hint="a tenant is spelt as in the header gate-tenant of its requests")
+    return tenant

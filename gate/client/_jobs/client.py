@@ -1,0 +1,164 @@
+"""The job client: it submits jobs, and has tickets told what becomes of them."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+from aiokafka.errors import KafkaError
+
+from gate.client._connection import Connection, positive
+from gate.client._errors import ArgumentError, NotConnectedError, UnknownServiceError
+from gate.client._jobs.matching import Matching
+from gate.client._jobs.reader import Reader
+from gate.client._jobs.ticket import Ticket
+from gate.client._outcomes import encode_result
+from gate.client._sender import Header, Sender
+from gate.errors import GateError
+from gate.kafka.connect import running
+from gate.protocol.headers import CLAIMED, COST, DEADLINE, ID, MAX_COST, PRIORITY, STAMP, TENANT, Malformed, read_wishes
+from gate.protocol.topics import Names
+
+_RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, TENANT}) | CLAIMED
+
+
+class SubmitError(GateError):
+    """A request that the broker has not acknowledged. It may have arrived nevertheless."""
+
+
+class JobClient:
+    """Submits jobs and tells what becomes of them.
+
+    Thousands of tickets share one consumer and one producer. Submit many at a time (`asyncio.gather`, a task group):
+    each call waits for the broker's acknowledgement. To be used in the event loop in which it was entered.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        prefix: str = "gate",
+        names: Names | None = None,
+        connect_timeout: float = 30.0,
+        submit_timeout: float = 30.0,
+    ) -> None:
+        positive(submit_timeout=submit_timeout)
+        self._connection = Connection.of(bootstrap, prefix, names, connect_timeout)
+        self._bootstrap, self._names = bootstrap, self._connection.names
+        self._submit_timeout = submit_timeout
+        self._sender = Sender(bootstrap, self._names)
+        self._matching = Matching()
+        self._stack = AsyncExitStack()
+        self._reader: Reader | None = None
+        self._broken: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises BrokerUnreachableError."""
+        await self._connection.reach()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._sender.running())
+            self._reader = Reader(self._bootstrap, self._names, self._sender.cluster, self._matching)
+            await stack.enter_async_context(running(self._reader.consumer))
+            reading = asyncio.create_task(self._reader.run(), name="job-client")
+            reading.add_done_callback(self._ended)
+            stack.push_async_callback(asyncio.wait, [reading])
+            stack.callback(reading.cancel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Disconnect. Whoever still waits for a ticket gets a GateError."""
+        await self._stack.aclose()
+
+    async def submit(
+        self,
+        service: str,
+        payload: object,
+        *,
+        key: bytes | str | None = None,
+        priority: str | None = None,
+        tenant: str | None = None,
+        cost: int = 1,
+        deadline: float | datetime | None = None,
+        id: str | None = None,  # noqa: A002 - the contract's name
+        headers: Mapping[str, bytes | str] | Iterable[Header] | None = None,
+    ) -> Ticket:
+        """Submit a job, and return when the broker has it.
+
+        `payload` goes as it is if bytes, as UTF-8 if text, else as JSON. `key` keeps jobs in one partition and, where
+        workers are told so, in order. `deadline` is seconds from now, or a time with an offset: after it the job is of
+        no use, and is rejected. `id` is your own, passed on and not looked at; the gate's is `Ticket.id`.
+
+        Raises ArgumentError for what the gate would refuse to read, UnknownServiceError, TooLargeError, and SubmitError
+        where the broker does not acknowledge it in time.
+        """
+        if self._reader is None:
+            raise NotConnectedError("JobClient")
+        self._names.check_service_name(service)
+        record = _headers(headers, priority, tenant, cost, deadline, id)
+        value, raw_key = encode_result(payload), key.encode() if isinstance(key, str) else key
+        topic = self._names.requests(service)
+        try:
+            if not await self._reader.follow(service):
+                raise UnknownServiceError(
+                    f"there is no service {service}: the topic {topic} is missing",
+                    hint=f"check the name, or create the topic, for example with `gate submit {service} --count 1`",
+                )
+            if self._broken is not None:
+                raise self._broken
+            with self._matching.submission():
+                placed = await self._sender.send(topic, value, raw_key, record, seconds=self._submit_timeout)
+                return self._matching.open(service, f"{topic}-{placed.partition}@{placed.offset}")
+        except (KafkaError, TimeoutError) as error:
+            why = str(error) or f"no answer within {self._submit_timeout:g} s"
+            raise SubmitError(
+                f"the broker at {self._bootstrap} did not acknowledge a request for {service}: {why}",
+                hint="it may have arrived nevertheless; submit it again if doing it twice does no harm",
+            ) from error
+
+    def _ended(self, reading: "asyncio.Task[Any]") -> None:
+        error = None if reading.cancelled() else reading.exception()
+        why = "the client is closed" if error is None else f"the client can't read on: {error!r}"
+        self._broken = GateError(why, hint="enter a new one; requests that were submitted go their way")
+        self._matching.break_off(self._broken)
+
+
+def _headers(
+    own: Mapping[str, bytes | str] | Iterable[Header] | None,
+    priority: str | None,
+    tenant: str | None,
+    cost: int,
+    deadline: float | datetime | None,
+    id: str | None,  # noqa: A002
+) -> list[Header]:
+    """Return the headers of a request. Raises ArgumentError."""
+    pairs = own.items() if isinstance(own, Mapping) else own or ()
+    headers: list[Header] = [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
+    if taken := sorted({name for name, _ in headers} & _RESERVED):
+        raise ArgumentError(
+            f"the headers {', '.join(taken)} have a meaning of their own", hint="use the parameters of `submit`"
+        )
+    if not 1 <= cost <= MAX_COST:
+        raise ArgumentError(f"cost is {cost}", hint=f"it must be from 1 to {MAX_COST}")
+    wishes = {PRIORITY: priority, TENANT: tenant, ID: id, COST: None if cost == 1 else str(cost)}
+    headers += [(name, text.encode()) for name, text in wishes.items() if text is not None]
+    if deadline is not None:
+        headers.append((DEADLINE, b"%d" % _unix_ms(deadline)))
+    if isinstance(wrong := read_wishes(headers), Malformed):
+        raise ArgumentError(str(wrong), hint="the gate would reject it as malformed")
+    return headers
+
+
+def _unix_ms(deadline: float | datetime) -> int:
+    if isinstance(deadline, datetime):
+        if deadline.tzinfo is None:
+            raise ArgumentError(f"deadline {deadline} has no offset from UTC", hint="give it one, or seconds from now")
+        return int(deadline.timestamp() * 1000)
+    if not 0 < deadline < 10**9:
+        raise ArgumentError(f"deadline is {deadline} seconds from now", hint="give more than 0 and less than 10**9")
+    return int((time.time() + deadline) * 1000)
