@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "replay": "Show what a policy would have done to the recorded requests.",
     "doctor": "Check broker, topics, permissions and clocks; say what to do about each fault.",
     "transactions": "Show transactions that hold readers up, and end them.",
+    "reshard": "Change the number of shards, or the group of a service; state and backlog come along.",
     "upgrade": "Show in which format the state is written, and switch to the newest.",
     "policy": "Check, show and compare policy files.",
 }

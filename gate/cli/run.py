@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -20,7 +20,9 @@ from prometheus_client import CollectorRegistry
 from gate.cli.client import log_to_stderr
 from gate.errors import GateError
 from gate.kafka.connect import wait_for_broker
+from gate.kafka.generations import MovingError
 from gate.kafka.instance import Gate
+from gate.kafka.membership import OtherGenerationError
 from gate.kafka.reporting import Reporter
 from gate.observe.http import Board, HttpServer
 from gate.observe.metrics import Metrics
@@ -67,7 +69,7 @@ def run(
         A name by which that address is asked, such as a Kubernetes service's; may be given several times. IP
         addresses, localhost and the host's own name need none; other names are refused (DNS rebinding).
     shards
-        On how many shards services are spread; fixed for a cluster.
+        On how many shards services are spread; `gate reshard` changes it.
     connect_timeout
         Seconds to wait for a broker before giving up.
     state
@@ -104,36 +106,73 @@ async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state:
             server = HttpServer(*settings.http_address, board, registry, names=settings.http_host)
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)
-        gate = await _start(policy, settings, reporter, reset_state=reset_state)
-        stack.push_async_callback(gate.stop)
-        log.info("gate runs", bootstrap=settings.bootstrap, group=settings.group_id, policy=policy.version)
-        tasks = [
-            asyncio.create_task(_watch(config, gate, stopped), name="policy"),
-            asyncio.create_task(_report(gate, board), name="faults"),
-        ]
-        await stopped.wait()
-        log.info("stopping: batches under way are committed first")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while not stopped.is_set():
+            policy = await _live(config, policy, settings, reporter, board, stopped, reset_state=reset_state)
+            reset_state = False
     log.info("stopped")
 
 
-async def _start(policy: Policy, settings: Settings, reporter: Reporter, *, reset_state: bool) -> Gate:
-    """Start a gate; begin again if the broker goes away in the middle."""
-    while True:
+async def _live(
+    config: Path,
+    policy: Policy,
+    settings: Settings,
+    reporter: Reporter,
+    board: Board,
+    stopped: asyncio.Event,
+    *,
+    reset_state: bool,
+) -> Policy:
+    """Run a gate until it is to stop, or to start anew with another generation of the state; return its last policy."""
+    gate = await _start(policy, settings, reporter, stopped, reset_state=reset_state)
+    if gate is None:
+        return policy
+    log.info("gate runs", bootstrap=settings.bootstrap, group=settings.group_id, policy=gate.policy.version)
+    tasks = [
+        asyncio.create_task(_watch(config, gate), name="policy"),
+        asyncio.create_task(_report(gate, board), name="faults"),
+    ]
+    ends = [asyncio.create_task(event.wait()) for event in (stopped, gate.superseded)]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        log.info("stopping: batches under way are committed first")
+    finally:
+        for task in (*tasks, *ends):
+            task.cancel()
+        await asyncio.gather(*tasks, *ends, return_exceptions=True)
+        await gate.stop()
+    return gate.policy
+
+
+async def _start(
+    policy: Policy, settings: Settings, reporter: Reporter, stopped: asyncio.Event, *, reset_state: bool
+) -> Gate | None:
+    """Start a gate; begin again if the broker goes away in the middle. None: it was stopped before it ran.
+
+    While the state is being moved it waits, and while there are members that run with another generation of it.
+    """
+    waiting = ""
+    while not stopped.is_set():
         await wait_for_broker(settings.bootstrap, settings.connect_timeout, log.warning)
         gate = Gate(policy, settings, reporter, reset_state=reset_state)
         try:
             await gate.start()
         except BaseException as error:
             await gate.stop()
+            if isinstance(error, MovingError | OtherGenerationError):
+                if str(error) != waiting:
+                    log.warning("waiting", why=str(error), hint=error.hint)
+                waiting = str(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RESTART_PAUSE):
+                        await stopped.wait()
+                continue
             if not isinstance(error, KafkaError | OSError | TimeoutError) or not getattr(error, "retriable", True):
                 raise
             log.warning("the broker went away during the start; trying again", why=str(error) or type(error).__name__)
             await asyncio.sleep(RESTART_PAUSE)
         else:
             return gate
+    return None
 
 
 async def _report(gate: Gate, board: Board) -> None:
@@ -164,13 +203,13 @@ def _describe(policy: Policy, services: Iterable[str]) -> dict[str, Any]:
     }
 
 
-async def _watch(config: Path, gate: Gate, stopped: asyncio.Event) -> None:
+async def _watch(config: Path, gate: Gate) -> None:
     """Take over each good version of the policy file; refuse a broken one whole, and say so."""
     refused = ""
     # the folder, not the file: editors and ConfigMaps replace files; so what else changes there wakes it too
-    async for _ in watchfiles.awatch(config.parent.resolve(), stop_event=stopped, debounce=RELOAD_QUIET_MS):
+    async for _ in watchfiles.awatch(config.parent.resolve(), debounce=RELOAD_QUIET_MS):
         try:
-            policy = await asyncio.to_thread(load_policy, config)
+            policy = gate.placed(await asyncio.to_thread(load_policy, config))
             before = gate.policy.version
             if policy.version != before:
                 gate.check_policy(policy)

@@ -67,7 +67,8 @@ class _Desk:
         self.cluster = cluster
         services = [service for topic in there if (service := names.service_of(topic)) is not None]
         written = {topic for service in services for topic in Topics.of(names, service).outputs}
-        self.own = written | {names.alerts, names.usage, names.state}  # where only gates write
+        states = {topic for topic in there if names.generation_of(topic) is not None}
+        self.own = written | states | {names.alerts, names.usage}  # where only gates write
         read = {topic for service in services for topic in (names.requests(service), names.feedback(service))}
         topics = sorted((self.own | read | {names.control}) & there.keys())
         self.partitions = [Partition(topic, number) for topic in topics for number in range(there[topic])]

@@ -91,7 +91,7 @@ def finish(
                 return
             steps.check(now)
             await steps.command(names.control, access(settings.bootstrap))
-            left = await steps.switched(reader, names, now, timeout)
+            left = await steps.switched(reader, now, timeout)
             if left:
                 then = await steps.members(cluster, settings.group_id)
                 old = "; ".join(member.shown for member in then if member.format < FORMAT)

@@ -46,6 +46,7 @@ def make_assignor(
     state_topic: str,
     shard_of_topic: Callable[[str], int | None],
     owned: Callable[[], Iterable[int]],
+    generation: int = 1,
 ) -> type[AbstractPartitionAssignor]:
     """Return an assignor for aiokafka, which wants a class.
 
@@ -53,7 +54,8 @@ def make_assignor(
     """
 
     class ShardAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
-        name = "gate-shard"
+        # members that have different ones are not let into one group: they would not agree on who owns what
+        name = "gate-shard" if generation == 1 else f"gate-shard-{generation}"
 
         @classmethod
         def assign(
@@ -74,10 +76,9 @@ def make_assignor(
 
         @classmethod
         def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-            data = json.dumps(
-                {"shards": shards, "owned": sorted(owned()), "format": FORMAT, "version": _VERSION}
-            ).encode()
-            return ConsumerProtocolMemberMetadata(VERSION, list(topics), data)
+            told: dict[str, Any] = {"shards": shards, "owned": sorted(owned()), "generation": generation}
+            told |= {"format": FORMAT, "version": _VERSION}
+            return ConsumerProtocolMemberMetadata(VERSION, list(topics), json.dumps(told).encode())
 
         @classmethod
         def on_assignment(cls, assignment: ConsumerProtocolMemberAssignment) -> None:

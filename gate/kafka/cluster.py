@@ -95,6 +95,10 @@ class Cluster:
             if at.offset >= 0
         }
 
+    def enter(self, names: Names) -> None:
+        """Take another generation of the state for the one that counts."""
+        self._names = names
+
     async def members(self, group: str) -> int:
         """Return how many members a group has."""
         answers = await self._settled("asking who is in a group", lambda: self._admin.describe_consumer_groups([group]))
@@ -233,11 +237,20 @@ class Cluster:
             TopicSpec(names.alerts, 1, own_time),
             TopicSpec(names.usage, 1, compact | own_time),
             TopicSpec(names.control, 1, compact),
-            TopicSpec(
-                names.state, shards, compact | own_time | {"max.message.bytes": str(4 << 20)},
-                {"segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"},  # little to read for who takes over
-            ),
+            self.state_spec(names.state, shards),
         ]  # fmt: skip
+
+    @staticmethod
+    def state_spec(topic: str, shards: int) -> TopicSpec:
+        """Return a topic for a generation of the state."""
+        return TopicSpec(
+            topic, shards,
+            {
+                "cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime",
+                "max.message.bytes": str(4 << 20),
+            },
+            {"segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"},  # little to read for who takes over
+        )  # fmt: skip
 
     async def _settled(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """Return what a call answers, trying again while brokers are away, or the group's coordinator moves."""

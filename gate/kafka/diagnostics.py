@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import aiokafka
@@ -18,6 +19,7 @@ from gate.kafka.cluster import STAMP_ROOM, Cluster
 from gate.kafka.creating import TopicSpec
 from gate.kafka.durability import broker_settings, examine
 from gate.kafka.findings import Finding, Health
+from gate.kafka.generations import FIRST, Moving, find, known
 from gate.kafka.open_transactions import Transactions
 from gate.kafka.profiles import OWN, Profile
 from gate.kafka.standing import Standing, standing
@@ -70,10 +72,11 @@ class Checkup:
             yield finding
 
     async def _common_topics(self, there: Mapping[str, int]) -> list[Finding]:
-        specs = self._cluster.common_specs(self._settings.shards)
+        findings, shards = await self._generation(there)
+        specs = self._cluster.common_specs(shards)
         missing = [spec for spec in specs if spec.name not in there]
         configs = await self._cluster.configs(*(spec.name for spec in specs if spec.name in there))
-        findings = [_missing(spec, create=self._settings.create_topics) for spec in missing]
+        findings += [_missing(spec, create=self._settings.create_topics) for spec in missing]
         for spec in specs:
             if spec.name not in there:
                 continue
@@ -84,7 +87,7 @@ class Checkup:
                 for key, value in spec.wished.items()
                 if key not in self._profile.fixed and _differs(key, config.get(key), value)
             }
-            if spec.name == self._names.state and there[spec.name] != self._settings.shards:
+            if spec.name == self._names.state and there[spec.name] != shards:
                 findings.append(
                     Finding(
                         spec.name, Health.FAIL,
@@ -105,6 +108,25 @@ class Checkup:
             else:
                 findings.append(Finding(spec.name, Health.OK, f"is there, with {there[spec.name]} partitions"))
         return findings
+
+    async def _generation(self, there: Mapping[str, int]) -> tuple[list[Finding], int]:
+        """Look at the generation of the state that is in force, and say what is to be said of it; return its shards."""
+        said = self._settings.shards
+        if not any(number > FIRST for number in known(self._names, there)):
+            return [], said
+        async with self._client() as client, asyncio.timeout(DEADLINE):
+            found = await find(Reader(client), self._names, there)
+        if isinstance(found, Moving):
+            fix = f"`gate reshard {found.closed.shards}` finishes it, `gate reshard --abort` takes it back"
+            return [Finding(self._names.state, Health.FAIL, found.shown, fix)], said
+        if found is None or found.number == FIRST:
+            return [], said
+        self._names = replace(self._names, generation=found.number)
+        self._cluster.enter(self._names)
+        if found.shards == said:
+            return [], said
+        text = f"{found.shards} shards are in force since `gate reshard`, the settings say {said}"
+        return [Finding("shards", Health.WARN, text, f"write `shards: {found.shards}`")], found.shards
 
     async def _services(self, there: Mapping[str, int]) -> list[Finding]:
         services = sorted(s for topic in there if (s := self._names.service_of(topic)) is not None)

@@ -49,6 +49,7 @@ class Feedback:
         self._on_change = on_change
         self._commands: dict[tuple[str, str], Received] = {}  # newest per service and tenant
         self.lags: dict[str, Lag] = {}
+        self.generation = 0  # the newest generation of the state that was told of
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -119,6 +120,10 @@ class Feedback:
                 )  # fmt: skip
                 continue
             by_operator = last(record.headers, control.BY) is not None
+            if isinstance(command, control.NewGeneration):
+                if by_operator:
+                    self.generation = max(self.generation, command.generation)
+                continue
             about = (control.FORMAT_KEY, "") if isinstance(command, control.WriteFormat) else (service, command.tenant)
             self._commands[about] = Received(record.offset, service, command, by_operator)
         return answer.next_offset

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -18,6 +19,7 @@ from gate.kafka.aio.session import KafkaSession, Torn
 from gate.kafka.alert_producer import Notices
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
+from gate.kafka.generations import FIRST, Generation, Moving, find, in_force, transactional_id
 from gate.kafka.health import Health, health_of
 from gate.kafka.losses import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
@@ -48,6 +50,7 @@ POOL_BYTES: Final = 16 << 20
 LEAST_BYTES: Final = 256 << 10
 LARGE_BATCHES: Final = 3  # at once; more only wait for the same processor
 RESET_POLL: Final = 0.2
+MOVE_POLL: Final = 0.3
 
 log = structlog.get_logger("gate")
 
@@ -73,6 +76,11 @@ class Gate:
         self.limits = TopicLimits(self.topic_configs)
         self._reset_state = reset_state
         self._policy = policy
+        self._groups: Mapping[str, str | None] = {}  # into which services were put by command
+        self.superseded = asyncio.Event()  # another generation of the state is in force: start anew
+        self._moving = asyncio.Event()  # or may be soon
+        self._said_moving = False
+        self._placed = ""  # the version of the policy of which was told that commands have placed services elsewhere
         self._options: dict[str, Any] = {**access(settings.bootstrap), **client_options}
         self._owned: dict[int, Shard] = {}
         self._taken: set[int] = set()  # shards that were taken over, or could not be
@@ -101,6 +109,7 @@ class Gate:
         )
         stack.push_async_callback(self._cluster.close)
         await self._cluster.start()
+        self._enter(await in_force(self._single, self.names, await self._cluster.partitions(), self.shards))
         await self._check_topics()
         self._check_shards(await self._where(), self._policy)
         self._notices = Notices(self.names.alerts, **self._options)
@@ -157,6 +166,7 @@ class Gate:
         )
         self._tasks = [
             asyncio.create_task(self._follow_assignments(), name="assignments"),
+            asyncio.create_task(self._follow_moves(), name="generations"),
             asyncio.create_task(keep_small(), name="memory"),
             asyncio.create_task(watch.run(self.wall, self._publish), name="undecided"),
             asyncio.create_task(losses.run(), name="losses"),
@@ -172,6 +182,57 @@ class Gate:
         self._owned.clear()
         await self._stack.aclose()
 
+    def _enter(self, generation: Generation) -> None:
+        """Run with the generation of the state that is in force, whatever the policy file says of shards and groups."""
+        self._groups = generation.groups
+        policy = self.placed(self._policy)
+        if generation.number > FIRST:
+            if generation.shards != self.settings.shards:
+                log.warning(
+                    "another number of shards is in force than the policy file or --shards says; change it there",
+                    in_force=generation.shards, said=self.settings.shards, generation=generation.number,
+                )  # fmt: skip
+            self.shards = generation.shards
+            self.names = replace(self.names, generation=generation.number)
+            self.observer.generation = generation.number
+            self._cluster.enter(self.names)
+        self._policy = policy
+
+    def placed(self, policy: Policy) -> Policy:
+        """Return a policy with services in the groups into which `gate reshard --move` has put them."""
+        result = policy.placed(self._groups)
+        first, self._placed = self._placed != policy.version, policy.version
+        for service, group in self._groups.items() if first and result is not policy else ():
+            if (said := policy.effective(service).group) != group:
+                log.warning(
+                    "the policy file puts a service into another group than `gate reshard --move`, which counts; change"
+                    " it there",
+                    service=service, in_force=group, said=said, file=policy.name,
+                )  # fmt: skip
+        return result
+
+    async def _follow_moves(self) -> None:
+        """Find out that another generation is in force, once there is a sign that one may be."""
+        while True:
+            await self._moving.wait()
+            with suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(RESTORE_DEADLINE):
+                    there = await self._cluster.partitions()
+                    found = await find(self._single, self.names, there)
+                if isinstance(found, Generation):
+                    self._moving.clear()  # if it is taken back, too
+                    if found.number != self.names.generation:
+                        log.info("another generation of the state is in force; starting anew", generation=found.number)
+                        self.superseded.set()
+                elif isinstance(found, Moving) and not self._said_moving:
+                    self._said_moving = True
+                    log.warning("waiting", why=found.shown)
+            await asyncio.sleep(MOVE_POLL)
+
+    def closed(self) -> None:
+        """Look whether another generation of the state is in force; a shard of this one is closed."""
+        self._moving.set()
+
     async def _client(self, client_id: str) -> Client:
         timeout = int(CALL_DEADLINE * 1000)  # or an answer that never comes is waited for for 40 s
         client = Client(client_id=client_id, request_timeout_ms=timeout, **self._options)
@@ -185,7 +246,7 @@ class Gate:
         if there.get(state, self.shards) != self.shards:
             raise GateError(
                 f"topic {state} has {there[state]} partitions, but this gate was started with {self.shards} shards",
-                hint=f"start it with `--shards {there[state]}`: the number is fixed for a cluster",
+                hint=f"start it with `--shards {there[state]}`; `gate reshard` changes the number",
             )
         if state not in there and not self._reset_state:
             await self._check_first_start(there)
@@ -208,15 +269,18 @@ class Gate:
 
     def check_policy(self, policy: Policy) -> None:
         """Raise GateError if the gate can't go over to `policy` while it runs."""
+        policy = policy.placed(self._groups)
         before = {service: self._policy.shard_key(service) for service in self._membership.services()}
         self._check_shards({service: shard_of(key, self.shards) for service, key in before.items()}, policy)
 
     async def _where(self) -> dict[str, int]:
         """Return the shard on which each service was seen last, from the newest usage records."""
-        usage = Partition(self.names.usage, 0)
+        usage, generation = Partition(self.names.usage, 0), self.names.generation
         async with within(RESTORE_DEADLINE, f"reading {self.names.usage}", [self._reading]):
             newest = await read_all(self._single, usage)
-        return {service: shard for service, record in newest.items() if (shard := shard_in(record)) is not None}
+        return {
+            service: shard for service, record in newest.items() if (shard := shard_in(record, generation)) is not None
+        }
 
     def _check_shards(self, where: Mapping[str, int], policy: Policy) -> None:
         """Raise GateError if services would leave the shard that holds their limits and what they have parked."""
@@ -226,7 +290,7 @@ class Gate:
             raise GateError(
                 f"the policy puts {', '.join(moved[:3])}{more} into another group, hence on another shard than the one "
                 "that holds its limits and what it has parked",
-                hint="a group is fixed once a service has run: keep `group` as it was, or use a new service name",
+                hint="keep `group` as it was; `gate reshard --move SERVICE --group NAME` moves it with its state",
             )
 
     # -- ownership -------------------------------------------------------------------------------------------------
@@ -254,6 +318,8 @@ class Gate:
                 self._owned[number].start(services)
 
     def _heed(self) -> None:
+        if self.feedback.generation > self.names.generation:
+            self._moving.set()
         for shard in self._owned.values():
             shard.heed()
 
@@ -273,7 +339,7 @@ class Gate:
 
     def set_policy(self, policy: Policy) -> None:
         """Decide by `policy` from now on."""
-        self._policy = policy
+        self._policy = policy = self.placed(policy)
         for shard in self._owned.values():
             shard.set_policy(policy)
 
@@ -322,7 +388,7 @@ class Gate:
 
         exactly_once = self.settings.delivery is Delivery.EXACTLY_ONCE
         return KafkaSession(
-            f"{self.settings.group_id}-{shard}" if exactly_once else None,
+            transactional_id(self.settings.group_id, shard, self.names.generation) if exactly_once else None,
             self.settings.group_id, state, restore, self._membership.commit,
             deadline=CALL_DEADLINE, limits=self.limits, look_behind=look_behind, is_open=still_open,
             compression=self.settings.compression, **self._options,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, InconsistentGroupProtocolError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
@@ -42,6 +42,16 @@ def state_lost(topic: str) -> GateError:
 Owned = Mapping[int, Mapping[str, int]]  # shard -> service -> partitions of its request topic
 
 
+class OtherGenerationError(GateError):
+    """The group has members that run with another generation of the state, or are older than generations."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__(
+            f"group {group} has members that run with another generation of the state",
+            hint="they start anew by themselves; stop those that do not, which are of an earlier version",
+        )
+
+
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of the gate's group. `owned` is what the last rebalance gave."""
 
@@ -58,6 +68,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         on_assigned: Callable[[Owned], None],
         **client_options: Any,
     ) -> None:
+        self._group = group
         self._names = names
         self._shards = shards
         self._shard_key = shard_key
@@ -68,7 +79,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.rebalances = 0
         self.state_lost = False
         self._prove = Together(self._commit_owned)
-        assignor = make_assignor(shards, names.state, self._shard_of_topic, lambda: self.owned)
+        assignor = make_assignor(shards, names.state, self._shard_of_topic, lambda: self.owned, names.generation)
         self._consumer = AIOKafkaConsumer(
             group_id=group,
             enable_auto_commit=False,
@@ -94,7 +105,10 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         state = self._names.state.replace(".", r"\.")
         self._consumer.subscribe(pattern=f"^({requests}|{state})$", listener=self)
         async with within(ATTEMPTS * self._deadline, "joining the group", [self._connections]):
-            await self._consumer.start()
+            try:
+                await self._consumer.start()
+            except InconsistentGroupProtocolError:
+                raise OtherGenerationError(self._group) from None
 
     async def stop(self) -> None:
         """Leave the group."""

@@ -204,7 +204,7 @@ def shown(transactional_id: str) -> str:
 def belongs_to_gate(transactional_id: str | None, group_id: str) -> bool:
     """Tell whether an id is that of a gate of the group, or of its doctor."""
     return transactional_id is not None and bool(
-        re.fullmatch(rf"{re.escape(group_id)}-([0-9]+|doctor)", transactional_id)
+        re.fullmatch(rf"{re.escape(group_id)}-([0-9]+([.][0-9]+)?|reshard|doctor)", transactional_id)
     )
 
 

@@ -47,6 +47,7 @@ class Reporter:
         self._skewed = False
         self._wall = wall
         self.notify: Callable[[AlertRecord], None] = lambda _: None
+        self.generation = 1  # of the state
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
         self._waits = Waits(prefix, self._send)
         self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
@@ -124,7 +125,8 @@ class Reporter:
         self.metrics.usage(usage)
         shown = to_json(usage) | self._beside(usage.service)
         self.board.usage[usage.service] = shown
-        return Outgoing(usage.service.encode(), encode({**shown, "shard": shard}), None, [])
+        told = {**shown, "shard": shard, "generation": self.generation}
+        return Outgoing(usage.service.encode(), encode(told), None, [])
 
     def undecided(self, service: str, undecided: Undecided | None) -> None:
         """Show what of a service stands undecided in its request topic; None: it is not known, or another gate's."""
@@ -175,10 +177,11 @@ class Reporter:
         return Outgoing(record.key, record.value, None, list(record.headers))
 
 
-def shard_in(record: bytes) -> int | None:
-    """Return the shard that a usage record tells; None where it tells none."""
+def shard_in(record: bytes, generation: int = 1) -> int | None:
+    """Return the shard that a usage record tells; None where it tells none in this generation of the state."""
     try:
-        shard = json.loads(record)["shard"]
-    except (ValueError, KeyError, TypeError):
+        told = json.loads(record)
+        shard, of = told["shard"], told.get("generation", 1)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return shard if isinstance(shard, int) else None
+    return shard if isinstance(shard, int) and of == generation else None

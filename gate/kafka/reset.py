@@ -6,6 +6,8 @@ from typing import Final
 
 import structlog
 
+from gate.kafka.generations import PLACEMENT_KEY
+from gate.shard.changelog import FORMAT, META_KEY, Meta, encode_meta
 from gate.shard.ports import Session
 from gate.shard.records import Outgoing, Partition
 
@@ -26,7 +28,10 @@ async def reset(state_topic: str, shards: int, new_session: Callable[[int], Sess
         try:
             claim = await session.claim([])
             if claim.state:
-                gone = [Outgoing(key.encode(), None, None, []) for key in claim.state]
+                kept = {META_KEY, PLACEMENT_KEY}
+                gone = [Outgoing(key.encode(), None, None, []) for key in claim.state if key not in kept]
+                begun = encode_meta(Meta(FORMAT, shards))  # its generation stays in force
+                gone.append(Outgoing(META_KEY.encode(), begun, None, []))
                 session.begin()
                 await session.produce({Partition(state_topic, shard): gone})
                 await session.commit()

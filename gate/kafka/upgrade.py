@@ -6,7 +6,7 @@ new one, owners are told to write it: by a command, upon which each owner change
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,7 @@ from gate.errors import GateError
 from gate.kafka.aio.reader import Reader, newest
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
+from gate.kafka.generations import Moving, MovingError, find
 from gate.protocol import control
 from gate.protocol.topics import Names
 from gate.shard.changelog import FORMAT, META_KEY, Meta
@@ -29,6 +30,7 @@ SEND_DEADLINE: Final = 10.0
 
 class _Told(msgspec.Struct):
     format: int = 1
+    generation: int = 0
     version: str = ""
 
 
@@ -40,6 +42,7 @@ class Member:
     host: str
     format: int  # the newest that it knows
     version: str  # empty: it is too old to tell
+    generation: int = 0  # of the state with which it runs; 0: it knows nothing of generations
 
     @property
     def shown(self) -> str:
@@ -53,6 +56,7 @@ class Standing:
 
     formats: Mapping[int, int | None]  # what each shard writes; None: nothing is written yet
     members: Sequence[Member]
+    topic: str = ""  # of the state
 
     @property
     def written(self) -> int:
@@ -91,7 +95,7 @@ def member_of(member: str, host: str, metadata: bytes) -> Member:
         told = msgspec.json.decode(ConsumerProtocolMemberMetadata.decode(metadata).user_data or b"{}", type=_Told)
     except (ValueError, msgspec.DecodeError):
         told = _Told()
-    return Member(member, host.removeprefix("/"), told.format, told.version)
+    return Member(member, host.removeprefix("/"), told.format, told.version, told.generation)
 
 
 async def written(reader: Reader, topic: str, shards: Sequence[int]) -> dict[int, int | None]:
@@ -105,13 +109,13 @@ async def written(reader: Reader, topic: str, shards: Sequence[int]) -> dict[int
 
 async def standing(cluster: Cluster, reader: Reader, names: Names, group: str) -> Standing:
     """Look how far an upgrade has come."""
-    there = await cluster.partitions()
-    if names.state not in there:
-        raise GateError(
-            f"there is no topic {names.state}: no gate has run with this prefix", hint="start one: gate run"
-        )
-    formats = await written(reader, names.state, range(there[names.state]))
-    return Standing(formats, await members(cluster, group))
+    found = await find(reader, names, await cluster.partitions())
+    if found is None:
+        raise GateError(f"no gate has run with this prefix: there is no {names.state}", hint="start one: gate run")
+    if isinstance(found, Moving):
+        raise MovingError(found)
+    topic = replace(names, generation=found.number).state
+    return Standing(await written(reader, topic, range(found.shards)), await members(cluster, group), topic)
 
 
 def check(now: Standing) -> None:
@@ -136,13 +140,13 @@ async def command(topic: str, options: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-async def switched(reader: Reader, names: Names, now: Standing, deadline: float) -> list[int]:
+async def switched(reader: Reader, now: Standing, deadline: float) -> list[int]:
     """Wait until all shards write the newest format; return those that do not in time."""
     left = now.behind
     try:
         async with asyncio.timeout(deadline):
             while left:
-                found = await written(reader, names.state, left)
+                found = await written(reader, now.topic, left)
                 left = [shard for shard, number in found.items() if number is not None and number < FORMAT]
                 if left:
                     await asyncio.sleep(POLL)

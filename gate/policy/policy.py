@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from gate.errors import GateError
 from gate.policy.compiled import GroupPolicy, ServicePolicy, canonical, compile_service, compile_spec
 from gate.policy.document import read_document
 from gate.policy.errors import PolicyError, dotted
@@ -68,6 +69,22 @@ class Policy:
         """Return what decides the shard of a service: its group, so that who shares a budget shares an owner."""
         policy = self.service(service)
         return f"group:{policy.group}" if policy is not None and policy.group is not None else service
+
+    def placed(self, groups: Mapping[str, str | None]) -> "Policy":
+        """Return the same with services in other groups. Raises GateError where there is no such group."""
+        moved = {name: group for name, group in groups.items() if self.effective(name).group != group}
+        if not moved:
+            return self
+        if unknown := sorted({group for group in moved.values() if group is not None and group not in self.groups}):
+            raise GateError(
+                f"services were put into group {', '.join(unknown)} by `gate reshard --move`, and {self.name} has no "
+                "such group",
+                hint="write it into `groups`",
+            )
+        services = {name: replace(self.effective(name), group=group) for name, group in moved.items()}
+        said = f"{self.version} {sorted(moved.items(), key=str)}"
+        version = hashlib.sha256(said.encode()).hexdigest()[:6]
+        return replace(self, version=version, _services={**self._services, **services})
 
     def explain(self, service: str) -> Mapping[str, Origin]:
         """Return each effective field of a service with its origin; empty where no policy applies."""

@@ -18,6 +18,7 @@ FOREVER_MS: Final = 2**53 - 1
 BY: Final = "gate-by"
 OPERATOR: Final = b"operator"
 FORMAT_KEY: Final = "gate/format"  # no service has such a name
+GENERATION_KEY: Final = "gate/generation"
 COMMAND_ID: Final = "gate-command-id"
 REASON: Final = "gate-reason"
 
@@ -46,7 +47,13 @@ class WriteFormat(msgspec.Struct, frozen=True, tag="write-format", tag_field="co
     format: Annotated[int, msgspec.Meta(ge=1, le=255)]
 
 
-Command = PauseUntil | Resume | WriteFormat
+class NewGeneration(msgspec.Struct, frozen=True, tag="new-generation", tag_field="command", forbid_unknown_fields=True):
+    """Look which generation of the state is in force: another one is, or will be soon."""
+
+    generation: Annotated[int, msgspec.Meta(ge=1)]
+
+
+Command = PauseUntil | Resume | WriteFormat | NewGeneration
 
 
 def encode(command: Command) -> bytes:

@@ -46,6 +46,7 @@ class Names:
 
     prefix: str = "gate"
     templates: Templates = Templates()
+    generation: int = 1  # of the state
 
     def __post_init__(self) -> None:
         for (one, a), (other, b) in combinations(self._patterns.items(), 2):
@@ -95,8 +96,18 @@ class Names:
 
     @property
     def state(self) -> str:
-        """The limiters' state; compacted."""
-        return self._patterns["state"][0]
+        """The limiters' state, in the generation that is in force; compacted."""
+        first = self._patterns["state"][0]
+        return first if self.generation == 1 else f"{first}.{self.generation}"
+
+    def generation_of(self, topic: str) -> int | None:
+        """Return of which generation a topic holds the state; None: it is another topic."""
+        first = self._patterns["state"][0]
+        if topic == first:
+            return 1
+        head, _, number = topic.rpartition(".")
+        is_one = head == first and number.isdecimal() and number == str(int(number)) and int(number) > 1
+        return int(number) if is_one else None
 
     @property
     def control(self) -> str:

@@ -17,6 +17,7 @@ from gate.limits import StateError
 
 META_KEY: Final = "meta"
 LEAVING_KEY: Final = "leaving"  # without transactions: what was taken off the delayed topic and may not be out yet
+FLOORS_KEY: Final = "floors"
 FORMAT: Final = VERSION  # of a state that begins
 
 _FIRST_OF_A_LIST: Final = 0x90  # of a list in MessagePack; versions are far below
@@ -31,6 +32,26 @@ class StateMismatchError(GateError):
     """The changelog was written by a gate that divides services differently, or by a newer one."""
 
 
+class StateClosedError(GateError):
+    """The changelog has been closed: services lie on other shards now, or soon."""
+
+    def __init__(self, closed: "Closed") -> None:
+        super().__init__(
+            f"the state is closed: `gate reshard` moves it to generation {closed.generation} ({closed.shards} shards)",
+            hint=f"this gate starts anew by itself once it is there; if nobody runs it, `gate reshard {closed.shards}` "
+            "finishes it",
+        )
+
+
+class Closed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Into what a generation is being moved."""
+
+    generation: int
+    shards: int
+    groups: dict[str, str | None] = {}  # of services that move into another one
+    at: int = 0  # since when, unix ms
+
+
 class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     """What every batch writes: how this changelog is to be read, and how far it has come."""
 
@@ -39,6 +60,13 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int = 0  # by what time the last batch was decided, ns: the next owner starts no earlier
     since: int = 0  # from when on positions have been kept here, ns; 0: they have not
     control: int = 0  # the next command of the control topic
+    closed: Closed | None = None  # nobody may decide by it any more; since format 2
+
+
+class FloorsRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`floors`: the next command of services whose shard was ahead of others when they came together."""
+
+    floors: dict[str, int] = msgspec.field(name="f")
 
 
 class LeavingRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -69,6 +69,9 @@ class Environment(Protocol):
     def wall(self) -> int:
         """Return this host's idea of unix time, ns. For telling how wrong it is, nothing else."""
 
+    def closed(self) -> None:
+        """Hear that the state of a shard is closed: it is being moved to another generation."""
+
     async def confirm(self, shard: int) -> None:
         """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
 

@@ -19,6 +19,13 @@ POINTS: Final = (
     "in-commit",
     "after-commit",
 )
+RESHARD_POINTS: Final = (  # of `gate reshard`
+    "reshard-closing",  # some shards are closed
+    "reshard-closed",
+    "reshard-copying",  # some of the state is copied
+    "in-flip",
+    "reshard-flipped",  # gates were not told yet
+)
 SOON: Final = 0.001  # seconds: what was begun is with the broker then, and most likely not answered
 
 _wanted, _, _times = os.environ.get("GATE_FAILPOINT", "").partition(":")

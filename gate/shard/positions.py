@@ -62,6 +62,10 @@ class Positions:
         alone = mark is not None and self._since and mark.at * MS >= self._since
         return None if mark is None or alone else mark.offset
 
+    def knows(self, service: str, number: int) -> bool:
+        """Tell whether the state says how far a partition is decided."""
+        return number in self._known.get(service, {})
+
     def unmarked(self, service: str, partition: Partition) -> Position | None:
         """Return a position without a committed offset: it has expired, or the topic was deleted and made anew."""
         return None if partition in self._marks else self._known.get(service, {}).get(partition.number)

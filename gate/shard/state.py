@@ -16,14 +16,25 @@ import structlog
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
+from gate.admission.state import decode
 from gate.errors import GateError
 from gate.limits import Spec
 from gate.policy import Overflow, Policy
-from gate.protocol.control import PauseUntil, WriteFormat, within
+from gate.protocol.control import NewGeneration, PauseUntil, WriteFormat, within
 from gate.protocol.topics import Names
 from gate.shard.blame import NO_SENTENCES, Sentences
 from gate.shard.buffer import Inbox, weight_of
-from gate.shard.changelog import FORMAT, LEAVING_KEY, META_KEY, Meta, encode_leaving, encode_meta, readable
+from gate.shard.changelog import (
+    FLOORS_KEY,
+    FORMAT,
+    LEAVING_KEY,
+    META_KEY,
+    FloorsRecord,
+    Meta,
+    encode_leaving,
+    encode_meta,
+    readable,
+)
 from gate.shard.hearing import Followed, Part, act
 from gate.shard.ledger import Ledger
 from gate.shard.positions import OFFSETS_KIND, Positions
@@ -101,6 +112,7 @@ class Desk:
         self.ledger = Ledger(names)
         self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
+        self._floors: Mapping[str, int] = {}  # commands before were carried out, by services that came with a reshard
         self.unwritten = False  # the description of the changelog has changed: to be written although nothing else has
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
@@ -118,6 +130,10 @@ class Desk:
                 yield
             kind, _, rest = key.partition("/")
             if key in {META_KEY, LEAVING_KEY}:
+                continue
+            if key == FLOORS_KEY:
+                with readable("which commands were carried out"):
+                    self._floors = decode(key, value, FloorsRecord).floors
                 continue
             if kind == "group":
                 groups[key] = value
@@ -245,8 +261,10 @@ class Desk:
                 if received.by_operator:
                     self._write_format(command.format)
                 continue
+            if isinstance(command, NewGeneration):
+                continue  # the gate around it heeds that
             served = self.services.get(received.service)
-            if served is None:
+            if served is None or received.offset < self._floors.get(received.service, 0):
                 continue
             if isinstance(command, PauseUntil):
                 until = command.until_ns if received.by_operator else within(command.until_ns, now)

@@ -16,7 +16,7 @@ import structlog
 from gate.policy import Policy
 from gate.protocol.headers import not_before
 from gate.shard.blame import Blame
-from gate.shard.changelog import LEAVING_KEY, META_KEY, read_meta
+from gate.shard.changelog import LEAVING_KEY, META_KEY, StateClosedError, read_meta
 from gate.shard.clock import BrokerClock
 from gate.shard.commit import BatchWriter
 from gate.shard.environment import Environment
@@ -314,6 +314,9 @@ class Shard:
         reach("after-claim")
         intake.claimed = set(partitions)
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
+        if meta.closed is not None:
+            self._env.closed()
+            raise StateClosedError(meta.closed)
         outdated: list[str] = []
         if not session.atomic:  # state comes before outputs: only the group knows what was decided in the end
             outdated = [key for key in claim.state if key.startswith(f"{OFFSETS_KIND}/")]

@@ -11,6 +11,7 @@ from time import monotonic, time
 from gate.kafka.local import LocalBroker
 from gate.policy import Policy, parse_policy
 from gate.protocol.headers import read_wishes
+from gate.protocol.topics import Names
 from gate.shard.placement import shard_of
 from tests.chaos import faults, judge, load, replay, topics
 from tests.chaos.load import NAMES, PARTITIONS, PREFIX, SATURATED, SHARDS, SHARES
@@ -193,20 +194,29 @@ def errors_of(logs: Sequence[Path]) -> dict[str, int]:
 
 
 async def judge_topics(
-    report: Report, policy: Policy, bootstrap: str, *, idle: bool = True, whole: bool = True
+    report: Report,
+    policy: Policy,
+    bootstrap: str,
+    *,
+    idle: bool = True,
+    whole: bool = True,
+    names: Names = NAMES,
+    shards: int = SHARDS,
+    earlier: Sequence[Policy] = (),
 ) -> None:
     """Read everything that a run has left, and add what is wrong with it to the report.
 
     `idle` tells whether limits that were not used outside of outages are wrong; `whole`, whether the changelog still
-    holds all that was written to it, so that it can be compared as of each kill, and not at the end alone.
+    holds all that was written to it, so that it can be compared as of each kill, and not at the end alone. `policy`,
+    `names` and `shards` are those in force at the end, `earlier` are the policies before.
     """
-    checker = Checker(NAMES, {policy.version: policy}, SHARDS)
+    checker = Checker(names, {one.version: one for one in (*earlier, policy)}, shards)
     kinds = {getattr(NAMES, kind)(s): (kind, s) for s in SHARES for kind in ("admitted", "delayed", "rejected")}
     histories = {s: judge.History() for s in SHARES}
     replays = {s: replay.Replay(policy.effective(s).spec) for s in SHARES}
     costs: dict[tuple[bytes, int, int], int] = {}
     places: dict[tuple[bytes, int, int], tuple[int, int]] = {}
-    changelog: dict[int, list[tuple[str, bytes | None, int]]] = {n: [] for n in range(SHARDS)}
+    changelog: dict[int, list[tuple[str, bytes | None, int]]] = {n: [] for n in range(shards)}
     ends = dict.fromkeys(("requests", "admitted", "delayed", "rejected"), 0)
 
     def take(record: Committed) -> None:
@@ -221,7 +231,7 @@ async def judge_topics(
             cost = getattr(read_wishes(record.headers), "cost", 1)
             if cost != 1:
                 costs[record.topic.encode(), record.partition, record.offset] = cost
-        elif record.topic == NAMES.state:
+        elif record.topic == names.state:
             changelog[record.partition].append(((record.key or b"").decode(), record.value, record.timestamp))
         elif record.topic in kinds:
             kind, service = kinds[record.topic]
@@ -244,7 +254,7 @@ async def judge_topics(
         [NAMES.requests(s) for s in SHARES],
         [NAMES.delayed(s) for s in SHARES],
         [name for s in SHARES for name in (NAMES.admitted(s), NAMES.rejected(s))],
-        [NAMES.state, NAMES.alerts],
+        [names.state, names.alerts],
     ):
         async for record in topics.read(bootstrap, group):
             take(record)
@@ -261,14 +271,14 @@ async def judge_topics(
         last_fault_ms=int(1000 * max((i.at for i in report.incidents), default=0)),
         torn=report.torn > 0,
     )
-    shards = {s: shard_of(policy.shard_key(s), SHARDS) for s in SHARES}
+    homes = {s: shard_of(policy.shard_key(s), shards) for s in SHARES}
     for service in replays.values():
         service.seal()
     for shard, log in changelog.items():
         cuts = [1000 * i.at for i in report.incidents if shard in i.shards] if whole else []
-        mine = {s: replays[s] for s, number in shards.items() if number == shard}
+        mine = {s: replays[s] for s, number in homes.items() if number == shard}
         report.problems += [f"state: {problem}" for problem in replay.problems(shard, log, cuts, mine)][:20]
-    _times(report, policy, histories, shards, idle=idle)
+    _times(report, policy, histories, homes, idle=idle)
 
 
 def _times(

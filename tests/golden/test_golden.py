@@ -23,6 +23,16 @@ def golden(version: int, key: str) -> tuple[bytes, object]:
     return bytes.fromhex(kept["record"]), kept["holds"]
 
 
+def known(read: object, holds: object) -> object:
+    """Leave out the fields that there were not then: they must be as if nothing had ever been said of them."""
+    if isinstance(read, dict) and isinstance(holds, dict):
+        assert not any(read[name] for name in read.keys() - holds.keys())
+        return {name: known(value, holds[name]) for name, value in read.items() if name in holds}
+    if isinstance(read, list) and isinstance(holds, list) and len(read) == len(holds):
+        return [known(one, other) for one, other in zip(read, holds, strict=True)]
+    return read
+
+
 def test_each_version_has_a_file():
     assert sorted(FILES) == list(range(1, VERSION + 1))
     assert FORMAT == VERSION
@@ -31,7 +41,7 @@ def test_each_version_has_a_file():
 @pytest.mark.parametrize(("version", "key"), RECORDS)
 def test_what_an_earlier_gate_wrote_is_read(version, key):
     data, holds = golden(version, key)
-    assert plain(kinds.decoded(key, data)) == holds
+    assert known(plain(kinds.decoded(key, data)), holds) == holds
     if key not in {META_KEY, LEAVING_KEY}:
         assert data[0] == version
 
@@ -55,7 +65,7 @@ def test_a_record_goes_from_the_old_version_to_the_new_one_and_back(key):
         new = encode(decode(key, data, kind), VERSION)
         assert encode(decode(key, new, kind), 1) == data
     assert new[0] == VERSION
-    assert plain(kinds.decoded(key, new)) == holds
+    assert known(plain(kinds.decoded(key, new)), holds) == holds
 
 
 def test_names_of_fields_are_told_apart():
@@ -73,7 +83,7 @@ def test_a_field_of_a_newer_gate_is_passed_over():
     record = msgspec.msgpack.decode(data[5:])
     body = msgspec.msgpack.encode({**record, "zz": [1, 2]})
     more = data[:1] + zlib.crc32(body).to_bytes(4, "big") + body
-    assert plain(kinds.decoded("group/bank-parks", more)) == holds
+    assert known(plain(kinds.decoded("group/bank-parks", more)), holds) == holds
 
 
 def test_a_version_that_is_not_known_is_refused():

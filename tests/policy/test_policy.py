@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gate.errors import GateError
 from gate.limits import Spec, Window
 from gate.policy import GroupPolicy, Overflow, ServicePolicy, load_policy, parse_policy
 from gate.policy.fields import SECOND
@@ -222,3 +223,19 @@ def test_ten_thousand_services_cost_no_more_than_ten_times_a_thousand():
 
 def test_a_policy_shows_little_of_itself_in_logs():
     assert len(repr(load_policy(EXAMPLE))) < 1500
+
+
+def test_services_are_placed_into_other_groups_by_command():
+    policy = parse_policy("""
+groups: {bank: {requests_per_second: 5}, other: {requests_per_second: 5}}
+services: {pay: {requests_per_second: 2}, mail: {group: bank}}
+""")
+    assert policy.placed({}) is policy
+    assert policy.placed({"mail": "bank", "pay": None}) is policy
+    placed = policy.placed({"pay": "bank", "mail": None})
+    assert (placed.shard_key("pay"), placed.shard_key("mail")) == ("group:bank", "mail")
+    assert placed.effective("pay").spec == policy.effective("pay").spec
+    assert placed.version != policy.version
+    assert policy.shard_key("pay") == "pay"
+    with pytest.raises(GateError, match="no such group"):
+        policy.placed({"pay": "nobody"})

@@ -122,3 +122,12 @@ def test_the_longest_service_name_fits_exactly():
     assert len(names.rejected("s" * room)) == MAX_TOPIC_LENGTH
     with pytest.raises(TopicNameError, match=f"{room} fit"):
         names.check_service_name("s" * (room + 1))
+
+
+def test_each_generation_of_the_state_has_a_topic_of_its_own():
+    assert Names().state == "gate.state"
+    assert Names(generation=3).state == "gate.state.3"
+    found = {topic: Names().generation_of(topic) for topic in ("gate.state", "gate.state.2", "gate.state.31")}
+    assert found == {"gate.state": 1, "gate.state.2": 2, "gate.state.31": 31}
+    others = ("gate.state.1", "gate.state.02", "gate.state.x", "gate.state.", "gate.states", "gate.state.2.3", "gate")
+    assert {Names().generation_of(topic) for topic in others} == {None}

@@ -114,6 +114,9 @@ class Member(Gate):
     def wall(self) -> int:
         return (self.world.clock_ms() + self._wrong) * 1_000_000
 
+    def closed(self) -> None:
+        raise AssertionError("nobody moves the state here")
+
     async def confirm(self, shard: int) -> None:
         async with asyncio.timeout(10):
             await self.world.network.call(self.process, "confirm", lambda: self.world.group.confirm(self, shard))

@@ -1,0 +1,406 @@
+"""Moves the state to a new generation: with another number of shards, or with services in other groups.
+
+In this order, so that it can be killed anywhere and begun again: whoever else does it is fenced off; each shard of the
+generation in force is fenced off from its owner and closed, in a transaction of its own; what it holds is copied into
+the topic of the new one, in transactions; then a last one describes all new shards, and with that they are in force.
+What is closed does not change, so copying again comes to the same. Gates start anew by themselves.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from gate.errors import GateError
+from gate.kafka import upgrade
+from gate.kafka.aio.reader import Reader, newest, read_all
+from gate.kafka.aio.session import KafkaSession, Torn
+from gate.kafka.cluster import Cluster
+from gate.kafka.connect import running
+from gate.kafka.generations import Generation, Moving, find, known, transactional_id
+from gate.kafka.placing import Layout, Shards, lay_out
+from gate.kafka.torn_transactions import Places, look
+from gate.policy import Delivery, Policy, Settings
+from gate.protocol import control
+from gate.protocol.topics import Names
+from gate.shard.changelog import FORMAT, META_KEY, Closed, encode_meta, read_meta
+from gate.shard.failpoints import reach
+from gate.shard.placement import shard_of
+from gate.shard.records import Claim, Outgoing, Partition
+from gate.shard.routing import Topics
+
+CALL_DEADLINE: Final = 10.0
+READ_DEADLINE: Final = 120.0
+FOLLOW_DEADLINE: Final = 60.0  # for gates to come along
+TRIES: Final = 8  # to close a shard whose owner fences back
+BACKOFF: Final = 0.2
+AT_ONCE: Final = 8  # shards
+BATCH_BYTES: Final = 8 << 20  # of a transaction
+BATCH_RECORDS: Final = 10_000
+PER_SECOND: Final = 4 << 20  # bytes that are surely copied, for an estimate
+
+
+class RefusedError(GateError):
+    """It can't be done now, and nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody wants: another number of shards, or services in other groups."""
+
+    shards: int | None = None
+    groups: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is moved into what, and whether that was begun already."""
+
+    before: Generation
+    after: Generation
+    moves: frozenset[str]
+    begun: bool = False
+
+
+class Resharding:
+    """One run of it."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        reader: Reader,
+        names: Names,
+        settings: Settings,
+        policy: Policy,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._cluster = cluster
+        self._reader = reader
+        self._names = names
+        self._settings = settings
+        self._group = settings.group_id
+        self._policy = policy
+        self._options = options
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    async def standing(self) -> Generation | Moving:
+        """Return what is in force, or under way. Raises RefusedError."""
+        there = await self._cluster.partitions()
+        found = await find(self._reader, self._names, there)
+        if found is None:
+            raise RefusedError(
+                f"there is no state in {self._names.state}: no gate has run with this prefix",
+                hint="write the number of shards into the policy file",
+            )
+        return found
+
+    async def plan(self, wanted: Wanted) -> Plan | None:
+        """Return what is to be done; None: it is done already. Raises RefusedError."""
+        found = await self.standing()
+        if isinstance(found, Moving):
+            return self._going_on(found, wanted)
+        shards = wanted.shards or found.shards
+        groups = {**found.groups, **wanted.groups}
+        old = self._policy.placed(found.groups)
+        there = await self._cluster.partitions()
+        changed = {
+            service: group
+            for service, group in wanted.groups.items()
+            if found.groups.get(service, ...) != group
+            and (old.effective(service).group != group or await self._is_elsewhere(service, old, found))
+        }
+        if shards == found.shards and not changed:
+            return None
+        number = 1 + found.number
+        generations = known(self._names, there)
+        while generations.get(number, shards) != shards:  # left by one that was taken back
+            number += 1
+        return Plan(found, Generation(number, shards, groups), frozenset(changed))
+
+    async def _is_elsewhere(self, service: str, policy: Policy, now: Generation) -> bool:
+        """Tell whether the policy file says already what is wanted, and the state of a service is not there yet."""
+        shard = shard_of(policy.shard_key(service), now.shards)
+        return f"service/{service}" not in await self._records(now, shard)
+
+    def _going_on(self, found: Moving, wanted: Wanted) -> Plan:
+        closed = found.closed
+        shards = wanted.shards or closed.shards
+        if shards != closed.shards or any(closed.groups.get(s, ...) != g for s, g in wanted.groups.items()):
+            groups = "".join(f" --move {service} --group {group or ''}" for service, group in closed.groups.items())
+            raise RefusedError(
+                f"another one was begun: to generation {closed.generation}, {closed.shards} shards{groups}",
+                hint=f"`gate reshard {closed.shards}` finishes it, `gate reshard --abort` takes it back",
+            )
+        after = Generation(closed.generation, closed.shards, {**found.before.groups, **closed.groups})
+        return Plan(found.before, after, frozenset(closed.groups), begun=True)
+
+    async def look(self, plan: Plan) -> Layout:
+        """Return what would be moved, by what is there now. Changes nothing."""
+        return await self._laid_out(plan, await self._shards(plan.before))
+
+    async def check(self, plan: Plan) -> int:
+        """Return how many gates run. Raises RefusedError where it must not be done now."""
+        formats = await upgrade.written(self._reader, self._topic(plan.before), range(plan.before.shards))
+        if any(number is not None and number < FORMAT for number in formats.values()):
+            raise RefusedError(
+                f"the state is written in a format before {FORMAT}, so gates may run that do not know of generations",
+                hint="`gate upgrade finish` first",
+            )
+        members = await upgrade.members(self._cluster, self._group)
+        if old := [member.shown for member in members if not member.generation]:
+            raise RefusedError(
+                f"gates run that do not know of generations: {'; '.join(old)}",
+                hint="start them with the new version, or stop them",
+            )
+        if members and self._settings.delivery is Delivery.AT_LEAST_ONCE:
+            raise RefusedError(
+                f"{len(members)} gates run; with `delivery: at_least_once` nothing fences them off",
+                hint="stop them, then try again",
+            )
+        for group in plan.after.groups.values():
+            if group is not None and self._policy.group(group) is None:
+                raise RefusedError(
+                    f"the policy file has no group {group}", hint="write it into `groups`, in all gates' files"
+                )
+        return len(members)
+
+    # -- doing -----------------------------------------------------------------------------------------------------
+
+    async def run(self, plan: Plan, say: Callable[[str], None]) -> Layout:
+        """Do it. Returns what was moved."""
+        before, after = plan.before, plan.after
+        spec = self._cluster.state_spec(self._topic(after), after.shards)
+        await self._cluster.ensure(spec)
+        writer = self._session(f"{self._group}-reshard", Partition(self._topic(after), 0))
+        try:
+            await writer.fence()  # who else does it can't flip any more
+            if await find(self._reader, self._names, await self._cluster.partitions()) == after:
+                return await self.look(plan)  # the other one had done it
+            moved = {service: after.groups[service] for service in plan.moves}
+            await self._close_all(before, Closed(after.number, after.shards, moved, time.time_ns() // 1_000_000))
+            reach("reshard-closed")
+            await self.tell(after)
+            say(f"the {before.shards} shards of generation {before.number} are closed; gates wait")
+            layout = await self._laid_out(plan, await self._shards(before, closed=True))
+            await self._copy(writer, layout)
+            say(f"{sum(map(len, layout.records)):,} records of {len(layout.services):,} services are copied")
+            await self._flip(writer, layout)
+        finally:
+            await writer.discard()
+        reach("reshard-flipped")
+        await self.tell(after)
+        return layout
+
+    async def abort(self, moving: Moving) -> None:
+        """Take back what was begun: open the closed shards again."""
+        writer = self._session(f"{self._group}-reshard", Partition(self._topic(moving.before), 0))
+        try:
+            await writer.fence()
+            now = await self.standing()
+            if not isinstance(now, Moving):
+                raise RefusedError(f"generation {now.number} is in force meanwhile; there is nothing to take back")
+            for shard in reversed(range(moving.before.shards)):  # the first one last: it says that there is a move
+                await self._describe(moving.before, shard, None)
+        finally:
+            await writer.discard()
+        await self.tell(moving.before)
+
+    async def follow(self, generation: int, gates: int) -> list[str]:
+        """Wait until as many gates run with it as ran before; return those that still run with another one."""
+        end = time.monotonic() + FOLLOW_DEADLINE
+        while True:
+            found = await upgrade.members(self._cluster, self._group)
+            late = [member.shown for member in found if member.generation != generation]
+            if (not late and len(found) >= gates) or time.monotonic() > end:
+                return late
+            await asyncio.sleep(BACKOFF)
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    async def _close_all(self, before: Generation, closed: Closed) -> None:
+        await self._describe(before, 0, closed)  # gates that start wait from here on
+        reach("reshard-closing")
+        limit = asyncio.Semaphore(AT_ONCE)
+
+        async def close(shard: int) -> None:
+            async with limit:
+                await self._describe(before, shard, closed)
+
+        await asyncio.gather(*(close(shard) for shard in range(1, before.shards)))
+
+    async def _describe(self, generation: Generation, shard: int, closed: Closed | None) -> None:
+        """Fence the owner of a shard off, and say in its description that it is closed, or open again."""
+        place = Partition(self._topic(generation), shard)
+        for tried in range(TRIES):
+            session = self._owning(generation, shard)
+            try:
+                await session.fence()
+                async with asyncio.timeout(READ_DEADLINE):
+                    meta = read_meta(await newest(self._reader, place, META_KEY), generation.shards)
+                if meta.closed is None or closed is None:
+                    session.begin()
+                    written = encode_meta(msgspec.structs.replace(meta, closed=closed))
+                    await session.produce({place: [Outgoing(META_KEY.encode(), written, None, [])]})
+                    await session.commit()
+            except (KafkaError, OSError, TimeoutError):
+                if tried == TRIES - 1:
+                    raise
+                await asyncio.sleep(BACKOFF)  # its owner was quicker
+            else:
+                return
+            finally:
+                await session.discard()
+
+    async def _shards(self, generation: Generation, *, closed: bool = False) -> Shards:
+        limit = asyncio.Semaphore(AT_ONCE)
+
+        async def read(shard: int) -> Mapping[str, bytes]:
+            async with limit:
+                return await self._records(generation, shard, closed=closed)
+
+        records = await asyncio.gather(*(read(shard) for shard in range(generation.shards)))
+        metas = [read_meta(kept.get(META_KEY), generation.shards) for kept in records]
+        return Shards(generation, records, metas)
+
+    async def _records(self, generation: Generation, shard: int, *, closed: bool = False) -> Mapping[str, bytes]:
+        """Read a shard; if it is `closed`, up to where it was: what is read as committed may lag behind an answer."""
+        async with asyncio.timeout(READ_DEADLINE):
+            while True:
+                records = await read_all(self._reader, Partition(self._topic(generation), shard))
+                if not closed or read_meta(records.get(META_KEY), generation.shards).closed is not None:
+                    return records
+                await asyncio.sleep(BACKOFF)
+
+    async def _laid_out(self, plan: Plan, shards: Shards) -> Layout:
+        there = await self._cluster.partitions()
+        requests = [Partition(t, n) for t, count in there.items() if self._names.service_of(t) for n in range(count)]
+        marks = await self._cluster.marks(self._group, requests)
+        return lay_out(shards, plan.after, self._policy, self._names, marks, plan.moves)
+
+    async def _copy(self, writer: KafkaSession, layout: Layout) -> None:
+        """Write what is not there yet, and delete what an earlier attempt has left."""
+        generation = layout.generation
+        there = [await self._records(generation, shard) for shard in range(generation.shards)]
+        for number, part in enumerate(_parts(there, layout.records)):
+            await self._write(writer, generation, part)
+            if not number:
+                reach("reshard-copying")
+        for shard, wanted in enumerate(layout.records):
+            async with asyncio.timeout(READ_DEADLINE):
+                while await self._records(generation, shard) != wanted:  # noqa: ASYNC110 - what is read may lag
+                    await asyncio.sleep(BACKOFF)
+
+    async def _flip(self, writer: KafkaSession, layout: Layout) -> None:
+        await self._write(writer, layout.generation, dict(enumerate(layout.flip)), "in-flip")
+
+    async def _write(
+        self,
+        writer: KafkaSession,
+        generation: Generation,
+        part: Mapping[int, Mapping[str, bytes | None]],
+        point: str = "",
+    ) -> None:
+        topic = self._topic(generation)
+        writer.begin()
+        await writer.produce({
+            Partition(topic, shard): [Outgoing(key.encode(), value, None, []) for key, value in records.items()]
+            for shard, records in part.items()
+        })  # fmt: skip
+        reach(point)
+        await writer.commit()
+
+    async def tell(self, generation: Generation) -> None:
+        """Have gates look which generation is in force."""
+        value = control.encode(control.NewGeneration(generation.number))
+        producer = AIOKafkaProducer(**self._options, enable_idempotence=True)
+        async with running(producer), asyncio.timeout(CALL_DEADLINE):
+            await producer.send_and_wait(
+                self._names.control, value, control.GENERATION_KEY.encode(), partition=0,
+                headers=[(control.BY, control.OPERATOR)],
+            )  # fmt: skip
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def _topic(self, generation: Generation) -> str:
+        return replace(self._names, generation=generation.number).state
+
+    def _owning(self, generation: Generation, shard: int) -> KafkaSession:
+        """Return a session like that of a shard's owner, which fences that one off."""
+        atomic = self._settings.delivery is Delivery.EXACTLY_ONCE
+        policy = self._policy.placed(generation.groups)
+        place = Partition(self._topic(generation), shard)
+
+        async def look_behind(producer_id: int) -> Torn | None:
+            async with asyncio.timeout(READ_DEADLINE):
+                there = await self._cluster.partitions()
+                services = [
+                    service
+                    for topic in there
+                    if (service := self._names.service_of(topic)) is not None
+                    and shard_of(policy.shard_key(service), generation.shards) == shard
+                ]
+                topics = map(self._names.requests, services)
+                requests = [Partition(topic, number) for topic in topics for number in range(there[topic])]
+                outputs = [
+                    Partition(output, number)
+                    for service in services
+                    for output in Topics.of(self._names, service).outputs
+                    for number in range(there.get(output, 0))
+                ]
+                reports = Partition(self._names.alerts, 0), Partition(self._names.usage, 0)
+                places = Places(place, tuple(outputs), reports)
+                return await look(
+                    self._reader,
+                    places,
+                    producer_id,
+                    lambda: self._cluster.marks(self._group, requests),
+                    generation.shards,
+                )
+
+        identity = transactional_id(self._group, shard, generation.number) if atomic else None
+        return self._session(identity, place, look_behind)
+
+    def _session(
+        self, identity: str | None, state: Partition, look_behind: Callable[[int], Any] | None = None
+    ) -> KafkaSession:
+        async def nothing(_: Sequence[Partition]) -> Claim:
+            return Claim({}, {})
+
+        async def no_offsets(_: Mapping[Partition, int]) -> None:
+            return None
+
+        return KafkaSession(
+            identity, self._group, state, nothing, no_offsets,
+            deadline=CALL_DEADLINE, look_behind=look_behind, **self._options,
+        )  # fmt: skip
+
+
+def _parts(
+    there: Sequence[Mapping[str, bytes]], wanted: Sequence[Mapping[str, bytes]]
+) -> Iterator[dict[int, dict[str, bytes | None]]]:
+    """Yield what is to be written, by shard, in parts that fit into a transaction; None: to be deleted."""
+    part: dict[int, dict[str, bytes | None]] = {}
+    count = size = 0
+    for shard, (kept, records) in enumerate(zip(there, wanted, strict=True)):
+        changes: dict[str, bytes | None] = dict.fromkeys(kept.keys() - records.keys())
+        changes |= {key: value for key, value in records.items() if kept.get(key) != value}
+        for key, value in changes.items():
+            part.setdefault(shard, {})[key] = value
+            count, size = count + 1, size + len(key) + len(value or b"")
+            if count >= BATCH_RECORDS or size >= BATCH_BYTES:
+                yield part
+                part, count, size = {}, 0, 0
+    if part:
+        yield part
+
+
+def estimate(layout: Layout, seconds_to_read: float) -> float:
+    """Return about how many seconds gates will wait: it is read twice and written once, and then taken over."""
+    generation = layout.generation
+    return 2 * seconds_to_read + layout.size / PER_SECOND + 0.1 * generation.shards + 2.0
