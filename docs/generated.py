@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from gate.cli import COMMANDS, _app
 from gate.observe.metrics import Metrics
 from gate.policy import fields
-from gate.policy.document import EntryFields, LimitFields, WindowFields
+from gate.policy.document import EntryFields, LimitFields, QuotaFields, WindowFields
 from gate.policy.settings import ENVIRONMENT, Settings, Topics
 from gate.units import SECOND
 
@@ -41,6 +41,7 @@ READERS: Final[Mapping[Callable[..., Any], tuple[str, str]]] = {
     fields.read_ratio: ("number above 0, at most 1", "ratio"),
     fields.read_flag: ("`true` or `false`", ""),
     fields.read_text: ("text", ""),
+    fields.read_timezone: ("name of a time zone of the IANA database", ""),
 }
 SPELT: Final = {
     "bootstrap": "text: `HOST:PORT`, several with commas",
@@ -53,17 +54,24 @@ SPELT: Final = {
     "priorities": "mapping of lanes to weights, numbers above 0",
     "tenants": "mapping of tenants to limits",
     "windows": "list of `{limit, size}`",
+    "quotas": "list of `{limit, per, timezone}`",
     "group": "name of a group",
 }
-UNITS: Final = {"max_in_flight": "requests", "windows": "units of cost, seconds", "shards": "partitions of the state"}
+UNITS: Final = {
+    "max_in_flight": "requests",
+    "windows": "units of cost, seconds",
+    "quotas": "units of cost",
+    "shards": "partitions of the state",
+}
 
 
 def policy_limits() -> str:
-    """Describe the fields of limits, and those of an entry of `windows`."""
-    inner = [_row(name, field, "", "") for name, field in WindowFields.model_fields.items()]
-    return "\n".join(
-        [_fields(LimitFields, ()), "", "Of each entry of `windows`:", "", *_table(("field", "type", "unit"), inner)]
-    )
+    """Describe the fields of limits, and those of an entry of `windows` and of `quotas`."""
+    lines = [_fields(LimitFields, ())]
+    for name, model in {"windows": WindowFields, "quotas": QuotaFields}.items():
+        rows = [_row(key, field, "", "") for key, field in model.model_fields.items()]
+        lines += ["", f"Of each entry of `{name}`:", "", *_table(("field", "type", "unit"), rows)]
+    return "\n".join(lines)
 
 
 def policy_services() -> str:
