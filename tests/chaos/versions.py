@@ -52,9 +52,7 @@ def _git(*arguments: str) -> str:
 
 def unpack(commit: str, folder: Path) -> Path:
     """Put the code of a commit into a folder."""
-    packed = subprocess.run(
-        ["git", "-C", REPOSITORY, "archive", commit, "gate", "consumers"], capture_output=True, check=True
-    ).stdout
+    packed = subprocess.run(["git", "-C", REPOSITORY, "archive", commit], capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as files:
         files.extractall(folder, filter="data")
     return folder
