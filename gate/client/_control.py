@@ -142,10 +142,11 @@ class GateControl:
         """Return the services of which gates have published a usage."""
         partition = TopicPartition(self._connection.names.usage, 0)  # the only one that gates write to
         there: dict[str, bool] = {}
-        async with running(AIOKafkaConsumer(**access(self._connection.bootstrap))) as consumer:
+        options = access(self._connection.bootstrap)
+        # The first position is the reset's: a seek to the beginning would race with one to the end
+        async with running(AIOKafkaConsumer(**options, auto_offset_reset="earliest")) as consumer:
             consumer.assign([partition])
             end = (await consumer.end_offsets([partition]))[partition]
-            await consumer.seek_to_beginning(partition)
             while await consumer.position(partition) < end:
                 for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                     there |= {record.key.decode(): record.value is not None for record in records if record.key}
