@@ -51,8 +51,8 @@ def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room:
     for name, cost in by_tenant.items():
         tenant = state.tenants.find(short(name), now)
         wanted[tenant] = wanted.get(tenant, 0) + cost
-    # where requests are held the order of the batch is all: it passes as a whole, or is taken one by one
-    if state.policy.overflow is Overflow.HOLD and not _all_fit(now, wanted):
+    # where some are to wait, each takes its turn: who waits behind whom depends on all that went before
+    if state.policy.overflow is not Overflow.REJECT and not _all_fit(now, wanted):
         return None
     granted = _grant(state, now, wanted)
     if len(granted) < len(wanted):
