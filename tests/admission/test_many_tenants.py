@@ -275,7 +275,7 @@ def test_what_is_closed_is_freed_at_once():
         sim = parked_crowd(4_000)
         assert tenants() >= before + 4_000
         sim.engine.close()
-        sim.engine = None
+        sim._driver.engine = None
         assert tenants() <= before
     finally:
         gc.enable()
