@@ -112,6 +112,7 @@ class Desk:
         self.ledger = Ledger(names)
         self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
+        self._new: set[str] = set()  # services of which nothing is stored: commands may have come before them
         self._floors: Mapping[str, int] = {}  # commands before were carried out, by services that came with a reshard
         self.unwritten = False  # the description of the changelog has changed: to be written although nothing else has
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
@@ -160,6 +161,8 @@ class Desk:
 
     def _open(self, service: str, now: int) -> Generator[None, None, None]:
         policy, stored = self._policy.effective(service), self._stored.pop(service, {})
+        if not stored:
+            self._new.add(service)
         with readable(f"the state of {service}"):
             engine = yield from Engine.restoring(service, policy, self.budgets, now, self._policy.version, stored)
         served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
@@ -254,8 +257,11 @@ class Desk:
 
     def apply(self, feedback: Feedback, now: int) -> None:
         """Carry out new commands, and take in how far workers are behind."""
-        for received in feedback.since(self._meta.control):
-            self._meta = msgspec.structs.replace(self._meta, control=received.offset + 1)
+        for received in feedback.since(0 if self._new else self._meta.control):
+            if received.offset >= self._meta.control:
+                self._meta = msgspec.structs.replace(self._meta, control=received.offset + 1)
+            elif received.service not in self._new:
+                continue
             command = received.command
             if isinstance(command, WriteFormat):
                 if received.by_operator:
@@ -272,6 +278,7 @@ class Desk:
             else:
                 served.engine.resume(now, command.tenant)
             self._touch(served)
+        self._new.clear()
         for service, lag in feedback.lags.items():
             served = self.services.get(service)
             if served is not None:

@@ -267,7 +267,7 @@ TestComparison.settings = settings(max_examples=120, stateful_step_count=30, dea
 
 
 def test_who_has_room_of_its_own_takes_a_turn_like_all_others():
-    """The tenant without a limit pays its lane's tag, though the other one's limit alone keeps the batch from passing."""
+    """A tenant without a limit pays its lane's tag though another one's limit keeps the batch from passing."""
     one = Comparison()
     one.begin(Spec(None, 4, ()), {"hi": 6, "default": 3, "low": 1}, limited=True, restart=False)
     one.both([("hi", "", 1, 1), ("hi", "a", 1, 2), ("default", "a", 1, 3)])

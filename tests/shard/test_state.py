@@ -4,7 +4,7 @@ import pytest
 
 from gate.admission.model import Binding, Pull, Reason, Verdict
 from gate.policy import parse_policy
-from gate.protocol.control import WriteFormat
+from gate.protocol.control import PauseUntil, WriteFormat
 from gate.protocol.topics import Names
 from gate.shard.buffer import Inbox, Pool
 from gate.shard.changelog import FORMAT, Meta, read_meta
@@ -144,3 +144,33 @@ def test_an_older_format_is_not_gone_back_to_and_an_unknown_one_is_not_written(a
     desk.apply(Commands(Received(5, "gate/format", WriteFormat(asked))), NOW)
     assert not desk.unwritten
     assert read_meta(desk.meta(NOW), 16).format == FORMAT
+
+
+def test_a_pause_that_came_before_its_service_was_known_holds():
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
+    until = (NOW + 300 * SECOND) // MS
+    commands = Commands(Received(4, "slow", PauseUntil(until)), Received(5, "other", PauseUntil(until)))
+    desk.apply(commands, NOW)
+    assert read_meta(desk.meta(NOW), 16).control == 6
+    engine = desk.serve("slow", NOW).engine
+    desk.apply(commands, NOW)
+    assert engine.usage(NOW).paused_until == NOW + 300 * SECOND
+
+    engine.resume(NOW)  # as if by a later one: what is known is not carried out again
+    desk.apply(commands, NOW)
+    assert engine.usage(NOW).paused_until is None
+
+
+def test_a_service_that_was_known_takes_no_command_twice():
+    desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
+    commands = Commands(Received(4, "slow", PauseUntil((NOW + 300 * SECOND) // MS)))
+    served = desk.serve("slow", NOW)
+    desk.apply(commands, NOW)
+    served.engine.resume(NOW)
+    inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
+    inbox.put(FIRST, Fetched([Stored(0, 1, b"k", b"v", ())], 1, 10))
+    state = {key: value for key, value in desk.changes([look(desk, served, inbox, NOW)]).items() if value is not None}
+    successor = Desk(Names(), parse_policy(POLICY), read_meta(desk.meta(NOW), 16), {}, NOW)
+    list(successor.restore(state, NOW))
+    successor.apply(commands, NOW)
+    assert successor.serve("slow", NOW).engine.usage(NOW).paused_until is None
