@@ -7,11 +7,13 @@ Every receiver gets each alert at least once and in order, also those that came 
 GATE_BOOTSTRAP (localhost:9092) and GATE_PREFIX (gate). SIGTERM and Ctrl-C end it.
 """
 
+import argparse
 import logging
 import os
+import sys
 from collections import Counter
 
-from gate.client import Alert, Alerts, Console, Webhook
+from gate.client import Alert, Alerts, Console, GateError, Webhook
 
 alerts = Alerts(
     os.environ.get("GATE_BOOTSTRAP", "localhost:9092"),
@@ -37,11 +39,15 @@ async def relax(alert: Alert) -> None:
 
 def main() -> None:
     """Carry alerts until a signal comes."""
+    argparse.ArgumentParser(description="Print, count and post the gate's alerts.").parse_args()
     logging.basicConfig(level=logging.WARNING)
     alerts.add(Console())
     if url := os.environ.get("WEBHOOK"):
         alerts.add(Webhook(url, secret=os.environ.get("WEBHOOK_SECRET")), "gate.breach.*")
-    alerts.main()
+    try:
+        alerts.main()
+    except GateError as error:
+        sys.exit(f"{error}\n  {error.hint}")
 
 
 if __name__ == "__main__":

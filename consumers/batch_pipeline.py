@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-from gate.client import JobClient, Pacer
+from gate.client import GateError, JobClient, Pacer
 
 BOOTSTRAP = os.environ.get("GATE_BOOTSTRAP", "localhost:9092")
 PREFIX = os.environ.get("GATE_PREFIX", "gate")
@@ -48,7 +48,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     with nullcontext(sys.stdin) if options.file == "-" else Path(options.file).open() as file:
         lines = (line.rstrip("\n") for line in file)
-        print(asyncio.run(submit(options.service, lines, options.max_wait, options.priority)), "submitted")
+        try:
+            submitted = asyncio.run(submit(options.service, lines, options.max_wait, options.priority))
+        except GateError as error:
+            sys.exit(f"{error}\n  {error.hint}")
+    print(submitted, "submitted")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import argparse
 import asyncio
 import logging
 import os
+import sys
 
-from gate.client import Backoff, Job, Retry, Worker
+from gate.client import Backoff, GateError, Job, Retry, Worker
 
 log = logging.getLogger("job-worker")
 
@@ -48,7 +49,10 @@ def main() -> None:
         connect_timeout=float(os.environ.get("GATE_CONNECT_TIMEOUT", "30")),
     )
     worker.handler(options.service)(work)
-    worker.main()
+    try:
+        worker.main()
+    except GateError as error:
+        sys.exit(f"{error}\n  {error.hint}")
 
 
 if __name__ == "__main__":

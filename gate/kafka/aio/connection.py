@@ -182,7 +182,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         """See aiokafka; errors name the broker and the request."""
         connection = await self._get_conn(node_id, group=group)
         if connection is None:
-            _silent.add(self._bootstrap_servers, node_id)
+            _silent.add(self._cluster_name, node_id)
             raise NodeNotReadyError(self.asked.failed(f"broker {node_id} can't be connected to"))
         if isinstance(request, ProduceRequest) and request.required_acks == 0:
             return await connection.send(request, expect_response=False)
@@ -191,7 +191,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             answer = await connection.send(request)
         except TimeoutError as error:
             connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
-            _silent.add(self._bootstrap_servers, node_id)
+            _silent.add(self._cluster_name, node_id)
             raise RequestTimedOutError(self.asked.given_up(asked)) from error
         except KafkaConnectionError as error:
             why = f"the connection to broker {node_id} ended before it answered {asked.name}"
@@ -201,13 +201,18 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             self.asked.given_up(asked)
             raise
         self.asked.answered(asked)
-        _silent.discard(self._bootstrap_servers, node_id)
+        _silent.discard(self._cluster_name, node_id)
         return answer
+
+    @property
+    def _cluster_name(self) -> Any:
+        servers = self._bootstrap_servers
+        return servers if isinstance(servers, str) else tuple(servers)
 
     def get_random_node(self) -> Any:
         """See aiokafka; one that answers, as far as anybody knows."""
         nodes = [broker.nodeId for broker in self.cluster.brokers()]
-        return random.choice(_silent.better(self._bootstrap_servers, nodes)) if nodes else None  # noqa: S311
+        return random.choice(_silent.better(self._cluster_name, nodes)) if nodes else None  # noqa: S311
 
     async def bootstrap(self) -> None:
         """Learn of the cluster from the first broker that lets us in; raise what the last one said if none does."""

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
@@ -24,6 +25,7 @@ from gate.kafka.aio.asked import Silent
 from gate.kafka.aio.connection import Client, Connection
 from gate.kafka.aio.frames import BELIEVED, LARGEST, SMALLEST, Frames
 from gate.kafka.aio.produce import Produce
+from gate.kafka.connect import running
 
 ints = st.integers(-(2**31), 2**31 - 1)
 names = st.text(max_size=20).filter(lambda name: name.isprintable())
@@ -234,3 +236,8 @@ async def test_one_that_has_not_answered_is_asked_after_the_others(client, monke
     monkeypatch.setattr(asked, "AVOIDED", 0.0)
     silent.add(client._bootstrap_servers, 3)
     assert {client.get_random_node() for _ in range(200)} == {3}
+
+
+async def test_servers_may_be_named_in_a_list(bootstrap):
+    async with running(AIOKafkaProducer(bootstrap_servers=[bootstrap], transactional_id="listed")) as producer:
+        assert producer.client.get_random_node() is not None
