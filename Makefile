@@ -28,7 +28,7 @@ demo: $(READY)
 	@$(BIN)/gate demo
 
 # What watches the clock or kills for a minute runs alone
-ALONE := tests/chaos tests/hostile tests/client/test_jobs.py tests/client/test_pacing.py tests/system/test_waiting.py
+ALONE := tests/chaos tests/hostile tests/kafka/test_ready.py tests/client/test_jobs.py tests/client/test_pacing.py tests/system/test_waiting.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(foreach part,$(ALONE),--ignore=$(part))

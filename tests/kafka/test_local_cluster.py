@@ -1,13 +1,11 @@
 """The local cluster: nothing acknowledged is lost with a node, and another terminal makes nodes fail by number."""
 
 import asyncio
-import math
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -68,25 +66,6 @@ async def test_a_transaction_commits_with_any_one_node_gone(cluster):
         assert await asyncio.wait_for(produce(cluster.bootstrap, "a", b"1"), DEADLINE) != number
         assert await asyncio.to_thread(cluster.start_nodes, number)
     assert cluster.running() == [1, 2, 3]
-
-
-def test_three_nodes_are_ready_within_three_times_of_one(own_broker, own_cluster):
-    """Of the best starts of each: what else the machine does meanwhile is not what is measured."""
-
-    def seconds(start):
-        begun = time.monotonic()
-        running = start()
-        took = time.monotonic() - begun
-        running.stop()
-        return took
-
-    own_broker().stop()  # has written the archive of classes
-    one = three = math.inf
-    for _ in range(6):  # in turn, so that both meet the same machine
-        one, three = min(one, seconds(own_broker)), min(three, seconds(own_cluster))
-        if three <= 3 * one:
-            return
-    pytest.fail(f"one node {one:.2f} s, three {three:.2f} s: {three / one:.2f} times")
 
 
 def test_data_of_another_number_of_nodes_is_not_touched(tmp_path):
