@@ -33,7 +33,12 @@ _DEFAULTS = {
     "log.cleaner.dedupe.buffer.size": "16777216",  # bytes; the default takes a quarter of the heap
 }
 # Several brokers on one machine take turns at its cores: who is a little late must not be taken for gone
-_OF_SEVERAL = {"broker.session.timeout.ms": "4000"}
+_OF_SEVERAL = {
+    "broker.session.timeout.ms": "4000",
+    # At the start nobody leads: the first controller stands for election after one to two of these, a second by default
+    "controller.quorum.election.timeout.ms": "300",
+    "controller.quorum.election.backoff.max.ms": "200",
+}
 
 LOG4J = """\
 rootLogger.level=WARN
