@@ -145,18 +145,36 @@ def remote_port(fd):
         return None
 
 
-async def test_who_asks_again_and_again_is_left_alone():
-    async with serving(patience=0.2) as url, httpx.AsyncClient(base_url=url) as client:
-        loop = asyncio.get_running_loop()
-        end, answers = loop.time() + 0.6, 0
+async def longest_pause(patience: float) -> float:
+    """Ask on two connections for three times the patience; return the longest pause between two answers.
+
+    A connection that is cut is an error, unless this machine stood still for so long that it was right.
+    """
+    loop = asyncio.get_running_loop()
+    async with serving(patience=patience) as url, httpx.AsyncClient(base_url=url) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
-        while loop.time() < end:
-            assert (await client.get("/healthz")).text == "ok"
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert await reader.readuntil(b"ok")
-            answers += 1
-        assert answers > 3
-        writer.close()
+        end, last, longest = loop.time() + 3 * patience, loop.time(), 0.0
+        try:
+            while loop.time() < end:
+                assert (await client.get("/healthz")).text == "ok"
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert await reader.readuntil(b"ok")
+                longest, last = max(longest, loop.time() - last), loop.time()
+        except (httpx.HTTPError, OSError, asyncio.IncompleteReadError):
+            if loop.time() - last < patience / 2:
+                raise
+            return loop.time() - last
+        finally:
+            writer.close()
+        return longest
+
+
+async def test_who_asks_again_and_again_is_left_alone():
+    patience = 0.2
+    for _ in range(20):
+        if await longest_pause(patience) < patience / 2:
+            return
+    pytest.fail("this machine stands still again and again: nothing is shown")
 
 
 # Names
