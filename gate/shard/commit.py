@@ -34,7 +34,7 @@ class BatchWriter:
         self._session = session
         self._clock = clock
         self._env = environment
-        self._state = Partition(environment.names.state, shard)
+        self._changelog = Partition(environment.names.state, shard)
         self.prepared = 0  # local time at which the last batch was ready to be committed, or written if not atomic
 
     @property
@@ -167,7 +167,7 @@ class BatchWriter:
         after = {**told, **({LEAVING_KEY: None} if leaving else {})}
         if after:
             records = [Outgoing(key.encode(), value, None, []) for key, value in after.items()]
-            await self._session.produce({self._state: records})
+            await self._session.produce({self._changelog: records})
 
     async def _write_state(
         self,
@@ -177,13 +177,13 @@ class BatchWriter:
         marks: Mapping[Partition, Mark],
     ) -> None:
         """Write state, and whatever else is left of a batch. The broker's timestamp of the state tells its time."""
-        state = [Outgoing(key.encode(), value, None, []) for key, value in changes.items()]
-        together = _together({**outputs, self._state: state}, reports)
+        records = [Outgoing(key.encode(), value, None, []) for key, value in changes.items()]
+        together = _together({**outputs, self._changelog: records}, reports)
         sent = self._env.local()
         reach("in-produce")
         written = await self._session.produce(together, marks)
         received = self._env.local()
-        self._clock.observe(sent, received, written[self._state].timestamp)
+        self._clock.observe(sent, received, written[self._changelog].timestamp)
         skew = self._env.wall() - received - self._clock.offset
         self._env.observer.clock(skew / 1e9, self._clock.error / 1e9)
 

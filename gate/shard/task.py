@@ -323,11 +323,11 @@ class Shard:
             meta = msgspec.structs.replace(meta, since=0)
         meta = await writer.claim(meta, outdated)
         self._clock.advance_to(meta.at, self._env.local())
-        state = {key: value for key, value in claim.state.items() if key not in outdated}
+        records = {key: value for key, value in claim.state.items() if key not in outdated}
         desk = Desk(self._env.names, self._policy, meta, claim.marks, now := self._now())
         keys, leaving = len(claim.state), claim.state.get(LEAVING_KEY)
         del claim  # of a large state there is no room for two
-        await in_slices(desk.restore(state, now), self._env.local)
+        await in_slices(desk.restore(records, now), self._env.local)
         self._desk = desk
         await writer.finish_leaving(desk, leaving, self._now())
         await self._refresh(desk)

@@ -55,7 +55,7 @@ def look(desk, served, inbox, now):
 
 @pytest.mark.parametrize("restored", [False, True])
 def test_what_is_held_counts_once_however_often_it_is_looked_at(restored):
-    state = {}
+    stored = {}
     desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, NOW)
     served = desk.serve("slow", NOW)
     inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
@@ -64,7 +64,7 @@ def test_what_is_held_counts_once_however_often_it_is_looked_at(restored):
     for second in range(8):
         now = NOW + second * SECOND
         turn = look(desk, served, inbox, now)
-        state |= {key: value for key, value in desk.changes([turn]).items() if value is not None}
+        stored |= {key: value for key, value in desk.changes([turn]).items() if value is not None}
         usage = served.engine.usage(now)
         assert usage.totals_by_verdict() == {"admitted": 1, "delayed": 0, "rejected": 0, "held": 22}
         assert sum(t.requests for t in usage.totals if t.verdict == "admitted") == second + 1
@@ -74,7 +74,7 @@ def test_what_is_held_counts_once_however_often_it_is_looked_at(restored):
         assert usage.offered_per_second <= 2.3
         if restored:
             desk = Desk(Names(), parse_policy(POLICY), Meta(FORMAT, 16), {}, now)
-            list(desk.restore(state, now))
+            list(desk.restore(stored, now))
             served = desk.serve("slow", now)
     for second in range(8, 30):
         look(desk, served, inbox, NOW + second * SECOND)
@@ -169,8 +169,8 @@ def test_a_service_that_was_known_takes_no_command_twice():
     served.engine.resume(NOW)
     inbox = Inbox(1 << 20, Pool(1 << 20, 1), lambda: None)
     inbox.put(FIRST, Fetched([Stored(0, 1, b"k", b"v", ())], 1, 10))
-    state = {key: value for key, value in desk.changes([look(desk, served, inbox, NOW)]).items() if value is not None}
+    stored = {key: value for key, value in desk.changes([look(desk, served, inbox, NOW)]).items() if value is not None}
     successor = Desk(Names(), parse_policy(POLICY), read_meta(desk.meta(NOW), 16), {}, NOW)
-    list(successor.restore(state, NOW))
+    list(successor.restore(stored, NOW))
     successor.apply(commands, NOW)
     assert successor.serve("slow", NOW).engine.usage(NOW).paused_until is None

@@ -242,8 +242,8 @@ class Checker:
     def _restore(self, policy: Policy) -> dict[Partition, set[int]]:
         """Restore every shard as a new owner would. Returns the offsets that wait, by partition of a delayed topic."""
         places: dict[Partition, set[int]] = {}
-        for number, state in self._state.items():
-            for key, value in state.items():
+        for number, stored in self._state.items():
+            for key, value in stored.items():
                 if key.startswith("parked/"):
                     _, service, partition, _ = key.split("/")
                     found = places.setdefault(Partition(self._names.delayed(service), int(partition)), set())
@@ -251,9 +251,9 @@ class Checker:
                         if offset in found:
                             self._add("state", f"{key} holds {offset}, which another segment holds too")
                         found.add(offset)
-            meta = read_meta(state.get(META_KEY), self._shards)
+            meta = read_meta(stored.get(META_KEY), self._shards)
             desk = Desk(self._names, policy, meta, {}, self._newest_at * MS)
-            for _ in desk.restore(dict(state), self._newest_at * MS):
+            for _ in desk.restore(dict(stored), self._newest_at * MS):
                 pass
             for served in desk.services.values():
                 for partition in range(64):
