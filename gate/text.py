@@ -1,4 +1,4 @@
-"""What came over the wire, made safe and short for a terminal."""
+"""Text that came over the wire, made safe and short for a terminal."""
 
 from datetime import UTC, datetime
 

@@ -16,7 +16,7 @@ BREACHES: Final = frozenset(Reason) - {
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class AlertSchedule:
     """When breach events are told. Times in ns."""
 
     calm: int = 5 * SECOND  # nothing is parked, and nothing was refused for so long: resolved
@@ -26,7 +26,7 @@ class Beat:
     rearm: float = 0.75  # near_limit is told again after the usage fell below this part of its threshold
 
 
-class Meter:
+class DecayingRate:
     """Something per second: an average in which the past fades over ten seconds or so."""
 
     __slots__ = ("last", "rate")
@@ -60,8 +60,8 @@ class Situation:
 class Breach:
     """Whether a service's limits refuse now. One refusal is no event."""
 
-    def __init__(self, beat: Beat, record: BreachRecord = BreachRecord()) -> None:  # noqa: B008 - frozen
-        self.beat = beat
+    def __init__(self, schedule: AlertSchedule, record: BreachRecord = BreachRecord()) -> None:  # noqa: B008 - frozen
+        self.schedule = schedule
         self.since = record.since or None
         self._limit = record.limit
         self._reason = Reason(record.reason) if record.reason else Reason.RATE
@@ -80,7 +80,7 @@ class Breach:
         if self.since is None:
             self.since, self._limit, self._reason = now, limit, reason
             self._refused = self._beats = 0
-            self._next_beat = now + self.beat.first
+            self._next_beat = now + self.schedule.first
             self._opened = True
         self._refused += count
         self._last = now
@@ -89,7 +89,7 @@ class Breach:
         """Return when `events` will have something to tell if nothing happens."""
         if self.since is None:
             return None
-        return self._next_beat if backlog else min(self._next_beat, self._last + self.beat.calm)
+        return self._next_beat if backlog else min(self._next_beat, self._last + self.schedule.calm)
 
     def events(self, now: int, backlog: int, situation: Callable[[], Situation]) -> list[Event]:
         """Return what is to be told now."""
@@ -99,24 +99,24 @@ class Breach:
         if self._opened:
             self._opened = False
             told.append(self._tell(EventKind.OPENED, now, situation()))
-        if not backlog and now >= self._last + self.beat.calm:
+        if not backlog and now >= self._last + self.schedule.calm:
             told.append(self._tell(EventKind.RESOLVED, now, situation()))
             self.since = None
         elif now >= self._next_beat:
             told.append(self._tell(EventKind.ONGOING, now, situation()))
             self._beats += 1
-            self._next_beat = now + min(self.beat.first << min(self._beats, 40), self.beat.slowest)
+            self._next_beat = now + min(self.schedule.first << min(self._beats, 40), self.schedule.slowest)
         return told
 
     def near(
         self, now: int, usage: float, threshold: float, limit: str, reason: Reason, situation: Callable[[], Situation]
     ) -> list[Event]:
         """Return the event that a limit comes near, once per crossing; an open breach says more."""
-        if usage < threshold * self.beat.rearm:
+        if usage < threshold * self.schedule.rearm:
             self._near = False
         elif usage >= threshold and not self._near:
             self._near = True
-            if self.since is None and now >= self._near_told + self.beat.quiet:
+            if self.since is None and now >= self._near_told + self.schedule.quiet:
                 self._near_told = now
                 return [_event(EventKind.NEAR_LIMIT, now, situation(), limit, reason, now, 0)]
         return []

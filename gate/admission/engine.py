@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final, Self
 
 from gate.admission import records
-from gate.admission.breach import Beat, Situation
+from gate.admission.breach import AlertSchedule, Situation
 from gate.admission.engine_state import EngineState
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
@@ -29,9 +29,16 @@ class Engine:
     """
 
     def __init__(
-        self, service: str, policy: ServicePolicy, budgets: Budgets, now: int, version: str, *, beat: Beat | None = None
+        self,
+        service: str,
+        policy: ServicePolicy,
+        budgets: Budgets,
+        now: int,
+        version: str,
+        *,
+        schedule: AlertSchedule | None = None,
     ) -> None:
-        self.state = EngineState(service, policy, budgets, now, version, beat or Beat())
+        self.state = EngineState(service, policy, budgets, now, version, schedule or AlertSchedule())
         self._events: list[Event] = []
         self._unplaced: Sequence[tuple[Arrival, int, int]] = ()  # delayed: with number in the batch and count
         self._base = 0  # the sequence of the batch's first request
@@ -227,10 +234,10 @@ class Engine:
         version: str,
         state: Mapping[str, bytes],
         *,
-        beat: Beat | None = None,
+        schedule: AlertSchedule | None = None,
     ) -> Self:
         """Return an engine that goes on where the writer of `state` ended. StateError: damaged, or too new."""
-        restoring = cls.restoring(service, policy, budgets, now, version, dict(state), beat=beat)
+        restoring = cls.restoring(service, policy, budgets, now, version, dict(state), schedule=schedule)
         while True:
             try:
                 next(restoring)
@@ -248,10 +255,10 @@ class Engine:
         version: str,
         state: dict[str, bytes],
         *,
-        beat: Beat | None = None,
+        schedule: AlertSchedule | None = None,
     ) -> Generator[None, None, Self]:
         """Do as `restore` does, in slices of some ms; `state` is taken apart."""
-        engine = cls(service, policy, budgets, now, version, beat=beat)
+        engine = cls(service, policy, budgets, now, version, schedule=schedule)
         yield from records.restore(engine.state, state)
         return engine
 

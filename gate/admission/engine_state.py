@@ -3,7 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
-from gate.admission.breach import Beat, Breach, Meter
+from gate.admission.breach import AlertSchedule, Breach, DecayingRate
 from gate.admission.forecast.forecast import Forecast
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.limits.budget import Budgets
@@ -11,7 +11,7 @@ from gate.admission.limits.service import Limits
 from gate.admission.model import FOREVER, Reason, Verdict
 from gate.admission.overflow import Held
 from gate.admission.queues.holding import Holding
-from gate.admission.queues.parked import Parked
+from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.queue import Lane, Queue, lanes_of
 from gate.admission.queues.tenants import Tenants
 from gate.admission.scheduler import Scheduler
@@ -26,7 +26,7 @@ class EngineState:
     """What one service has used, what waits for it, and what was counted. Its parts change themselves."""
 
     def __init__(
-        self, service: str, policy: ServicePolicy, budgets: Budgets, now: int, version: str, beat: Beat
+        self, service: str, policy: ServicePolicy, budgets: Budgets, now: int, version: str, schedule: AlertSchedule
     ) -> None:
         self.service = service
         self.policy = policy
@@ -36,7 +36,7 @@ class EngineState:
         self.lanes = lanes_of(policy.lanes)
         self.limits = Limits(service, Limiter(policy.spec, now), budgets.get(policy.group))
         self.tenants = Tenants(service, policy, self.lanes, now)
-        self.places = Parked(service)
+        self.places = ParkedPlaces(service)
         self.scheduler = Scheduler(self.lanes, self.places, self.tenants)
         self.forecast = Forecast(self.scheduler, self.places, self.limits)
         self.sequence = 0  # numbers all requests in the order of arrival
@@ -46,12 +46,12 @@ class EngineState:
         self.purge = False  # a new policy may have made parked requests impossible
         self.held: Held | None = None
         self.holding = Holding()
-        self.breach = Breach(beat)
+        self.breach = Breach(schedule)
         self.totals: Counter[TotalKey] = Counter()
         self.unknown_lanes = 0
         self.gone = 0  # parked requests that somebody deleted
         self.refusal: tuple[int, Reason, str] | None = None
-        self.offered, self.admitted, self.units = Meter(), Meter(), Meter()
+        self.offered, self.admitted, self.units = DecayingRate(), DecayingRate(), DecayingRate()
         self.changed = True  # since the last record
 
     @property
@@ -164,8 +164,8 @@ class EngineState:
         for total in record.totals:
             reason = Reason(total.reason) if total.reason else None
             self.totals[total.lane, Verdict(total.verdict), reason, total.pulled] = total.requests
-        self.breach = Breach(self.breach.beat, record.breach)
-        self.offered, self.admitted, self.units = (Meter(rate, last) for rate, last in record.meters)
+        self.breach = Breach(self.breach.schedule, record.breach)
+        self.offered, self.admitted, self.units = (DecayingRate(rate, last) for rate, last in record.meters)
         self.paused_until, self.lag, self.admitted_since = record.paused_until, record.lag, record.admitted_since
         self.unknown_lanes, self.purge, self.gone = record.unknown_lanes, record.purge, record.gone
         if record.refusal is not None:

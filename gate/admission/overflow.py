@@ -1,4 +1,4 @@
-"""What becomes of requests that cannot go now: parked, held back or refused, by the service's policy."""
+"""Overflow of a service: requests that cannot go now are parked, held back or refused, as its policy says."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -13,7 +13,7 @@ from gate.admission.model import MS, Decision, EventKind, Pull, Reason, Run, Ver
 from gate.limits import NEVER, Spec
 from gate.policy import Overflow, Policy
 
-WAITING: Final = -1  # in `Outcome.decided`: not within the recording
+WAITING: Final = -1  # in `ReplayResult.decided`: not within the recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ReplayResult:
     """What became of the requests, by their numbers."""
 
     policy: str  # version
@@ -50,13 +50,13 @@ class Outcome:
         return sorted(decided - came for came, decided, verdict in rows if verdict is Verdict.ADMITTED)
 
 
-def replay(service: str, policy: Policy, requests: Sequence[Request]) -> Outcome:
+def replay(service: str, policy: Policy, requests: Sequence[Request]) -> ReplayResult:
     """Play requests, in the order of their times, through an engine that starts full; then wait for what is parked.
 
     Of a group's budget the service is taken to have all: what others used is not in the recording.
     """
     offered = array("q", [request.at for request in requests])
-    outcome = Outcome(policy.version, offered, array("q", [WAITING]) * len(requests), [None] * len(requests))
+    outcome = ReplayResult(policy.version, offered, array("q", [WAITING]) * len(requests), [None] * len(requests))
     if not requests:
         return outcome
     driver = _driver(service, policy, requests, outcome)
@@ -77,7 +77,7 @@ def replay(service: str, policy: Policy, requests: Sequence[Request]) -> Outcome
 class _Recorder:
     """Writes down what the driver tells."""
 
-    def __init__(self, engine: Engine, outcome: Outcome) -> None:
+    def __init__(self, engine: Engine, outcome: ReplayResult) -> None:
         self._engine = engine
         self._outcome = outcome
 
@@ -105,7 +105,7 @@ class _Recorder:
                 self._outcome.rejected[reason] += 1
 
 
-def _driver(service: str, policy: Policy, requests: Sequence[Request], outcome: Outcome) -> Driver:
+def _driver(service: str, policy: Policy, requests: Sequence[Request], outcome: ReplayResult) -> Driver:
     now = requests[0].at * MS
     groups: dict[str, Spec] = {name: group.spec for name, group in policy.groups.items()}
     effective = policy.effective(service)

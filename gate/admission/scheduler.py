@@ -8,8 +8,8 @@ from typing import Final
 
 from gate.admission.limits.service import Bound, Limits, is_shifted
 from gate.admission.model import Pull, Reason, Verdict, whole_ms
-from gate.admission.queues.fair import COST_CAP, Aside, Fair
-from gate.admission.queues.parked import Parked
+from gate.admission.queues.fair import COST_CAP, Aside, FairQueue
+from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
 from gate.admission.queues.tenants import SLICE, Tenants
 
@@ -18,7 +18,7 @@ _AT_ONCE: Final = 2_000  # queues that a step blocks or lets go on; more would h
 _Blocked = tuple[int, str, int, Queue]  # until, lane, order
 
 
-class Tally:
+class StepCounts:
     """What a step admitted."""
 
     __slots__ = ("pulled", "pulled_units", "requests", "units")
@@ -33,12 +33,12 @@ class Tally:
 class Scheduler:
     """The queues of one service that have work, and whose turn it is."""
 
-    def __init__(self, lanes: Mapping[str, Lane], parked: Parked, tenants: Tenants) -> None:
-        self.lanes: Fair[Lane] = Fair()
+    def __init__(self, lanes: Mapping[str, Lane], parked: ParkedPlaces, tenants: Tenants) -> None:
+        self.lanes: FairQueue[Lane] = FairQueue()
         self.more = False  # could have been pulled in the last step, had there been room
         self.waiting = 0  # queues with something parked
         self.coming: dict[Queue, int] = {}  # cost of the first request of queues whose requests have no place yet
-        self.tally = Tally()
+        self.tally = StepCounts()
         self._all = lanes
         self._parked = parked
         self._tenants = tenants

@@ -11,7 +11,7 @@ from gate.admission.model import MS, Decision, Pull, Reason, Run, Step, Verdict
 from gate.admission.queues.queue import Arrival, Queue, Tenant
 from gate.admission.queues.sharing import is_shared, label
 from gate.admission.queues.tenants import short
-from gate.admission.scheduler import Tally, add_pull
+from gate.admission.scheduler import StepCounts, add_pull
 from gate.policy import Overflow
 
 
@@ -94,7 +94,7 @@ def _contend(state: EngineState, now: int, runs: Sequence[Run], room: int, grant
     start = max(now, state.paused_until)
     arrivals = _arrive(state, now, runs, granted)
     shadow = state.policy.shadow
-    tally = state.scheduler.tally = Tally()
+    tally = state.scheduler.tally = StepCounts()
     if not shadow and state.policy.overflow is not Overflow.HOLD:
         state.scheduler.queue(arrival for arrival in arrivals if arrival.left and not arrival.late)
     blocked = Bound(Reason.PAUSED, state.service) if state.paused_until > now else None

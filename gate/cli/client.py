@@ -1,4 +1,4 @@
-"""What the commands that talk to a broker have in common: where it is, how long to try, what the topics are called."""
+"""Options of all commands that talk to a broker: where it is, how long to try, how the topics are called."""
 
 import logging
 import sys

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gate.cli.client import Bootstrap, Client, Flag, Prefix, Timeout, log_to_stderr
-from gate.kafka.diagnostics import Checkup
+from gate.kafka.diagnostics import Diagnostics
 from gate.kafka.findings import Finding, Health
 from gate.kafka.profiles import OWN, PROFILES
 from gate.policy import Settings, load_policy
@@ -66,7 +66,7 @@ def doctor(
     async def look() -> None:
         await client.reach()
         async with client.cluster(names) as cluster:
-            async for finding in Checkup(cluster, names, settings, client.bootstrap, whose).run():
+            async for finding in Diagnostics(cluster, names, settings, client.bootstrap, whose).run():
                 found.append(finding)
                 if not json:
                     _print(console, finding)

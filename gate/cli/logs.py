@@ -1,4 +1,4 @@
-"""What libraries log, as lines of the gate's own log: in its format, and the same line once in a while."""
+"""Logs of libraries, as lines of the gate's own log: in its format, and the same line once in a while."""
 
 import logging
 import time

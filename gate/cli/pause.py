@@ -13,7 +13,7 @@ from cyclopts.validators import mutually_exclusive
 from gate.cli.client import Client, Service, log_to_stderr
 from gate.client import GateControl
 from gate.errors import GateError
-from gate.protocol.headers import TENANT, Malformed, read_wishes
+from gate.protocol.headers import TENANT, Malformed, read_options
 from gate.text import timestamp
 
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>ms|s|m|min|h|d)?")
@@ -52,8 +52,8 @@ def _is_moment(_type: object, value: str | None) -> None:
 
 
 def _is_tenant(_type: object, value: str | None) -> None:
-    if value is not None and isinstance(wishes := read_wishes([(TENANT, value.encode())]), Malformed):
-        raise ValueError(str(wishes))
+    if value is not None and isinstance(options := read_options([(TENANT, value.encode())]), Malformed):
+        raise ValueError(str(options))
 
 
 _END: Final = ("Parameters", Group(validator=mutually_exclusive))

@@ -1,4 +1,4 @@
-"""What a command says on stderr while its user waits."""
+"""Progress of a command, on stderr, while its user waits."""
 
 import sys
 from collections.abc import Callable, Iterator

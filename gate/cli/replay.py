@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from gate.admission.replay import Outcome, Request
+from gate.admission.replay import ReplayResult, Request
 from gate.admission.replay import replay as play
 from gate.cli.client import Client, Flag, Service, log_to_stderr, say
 from gate.errors import GateError
@@ -104,7 +104,7 @@ async def _read(client: Client, service: str, since_ms: int | None) -> tuple[lis
             )
 
 
-def _figures(name: str, outcome: Outcome) -> dict[str, Any]:
+def _figures(name: str, outcome: ReplayResult) -> dict[str, Any]:
     waits, delayed = outcome.waits(), sum(outcome.delayed.values())
     span = max(outcome.offered) - min(outcome.offered)
     return {
@@ -123,7 +123,7 @@ def _figures(name: str, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print(service: str, names: list[str], policies: list[Policy], outcomes: list[Outcome]) -> None:
+def _print(service: str, names: list[str], policies: list[Policy], outcomes: list[ReplayResult]) -> None:
     table = Table(
         title=f"{service}: {len(outcomes[0].offered):,} recorded requests", box=box.SIMPLE_HEAD, title_style=""
     )
@@ -152,7 +152,7 @@ def _print(service: str, names: list[str], policies: list[Policy], outcomes: lis
         console.print(compared, highlight=False)
 
 
-def _draw(service: str, names: list[str], outcomes: list[Outcome], path: Path) -> None:
+def _draw(service: str, names: list[str], outcomes: list[ReplayResult], path: Path) -> None:
     try:
         import altair as alt  # noqa: PLC0415 - takes a second, and is only needed here
     except ImportError:

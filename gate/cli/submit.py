@@ -24,7 +24,7 @@ from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.kafka.creating import TopicSpec
 from gate.progress import bar
-from gate.protocol.headers import COST, DEADLINE, MAX_COST, PRIORITY, TENANT, Malformed, read_wishes
+from gate.protocol.headers import COST, DEADLINE, MAX_COST, PRIORITY, TENANT, Malformed, read_options
 
 _LONGEST_LINE: Final = 32 << 20  # bytes; what no broker takes must not fill the memory
 _PATIENCE_SECONDS: Final = 30.0  # without any acknowledgement for so long, the broker counts as gone
@@ -35,8 +35,8 @@ _CHUNKS_AHEAD: Final = 8
 
 
 def _is_readable_by_the_gate(header: str, _type: Any, value: str | None) -> None:
-    if value is not None and isinstance(wishes := read_wishes([(header, value.encode())]), Malformed):
-        raise ValueError(str(wishes))
+    if value is not None and isinstance(options := read_options([(header, value.encode())]), Malformed):
+        raise ValueError(str(options))
 
 
 def submit(
@@ -89,8 +89,8 @@ def submit(
         Of the request topic, if it has to be created.
     """
     log_to_stderr()
-    wishes = {PRIORITY: priority, TENANT: tenant, COST: None if cost is None else str(cost)}
-    headers = [(name, value.encode()) for name, value in wishes.items() if value is not None]
+    options = {PRIORITY: priority, TENANT: tenant, COST: None if cost is None else str(cost)}
+    headers = [(name, value.encode()) for name, value in options.items() if value is not None]
     if count is not None and file is None:
         requests = _generated(count)
     else:

@@ -20,7 +20,7 @@ from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.aio.connection import Client as Connections
 from gate.kafka.cluster import Cluster
-from gate.kafka.open_transactions import LONGEST_MS, Open, Transactions, belongs_to_gate, owner
+from gate.kafka.open_transactions import LONGEST_MS, OpenTransaction, Transactions, belongs_to_gate, owner
 from gate.policy import Settings, load_policy
 from gate.protocol.topics import Names, Templates
 from gate.shard.records import Partition
@@ -59,7 +59,7 @@ class Where:
     """Seconds to wait for a broker before giving up."""
 
 
-class _Desk:
+class _Gate:
     """What both commands need."""
 
     def __init__(self, settings: Settings, names: Names, cluster: Cluster, there: dict[str, int]) -> None:
@@ -88,10 +88,10 @@ def list_(*, where: Where = Where(), json: Flag = False) -> None:
     log_to_stderr()
 
     async def look() -> None:
-        async with _at(where) as (desk, open_ones):
-            found = await open_ones.open_in(desk.partitions)
+        async with _at(where) as (gate, open_ones):
+            found = await open_ones.open_in(gate.partitions)
             now = time.time_ns() // 1_000_000
-            rows = [_row(one, desk, now) for one in found]
+            rows = [_row(one, gate, now) for one in found]
             if json:
                 print(jsonlib.dumps(rows))
             elif rows:
@@ -130,8 +130,8 @@ def abort(
     place = Partition(topic, partition)
 
     async def end() -> str:
-        async with _at(where) as (desk, open_ones):
-            if place not in desk.partitions:
+        async with _at(where) as (gate, open_ones):
+            if place not in gate.partitions:
                 raise GateError(
                     f"{topic}-{partition} is no partition of the gate's topics", hint="see --config, --prefix"
                 )
@@ -143,25 +143,25 @@ def abort(
                     f"no transaction is open in {topic}-{partition} from offset {start_offset} on",
                     hint=f"open there, by their first offset: {others}",
                 )
-            await _leave_gates_alone(one, desk)
-            longest = (await desk.cluster.broker_configs()).get("transaction.max.timeout.ms")
+            await _leave_gates_alone(one, gate)
+            longest = (await gate.cluster.broker_configs()).get("transaction.max.timeout.ms")
             now = time.time_ns() // 1_000_000
             return await open_ones.abort(one, now, int(longest) if longest else LONGEST_MS)
 
     print(f"ended: {asyncio.run(end())}")
 
 
-async def _leave_gates_alone(one: Open, desk: _Desk) -> None:
-    unnamed = one.transactional_id is None and one.partition.topic in desk.own
-    if (unnamed or belongs_to_gate(one.transactional_id, desk.group_id)) and await desk.cluster.members(desk.group_id):
+async def _leave_gates_alone(one: OpenTransaction, gate: _Gate) -> None:
+    unnamed = one.transactional_id is None and one.partition.topic in gate.own
+    if (unnamed or belongs_to_gate(one.transactional_id, gate.group_id)) and await gate.cluster.members(gate.group_id):
         raise GateError(
-            f"the transaction is {owner(one, desk.group_id, desk.own)}, and a gate runs: it ends it itself",
+            f"the transaction is {owner(one, gate.group_id, gate.own)}, and a gate runs: it ends it itself",
             hint="if it does not within a minute, restart the gates; what is left when all are stopped can be aborted",
         )
 
 
 @asynccontextmanager
-async def _at(where: Where) -> AsyncIterator[tuple[_Desk, Transactions]]:
+async def _at(where: Where) -> AsyncIterator[tuple[_Gate, Transactions]]:
     settings = load_policy(where.config).settings if where.config is not None else Settings(connect_timeout=_PATIENCE)
     settings = settings.with_environment(os.environ).override(
         bootstrap=where.bootstrap, prefix=where.prefix, connect_timeout=where.connect_timeout
@@ -174,7 +174,7 @@ async def _at(where: Where) -> AsyncIterator[tuple[_Desk, Transactions]]:
         try:
             await connections.bootstrap()
             async with asyncio.timeout(_DEADLINE):
-                yield _Desk(settings, names, cluster, dict(await cluster.partitions())), Transactions(connections)
+                yield _Gate(settings, names, cluster, dict(await cluster.partitions())), Transactions(connections)
         except KafkaError as error:
             raise GateError(
                 f"asking about transactions failed: {error or type(error).__name__}",
@@ -185,7 +185,7 @@ async def _at(where: Where) -> AsyncIterator[tuple[_Desk, Transactions]]:
             await connections.close()
 
 
-def _row(one: Open, desk: _Desk, now_ms: int) -> dict[str, str | int | None]:
+def _row(one: OpenTransaction, gate: _Gate, now_ms: int) -> dict[str, str | int | None]:
     return {
         "topic": one.partition.topic,
         "partition": one.partition.number,
@@ -196,7 +196,7 @@ def _row(one: Open, desk: _Desk, now_ms: int) -> dict[str, str | int | None]:
         "state": None if one.told is None else one.told.state,
         "since_ms": one.since_ms,
         "age_seconds": max(0, now_ms - one.since_ms) // 1000,
-        "whose": owner(one, desk.group_id, desk.own),
+        "whose": owner(one, gate.group_id, gate.own),
     }
 
 

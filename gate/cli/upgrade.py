@@ -19,7 +19,7 @@ from gate.kafka.access import access
 from gate.kafka.aio.connection import Client as Connections
 from gate.kafka.aio.reader import Reader
 from gate.kafka.cluster import Cluster
-from gate.kafka.upgrade import Standing
+from gate.kafka.upgrade import UpgradeStatus
 from gate.policy import Settings, load_policy
 from gate.protocol.topics import Names, Templates
 from gate.shard.changelog import FORMAT
@@ -129,7 +129,7 @@ async def at(where: Where) -> AsyncIterator[tuple[Settings, Names, Cluster, Read
             await connections.close()
 
 
-def _described(now: Standing) -> dict[str, object]:
+def _described(now: UpgradeStatus) -> dict[str, object]:
     return {
         "written": now.written,
         "newest": FORMAT,
@@ -141,7 +141,7 @@ def _described(now: Standing) -> dict[str, object]:
     }
 
 
-def _show(now: Standing) -> None:
+def _show(now: UpgradeStatus) -> None:
     if not now.behind:
         print(f"state is written in format {FORMAT}, the newest")
     elif len(now.behind) == len(now.formats):

@@ -24,7 +24,7 @@ from gate.kafka.aio.connection import Client as Connection
 from gate.kafka.aio.reader import Reader
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
-from gate.kafka.standing import undecided_now
+from gate.kafka.stalled_requests import undecided_now
 from gate.limits import NEVER
 from gate.observe.usage import decode, to_json
 from gate.shard.records import Partition

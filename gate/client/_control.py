@@ -28,7 +28,7 @@ from gate.kafka.access import access
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
 from gate.protocol import control
-from gate.protocol.headers import TENANT, Malformed, read_wishes
+from gate.protocol.headers import TENANT, Malformed, read_options
 from gate.protocol.topics import Names
 
 _DEADLINE: Final = 10.0
@@ -215,6 +215,6 @@ def _end_ms(until: datetime | None, for_: float | timedelta | None, now: float) 
 
 
 def _checked(tenant: str) -> str:
-    if tenant and isinstance(wrong := read_wishes([(TENANT, tenant.encode())]), Malformed):
+    if tenant and isinstance(wrong := read_options([(TENANT, tenant.encode())]), Malformed):
         raise ArgumentError(f"tenant: {wrong}", hint="a tenant is spelt as in the header gate-tenant of its requests")
     return tenant

@@ -1,4 +1,4 @@
-"""How fast a pipeline may go so that its backlog in the gate stays below a target. No I/O and no clock in here.
+"""The throttle of a pipeline, whose backlog in the gate is to stay below a target. No I/O and no clock in here.
 
 The law: with capacity C, a backlog L and a most B that it may be, a pipeline goes at C * (B - L) / L. It looks at the
 backlog alone, which all pipelines share, so all go at the same rate whatever happened before, without knowing of each

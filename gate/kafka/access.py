@@ -1,4 +1,4 @@
-"""How clients get through to the brokers: address, encryption, credentials.
+"""Access to the brokers: address, encryption, credentials.
 
 All but the address comes from the environment alone: a password has no place in a policy file or on a command line, and
 whatever runs in a process, gate, command or library, goes to the same brokers.

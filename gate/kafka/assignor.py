@@ -1,4 +1,4 @@
-"""Who owns which shard: an assignor that keeps all of a service, and its changelog, on one member."""
+"""An assignor of shards that keeps all of a service, and its changelog, on one member."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -14,11 +14,11 @@ from aiokafka.structs import TopicPartition
 from gate.errors import GateError
 from gate.kafka.aio.asked import within
 from gate.kafka.aio.connection import adopt
-from gate.kafka.coalesced import Together
+from gate.kafka.coalesced import CoalescedCall
 from gate.kafka.creating import Creator, TopicSpec
 from gate.log import get_logger
 from gate.protocol.topics import Names
-from gate.shard.records import Mark, Partition
+from gate.shard.records import CommittedOffset, Partition
 
 DEADLINE: Final = 15.0
 OLD_RETRIES: Final = ".retries"  # with which the group ends in which workers of earlier versions read them
@@ -43,7 +43,7 @@ class Cluster:
     def __init__(self, names: Names, *, create: bool, replication_factor: int, **client_options: Any) -> None:
         self._names = names
         self._create = create
-        self._partitions = Together(self._ask_partitions)
+        self._partitions = CoalescedCall(self._ask_partitions)
         self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
         self._client = adopt(self._admin)
         self._creator = Creator(self._admin, self._client, replication_factor, self.broker_configs)
@@ -74,7 +74,7 @@ class Cluster:
         """Return the committed offsets of a group; a partition without one is left out."""
         return {partition: mark.offset for partition, mark in (await self.marks(group, partitions)).items()}
 
-    async def marks(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+    async def marks(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, CommittedOffset]:
         """Return the same with what the gate has noted at the commit."""
         if not partitions:
             return {}
@@ -90,7 +90,9 @@ class Cluster:
 
         found = await self._settled(f"asking how far group {group} is", ask)
         return {
-            Partition(tp.topic, tp.partition): Mark(at.offset, int(at.metadata) if at.metadata.isdecimal() else 0)
+            Partition(tp.topic, tp.partition): CommittedOffset(
+                at.offset, int(at.metadata) if at.metadata.isdecimal() else 0
+            )
             for tp, at in found.items()
             if at.offset >= 0
         }
@@ -169,18 +171,18 @@ class Cluster:
         await self.ensure(TopicSpec(names.retries(service), partitions, most | FOREVER))
         return partitions
 
-    async def handed_over(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+    async def handed_over(self, partitions: Sequence[Partition]) -> dict[Partition, CommittedOffset]:
         """Return how far workers of earlier versions, which submitted retries themselves, had come in partitions.
 
         Each of their groups read all of them, so the one that had come furthest tells.
         """
         async with self._within("asking for groups"):
             groups = [group for group, *_ in await self._admin.list_consumer_groups() if group.endswith(OLD_RETRIES)]
-        found: dict[Partition, Mark] = {}
+        found: dict[Partition, CommittedOffset] = {}
         for group in groups:
             for partition, offset in (await self.offsets(group, partitions)).items():
                 if partition not in found or found[partition].offset < offset:
-                    found[partition] = Mark(offset)
+                    found[partition] = CommittedOffset(offset)
         return found
 
     async def broker_configs(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Together(Generic[T]):
+class CoalescedCall(Generic[T]):
     """Makes one call for all who wait for one, begun after the last of them asked; one at a time."""
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:

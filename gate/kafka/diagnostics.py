@@ -1,4 +1,4 @@
-"""What `gate doctor` looks at: whether this broker, these topics and this host let a gate keep its promises."""
+"""Diagnostics of `gate doctor`: whether this broker, these topics and this host let a gate keep its promises."""
 
 import asyncio
 import time
@@ -22,19 +22,19 @@ from gate.kafka.findings import Finding, Health
 from gate.kafka.generations import FIRST, Moving, find, known
 from gate.kafka.open_transactions import Transactions
 from gate.kafka.profiles import OWN, Profile
-from gate.kafka.standing import Standing, standing
+from gate.kafka.stalled_requests import StalledRequests, stalled_requests
 from gate.kafka.sweeping import refused_to_delete
 from gate.kafka.undecided import options
 from gate.kafka.worker_pauses import unnamed
 from gate.policy import Settings
 from gate.protocol.topics import Names
-from gate.shard.records import Claim, Outgoing, Partition
+from gate.shard.records import Outgoing, Partition, RecoveredState
 from gate.shard.routing import Topics
 
 DEADLINE: Final = 10.0
 
 
-class Checkup:
+class Diagnostics:
     """Looks at one cluster. Writes nothing that anybody will see: its one transaction is never committed."""
 
     def __init__(
@@ -202,7 +202,7 @@ class Checkup:
         found = {topic: service for topic in there if (service := self._names.service_of(topic)) is not None}
         partitions = {Partition(topic, n): service for topic, service in found.items() for n in range(there[topic])}
         async with self._client() as client:
-            stand = await standing(
+            stand = await stalled_requests(
                 Reader(client), lambda some: self._cluster.marks(group, some), partitions, where, time.time_ns,
                 Transactions(client).name,
             )  # fmt: skip
@@ -236,8 +236,8 @@ class Checkup:
             return [Finding("transactions", Health.SKIPPED, text), Finding("clock", Health.SKIPPED, text)]
         alerts = Partition(self._names.alerts, 0)
 
-        async def nothing(_: Sequence[Partition]) -> Claim:
-            return Claim({}, {})
+        async def nothing(_: Sequence[Partition]) -> RecoveredState:
+            return RecoveredState({}, {})
 
         async def no_offsets(_: Mapping[Partition, int]) -> None:
             return None
@@ -289,7 +289,7 @@ async def _guarded(check: str, look: Callable[[], Awaitable[list[Finding]]]) -> 
         return [Finding(check, Health.FAIL, text, "allow Describe and DescribeConfigs to whoever runs the doctor")]
 
 
-def _stands(one: Standing, profile: Profile) -> Finding:
+def _stands(one: StalledRequests, profile: Profile) -> Finding:
     waiting = one.waiting
     age = max(0, time.time_ns() - waiting.since) / 1e9
     place = f"{waiting.topic}-{waiting.partition}"

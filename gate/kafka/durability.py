@@ -1,4 +1,4 @@
-"""Whether topics keep what is in them, when a broker stops or its disk is gone, and for long enough."""
+"""Durability of topics: whether what is in them outlives a broker that stops or loses its disk, and for how long."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""What comes back to the gate: commands on the control topic, and how far workers are behind."""
+"""Feedback to the gate: commands on the control topic, and how far workers are behind."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping

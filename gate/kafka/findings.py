@@ -1,4 +1,4 @@
-"""What `gate doctor` finds."""
+"""Findings of `gate doctor`, as values."""
 
 from dataclasses import dataclass
 from enum import StrEnum

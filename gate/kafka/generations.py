@@ -14,7 +14,7 @@ import msgspec
 from gate.errors import GateError
 from gate.kafka.aio.reader import Reader, newest, read_all
 from gate.protocol.topics import Names
-from gate.shard.changelog import META_KEY, Closed, Meta
+from gate.shard.changelog import META_KEY, ClosedGeneration, Meta
 from gate.shard.records import Partition
 
 FIRST: Final = 1
@@ -41,7 +41,7 @@ class Moving:
     """What is on its way: the generation that was closed, or is being closed, and what it is to become."""
 
     before: Generation
-    closed: Closed
+    closed: ClosedGeneration
 
     @property
     def shown(self) -> str:

@@ -1,4 +1,4 @@
-"""How a gate gets on: whether it decides anything at all, and which of its shards wait for what."""
+"""Health of a gate: whether it decides anything at all, and which of its shards wait for what."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol

@@ -34,10 +34,10 @@ from gate.kafka.undecided import Watch, options
 from gate.observe import alerts
 from gate.policy import Delivery, Policy, Settings
 from gate.protocol.topics import Names, Templates
-from gate.shard.buffer import Pool
+from gate.shard.buffer import MemoryPool
 from gate.shard.placement import shard_of
 from gate.shard.ports import Session, UnavailableError
-from gate.shard.records import Claim, Mark, Partition
+from gate.shard.records import CommittedOffset, Partition, RecoveredState
 from gate.shard.routing import Topics
 from gate.shard.task import Shard
 from gate.shard.topic_limits import CONFIGS, TopicLimits
@@ -71,7 +71,7 @@ class Gate:
         self.settings = settings
         self.shards = settings.shards
         self.observer = observer
-        self.pool = Pool(POOL_BYTES, LEAST_BYTES)
+        self.pool = MemoryPool(POOL_BYTES, LEAST_BYTES)
         self.large = asyncio.Semaphore(LARGE_BATCHES)
         self.limits = TopicLimits(self.topic_configs)
         self._reset_state = reset_state
@@ -372,10 +372,10 @@ class Gate:
         """Return a fresh session for a shard."""
         state = Partition(self.names.state, shard)
 
-        async def restore(partitions: Sequence[Partition]) -> Claim:
+        async def restore(partitions: Sequence[Partition]) -> RecoveredState:
             async with within(RESTORE_DEADLINE, f"reading {state.topic}-{state.number}", [self._reading]):
                 stored = await read_all(self._single, state)
-            return Claim(stored, await self.committed(partitions))
+            return RecoveredState(stored, await self.committed(partitions))
 
         async def look_behind(producer_id: int) -> Torn | None:
             async with within(RESTORE_DEADLINE, "looking for what was left half-done", [self._reading]):
@@ -424,7 +424,7 @@ class Gate:
         """Prove ownership to the coordinator."""
         await self._membership.confirm(shard)
 
-    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, CommittedOffset]:
         """Return the group's committed offsets."""
         return await self._cluster.marks(self.settings.group_id, partitions)
 
@@ -450,7 +450,7 @@ class Gate:
             raise UnavailableError(str(error) or type(error).__name__) from error
         return count
 
-    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, CommittedOffset]:
         """Return where to begin in retries topics: where this group was, else where earlier workers had come."""
         known = await self.committed(partitions)
         if unknown := [partition for partition in partitions if partition not in known]:

@@ -1,4 +1,4 @@
-"""Which shards this member owns: the consumer group, used for nothing but membership.
+"""Membership in the consumer group, which is used for nothing but who owns which shard.
 
 The group's consumer reads nothing: shards read for themselves, from what is committed when they take over.
 """
@@ -16,7 +16,7 @@ from gate.errors import GateError
 from gate.kafka.aio.asked import within
 from gate.kafka.aio.connection import adopt
 from gate.kafka.assignor import make_assignor
-from gate.kafka.coalesced import Together
+from gate.kafka.coalesced import CoalescedCall
 from gate.protocol.topics import Names
 from gate.shard.placement import shard_of
 from gate.shard.records import Partition
@@ -78,7 +78,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.owned: Owned = {}
         self.rebalances = 0
         self.state_lost = False
-        self._prove = Together(self._commit_owned)
+        self._prove = CoalescedCall(self._commit_owned)
         assignor = make_assignor(shards, names.state, self._shard_of_topic, lambda: self.owned, names.generation)
         self._consumer = AIOKafkaConsumer(
             group_id=group,

@@ -31,7 +31,7 @@ OPEN_STATES: Final = ENDING | {"Ongoing", "PrepareEpochFence"}
 BUSY: Final = (errors.ConcurrentTransactions, errors.CoordinatorLoadInProgressError)
 
 
-class Told(NamedTuple):
+class DescribedTransaction(NamedTuple):
     """What a coordinator tells of a producer's transaction."""
 
     transactional_id: str
@@ -45,7 +45,7 @@ class Told(NamedTuple):
         return self.state in OPEN_STATES if self.places is None else partition in self.places
 
 
-class Open(NamedTuple):
+class OpenTransaction(NamedTuple):
     """A transaction that is open in a partition from `offset` on."""
 
     partition: Partition
@@ -54,7 +54,7 @@ class Open(NamedTuple):
     producer_epoch: int
     coordinator_epoch: int
     written_ms: int  # the timestamp of what it has written last here
-    told: Told | None = None  # None: no coordinator tells of it
+    told: DescribedTransaction | None = None  # None: no coordinator tells of it
 
     @property
     def transactional_id(self) -> str | None:
@@ -75,7 +75,7 @@ class Transactions:
         self._client = client
         self._reader = Reader(client)
 
-    async def open_in(self, partitions: Sequence[Partition]) -> list[Open]:
+    async def open_in(self, partitions: Sequence[Partition]) -> list[OpenTransaction]:
         """Return what is open in some of these partitions, the oldest first. Raises KafkaError, GateError."""
         unstable = await self._reader.unstable(partitions)
         found = [one for partition in unstable for one in await self._producers(partition)]
@@ -92,36 +92,36 @@ class Transactions:
             return None
         return next((one.transactional_id for one in found if one.offset == offset), None)
 
-    async def _producers(self, partition: Partition) -> list[Open]:
+    async def _producers(self, partition: Partition) -> list[OpenTransaction]:
         request = DescribeProducers(partition.topic, [partition.number])
         response = await self._ask(await self._reader.locate(partition), request)
         [[_, [[_, code, message, producers, _]], _]] = response.topics
         if code:
             raise errors.for_code(code)(message or f"{partition.topic}-{partition.number}")
         return [
-            Open(partition, start, producer_id, epoch, max(coordinator, 0), written)
+            OpenTransaction(partition, start, producer_id, epoch, max(coordinator, 0), written)
             for producer_id, epoch, _, written, coordinator, start, _ in producers
             if start >= 0
         ]
 
-    async def _known(self, producer_ids: set[int]) -> dict[int, Told]:
+    async def _known(self, producer_ids: set[int]) -> dict[int, DescribedTransaction]:
         """Return what coordinators tell of the transactions of producers."""
-        found: dict[int, Told] = {}
+        found: dict[int, DescribedTransaction] = {}
         for node in self._reader.nodes() if producer_ids else ():
             response = await self._ask(node, ListTransactions(sorted(producer_ids)))
             if response.error_code:
                 raise errors.for_code(response.error_code)(f"of node {node}")
             for name, producer_id, state, _ in response.transactions:
-                found[producer_id] = await self._described(node, Told(name, state))
+                found[producer_id] = await self._described(node, DescribedTransaction(name, state))
         return found
 
-    async def _described(self, node: int, told: Told) -> Told:
+    async def _described(self, node: int, told: DescribedTransaction) -> DescribedTransaction:
         response = await self._ask(node, DescribeTransactions([told.transactional_id]))
         [[code, _, state, timeout, start, _, _, topics, _]] = response.transactions
         if code:
             return told
         places = frozenset((topic, number) for topic, numbers, _ in topics for number in numbers)
-        return Told(told.transactional_id, state, start if start > 0 else None, timeout, places)
+        return DescribedTransaction(told.transactional_id, state, start if start > 0 else None, timeout, places)
 
     async def _ask(self, node: int, request: Any) -> Any:
         try:
@@ -132,7 +132,7 @@ class Transactions:
                 hint="end its producer, or wait until its transaction.timeout.ms is over",
             ) from error
 
-    async def abort(self, one: Open, now_ms: int, longest_ms: int) -> str:
+    async def abort(self, one: OpenTransaction, now_ms: int, longest_ms: int) -> str:
         """End a transaction that `open_in` has found; return what was done. Raises KafkaError, GateError."""
         async with asyncio.timeout(DEADLINE):
             # once more, after its coordinator was asked: what is open here and not there is so for good
@@ -153,12 +153,12 @@ class Transactions:
                 await asyncio.sleep(BACKOFF)
         return done
 
-    async def _is_open(self, one: Open) -> bool:
+    async def _is_open(self, one: OpenTransaction) -> bool:
         producers = await self._producers(one.partition)
         return (one.producer_id, one.offset) in {(left.producer_id, left.offset) for left in producers}
 
     @staticmethod
-    def _must_be_old(one: Open, now_ms: int, longest_ms: int) -> None:
+    def _must_be_old(one: OpenTransaction, now_ms: int, longest_ms: int) -> None:
         if (age := now_ms - one.written_ms) < longest_ms:
             raise GateError(
                 f"no coordinator tells of a transaction of producer {one.producer_id}, but it is {age / 1000:.0f} s"
@@ -185,7 +185,7 @@ class Transactions:
                 raise kind(f"transactional id {transactional_id}")
             await asyncio.sleep(BACKOFF)
 
-    async def _mark(self, one: Open) -> None:
+    async def _mark(self, one: OpenTransaction) -> None:
         producer = one.producer_id, one.producer_epoch
         request = AbortMarker(*one.partition, producer, one.coordinator_epoch)
         response = await self._ask(await self._reader.locate(one.partition), request)
@@ -208,7 +208,7 @@ def belongs_to_gate(transactional_id: str | None, group_id: str) -> bool:
     )
 
 
-def owner(one: Open, group_id: str, own_topics: Iterable[str]) -> str:
+def owner(one: OpenTransaction, group_id: str, own_topics: Iterable[str]) -> str:
     """Say whose a transaction likely is."""
     if belongs_to_gate(one.transactional_id, group_id):
         return f"a gate's of group {group_id}"

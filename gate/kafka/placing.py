@@ -1,4 +1,4 @@
-"""Where the state of services goes when it is laid out anew: from the shards of one generation to those of the next.
+"""Placement of services in a new generation of the state: from its shards to those of the next.
 
 No I/O. What nobody has to decide anew stays as it is, byte for byte.
 """
@@ -29,7 +29,7 @@ from gate.shard.changelog import (
 )
 from gate.shard.placement import shard_of
 from gate.shard.positions import OFFSETS_KIND, Positions
-from gate.shard.records import Mark, Partition
+from gate.shard.records import CommittedOffset, Partition
 
 OWN_KEYS: Final = frozenset({META_KEY, LEAVING_KEY, PLACEMENT_KEY, FLOORS_KEY})
 SHOWN: Final = 3
@@ -73,7 +73,7 @@ def lay_out(
     after: Generation,
     policy: Policy,
     names: Names,
-    marks: Mapping[Partition, Mark],
+    marks: Mapping[Partition, CommittedOffset],
     moves: frozenset[str],
 ) -> Layout:
     """Lay the state out anew. `moves` are services whose group changes; `marks` the group's offsets of all requests.
@@ -176,7 +176,7 @@ def _positions(
     layout: Layout,
     homes: Mapping[str, int],
     names: Names,
-    marks: Mapping[Partition, Mark],
+    marks: Mapping[Partition, CommittedOffset],
     policy: Policy,
 ) -> None:
     """Keep from where on each partition is read, by the rule of the shard from which it comes.

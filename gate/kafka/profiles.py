@@ -1,4 +1,4 @@
-"""What providers of Kafka do not let anybody set, by their documentation."""
+"""Profiles of Kafka's providers: what they do not let anybody set, by their documentation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ PROFILES: Final = {
         "MSK Serverless", frozenset({"segment.ms", "min.cleanable.dirty.ratio", MIN_ISR, UNCLEAN}),
         frozenset({"cleanup.policy"}), "AWS",
     ),
-    # docs.confluent.io/cloud/current/topics/manage.html; segment.ms has a lower bound above what the gate wishes
+    # docs.confluent.io/cloud/current/topics/manage.html; segment.ms has a lower bound above what the gate wants
     "confluent-cloud": Profile(
         "Confluent Cloud", frozenset({"segment.ms", "min.cleanable.dirty.ratio", UNCLEAN}), frozenset(), "Confluent"
     ),

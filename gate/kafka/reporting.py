@@ -1,4 +1,4 @@
-"""Tells what shards do: to the metrics, the HTTP board, the log, and as records for the alerts and usage topics."""
+"""Reports of what shards do: to the metrics, the HTTP board, the log, and the alerts and usage topics."""
 
 import json
 import socket
@@ -19,9 +19,9 @@ from gate.observe.outcomes import outcomes
 from gate.observe.usage import encode, to_json
 from gate.policy import ServicePolicy
 from gate.protocol.headers import Malformed
-from gate.shard.hearing import Followed
+from gate.shard.feedback_actions import FeedbackResult
 from gate.shard.records import Outgoing, Partition
-from gate.shard.waiting import Waiting, Waits
+from gate.shard.stalls import StalledPartition, StalledPartitions
 
 LOUD_AFTER: Final = 3  # failures since requests last advanced, and
 LOUD_SECONDS: Final = 15.0  # for so long: else it is a rebalance, or a broker that restarts
@@ -49,7 +49,7 @@ class Reporter:
         self.notify: Callable[[AlertRecord], None] = lambda _: None
         self.generation = 1  # of the state
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
-        self._waits = Waits(prefix, self._send)
+        self._waits = StalledPartitions(prefix, self._send)
         self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
         self._ignored: set[tuple[str, str]] = set()  # services and kinds of fault that were logged
 
@@ -67,7 +67,7 @@ class Reporter:
             self.metrics.refused(service, reason, len(told))
             log.warning("requests rejected", reason=reason, service=service, count=len(told), first=told[0])
 
-    def heard(self, service: str, partition: Partition, followed: Followed) -> None:
+    def heard(self, service: str, partition: Partition, followed: FeedbackResult) -> None:
         """Count what followed from what workers told; of what can't be theirs, log each kind once."""
         self.metrics.heard(service, followed.counts)
         for offset, ignored in followed.ignored:
@@ -84,13 +84,13 @@ class Reporter:
         self.metrics.committed(seconds)
 
     def failed(self, shard: int, error: BaseException, failures: int, stuck: float) -> None:
-        """Log why a shard starts anew; alert once if its requests do not advance."""
+        """Log why a shard restarts; alert once if its requests do not advance."""
         self.metrics.failed()
         is_loud = failures >= LOUD_AFTER and stuck >= LOUD_SECONDS
         say = log.error if is_loud else log.warning
         hint = error.hint if isinstance(error, GateError) else None
         why = reason_of(error)
-        say("shard starts anew", shard=shard, failures=failures, why=why, hint=hint)
+        say("shard restarts", shard=shard, failures=failures, why=why, hint=hint)
         if is_loud and shard not in self._stuck:
             self._stuck[shard] = why
             self.notify(alerts.shard_failed(shard, why, failures, self._wall(), self._prefix))
@@ -101,7 +101,7 @@ class Reporter:
         if self._stuck.pop(shard, None) is not None:
             self.notify(alerts.shard_recovered(shard, self._wall(), self._prefix))
 
-    def waiting(self, shard: int, waiting: Sequence[Waiting], source: str = "outputs") -> None:
+    def waiting(self, shard: int, waiting: Sequence[StalledPartition], source: str = "outputs") -> None:
         """Show what waits on a shard by what `source` sees: all of it, each time; nothing: all goes on.
 
         It is logged once, at `/readyz` and in the metrics, an alert when it lasts, and again when it goes on.
@@ -151,7 +151,7 @@ class Reporter:
         self.metrics.known(service, outcomes(policy))
 
     def forget(self, service: str) -> None:
-        """Drop what was told of a service: it has another owner, or starts anew."""
+        """Drop what was told of a service: it has another owner, or restarts."""
         self.metrics.forget(service)
         self.board.usage.pop(service, None)
 

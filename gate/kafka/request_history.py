@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from gate.admission.replay import Request
 from gate.kafka.aio.connection import Client
 from gate.kafka.aio.reader import BACKOFF, EARLIEST, LATEST, Reader
-from gate.protocol.headers import Malformed, read_wishes
+from gate.protocol.headers import Malformed, read_options
 from gate.shard.records import Fetched, Partition
 
 DEADLINE: Final = 30.0
@@ -47,11 +47,13 @@ async def recorded(
         while 0 <= position < ends[partition]:
             fetched = await _fetch(source, partition, position)
             for record in fetched.records:
-                wishes = read_wishes(record.headers)
-                if isinstance(wishes, Malformed):
+                options = read_options(record.headers)
+                if isinstance(options, Malformed):
                     malformed += 1
                 else:
-                    found.append(Request(record.timestamp, wishes.lane, wishes.tenant, wishes.cost, wishes.deadline_ms))
+                    found.append(
+                        Request(record.timestamp, options.lane, options.tenant, options.cost, options.deadline_ms)
+                    )
             done += fetched.next_offset - position
             position = fetched.next_offset
             on_progress(done, total)

@@ -28,10 +28,10 @@ from gate.kafka.torn_transactions import Places, look
 from gate.policy import Delivery, Policy, Settings
 from gate.protocol import control
 from gate.protocol.topics import Names
-from gate.shard.changelog import FORMAT, META_KEY, Closed, encode_meta, read_meta
+from gate.shard.changelog import FORMAT, META_KEY, ClosedGeneration, encode_meta, read_meta
 from gate.shard.failpoints import reach
 from gate.shard.placement import shard_of
-from gate.shard.records import Claim, Outgoing, Partition
+from gate.shard.records import Outgoing, Partition, RecoveredState
 from gate.shard.routing import Topics
 
 CALL_DEADLINE: Final = 10.0
@@ -45,7 +45,7 @@ BATCH_RECORDS: Final = 10_000
 PER_SECOND: Final = 4 << 20  # bytes that are surely copied, for an estimate
 
 
-class RefusedError(GateError):
+class ReshardRefusedError(GateError):
     """It can't be done now, and nothing was changed."""
 
 
@@ -94,7 +94,7 @@ class Resharding:
         there = await self._cluster.partitions()
         found = await find(self._reader, self._names, there)
         if found is None:
-            raise RefusedError(
+            raise ReshardRefusedError(
                 f"there is no state in {self._names.state}: no gate has run with this prefix",
                 hint="write the number of shards into the policy file",
             )
@@ -133,7 +133,7 @@ class Resharding:
         shards = wanted.shards or closed.shards
         if shards != closed.shards or any(closed.groups.get(s, ...) != g for s, g in wanted.groups.items()):
             groups = "".join(f" --move {service} --group {group or ''}" for service, group in closed.groups.items())
-            raise RefusedError(
+            raise ReshardRefusedError(
                 f"another one was begun: to generation {closed.generation}, {closed.shards} shards{groups}",
                 hint=f"`gate reshard {closed.shards}` finishes it, `gate reshard --abort` takes it back",
             )
@@ -148,24 +148,24 @@ class Resharding:
         """Return how many gates run. Raises RefusedError where it must not be done now."""
         formats = await upgrade.written(self._reader, self._topic(plan.before), range(plan.before.shards))
         if any(number is not None and number < FORMAT for number in formats.values()):
-            raise RefusedError(
+            raise ReshardRefusedError(
                 f"the state is written in a format before {FORMAT}, so gates may run that do not know of generations",
                 hint="`gate upgrade finish` first",
             )
         members = await upgrade.members(self._cluster, self._group)
         if old := [member.shown for member in members if not member.generation]:
-            raise RefusedError(
+            raise ReshardRefusedError(
                 f"gates run that do not know of generations: {'; '.join(old)}",
                 hint="start them with the new version, or stop them",
             )
         if members and self._settings.delivery is Delivery.AT_LEAST_ONCE:
-            raise RefusedError(
+            raise ReshardRefusedError(
                 f"{len(members)} gates run; with `delivery: at_least_once` nothing fences them off",
                 hint="stop them, then try again",
             )
         for group in plan.after.groups.values():
             if group is not None and self._policy.group(group) is None:
-                raise RefusedError(
+                raise ReshardRefusedError(
                     f"the policy file has no group {group}", hint="write it into `groups`, in all gates' files"
                 )
         return len(members)
@@ -183,7 +183,9 @@ class Resharding:
             if await find(self._reader, self._names, await self._cluster.partitions()) == after:
                 return await self.look(plan)  # the other one had done it
             moved = {service: after.groups[service] for service in plan.moves}
-            await self._close_all(before, Closed(after.number, after.shards, moved, time.time_ns() // 1_000_000))
+            await self._close_all(
+                before, ClosedGeneration(after.number, after.shards, moved, time.time_ns() // 1_000_000)
+            )
             reach("reshard-closed")
             await self.tell(after)
             say(f"the {before.shards} shards of generation {before.number} are closed; gates wait")
@@ -204,7 +206,9 @@ class Resharding:
             await writer.fence()
             now = await self.standing()
             if not isinstance(now, Moving):
-                raise RefusedError(f"generation {now.number} is in force meanwhile; there is nothing to take back")
+                raise ReshardRefusedError(
+                    f"generation {now.number} is in force meanwhile; there is nothing to take back"
+                )
             for shard in reversed(range(moving.before.shards)):  # the first one last: it says that there is a move
                 await self._describe(moving.before, shard, None)
         finally:
@@ -223,7 +227,7 @@ class Resharding:
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
-    async def _close_all(self, before: Generation, closed: Closed) -> None:
+    async def _close_all(self, before: Generation, closed: ClosedGeneration) -> None:
         await self._describe(before, 0, closed)  # gates that start wait from here on
         reach("reshard-closing")
         limit = asyncio.Semaphore(AT_ONCE)
@@ -234,7 +238,7 @@ class Resharding:
 
         await asyncio.gather(*(close(shard) for shard in range(1, before.shards)))
 
-    async def _describe(self, generation: Generation, shard: int, closed: Closed | None) -> None:
+    async def _describe(self, generation: Generation, shard: int, closed: ClosedGeneration | None) -> None:
         """Fence the owner of a shard off, and say in its description that it is closed, or open again."""
         place = Partition(self._topic(generation), shard)
         for tried in range(TRIES):
@@ -369,8 +373,8 @@ class Resharding:
     def _session(
         self, identity: str | None, state: Partition, look_behind: Callable[[int], Any] | None = None
     ) -> KafkaSession:
-        async def nothing(_: Sequence[Partition]) -> Claim:
-            return Claim({}, {})
+        async def nothing(_: Sequence[Partition]) -> RecoveredState:
+            return RecoveredState({}, {})
 
         async def no_offsets(_: Mapping[Partition, int]) -> None:
             return None

@@ -1,4 +1,4 @@
-"""Where shards read: one long poll per broker for all request partitions, and single reads of parked requests."""
+"""The source of what shards read: one long poll per broker for request partitions, single reads of parked requests."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from aiokafka import errors
 from gate.kafka.admitted_reader import AdmittedReader
 from gate.kafka.aio.reader import EARLIEST, Reader
 from gate.kafka.delayed_reader import ParkedReader
-from gate.shard.buffer import Inbox
+from gate.shard.buffer import FetchBuffer
 from gate.shard.ports import SETTLED, UnavailableError
 from gate.shard.records import Blocked, Fetched, Partition, Record
 
@@ -39,7 +39,7 @@ class Trouble(NamedTuple):
 
 @dataclass(slots=True)
 class _Followed:
-    inbox: Inbox
+    buffer: FetchBuffer
     position: int | None
     node: int | None = None  # that leads it; None: to be found
     busy: bool = False  # in a request that is under way
@@ -71,25 +71,25 @@ class KafkaSource:
         self._finder: asyncio.Task[None] | None = None
         self._away: set[int] = set()  # brokers that do not answer
 
-    def blocked(self, inbox: Inbox) -> Blocked | None:
-        """Return why some of what goes into an inbox is not read for longer than a moment; None: all of it is."""
+    def blocked(self, buffer: FetchBuffer) -> Blocked | None:
+        """Return why some of what goes into a buffer is not read for longer than a moment; None: all of it is."""
         late = time.monotonic() - MOMENT
-        mine = [followed.lost for followed in self._followed.values() if followed.inbox is inbox]
+        mine = [followed.lost for followed in self._followed.values() if followed.buffer is buffer]
         lost = [trouble for trouble in mine if trouble is not None and trouble.since <= late]
         if not lost:
             return None
         return Blocked("; ".join(sorted({trouble.why for trouble in lost})), wholly=len(lost) == len(mine))
 
-    def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
+    def follow(self, partition: Partition, offset: int | None, buffer: FetchBuffer) -> None:
         """See `ports.Source`."""
-        self._followed[partition] = _Followed(inbox, offset)
+        self._followed[partition] = _Followed(buffer, offset)
         self._lost.set()
         if self._finder is None:
             self._finder = asyncio.create_task(self._find_leaders(), name="find-leaders")
 
-    def unfollow(self, inbox: Inbox) -> None:
+    def unfollow(self, buffer: FetchBuffer) -> None:
         """See `ports.Source`."""
-        for partition in [p for p, followed in self._followed.items() if followed.inbox is inbox]:
+        for partition in [p for p, followed in self._followed.items() if followed.buffer is buffer]:
             del self._followed[partition]
 
     def drop(self, partition: Partition) -> None:
@@ -144,7 +144,7 @@ class KafkaSource:
     async def _poll_loop(self, node: int, index: int) -> None:
         while True:
             self._changed.clear()
-            ready = {p: f for p, f in self._followed.items() if f.node == node and not f.busy and f.inbox.wants(p)}
+            ready = {p: f for p, f in self._followed.items() if f.node == node and not f.busy and f.buffer.wants(p)}
             if not ready:
                 await self._changed.wait()
                 continue
@@ -188,7 +188,7 @@ class KafkaSource:
             elif isinstance(answer, Fetched):
                 if answer.next_offset != followed.position:
                     followed.position = answer.next_offset
-                    followed.inbox.put(partition, answer)
+                    followed.buffer.put(partition, answer)
                 followed.trouble = followed.lost = None
             elif isinstance(answer, errors.OffsetOutOfRangeError):
                 async with asyncio.timeout(READ_DEADLINE):
@@ -232,8 +232,8 @@ class KafkaSource:
             followed.trouble = Trouble(why, since)
             self._troubled[partition] = followed
 
-    def unreadable(self, inbox: Inbox) -> dict[Partition, str]:
-        """Return what can't be read into an inbox for longer than an election takes, and why."""
+    def unreadable(self, buffer: FetchBuffer) -> dict[Partition, str]:
+        """Return what can't be read into a buffer for longer than an election takes, and why."""
         if not self._troubled:
             return {}
         late = time.monotonic() - SETTLED
@@ -243,7 +243,7 @@ class KafkaSource:
         return {
             partition: followed.trouble.why
             for partition, followed in self._troubled.items()
-            if followed.inbox is inbox and followed.trouble is not None and followed.trouble.since <= late
+            if followed.buffer is buffer and followed.trouble is not None and followed.trouble.since <= late
         }
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:

@@ -14,8 +14,8 @@ from aiokafka import errors
 
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.shard.records import Partition
-from gate.shard.snapshots import Kept
-from gate.shard.waiting import SECOND
+from gate.shard.snapshots import RetainedOffsets
+from gate.shard.stalls import SECOND
 from gate.units import MS
 
 MOST: Final = 3_600 * SECOND  # from sweep to sweep
@@ -36,7 +36,7 @@ class Sweepable(Protocol):
     def rooms(self) -> Mapping[str, Sequence[Partition]]:
         """Return, by service, the partitions of its delayed and its retries topics."""
 
-    async def settled(self) -> Kept:
+    async def settled(self) -> RetainedOffsets:
         """Return what waits as of a commit that was begun after the call."""
 
 

@@ -1,4 +1,4 @@
-"""What a broker has left half-done of a predecessor's transaction, and how that was decided.
+"""Torn transactions: what a broker has left half-done of a predecessor's, and how that was decided.
 
 A broker that is killed may note a transaction as complete without writing all of its markers: KRaft, where partitions
 are not in its metadata yet when it looks for their leaders ("likely deleted already and hence can be skipped" in its
@@ -21,7 +21,7 @@ from gate.kafka.aio.reader import LATEST, Reader, read_all
 from gate.kafka.aio.session import Torn
 from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
 from gate.shard.changelog import META_KEY, read_meta
-from gate.shard.records import Mark, Partition, Record
+from gate.shard.records import CommittedOffset, Partition, Record
 from gate.units import MS
 
 BACKOFF: Final = 0.1
@@ -48,7 +48,7 @@ async def look(
     reader: Reader,
     places: Places,
     producer_id: int,
-    committed: Callable[[], Awaitable[Mapping[Partition, Mark]]],
+    committed: Callable[[], Awaitable[Mapping[Partition, CommittedOffset]]],
     shards: int,
 ) -> Torn | None:
     """Look for what is left open by a producer that has been fenced. None: all is settled.

@@ -1,4 +1,4 @@
-"""How many requests of each service are undecided, and since when: by the ends of the logs, not by what could be read.
+"""Undecided requests of each service, and their age: by the ends of the logs, not by what could be read.
 
 What stands behind an open transaction of a producer, or behind a request that a shard fails at, is in no batch, so that
 nothing else counts it. Once a second the ends of all request partitions are asked for, and nothing per record.
@@ -15,9 +15,9 @@ from gate.kafka.aio.heads import Head
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.open_transactions import shown
 from gate.protocol.topics import Names
-from gate.shard.records import Mark, Partition
-from gate.shard.snapshots import Owned
-from gate.shard.waiting import SECOND, Waiting
+from gate.shard.records import CommittedOffset, Partition
+from gate.shard.snapshots import OwnedService
+from gate.shard.stalls import SECOND, StalledPartition
 from gate.units import MS
 
 EVERY: Final = 1.0  # seconds
@@ -57,7 +57,7 @@ class Teller(Protocol):
     """Who is told, see `reporting.Reporter`."""
 
     def undecided(self, service: str, undecided: Undecided | None) -> None: ...  # noqa: D102
-    def waiting(self, shard: int, waiting: Sequence[Waiting], source: str) -> None: ...  # noqa: D102
+    def waiting(self, shard: int, waiting: Sequence[StalledPartition], source: str) -> None: ...  # noqa: D102
 
 
 class Arrivals:
@@ -113,8 +113,8 @@ class Watch:
     def __init__(
         self,
         ends: Ends,
-        committed: Callable[[Sequence[Partition]], Awaitable[Mapping[Partition, Mark]]],
-        owned: Callable[[], Iterable[Owned]],
+        committed: Callable[[Sequence[Partition]], Awaitable[Mapping[Partition, CommittedOffset]]],
+        owned: Callable[[], Iterable[OwnedService]],
         teller: Teller,
         where: str,
         name: Callable[[Partition, int], Awaitable[str | None]] = nobody_tells,
@@ -176,7 +176,7 @@ class Watch:
                 for partition in kept.keys() - wanted:
                     del kept[partition]
 
-    async def _positions(self, owned: Iterable[Owned], now: int) -> dict[Partition, int]:
+    async def _positions(self, owned: Iterable[OwnedService], now: int) -> dict[Partition, int]:
         """Return how far partitions are decided; where no owner knows, by the group's offsets, else the beginning."""
         positions = {p: at for one in owned for p, at in one.positions.items() if at is not None}
         unknown = [p for one in owned for p, at in one.positions.items() if at is None]
@@ -219,8 +219,10 @@ class Watch:
         for partition in self._open.keys() - behind.keys():
             del self._open[partition]
 
-    def _tell(self, owned: Sequence[Owned], known: Mapping[str, Undecided], now: int) -> dict[int, dict[str, int]]:
-        waiting: dict[int, list[Waiting]] = {one.shard: [] for one in owned}
+    def _tell(
+        self, owned: Sequence[OwnedService], known: Mapping[str, Undecided], now: int
+    ) -> dict[int, dict[str, int]]:
+        waiting: dict[int, list[StalledPartition]] = {one.shard: [] for one in owned}
         news: dict[int, dict[str, int]] = {}
         stands = set()
         for one in owned:
@@ -247,7 +249,7 @@ class Watch:
             self._teller.undecided(service, undecided)
         self._services = set(known)
 
-    def _waiting(self, service: str, partition: Partition, found: _Open) -> Waiting:
+    def _waiting(self, service: str, partition: Partition, found: _Open) -> StalledPartition:
         return open_transaction(service, partition, found.offset, found.since, found.head, self._where, found.name)
 
 
@@ -264,7 +266,7 @@ def open_transaction(
     head: Head | None,
     where: str,
     name: str | None = None,
-) -> Waiting:
+) -> StalledPartition:
     """Return what there is to say about a transaction that is open from `offset` on.
 
     `seen`: since when at least, ns; `where`: see `options`; `name`: its transactional id, if that is told.
@@ -272,7 +274,7 @@ def open_transaction(
     at = head.timestamp * MS if head is not None and head.timestamp > 0 else seen
     who = f" of producer {head.producer_id} (epoch {head.producer_epoch})" if head is not None else ""
     who += f" with the transactional id {shown(name)}" if name is not None else ""
-    return Waiting(
+    return StalledPartition(
         partition.topic,
         partition.number,
         offset,

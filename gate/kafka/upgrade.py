@@ -51,7 +51,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class UpgradeStatus:
     """How far an upgrade has come."""
 
     formats: Mapping[int, int | None]  # what each shard writes; None: nothing is written yet
@@ -107,7 +107,7 @@ async def written(reader: Reader, topic: str, shards: Sequence[int]) -> dict[int
     return found
 
 
-async def standing(cluster: Cluster, reader: Reader, names: Names, group: str) -> Standing:
+async def standing(cluster: Cluster, reader: Reader, names: Names, group: str) -> UpgradeStatus:
     """Look how far an upgrade has come."""
     found = await find(reader, names, await cluster.partitions())
     if found is None:
@@ -115,10 +115,10 @@ async def standing(cluster: Cluster, reader: Reader, names: Names, group: str) -
     if isinstance(found, Moving):
         raise MovingError(found)
     topic = replace(names, generation=found.number).state
-    return Standing(await written(reader, topic, range(found.shards)), await members(cluster, group), topic)
+    return UpgradeStatus(await written(reader, topic, range(found.shards)), await members(cluster, group), topic)
 
 
-def check(now: Standing) -> None:
+def check(now: UpgradeStatus) -> None:
     """Raise GateError where the newest format must not be written yet."""
     if now.old:
         raise GateError(
@@ -140,7 +140,7 @@ async def command(topic: str, options: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-async def switched(reader: Reader, now: Standing, deadline: float) -> list[int]:
+async def switched(reader: Reader, now: UpgradeStatus, deadline: float) -> list[int]:
     """Wait until all shards write the newest format; return those that do not in time."""
     left = now.behind
     try:

@@ -1,4 +1,4 @@
-"""Who commands: finds pauses on the control topic that do not say to be an operator's, as old workers wrote them."""
+"""Pauses on the control topic that do not say to be an operator's, as old workers wrote them."""
 
 from dataclasses import dataclass
 from typing import Final

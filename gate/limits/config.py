@@ -1,4 +1,4 @@
-"""What a user of the library says about a service."""
+"""Configuration of a service, as a user of the library writes it."""
 
 from dataclasses import dataclass, field
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What can go wrong with stored limiter state."""
+"""Errors of stored limiter state."""
 
 from gate.errors import GateError
 

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - copies look into each other
-"""What was admitted within one window, oldest first: exact while it is little, in cells when it is much.
+"""Runs of what was admitted within one window, oldest first: exact while it is little, in cells when it is much.
 
 A run is `count` units and an `edge`, the newest time at which one of them may have come. Its units count until
 `edge + size`, so an edge that is late is safe and costs capacity.

@@ -1,4 +1,4 @@
-"""What the library tells about a service, and whom it tells."""
+"""Usage of a service, as the library tells it, and hooks for whom it tells."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol

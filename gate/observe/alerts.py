@@ -43,7 +43,7 @@ def of_event(event: Event, prefix: str = "gate") -> AlertRecord:
     """Return the alert of a breach event.
 
     The same event has the same id however often it is written, so that consumers can tell repetitions: one `opened`
-    and one `resolved` per breach, an `ongoing` per beat.
+    and one `resolved` per breach, an `ongoing` at growing intervals.
     """
     kind = _OF_EVENT[event.kind]
     times = f"{event.since}/{event.at}" if event.kind is EventKind.ONGOING else f"{event.since}"

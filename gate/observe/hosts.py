@@ -1,4 +1,4 @@
-"""Which names in a request's Host header are this gate's: a page of elsewhere whose name is made to lead here is not.
+"""Host headers that are this gate's: a page of elsewhere whose name is made to lead here is not.
 
 An address needs no check: a browser that was led astray by DNS says the name that it was led by.
 """

@@ -1,4 +1,4 @@
-"""What can become of a service's requests, so that the counter of each exists before its first event."""
+"""Outcomes that a service's requests can have, so that the counter of each exists before its first event."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What the user writes: the policy file, its inheritance, and settings."""
+"""The policy: the file that the user writes, its inheritance, and settings."""
 
 from gate.policy.compiled import GroupPolicy, ServicePolicy, Tenants
 from gate.policy.errors import PolicyError, Problem, Span

@@ -1,4 +1,4 @@
-"""What changes for whom between two policies: effective values, not lines of text."""
+"""The difference of two policies, for whom: effective values, not lines of text."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is wrong with a policy file, where, and what to do about it."""
+"""Errors of a policy file: what is wrong, where, and what to do about it."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""What is allowed in a policy, and yet may not be what its author had in mind."""
+"""Notes on a policy: what is allowed, and yet may not be what its author had in mind."""
 
 import math
 from collections.abc import Iterator

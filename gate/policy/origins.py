@@ -1,4 +1,4 @@
-"""Where each effective field of a service came from."""
+"""Origins of each effective field of a service."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the parts of a document say about each other: names that must exist, and chains that must end.
+"""References between the parts of a document: names that must exist, and chains that must end.
 
 Works on plain data, so that these problems are reported together with those of single fields.
 """

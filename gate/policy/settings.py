@@ -1,4 +1,4 @@
-"""How the gate runs: the keys at the top of a policy file that concern no single service."""
+"""Settings of the gate: the keys at the top of a policy file that concern no single service."""
 
 import re
 import string

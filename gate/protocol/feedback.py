@@ -1,4 +1,4 @@
-"""What workers tell of their jobs: the records of a service's feedback topic, the only one that workers write.
+"""Feedback of workers about their jobs: the records of a service's feedback topic, the only one that workers write.
 
 Key: the place of the admitted record, `topic-partition@offset`; partition: that of the admitted record. Value: JSON, as
 in `{"outcome": "failed", "group": "payments-workers", "attempt": 1, "error": "TimeoutError", "retry_after": 0.5}`.

@@ -53,7 +53,7 @@ _PLAIN_STRING: Final = re.compile(r"[ !#-\[\]-~]*")
 _ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=([0-9]+);attempt=([0-9]+)[;]')
 
 
-class Wishes(msgspec.Struct, frozen=True):  # a dataclass takes four times as long to make, and to compare
+class RequestOptions(msgspec.Struct, frozen=True):  # a dataclass takes four times as long to make, and to compare
     """What a producer asks for. Empty lane or tenant: none named. `deadline_ms` is unix ms."""
 
     lane: str = ""
@@ -84,10 +84,10 @@ class Malformed:
         return cls("", why, reason)
 
 
-PLAIN: Final = Wishes()
+PLAIN: Final = RequestOptions()
 
 
-def read_wishes(headers: Headers) -> Wishes | Malformed:
+def read_options(headers: Headers) -> RequestOptions | Malformed:
     """Read the gate's own headers; PLAIN itself where there are none, the usual case.
 
     Of a header given twice the last one counts, as with Kafka's `Headers.lastHeader`.
@@ -103,7 +103,7 @@ def read_wishes(headers: Headers) -> Wishes | Malformed:
     if FAULT in given:
         return Malformed.decode(given[FAULT])
     try:
-        return Wishes(
+        return RequestOptions(
             lane=_text(PRIORITY, given[PRIORITY], MAX_LANE_BYTES) if PRIORITY in given else "",
             tenant=_text(TENANT, given[TENANT], MAX_TENANT_BYTES) if TENANT in given else "",
             cost=_integer(COST, given[COST], 1, MAX_COST) if COST in given else 1,

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, Protocol
 
-from gate.shard.records import Effort, Fetched, Partition, Record, Sliced
+from gate.shard.records import Fetched, Partition, Record, Sliced, UnpackingCost
 
 _HEADERS: Final = attrgetter("headers")
 
 
 @dataclass(slots=True)
-class Pool:
-    """How much all inboxes of a gate may hold together, bytes. Each may hold `least` of it whatever the others do."""
+class MemoryPool:
+    """How much all buffers of a gate may hold together, bytes. Each may hold `least` of it whatever the others do."""
 
     limit: int
     least: int
@@ -25,7 +25,7 @@ SMALL_PACK: Final = 4 << 10  # bytes that can't become much
 MOST_WEIGHT: Final = 2 << 20  # that is taken at a time
 
 
-class _Piece:
+class _FetchRemainder:
     """What is left of a fetch: what is not looked at stays the bytes that it came in."""
 
     __slots__ = ("_effort", "_is_measured", "_slices", "ahead", "fetched")
@@ -35,7 +35,7 @@ class _Piece:
         self.ahead: Sequence[Record] = ()  # the next records, if they are known
         records = fetched.records
         self._is_measured = isinstance(records, Sliced)
-        self._effort = records.effort if isinstance(records, Sliced) else Effort()
+        self._effort = records.effort if isinstance(records, Sliced) else UnpackingCost()
         self._slices = slices_of(records)
 
     @property
@@ -86,13 +86,13 @@ class Wake(Protocol):
 
 
 @dataclass(slots=True)
-class Inbox:
+class FetchBuffer:
     """What has been fetched for a shard and not been decided yet. `wake` is called at each arrival."""
 
     limit: int  # bytes; full above it
-    pool: Pool
+    pool: MemoryPool
     wake: Wake
-    waiting: dict[Partition, list[_Piece]] = field(default_factory=dict)
+    waiting: dict[Partition, list[_FetchRemainder]] = field(default_factory=dict)
     size: int = 0
     closed: bool = False
     followed: set[Partition] = field(default_factory=set)
@@ -118,7 +118,7 @@ class Inbox:
     def put(self, partition: Partition, fetched: Fetched) -> None:
         """Add what was fetched."""
         if not self.closed:
-            self.waiting.setdefault(partition, []).append(_Piece(fetched))
+            self.waiting.setdefault(partition, []).append(_FetchRemainder(fetched))
             self._grow(fetched.size)
             self.wake()
 
@@ -180,7 +180,9 @@ class Inbox:
     def give_back(self, partition: Partition, records: Sequence[Record], next_offset: int, codec: int = 0) -> None:
         """Put records that were taken and can't go yet in front again, and read no further. They may be of any size."""
         self.held.add(partition)
-        self.waiting.setdefault(partition, []).insert(0, _Piece(Fetched(records, next_offset, 0, codec, packed=True)))
+        self.waiting.setdefault(partition, []).insert(
+            0, _FetchRemainder(Fetched(records, next_offset, 0, codec, packed=True))
+        )
 
     def wants(self, partition: Partition) -> bool:
         """Tell whether `partition` may be read on."""

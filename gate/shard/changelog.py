@@ -35,7 +35,7 @@ class StateMismatchError(GateError):
 class StateClosedError(GateError):
     """The changelog has been closed: services lie on other shards now, or soon."""
 
-    def __init__(self, closed: "Closed") -> None:
+    def __init__(self, closed: "ClosedGeneration") -> None:
         super().__init__(
             f"the state is closed: `gate reshard` moves it to generation {closed.generation} ({closed.shards} shards)",
             hint=f"this gate starts anew by itself once it is there; if nobody runs it, `gate reshard {closed.shards}` "
@@ -43,7 +43,7 @@ class StateClosedError(GateError):
         )
 
 
-class Closed(msgspec.Struct, frozen=True, omit_defaults=True):
+class ClosedGeneration(msgspec.Struct, frozen=True, omit_defaults=True):
     """Into what a generation is being moved."""
 
     generation: int
@@ -60,7 +60,7 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int = 0  # by what time the last batch was decided, ns: the next owner starts no earlier
     since: int = 0  # from when on positions have been kept here, ns; 0: they have not
     control: int = 0  # the next command of the control topic
-    closed: Closed | None = None  # nobody may decide by it any more; since format 2
+    closed: ClosedGeneration | None = None  # nobody may decide by it any more; since format 2
 
 
 class FloorsRecord(msgspec.Struct, frozen=True, omit_defaults=True):

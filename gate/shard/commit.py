@@ -1,4 +1,4 @@
-"""Writes what a batch has decided: outputs, state, reports and offsets, all of it or nothing where that can be had."""
+"""The writer of batches: outputs, state, reports and offsets, all of it or nothing where that can be had."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +13,9 @@ from gate.shard.clock import BrokerClock
 from gate.shard.environment import Environment
 from gate.shard.failpoints import reach
 from gate.shard.ports import Session
-from gate.shard.records import Mark, Outgoing, Partition, Raw, Record
+from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record
 from gate.shard.routing import Batch
-from gate.shard.state import Desk, Turn
+from gate.shard.state import ServiceBatch, ShardState
 from gate.units import MS
 
 CLOCK_ERROR: Final = 4 * MS  # good enough to decide by
@@ -71,15 +71,15 @@ class BatchWriter:
         await self._session.commit()
         return meta
 
-    async def correct(self, desk: Desk, partitions: Iterable[Partition]) -> None:
+    async def correct(self, state: ShardState, partitions: Iterable[Partition]) -> None:
         """Commit the offsets that a broker has lost, or committed by themselves."""
-        marks = desk.positions.wrong(partitions, desk.decided_until)
+        marks = state.positions.wrong(partitions, state.decided_until)
         if marks and self._session.atomic:
             self._session.begin()
-            await self._write_state({}, {META_KEY: desk.meta(desk.decided_until)}, [], marks)
+            await self._write_state({}, {META_KEY: state.meta(state.decided_until)}, [], marks)
             await self._session.commit()
 
-    async def write(self, desk: Desk, batch: Batch, turns: Sequence[Turn]) -> bool:
+    async def write(self, state: ShardState, batch: Batch, turns: Sequence[ServiceBatch]) -> bool:
         """Commit a batch, no sooner than the time it was decided by.
 
         Returns False where nothing came of it, and nothing was written.
@@ -89,33 +89,33 @@ class BatchWriter:
             self.prepared = self._env.local()
             await self._reach(batch.now)
         outputs: dict[Partition, Sequence[Outgoing | Raw]] = dict(batch.outputs)
-        session.compress(desk.codecs(turns))
+        session.compress(state.codecs(turns))
         parks = any(turn.parked for turn in turns)
         if parks:  # the state says where they are, so they must be there first
             session.begin()
-            first = outputs if session.atomic else desk.delayed(turns, outputs)
+            first = outputs if session.atomic else state.delayed(turns, outputs)
             written = await session.produce(first)
-            desk.parked(turns, {partition: answer.offsets for partition, answer in written.items()})
+            state.parked(turns, {partition: answer.offsets for partition, answer in written.items()})
             outputs = {partition: records for partition, records in outputs.items() if partition not in first}
             reach("after-produce")
-        changes = desk.changes(turns)
+        changes = state.changes(turns)
         if session.atomic:
-            changes |= desk.noted(turns)
-        reports = self._reports(desk, batch.now, turns)
-        marks = desk.marks(turns, batch.now if session.atomic else 0)
+            changes |= state.noted(turns)
+        reports = self._reports(state, batch.now, turns)
+        marks = state.marks(turns, batch.now if session.atomic else 0)
         if session.atomic:
-            marks |= desk.ledger.marks(batch.now // MS)
-        told = desk.told()
-        if not (parks or outputs or changes or reports or marks or told or desk.unwritten):
+            marks |= state.feedback.marks(batch.now // MS)
+        told = state.told()
+        if not (parks or outputs or changes or reports or marks or told or state.unwritten):
             await self._reach(batch.now)
             return False
         if not parks:
             session.begin()
-        changes[META_KEY] = desk.meta(batch.now)
+        changes[META_KEY] = state.meta(batch.now)
         if session.atomic:
             await self._write_state(outputs, changes | told, reports, marks)
         else:
-            await self._write_in_order(desk.leaving(turns), outputs, changes, reports, told)
+            await self._write_in_order(state.leaving(turns), outputs, changes, reports, told)
             await session.produce({}, marks)
         reach("before-commit")
         if session.atomic:
@@ -130,7 +130,7 @@ class BatchWriter:
         while (ahead := moment - self._clock.now(self._env.local())) > 0:  # noqa: ASYNC110 - a timer may fire early
             await asyncio.sleep(ahead / 1e9)
 
-    async def finish_leaving(self, desk: Desk, noted: bytes | None, now: int) -> None:
+    async def finish_leaving(self, state: ShardState, noted: bytes | None, now: int) -> None:
         """Decide anew about what an earlier owner had taken off the delayed topic; some of it may be out already."""
         if noted is None:
             return
@@ -140,10 +140,10 @@ class BatchWriter:
             partition = Partition(self._env.names.delayed(service), pull.partition)
             records = await self._env.source.read(partition, range(pull.offset, pull.offset + pull.count))
             taken.setdefault(service, []).append((pull, records))
-        turns = [desk.reconsider(service, pulls, batch.now) for service, pulls in taken.items()]
+        turns = [state.reconsider(service, pulls, batch.now) for service, pulls in taken.items()]
         for turn in turns:
-            desk.route(turn, batch)
-        await self.write(desk, batch, turns)
+            state.route(turn, batch)
+        await self.write(state, batch, turns)
 
     async def _write_in_order(
         self,
@@ -174,7 +174,7 @@ class BatchWriter:
         outputs: Outputs,
         changes: Mapping[str, bytes | None],
         reports: Reports,
-        marks: Mapping[Partition, Mark],
+        marks: Mapping[Partition, CommittedOffset],
     ) -> None:
         """Write state, and whatever else is left of a batch. The broker's timestamp of the state tells its time."""
         records = [Outgoing(key.encode(), value, None, []) for key, value in changes.items()]
@@ -187,12 +187,12 @@ class BatchWriter:
         skew = self._env.wall() - received - self._clock.offset
         self._env.observer.clock(skew / 1e9, self._clock.error / 1e9)
 
-    def _reports(self, desk: Desk, now: int, turns: Sequence[Turn]) -> Reports:
+    def _reports(self, state: ShardState, now: int, turns: Sequence[ServiceBatch]) -> Reports:
         """Return alerts, and the usage that is to be published."""
         alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)
         observer = self._env.observer
-        reports = [(alerts, observer.encode_event(event)) for event in desk.events(turns)]
-        reports += [(usage, observer.usage(current, self._shard)) for current in desk.usages(turns, now)]
+        reports = [(alerts, observer.encode_event(event)) for event in state.events(turns)]
+        reports += [(usage, observer.usage(current, self._shard)) for current in state.usages(turns, now)]
         # by the broker's time: it refuses records from a clock that is an hour ahead of its own
         return [(partition, record._replace(timestamp=now // MS)) for partition, record in reports]
 

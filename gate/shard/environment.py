@@ -1,4 +1,4 @@
-"""What a shard gets from the gate around it, as protocols; tests/sim stands in for it as well."""
+"""The environment of a shard: what it gets from the gate around it, as protocols; tests/sim stands in too."""
 
 from asyncio import Semaphore
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,13 +8,13 @@ from gate.admission.model import Event, Usage
 from gate.policy import ServicePolicy
 from gate.protocol.headers import Malformed
 from gate.protocol.topics import Names
-from gate.shard.buffer import Pool
-from gate.shard.hearing import Followed
+from gate.shard.buffer import MemoryPool
+from gate.shard.feedback_actions import FeedbackResult
 from gate.shard.ports import Session, Source
-from gate.shard.records import Mark, Outgoing, Partition
+from gate.shard.records import CommittedOffset, Outgoing, Partition
 from gate.shard.snapshots import Feedback
+from gate.shard.stalls import StalledPartition
 from gate.shard.topic_limits import TopicLimits
-from gate.shard.waiting import Waiting
 
 
 class Observer(Protocol):
@@ -22,7 +22,7 @@ class Observer(Protocol):
 
     def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
     def refused(self, service: str, requests: Sequence[Malformed]) -> None: ...  # noqa: D102
-    def heard(self, service: str, partition: Partition, followed: Followed) -> None: ...  # noqa: D102
+    def heard(self, service: str, partition: Partition, followed: FeedbackResult) -> None: ...  # noqa: D102
     def known(self, service: str, policy: ServicePolicy) -> None: ...  # noqa: D102
     def forget(self, service: str) -> None: ...  # noqa: D102
     def committed(self, seconds: float) -> None: ...  # noqa: D102
@@ -30,7 +30,7 @@ class Observer(Protocol):
         """Take a failure, the how many-th since requests last advanced there, which is `stuck` seconds ago or more."""
 
     def advances(self, shard: int) -> None: ...  # noqa: D102
-    def waiting(self, shard: int, waiting: Sequence[Waiting], source: str = ...) -> None: ...  # noqa: D102
+    def waiting(self, shard: int, waiting: Sequence[StalledPartition], source: str = ...) -> None: ...  # noqa: D102
     def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
     def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
     def usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102
@@ -50,7 +50,7 @@ class Environment(Protocol):
     @property
     def observer(self) -> Observer: ...  # noqa: D102
     @property
-    def pool(self) -> Pool: ...  # noqa: D102
+    def pool(self) -> MemoryPool: ...  # noqa: D102
     @property
     def limits(self) -> TopicLimits: ...  # noqa: D102
     @property
@@ -75,7 +75,7 @@ class Environment(Protocol):
     async def confirm(self, shard: int) -> None:
         """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
 
-    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+    async def committed(self, partitions: Sequence[Partition]) -> Mapping[Partition, CommittedOffset]:
         """Return the group's committed offsets."""
 
     async def prepare(self, services: Collection[str]) -> None:
@@ -90,5 +90,5 @@ class Environment(Protocol):
         Raises GateError where it may not, UnavailableError or TimeoutError where it can't now.
         """
 
-    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, Mark]:
+    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, CommittedOffset]:
         """Return where to begin in partitions of retries topics of which the state knows nothing."""

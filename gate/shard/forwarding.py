@@ -1,12 +1,12 @@
-"""Whether a request can be forwarded at all, as far as that can be told before anything is charged for it."""
+"""Forwarding of a request: whether it can be, as far as that can be told before anything is charged for it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from gate.protocol.headers import ERROR, FAULT, STAMP, TENANT, UNFORWARDABLE, Headers, Malformed
-from gate.shard.blame import Level, Sentence
 from gate.shard.records import Outgoing, Raw, Record
+from gate.shard.refusal_history import Rejection, RejectionLevel
 from gate.shard.topic_limits import SMALLEST, TopicLimit
 
 BATCH_OVERHEAD: Final = 61
@@ -24,7 +24,7 @@ class Refusal:
     """Why a request can't go on, and how much of it the rejected topic is given."""
 
     malformed: Malformed
-    level: Level = Level.WHOLE
+    level: RejectionLevel = RejectionLevel.WHOLE
 
 
 def estimate(key: bytes | None, value: bytes | None, headers: Headers) -> int:
@@ -42,16 +42,16 @@ class Forwarding:
     """
 
     topics: Mapping[str, TopicLimit]
-    sentences: Mapping[int, Sentence]
+    rejections: Mapping[int, Rejection]
     weigh: Weigh | None
     room: int = STAMP_BYTES
     codec: int = 0  # how they came
 
     def __call__(self, record: Record) -> Refusal | None:
         """Return why a request can't be forwarded; None: it can, as far as can be told."""
-        sentence = self.sentences.get(record.offset)
-        if sentence is not None:
-            return Refusal(Malformed("", sentence.why, sentence.reason), sentence.level)
+        rejection = self.rejections.get(record.offset)
+        if rejection is not None:
+            return Refusal(Malformed("", rejection.why, rejection.reason), rejection.level)
         size, room = None, 0
         for topic, limit in self.topics.items():
             if limit.compacted and record.key is None:
@@ -97,9 +97,9 @@ def rejected(
     lost = len(record.value or b"")
     note = b"; its value is left out here (%d bytes)" % lost if lost else b""
     bare = [header for header in headers if header[0] == STAMP]
-    forms: Iterable[tuple[Level, Outgoing]] = (
-        (Level.WHOLE, Outgoing(key, record.value, at, [*headers, (ERROR, why)])),
-        (Level.WITHOUT_VALUE, Outgoing(key, None, at, [*headers, (ERROR, why + note)])),
+    forms: Iterable[tuple[RejectionLevel, Outgoing]] = (
+        (RejectionLevel.WHOLE, Outgoing(key, record.value, at, [*headers, (ERROR, why)])),
+        (RejectionLevel.WITHOUT_VALUE, Outgoing(key, None, at, [*headers, (ERROR, why + note)])),
     )
     most = None if limit.size is None else max(SMALLEST, limit.size)
     for level, form in forms:

@@ -1,4 +1,4 @@
-"""Which shard decides about what."""
+"""Placement of services: which shard decides about what."""
 
 from zlib import crc32
 

@@ -1,4 +1,4 @@
-"""What a shard needs of the outside, as narrow protocols.
+"""Ports of a shard: what it needs of the outside, as narrow protocols.
 
 Real Kafka stands behind them in `gate run`; an in-memory log with a simulated clock and injected faults in the tests.
 """
@@ -6,8 +6,8 @@ Real Kafka stands behind them in `gate run`; an in-memory log with a simulated c
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from gate.shard.buffer import Inbox
-from gate.shard.records import Blocked, Claim, Mark, Outgoing, Partition, Raw, Record, Written
+from gate.shard.buffer import FetchBuffer
+from gate.shard.records import Blocked, CommittedOffset, Outgoing, Partition, Raw, Record, RecoveredState, Written
 
 MOST_READ: Final = 32 << 20  # bytes of records that are read for one batch
 # A log that ends before a parked request has lost it, or is a leader's that was paused while another one went on
@@ -55,7 +55,7 @@ class Session(Protocol):
     async def fence(self) -> None:
         """Fence every earlier owner off, and end what it has left open."""
 
-    async def claim(self, partitions: Sequence[Partition]) -> Claim:
+    async def claim(self, partitions: Sequence[Partition]) -> RecoveredState:
         """Fence, then read what the earlier owner has committed: its state, and the offsets of `partitions`."""
 
     def compress(self, codecs: Mapping[str, int]) -> None:
@@ -68,7 +68,9 @@ class Session(Protocol):
         """Start a batch."""
 
     async def produce(
-        self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], marks: Mapping[Partition, Mark] | None = None
+        self,
+        outputs: Mapping[Partition, Sequence[Outgoing | Raw]],
+        marks: Mapping[Partition, CommittedOffset] | None = None,
     ) -> Mapping[Partition, Written]:
         """Write records, and the group's offsets with them; returns when the broker has it all.
 
@@ -95,20 +97,20 @@ class UnavailableError(Exception):
 class Source(Protocol):
     """Where a shard reads."""
 
-    def blocked(self, inbox: Inbox) -> Blocked | None:
-        """Return why some of what goes into an inbox is not read for longer than a moment; None: all of it is."""
+    def blocked(self, buffer: FetchBuffer) -> Blocked | None:
+        """Return why some of what goes into a buffer is not read for longer than a moment; None: all of it is."""
 
-    def follow(self, partition: Partition, offset: int | None, inbox: "Inbox") -> None:
-        """Read `partition` from `offset` on (None: its beginning) into `inbox`, until it is full."""
+    def follow(self, partition: Partition, offset: int | None, buffer: "FetchBuffer") -> None:
+        """Read `partition` from `offset` on (None: its beginning) into `buffer`, until it is full."""
 
-    def unfollow(self, inbox: "Inbox") -> None:
-        """Stop everything that reads into `inbox`."""
+    def unfollow(self, buffer: "FetchBuffer") -> None:
+        """Stop everything that reads into `buffer`."""
 
     def drop(self, partition: Partition) -> None:
         """Stop reading `partition`: its topic is gone."""
 
     def poke(self) -> None:
-        """Look again: an inbox has room."""
+        """Look again: a buffer has room."""
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
         """Return the records at `offsets` (ascending), without those that are proven to be gone.
@@ -122,5 +124,5 @@ class Source(Protocol):
         Raises UnavailableError, or TimeoutError, where that can't be told now.
         """
 
-    def unreadable(self, inbox: "Inbox") -> Mapping[Partition, str]:
-        """Return what can't be read into an inbox for some time now, and why."""
+    def unreadable(self, buffer: "FetchBuffer") -> Mapping[Partition, str]:
+        """Return what can't be read into a buffer for some time now, and why."""

@@ -1,4 +1,4 @@
-"""How far request partitions are decided: by the state, and by the group's committed offsets.
+"""Positions up to which request partitions are decided: by the state, and by the group's committed offsets.
 
 Both are part of each transaction, but a broker that dies may commit the one without the other, and it lets the group's
 offsets expire. The state counts more, as it is in one log with what was decided.
@@ -12,7 +12,7 @@ from msgspec import field
 
 from gate.admission.state import VERSION, decode, encode
 from gate.protocol.topics import Names
-from gate.shard.records import Mark, Partition, Record
+from gate.shard.records import CommittedOffset, Partition, Record
 from gate.units import MS
 
 OFFSETS_KIND: Final = "offsets"
@@ -35,7 +35,7 @@ class PositionsRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 class Positions:
     """What an owner knows of the request partitions of its shard."""
 
-    def __init__(self, names: Names, marks: Mapping[Partition, Mark], since: int) -> None:
+    def __init__(self, names: Names, marks: Mapping[Partition, CommittedOffset], since: int) -> None:
         """Begin with the group's offsets; `since` tells from when on (ns) each of them came with a position."""
         self._names = names
         self._marks = dict(marks)
@@ -46,7 +46,7 @@ class Positions:
         """Take in a record of the state. Raises StateError."""
         self._known[service] = dict(decode(key, data, PositionsRecord).positions)
 
-    def learn(self, marks: Mapping[Partition, Mark]) -> None:
+    def learn(self, marks: Mapping[Partition, CommittedOffset]) -> None:
         """Take in the group's offsets of partitions that came later."""
         self._marks.update(marks)
 
@@ -78,14 +78,14 @@ class Positions:
         """Forget the committed offset of a partition that is gone: if one of its name comes, it is to be looked at."""
         self._marks.pop(partition, None)
 
-    def wrong(self, partitions: Iterable[Partition], at: int) -> dict[Partition, Mark]:
+    def wrong(self, partitions: Iterable[Partition], at: int) -> dict[Partition, CommittedOffset]:
         """Return what the group's offsets should be, where they are not what the state says; it was written `at` ns."""
-        result: dict[Partition, Mark] = {}
+        result: dict[Partition, CommittedOffset] = {}
         for place in partitions:
             position = self._known.get(self._names.service_of(place.topic) or "", {}).get(place.number)
             mark = self._marks.get(place)
             if position is not None and (mark is None or mark.offset != position.next):
-                result[place] = Mark(position.next, at // MS)
+                result[place] = CommittedOffset(position.next, at // MS)
         return result
 
     def advance(self, service: str, number: int, records: Sequence[Record], end: int) -> None:

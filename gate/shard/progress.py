@@ -1,4 +1,4 @@
-"""How a shard gets on: failures count until its requests advance, whatever else is committed meanwhile."""
+"""Progress of a shard: failures count until its requests advance, whatever else is committed meanwhile."""
 
 from collections.abc import Callable
 from typing import Final

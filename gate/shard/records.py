@@ -30,7 +30,7 @@ class Record(Protocol):
     def headers(self) -> Headers: ...  # noqa: D102
 
 
-class Mark(NamedTuple):
+class CommittedOffset(NamedTuple):
     """How far the group has decided a partition."""
 
     offset: int  # of the next request
@@ -51,7 +51,7 @@ Raw = tuple[bytes | None, bytes | None, int | None, list[tuple[str, bytes | None
 
 
 @dataclass(slots=True)
-class Effort:
+class UnpackingCost:
     """What it takes to read records and does not show in the bytes that came, and how large they can be at most."""
 
     spent: int = 0  # bytes that were unpacked, or left out
@@ -63,7 +63,7 @@ class Sliced:
     """Records that are taken apart a slice at a time: few together, or a large one alone."""
 
     slices: Iterator[Sequence[Record]]
-    effort: Effort
+    effort: UnpackingCost
 
     def __iter__(self) -> Iterator[Record]:
         return chain.from_iterable(self.slices)
@@ -99,8 +99,8 @@ class Blocked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class RecoveredState:
     """What an owner finds when it has fenced its predecessor off."""
 
     state: Mapping[str, bytes]  # newest committed value per key
-    marks: Mapping[Partition, Mark]  # the group's committed offsets; absent: none
+    marks: Mapping[Partition, CommittedOffset]  # the group's committed offsets; absent: none

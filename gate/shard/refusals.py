@@ -1,4 +1,4 @@
-"""What a broker does not take, as errors: one record, all that goes to a partition, or a batch that is too large."""
+"""Refusals of a broker, as errors: one record, all that goes to a partition, or a batch that is too large."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple

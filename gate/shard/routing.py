@@ -16,22 +16,22 @@ from gate.protocol.headers import (
     RETRY_AFTER,
     STAMP,
     Malformed,
+    RequestOptions,
     StampTemplate,
-    Wishes,
     decided_at,
     is_stamped,
     origin,
-    read_wishes,
+    read_options,
     replace_all,
     restamp,
     retry_after,
     source_of,
 )
 from gate.protocol.topics import Names
-from gate.shard.blame import NO_SENTENCES, Sentences, request_of
 from gate.shard.forwarding import Judge, Refusal, rejected
 from gate.shard.records import Outgoing, Partition, Raw, Record
-from gate.shard.returns import as_request, home_of
+from gate.shard.refusal_history import NO_REJECTIONS, Rejections, request_of
+from gate.shard.retries import as_request, home_of
 from gate.shard.topic_limits import UNKNOWN, TopicLimit
 from gate.units import MS
 
@@ -79,7 +79,7 @@ def source_number(partition: int, *, retried: bool) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PartitionSlice:
     """Requests of one partition in a batch, numbered from `first` through the batch.
 
     Of `retried` ones the partition is one of the retries topic; each goes to the one in which its job began.
@@ -108,22 +108,24 @@ class Piece:
         return source_number(self.partition, retried=self.retried)
 
 
-Judges = Mapping[int, Judge]  # by `Piece.source`
+Judges = Mapping[int, Judge]  # by `PartitionSlice.source`
 NO_JUDGES: Final[Judges] = {}
-Taken = tuple[int, Sequence[Record], int]  # requests of a partition, and the offset behind them
+TakenRecords = tuple[int, Sequence[Record], int]  # requests of a partition, and the offset behind them
 
 
-def number_through(parts: Sequence[Taken], *, returned: bool = False, homes: int = 0, start: int = 0) -> list[Piece]:
+def number_through(
+    parts: Sequence[TakenRecords], *, returned: bool = False, homes: int = 0, start: int = 0
+) -> list[PartitionSlice]:
     """Return requests as pieces that are numbered through a batch, from `start` on."""
     firsts = accumulate((len(records) for _, records, _ in parts), initial=start)
     return [
-        Piece(number, first, records, end, returned, homes)
+        PartitionSlice(number, first, records, end, returned, homes)
         for (number, records, end), first in zip(parts, firsts, strict=False)
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RefusedRequest:
     """A request that can't go on."""
 
     index: int
@@ -131,69 +133,69 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedRequests:
     """A service's requests as runs of like ones; those that can't go on come apart.
 
     `clean` says that none carries what only the gate writes, so that stamping needs no look at the other headers.
     """
 
     runs: list[Run]
-    refused: list[Wish]
+    refused: list[RefusedRequest]
     clean: bool
 
 
-def read_runs(pieces: Sequence[Piece], judges: Judges = NO_JUDGES) -> Reading:
+def read_runs(pieces: Sequence[PartitionSlice], judges: Judges = NO_JUDGES) -> ParsedRequests:
     """Read what the requests wish for. Most have no header that concerns the gate: a pass without a line of Python.
 
     `judges` tell which requests can't be forwarded.
     """
     runs: list[Run] = []
-    refused: list[Wish] = []
+    refused: list[RefusedRequest] = []
     clean = True
-    wishes: Wishes = PLAIN
+    options: RequestOptions = PLAIN
     first = count = 0
 
     def close() -> None:
         if count:
-            deadline = None if wishes.deadline_ms is None else wishes.deadline_ms * MS
-            runs.append(Run(first, count, wishes.lane, wishes.tenant, wishes.cost, deadline))
+            deadline = None if options.deadline_ms is None else options.deadline_ms * MS
+            runs.append(Run(first, count, options.lane, options.tenant, options.cost, deadline))
 
     for piece in pieces:
         judge = judges.get(piece.source) if judges else None
         names = map(_NAME, chain.from_iterable(map(_HEADERS, piece.records)))
         if piece.records and judge is None and OURS.isdisjoint(names):
-            if count and wishes != PLAIN:
+            if count and options != PLAIN:
                 close()
                 count = 0
             if not count:
-                wishes, first = PLAIN, piece.first
+                options, first = PLAIN, piece.first
             count += len(piece.records)
             continue
         for index, record in enumerate(piece.records, piece.first):
             if judge is not None and (refusal := judge(record)) is not None:
                 close()
-                refused.append(Wish(index, refusal))
-                wishes, count = PLAIN, 0
+                refused.append(RefusedRequest(index, refusal))
+                options, count = PLAIN, 0
                 continue
-            read: Wishes | Malformed = PLAIN
+            read: RequestOptions | Malformed = PLAIN
             for name, _ in record.headers:
                 if name in OURS:
-                    read = read_wishes(record.headers)
+                    read = read_options(record.headers)
                     clean = clean and not is_stamped(record.headers)
                     break
-            if read is wishes or read == wishes:
+            if read is options or read == options:
                 if not count:
                     first = index
                 count += 1
                 continue
             close()
             if isinstance(read, Malformed):
-                refused.append(Wish(index, Refusal(read)))
-                wishes, count = PLAIN, 0
+                refused.append(RefusedRequest(index, Refusal(read)))
+                options, count = PLAIN, 0
             else:
-                wishes, first, count = read, index, 1
+                options, first, count = read, index, 1
     close()
-    return Reading(runs, refused, clean)
+    return ParsedRequests(runs, refused, clean)
 
 
 @dataclass(slots=True)
@@ -209,7 +211,13 @@ class Batch:
         return self.outputs.setdefault(Partition(topic, partition), [])
 
     def route(
-        self, topics: Topics, policy: str, pieces: Sequence[Piece], decisions: Sequence[Decision], *, clean: bool
+        self,
+        topics: Topics,
+        policy: str,
+        pieces: Sequence[PartitionSlice],
+        decisions: Sequence[Decision],
+        *,
+        clean: bool,
     ) -> list[tuple[Partition, int]]:
         """Stamp and route fresh requests. Returns (partition, index in its output) of each delayed one, in order."""
         at = self.now // MS
@@ -254,7 +262,7 @@ class Batch:
         topics: Topics,
         topic: str,
         stamps: "_Stamps",
-        piece: Piece,
+        piece: PartitionSlice,
         records: Sequence[Record],
         times: Sequence[int] | None,
     ) -> list[tuple[Partition, int]]:
@@ -274,7 +282,9 @@ class Batch:
             out.append(Outgoing(record.key, record.value, at, headers))
         return places if topic == topics.delayed else []
 
-    def refuse(self, topics: Topics, policy: str, pieces: Sequence[Piece], refused: Sequence[Wish]) -> None:
+    def refuse(
+        self, topics: Topics, policy: str, pieces: Sequence[PartitionSlice], refused: Sequence[RefusedRequest]
+    ) -> None:
         """Route requests that can't go on to the rejected topic, with the reason in words."""
         for wish in refused:
             for piece, _, _ in _overlaps(pieces, wish.index, wish.index + 1):
@@ -307,18 +317,18 @@ class Batch:
         self.to(topics.rejected, partition).append(out)
 
     def release(
-        self, topics: Topics, policy: str, pull: Pull, records: Sequence[Record], sentences: Sentences = NO_SENTENCES
+        self, topics: Topics, policy: str, pull: Pull, records: Sequence[Record], rejections: Rejections = NO_REJECTIONS
     ) -> None:
         """Route parked requests that leave now; those that are sentenced, as their output was refused, are rejected."""
-        if sentences:
+        if rejections:
             went = []
             for record in records:
                 place = request_of(record.headers)
-                sentence = sentences.get(place[0], {}).get(place[1]) if place else None
-                if sentence is None:
+                rejection = rejections.get(place[0], {}).get(place[1]) if place else None
+                if rejection is None:
                     went.append(record)
                 else:
-                    refusal = Refusal(Malformed("", sentence.why, sentence.reason), sentence.level)
+                    refusal = Refusal(Malformed("", rejection.why, rejection.reason), rejection.level)
                     self._reject(topics, policy, pull.partition, record, refusal, topics.delayed)
             records = went
         at = self.now // MS
@@ -405,7 +415,7 @@ def _topic(topics: Topics, verdict: Verdict) -> str:
     return topics.delayed if verdict is Verdict.DELAYED else topics.rejected
 
 
-def _overlaps(pieces: Sequence[Piece], first: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
+def _overlaps(pieces: Sequence[PartitionSlice], first: int, stop: int) -> Iterator[tuple[PartitionSlice, int, int]]:
     """Yield the pieces that hold numbers from `first` up to `stop`, with the part of the range in each."""
     for piece in pieces:
         start, end = max(first, piece.first), min(stop, piece.first + len(piece.records))

@@ -7,7 +7,7 @@ from gate.protocol import control
 from gate.shard.records import Partition
 
 
-class Owned(NamedTuple):
+class OwnedService(NamedTuple):
     """A service, and how far its owner has decided its request partitions; None: the owner does not know."""
 
     shard: int
@@ -24,7 +24,7 @@ class Parking(NamedTuple):
     missed: frozenset[Partition]  # from which a request was gone when its turn came
 
 
-class Kept(NamedTuple):
+class RetainedOffsets(NamedTuple):
     """What of a shard still waits, as of a commit."""
 
     now: int  # by which it was decided, ns: the broker's time, by which what waits is dated as well

@@ -1,4 +1,4 @@
-"""What the owner of a shard holds in memory: the engines of its services, and how far each partition is decided.
+"""State of a shard in its owner's memory: the engines of its services, and how far each partition is decided.
 
 No I/O: the shard task brings requests and takes away what is to be written.
 """
@@ -22,8 +22,7 @@ from gate.limits import Spec
 from gate.policy import Overflow, Policy
 from gate.protocol.control import NewGeneration, PauseUntil, WriteFormat, within
 from gate.protocol.topics import Names
-from gate.shard.blame import NO_SENTENCES, Sentences
-from gate.shard.buffer import Inbox, weight_of
+from gate.shard.buffer import FetchBuffer, weight_of
 from gate.shard.changelog import (
     FLOORS_KEY,
     FORMAT,
@@ -35,15 +34,26 @@ from gate.shard.changelog import (
     encode_meta,
     readable,
 )
-from gate.shard.hearing import Followed, Part, act
-from gate.shard.ledger import Ledger
+from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act
+from gate.shard.feedback_state import FeedbackState
 from gate.shard.positions import OFFSETS_KIND, Positions
-from gate.shard.records import Mark, Outgoing, Partition, Raw, Record
-from gate.shard.routing import NO_JUDGES, Batch, Judges, Piece, Taken, Topics, Wish, number_through, read_runs
-from gate.shard.snapshots import Feedback, Kept
-from gate.shard.usage_schedule import Publication
+from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record
+from gate.shard.refusal_history import NO_REJECTIONS, Rejections
+from gate.shard.routing import (
+    NO_JUDGES,
+    Batch,
+    Judges,
+    PartitionSlice,
+    RefusedRequest,
+    TakenRecords,
+    Topics,
+    number_through,
+    read_runs,
+)
+from gate.shard.snapshots import Feedback, RetainedOffsets
+from gate.shard.usage_schedule import UsageSchedule
 
-log = structlog.get_logger("gate.desk")
+log = structlog.get_logger("gate.shard")
 
 PULLS: Final = 1_000  # parked requests that one service releases in one batch
 PULLED_BYTES: Final = 2 << 20  # that they should be at most; where they are too many by far, the session learns it
@@ -55,7 +65,7 @@ SORTED: Final = 4_000  # records of the state that are sorted in one piece: some
 
 
 @dataclass(slots=True)
-class Served:
+class ServiceState:
     """One service of the shard."""
 
     name: str
@@ -63,7 +73,7 @@ class Served:
     topics: Topics
     delayed_end: dict[int, int] = field(default_factory=dict)  # behind the newest parked record that was seen
     emptied: set[int] = field(default_factory=set)  # partitions of the delayed topic of which something was forgotten
-    admitted: int = 0  # requests, since this desk was made
+    admitted: int = 0  # requests, since this state was restored
     codec: int = 0  # how the newest requests were compressed
     settled: bool = False  # it has been looked at since its rates sank to nothing
     wakes_at: int | None = None  # the earliest look that is planned
@@ -86,30 +96,32 @@ class Served:
 
 
 @dataclass(slots=True)
-class Turn:
+class ServiceBatch:
     """What one batch does with one service."""
 
-    served: Served
-    pieces: list[Piece]
+    served: ServiceState
+    pieces: list[PartitionSlice]
     step: Step
-    refused: Sequence[Wish]
+    refused: Sequence[RefusedRequest]
     clean: bool = False  # see `routing.Reading`
     pulled: list[tuple[Pull, Sequence[Record]]] = field(default_factory=list)
     parked: list[tuple[Partition, int]] = field(default_factory=list)
     returned: list[Pull] = field(default_factory=list)  # what an earlier owner had pulled, decided anew
 
 
-class Desk:
+class ShardState:
     """The engines of a shard. Thrown away at the first error, and built anew, by `restore`, from what is committed."""
 
-    def __init__(self, names: Names, policy: Policy, meta: Meta, marks: Mapping[Partition, Mark], now: int) -> None:
+    def __init__(
+        self, names: Names, policy: Policy, meta: Meta, marks: Mapping[Partition, CommittedOffset], now: int
+    ) -> None:
         self._names = names
         self._policy = policy
         self._meta = meta
         self.positions = Positions(names, marks, meta.since)
-        self._decided: dict[Partition, int] = {}  # by batches since this desk was made
+        self._decided: dict[Partition, int] = {}  # by batches since this state was restored
         self.missed: set[Partition] = set()  # of delayed topics, from which a request was gone when its turn came
-        self.ledger = Ledger(names)
+        self.feedback = FeedbackState(names)
         self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._new: set[str] = set()  # services of which nothing is stored: commands may have come before them
@@ -118,9 +130,9 @@ class Desk:
         self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
         self.budgets = Budgets(now, _specs(policy), version=meta.format)
-        self.services: dict[str, Served] = {}
+        self.services: dict[str, ServiceState] = {}
         self._wakes: list[tuple[int, str]] = []
-        self._publication = Publication(now)
+        self._publication = UsageSchedule(now)
 
     def restore(self, state: dict[str, bytes], now: int) -> Generator[None, None, None]:
         """Take what is committed, in slices of some ms; `state` is taken apart, or its records would be held twice."""
@@ -150,9 +162,9 @@ class Desk:
 
     def _entered(self, key: str, value: bytes) -> bool:
         with readable(f"what workers told, {key}"):
-            return self.ledger.restore(key, value)
+            return self.feedback.restore(key, value)
 
-    def serve(self, service: str, now: int) -> Served:
+    def serve(self, service: str, now: int) -> ServiceState:
         """Return the service, with an engine made from what is stored of it."""
         if service not in self.services:
             for _ in self._open(service, now):
@@ -165,7 +177,7 @@ class Desk:
             self._new.add(service)
         with readable(f"the state of {service}"):
             engine = yield from Engine.restoring(service, policy, self.budgets, now, self._policy.version, stored)
-        served = self.services[service] = Served(service, engine, Topics.of(self._names, service))
+        served = self.services[service] = ServiceState(service, engine, Topics.of(self._names, service))
         self._assume_busy(served, now)
         self._touch(served)
 
@@ -190,7 +202,7 @@ class Desk:
     def read_up_to(self, partition: Partition) -> int:
         """Return the next offset that is read of requests, retries or feedback."""
         service = self._names.service_of(partition.topic)
-        known = self.ledger.start(partition) if service is None else self.decided(service, partition)
+        known = self.feedback.start(partition) if service is None else self.decided(service, partition)
         return known or 0
 
     def close(self) -> None:
@@ -227,7 +239,7 @@ class Desk:
             self._publication.plan(service, len(self.services))
             break
 
-    def waits(self, rooms: Mapping[str, Sequence[Partition]]) -> Kept:
+    def waits(self, rooms: Mapping[str, Sequence[Partition]]) -> RetainedOffsets:
         """Return what waits in the delayed and retries topics of services, as of the last batch."""
         lowest = self.lowest()
         floors: dict[Partition, int | None] = {}
@@ -236,9 +248,9 @@ class Desk:
             for partition in rooms[service]:
                 if partition.topic == delayed:
                     floors[partition] = lowest.get(partition)
-                elif (read := self.ledger.start(partition)) is not None:
+                elif (read := self.feedback.start(partition)) is not None:
                     floors[partition] = read
-        return Kept(self._meta.at, self._meta.since, floors)
+        return RetainedOffsets(self._meta.at, self._meta.since, floors)
 
     def forget_parked(self, begins: Mapping[Partition, int], now: int) -> None:
         """Forget what was parked in front of where partitions of delayed topics begin: it is gone."""
@@ -299,13 +311,13 @@ class Desk:
             self.budgets.version = number
             self.unwritten = True
 
-    def _assume_busy(self, served: Served, now: int) -> None:
+    def _assume_busy(self, served: ServiceState, now: int) -> None:
         """Until the workers' lag has been measured, take it that they have all that they may have."""
         limit = self._policy.effective(served.name).max_in_flight
         if limit is not None and served.name not in self.measured:
             served.engine.set_in_flight(now, limit)
 
-    def _touch(self, served: Served) -> None:
+    def _touch(self, served: ServiceState) -> None:
         self._touched.add(served.name)
         self._schedule(served)
 
@@ -337,7 +349,7 @@ class Desk:
             served.wakes_at = None
         return service
 
-    def _schedule(self, served: Served) -> None:
+    def _schedule(self, served: ServiceState) -> None:
         moment = served.engine.wake_at()
         if served.resting:
             moment = min(served.resting.values()) if moment is None else min(moment, *served.resting.values())
@@ -354,7 +366,7 @@ class Desk:
         """Look at a service at `moment` although it was due before."""
         self._wake(moment, self.services[service])
 
-    def _wake(self, moment: int, served: Served) -> None:
+    def _wake(self, moment: int, served: ServiceState) -> None:
         """Look at a service at `moment`, or earlier; a look too many does no harm."""
         if served.wakes_at is None or moment < served.wakes_at:
             served.wakes_at = moment
@@ -366,18 +378,18 @@ class Desk:
 
     def decide(
         self,
-        served: Served,
+        served: ServiceState,
         now: int,
-        taken: Sequence[Taken],
-        inbox: Inbox,
+        taken: Sequence[TakenRecords],
+        buffer: FetchBuffer,
         judges: Judges = NO_JUDGES,
         pulls: int = PULLS,
-        retried: Sequence[Taken] = (),
+        retried: Sequence[TakenRecords] = (),
         homes: int = 1,
-    ) -> Turn:
+    ) -> ServiceBatch:
         """Decide about requests `taken` of a service, and about what is parked, of which at most `pulls` leave.
 
-        What the engine holds goes back into the inbox. `judges` are those of `routing.read_runs`. Behind the requests
+        What the engine holds goes back into the buffer. `judges` are those of `routing.read_runs`. Behind the requests
         come those `retried`, whose jobs began in one of `homes` partitions.
         """
         if served.room is not None:
@@ -403,7 +415,7 @@ class Desk:
                 served.first = last.partition + 1 if last else 0
             for piece in pieces:
                 holding.looked(piece.source, piece.end, held=held - piece.first < len(piece.records))
-            pieces = [self._give_back(served, piece, held - piece.first, inbox) for piece in pieces]
+            pieces = [self._give_back(served, piece, held - piece.first, buffer) for piece in pieces]
         else:
             for piece in pieces if holding.seen else ():
                 holding.looked(piece.source, piece.end, held=False)
@@ -411,21 +423,21 @@ class Desk:
                 served.room = 2 * served.room if served.room < MOST_ROOM else None
         for piece in pieces:
             if piece.retried:
-                self.ledger.advance(Partition(served.topics.retries, piece.partition), piece.end)
+                self.feedback.advance(Partition(served.topics.retries, piece.partition), piece.end)
         self._schedule(served)
-        return Turn(served, pieces, step, refused, reading.clean)
+        return ServiceBatch(served, pieces, step, refused, reading.clean)
 
     @staticmethod
-    def _give_back(served: Served, piece: Piece, keep: int, inbox: Inbox) -> Piece:
-        """Put what is behind the first `keep` requests back into the inbox, and return the rest."""
+    def _give_back(served: ServiceState, piece: PartitionSlice, keep: int, buffer: FetchBuffer) -> PartitionSlice:
+        """Put what is behind the first `keep` requests back into the buffer, and return the rest."""
         rest = piece.records[max(0, keep) :]
         if not rest:
             return piece
         topic = served.topics.retries if piece.retried else served.topics.requests
-        inbox.give_back(Partition(topic, piece.partition), rest, piece.end, served.codec)
+        buffer.give_back(Partition(topic, piece.partition), rest, piece.end, served.codec)
         return replace(piece, records=piece.records[: max(0, keep)], end=rest[0].offset)
 
-    def reconsider(self, service: str, taken: Sequence[tuple[Pull, Sequence[Record]]], now: int) -> Turn:
+    def reconsider(self, service: str, taken: Sequence[tuple[Pull, Sequence[Record]]], now: int) -> ServiceBatch:
         """Decide anew about requests that an earlier owner took off the delayed topic, as if they had just come.
 
         Some may be out already: they are charged again, so that nothing is admitted beyond the limits.
@@ -438,15 +450,15 @@ class Desk:
         if any(decision.verdict is Verdict.HELD for decision in step.decisions):
             raise GateError(f"{service} holds requests that were on their way out; trying again when its limits allow")
         self._schedule(served)
-        return Turn(served, pieces, step, reading.refused, returned=[pull for pull, _ in taken])
+        return ServiceBatch(served, pieces, step, reading.refused, returned=[pull for pull, _ in taken])
 
-    def route(self, turn: Turn, batch: Batch, sentences: Sentences = NO_SENTENCES) -> None:
+    def route(self, turn: ServiceBatch, batch: Batch, rejections: Rejections = NO_REJECTIONS) -> None:
         """Route what was decided in a turn: what was parked first, as it is older."""
         served, version = turn.served, self._policy.version
         served.weigh(turn.pulled)
         (self.large.add if served.pulls_large else self.large.discard)(served.name)
         for pull, records in turn.pulled:
-            batch.release(served.topics, version, pull, records, sentences)
+            batch.release(served.topics, version, pull, records, rejections)
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
             if len(records) < pull.count:
@@ -455,17 +467,17 @@ class Desk:
         turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
         batch.refuse(served.topics, version, turn.pieces, turn.refused)
 
-    def hear(self, part: Part, batch: Batch, sentences: Sentences = NO_SENTENCES) -> Followed:
+    def hear(self, part: FeedbackBatch, batch: Batch, rejections: Rejections = NO_REJECTIONS) -> FeedbackResult:
         """Write what follows from what workers told, and leave the service alone where they ask for it."""
         served = self.services[part.service]
         waits_out = self._policy.effective(part.service).overflow is Overflow.REJECT
-        followed = act(part, served.topics, self.ledger, batch, sentences, waits_out=waits_out)
+        followed = act(part, served.topics, self.feedback, batch, rejections, waits_out=waits_out)
         if followed.paused_until * MS > batch.now:
             served.engine.pause(batch.now, followed.paused_until * MS)
             self._touch(served)
         return followed
 
-    def parked(self, turns: Iterable[Turn], offsets: Mapping[Partition, Sequence[int]]) -> None:
+    def parked(self, turns: Iterable[ServiceBatch], offsets: Mapping[Partition, Sequence[int]]) -> None:
         """Tell the engines where the broker has put what was parked."""
         for turn in turns:
             served = turn.served
@@ -478,25 +490,25 @@ class Desk:
 
     @staticmethod
     def delayed(
-        turns: Iterable[Turn], outputs: Mapping[Partition, Sequence[Outgoing | Raw]]
+        turns: Iterable[ServiceBatch], outputs: Mapping[Partition, Sequence[Outgoing | Raw]]
     ) -> dict[Partition, Sequence[Outgoing | Raw]]:
         """Return those outputs that go to delayed topics."""
         topics = {turn.served.topics.delayed for turn in turns}
         return {partition: records for partition, records in outputs.items() if partition.topic in topics}
 
-    def leaving(self, turns: Iterable[Turn]) -> bytes | None:
+    def leaving(self, turns: Iterable[ServiceBatch]) -> bytes | None:
         """Return a note of the parked requests that leave in a batch; None: none does."""
         notes = [(turn.served.name, pull) for turn in turns for pull in (*turn.returned, *turn.step.pulls)]
         return encode_leaving(notes, self._meta.format) if notes else None
 
-    def changes(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
+    def changes(self, turns: Iterable[ServiceBatch]) -> dict[str, bytes | None]:
         """Return the state records that a batch has changed."""
         changed: dict[str, bytes | None] = {}
         for turn in turns:
             changed.update(turn.served.engine.drain_changes())
         return changed
 
-    def noted(self, turns: Iterable[Turn]) -> dict[str, bytes | None]:
+    def noted(self, turns: Iterable[ServiceBatch]) -> dict[str, bytes | None]:
         """Return the state records of how far the services of a batch are decided."""
         changed: dict[str, None] = {}
         for turn in turns:
@@ -507,7 +519,7 @@ class Desk:
 
     def told(self) -> dict[str, bytes | None]:
         """Return the state records of what workers told, and of how far that is read."""
-        return self.ledger.changes(self._meta.format)
+        return self.feedback.changes(self._meta.format)
 
     @property
     def decided_until(self) -> int:
@@ -515,7 +527,7 @@ class Desk:
         return self._meta.at
 
     @staticmethod
-    def codecs(turns: Iterable[Turn]) -> dict[str, int]:
+    def codecs(turns: Iterable[ServiceBatch]) -> dict[str, int]:
         """Return how the requests of a batch were compressed, by the topics that they go to."""
         return {topic: turn.served.codec for turn in turns for topic in turn.served.topics.outputs}
 
@@ -525,7 +537,7 @@ class Desk:
         self._meta = msgspec.structs.replace(self._meta, at=now)
         return encode_meta(self._meta)
 
-    def usages(self, turns: Iterable[Turn], now: int) -> list[Usage]:
+    def usages(self, turns: Iterable[ServiceBatch], now: int) -> list[Usage]:
         """Return what is to be published now, of services that had a turn or whose rates have not sunk to nothing."""
         for turn in turns:
             turn.served.settled &= not (turn.pieces or turn.pulled)
@@ -538,37 +550,37 @@ class Desk:
                 self._publication.plan(name, len(self.services))
             elif not served.settled:  # a last look: what is told once must be ready to be told again
                 served.settled = True
-                self._wake(now + Publication.EVERY, served)
+                self._wake(now + UsageSchedule.EVERY, served)
         return told
 
-    def marks(self, turns: Iterable[Turn], now: int) -> dict[Partition, Mark]:
+    def marks(self, turns: Iterable[ServiceBatch], now: int) -> dict[Partition, CommittedOffset]:
         """Return the offsets to commit: behind the last decided request, and the oldest parked one.
 
         `now` 0: without the state.
         """
-        result: dict[Partition, Mark] = {}
+        result: dict[Partition, CommittedOffset] = {}
         at = now // MS
         for turn in turns:
             served = turn.served
             for piece in (piece for piece in turn.pieces if piece.is_fresh):
                 partition = Partition(served.topics.requests, piece.partition)
-                result[partition] = Mark(piece.end, at)
+                result[partition] = CommittedOffset(piece.end, at)
                 self._decided[partition] = piece.end
             pulled = {pull.partition for pull, _ in turn.pulled}
             for number in {p.number for p, _ in turn.parked} | pulled | served.emptied:
                 mark = served.engine.low_watermark(number)
                 end = served.delayed_end[number] if mark is None else mark
-                result[Partition(served.topics.delayed, number)] = Mark(end, at)
+                result[Partition(served.topics.delayed, number)] = CommittedOffset(end, at)
             served.emptied.clear()
         return result
 
     @staticmethod
-    def events(turns: Iterable[Turn]) -> list[Event]:
+    def events(turns: Iterable[ServiceBatch]) -> list[Event]:
         """Return the breach events of a batch."""
         return [event for turn in turns for event in turn.served.engine.drain_events()]
 
 
-def _seen(piece: Piece, seen: Mapping[int, int]) -> int:
+def _seen(piece: PartitionSlice, seen: Mapping[int, int]) -> int:
     """Tell how many of the first requests of a piece were held before."""
     return bisect_left(piece.records, seen.get(piece.source, 0), key=attrgetter("offset"))
 

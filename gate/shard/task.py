@@ -1,6 +1,6 @@
 """The task that owns one shard: it decides, forwards and commits, batch by batch, one transaction each.
 
-In memory a batch counts only after its commit. After any error the session and the desk are thrown away, and the shard
+In memory a batch counts only after its commit. After any error the session and the state are thrown away, and the shard
 starts anew from what is committed.
 """
 
@@ -15,25 +15,25 @@ import structlog
 
 from gate.policy import Policy
 from gate.protocol.headers import not_before
-from gate.shard.blame import Blame
 from gate.shard.changelog import LEAVING_KEY, META_KEY, StateClosedError, read_meta
 from gate.shard.clock import BrokerClock
 from gate.shard.commit import BatchWriter
 from gate.shard.environment import Environment
 from gate.shard.failpoints import reach
-from gate.shard.hearing import Followed, Part
+from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult
 from gate.shard.placement import shard_of
 from gate.shard.ports import PulledTooMuchError, Session
 from gate.shard.positions import OFFSETS_KIND
 from gate.shard.progress import Progress
-from gate.shard.reader import Intake
+from gate.shard.reader import ShardReader
 from gate.shard.records import Blocked, Partition
+from gate.shard.refusal_history import RefusalHistory
 from gate.shard.refusals import BatchTooLargeError, OutputError
 from gate.shard.routing import NO_JUDGES, Batch
 from gate.shard.slices import in_slices
-from gate.shard.snapshots import Kept, Owned, Parking, Watched
-from gate.shard.stands import stands
-from gate.shard.state import PULLS, Desk, Turn
+from gate.shard.snapshots import OwnedService, Parking, RetainedOffsets, Watched
+from gate.shard.stall_detection import find_stalled
+from gate.shard.state import PULLS, ServiceBatch, ShardState
 from gate.units import MS
 
 FIRST_BACKOFF: Final = 0.2
@@ -66,9 +66,9 @@ class Shard:
         self._paused = self._doubted = False
         self._changed = False  # the services or the policy, since the last batch
         self._lead = LEAST_LEAD  # about what it takes from waking up to being ready to commit
-        self._intake = Intake(environment, self._woken.set, {})
+        self._reader = ShardReader(environment, self._woken.set, {})
         self._clock = BrokerClock()
-        self._desk: Desk | None = None
+        self._state: ShardState | None = None
         self._task: asyncio.Task[None] | None = None
         self._begins: dict[Partition, int] = {}  # of delayed topics of which something is gone
         self._sessions = 0
@@ -76,10 +76,10 @@ class Shard:
         self._known: set[str] = set()  # services of which was told
         self._introduced: tuple[str, int] | None = None  # by which policy, with how many services of its own
         self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
-        self._blame = Blame(environment.names)
+        self._refusals = RefusalHistory(environment.names)
         self._progress = Progress(number, environment.observer, environment.local)
         self._reported = False  # that partitions wait
-        self._settled: asyncio.Future[Kept] | None = None  # who waits for the next commit
+        self._settled: asyncio.Future[RetainedOffsets] | None = None  # who waits for the next commit
         self._muted: frozenset[str] = frozenset()  # services that are not heard, as outputs are closed
 
     @property
@@ -90,13 +90,13 @@ class Shard:
     @property
     def serves(self) -> bool:
         """Whether it has services."""
-        return bool(self._intake.services)
+        return bool(self._reader.services)
 
     def hindered(self) -> Blocked | None:
         """Return why it does not decide, or not about all of its services; None: it does."""
         awaits = self._session.awaits if self._session is not None else None
         if self.ready:
-            return Blocked(awaits, wholly=True) if awaits else self._env.source.blocked(self._intake.inbox)
+            return Blocked(awaits, wholly=True) if awaits else self._env.source.blocked(self._reader.buffer)
         why = f"failed {self.failures} times: {self._progress.why}" if self.failures else "is being taken over"
         return Blocked(f"{why}; {awaits}" if awaits and awaits not in why else why, wholly=True)
 
@@ -104,7 +104,7 @@ class Shard:
 
     def start(self, requests: Mapping[str, int]) -> None:
         """Begin, or go on after `pause`, with these services (name -> partitions of the request topic)."""
-        self._intake.services = dict(requests)
+        self._reader.services = dict(requests)
         self._changed = True
         self._paused = False
         self._woken.set()
@@ -151,36 +151,36 @@ class Shard:
         self._doubted = True
         self._woken.set()
 
-    def owned(self) -> Iterator[Owned]:
+    def owned(self) -> Iterator[OwnedService]:
         """Yield its services, and how far each is decided."""
-        desk = self._desk
-        for service in self._intake.services:
-            partitions = self._intake.partitions(service)
-            at = {p: None if desk is None else desk.decided(service, p) for p in partitions}
-            yield Owned(self.number, service, at)
+        state = self._state
+        for service in self._reader.services:
+            partitions = self._reader.partitions(service)
+            at = {p: None if state is None else state.decided(service, p) for p in partitions}
+            yield OwnedService(self.number, service, at)
 
     def parking(self) -> Parking | None:
         """Return what it takes for parked; None: it does not know yet."""
-        desk = self._desk
-        if desk is None or not self.ready:
+        state = self._state
+        if state is None or not self.ready:
             return None
-        missed, desk.missed = frozenset(desk.missed), set()
-        return Parking(self.number, self._sessions, desk.lowest(), missed)
+        missed, state.missed = frozenset(state.missed), set()
+        return Parking(self.number, self._sessions, state.lowest(), missed)
 
     def rooms(self) -> dict[str, list[Partition]]:
         """Return, by service, the partitions in which requests and retries wait."""
-        names, intake = self._env.names, self._intake
+        names, reader = self._env.names, self._reader
         return {
-            service: [*(Partition(names.delayed(service), n) for n in range(count)), *intake.waiting_rooms(service)]
-            for service, count in intake.services.items()
+            service: [*(Partition(names.delayed(service), n) for n in range(count)), *reader.waiting_rooms(service)]
+            for service, count in reader.services.items()
         }
 
-    async def settled(self) -> Kept:
+    async def settled(self) -> RetainedOffsets:
         """Return what waits as of a commit that was begun after the call; the caller sets the deadline."""
         if self._settled is None:
             self._settled = asyncio.get_running_loop().create_future()
-        if self._desk is not None:
-            self._desk.write_soon()
+        if self._state is not None:
+            self._state.write_soon()
             self._woken.set()
         return await asyncio.shield(self._settled)
 
@@ -192,24 +192,24 @@ class Shard:
 
     def publish(self, undecided: Mapping[str, int]) -> None:
         """Publish the usage of these services soon, of which so many requests stand undecided."""
-        if self._desk is not None:
-            self._desk.publish(undecided)
+        if self._state is not None:
+            self._state.publish(undecided)
             self._woken.set()
 
     def watched(self) -> list[Watched]:
         """Return the services whose workers are to be watched."""
-        desk = self._desk
-        if desk is None:
+        state = self._state
+        if state is None:
             return []
         return [
             Watched(
                 name, policy.worker_group,
-                tuple(Partition(served.topics.admitted, p.number) for p in self._intake.partitions(name)),
+                tuple(Partition(served.topics.admitted, p.number) for p in self._reader.partitions(name)),
                 served.admitted,
             )
-            for name, served in desk.services.items()
-            if name in self._intake.services
-            and (policy := desk.policy.effective(name)).max_in_flight is not None
+            for name, served in state.services.items()
+            if name in self._reader.services
+            and (policy := state.policy.effective(name)).max_in_flight is not None
             and policy.worker_group is not None
         ]  # fmt: skip
 
@@ -222,11 +222,11 @@ class Shard:
             self._sessions += 1
             try:
                 writer = BatchWriter(self.number, session, self._clock, self._env)
-                self._intake.weigh = session.weigh
-                desk = await self._take_over(session, writer)
+                self._reader.weigh = session.weigh
+                state = await self._take_over(session, writer)
                 self.ready = True
                 while not self.stopping:
-                    if await self._turn(desk, writer):
+                    if await self._turn(state, writer):
                         self._progress.advanced()
                         backoff = FIRST_BACKOFF
             except (OutputError, PulledTooMuchError) as error:
@@ -253,31 +253,31 @@ class Shard:
         """Keep what a refused output tells: the next session does not run into it again."""
         log.warning("a batch is decided anew, as not all of it was taken", shard=self.number, why=str(error))
         if isinstance(error, PulledTooMuchError):
-            self._blame.pulled_too_much(error.services, error.count)
+            self._refusals.pulled_too_much(error.services, error.count)
             return
         if isinstance(error, BatchTooLargeError):
             self._env.limits.learn(error.partition.topic, error.size)
         else:
             self._env.limits.forget(error.partition.topic)
-        self._blame.learn(error, self._env.local() / 1e9)
+        self._refusals.learn(error, self._env.local() / 1e9)
 
-    def _report_waiting(self, desk: Desk) -> None:
+    def _report_waiting(self, state: ShardState) -> None:
         """Tell which partitions wait, as what they go to takes nothing, or as they can't be read."""
-        waiting = stands(desk, self._intake, self._blame, self._env, self._decided)
+        waiting = find_stalled(state, self._reader, self._refusals, self._env, self._decided)
         if waiting or self._reported:
             self._env.observer.waiting(self.number, waiting)
         self._reported = bool(waiting)
 
     def _let_go(self) -> None:
-        for service in self._known | set(self._desk.services if self._desk is not None else ()):
+        for service in self._known | set(self._state.services if self._state is not None else ()):
             self._env.observer.forget(service)
         self._known, self._introduced = set(), None
-        if self._desk is not None:
-            self._desk.close()
-        self._intake.close()
-        self._intake = Intake(self._env, self._woken.set, self._intake.services)
+        if self._state is not None:
+            self._state.close()
+        self._reader.close()
+        self._reader = ShardReader(self._env, self._woken.set, self._reader.services)
         self._clock = BrokerClock()
-        self._desk = None
+        self._state = None
 
     async def _abort(self) -> None:
         """End what a session has left open: nobody else may come to do it before its transaction times out."""
@@ -300,19 +300,19 @@ class Shard:
                     self._woken.clear()
                     await self._woken.wait()
 
-    async def _take_over(self, session: Session, writer: BatchWriter) -> Desk:
+    async def _take_over(self, session: Session, writer: BatchWriter) -> ShardState:
         await self._not_paused()
         self._doubted = False
         started = self._env.local()
         await self._env.confirm(self.number)
         if self.stopping:
             raise asyncio.CancelledError  # it has another owner, which must not be fenced
-        intake = self._intake
-        partitions = [p for service in intake.services for p in intake.partitions(service)]
+        reader = self._reader
+        partitions = [p for service in reader.services for p in reader.partitions(service)]
         claim = await session.claim(partitions)
         self._unfinished = False
         reach("after-claim")
-        intake.claimed = set(partitions)
+        reader.claimed = set(partitions)
         meta = read_meta(claim.state.get(META_KEY), self._env.shards)
         if meta.closed is not None:
             self._env.closed()
@@ -324,40 +324,40 @@ class Shard:
         meta = await writer.claim(meta, outdated)
         self._clock.advance_to(meta.at, self._env.local())
         records = {key: value for key, value in claim.state.items() if key not in outdated}
-        desk = Desk(self._env.names, self._policy, meta, claim.marks, now := self._now())
+        state = ShardState(self._env.names, self._policy, meta, claim.marks, now := self._now())
         keys, leaving = len(claim.state), claim.state.get(LEAVING_KEY)
         del claim  # of a large state there is no room for two
-        await in_slices(desk.restore(records, now), self._env.local)
-        self._desk = desk
-        await writer.finish_leaving(desk, leaving, self._now())
-        await self._refresh(desk)
-        await writer.correct(desk, intake.inbox.followed)
+        await in_slices(state.restore(records, now), self._env.local)
+        self._state = state
+        await writer.finish_leaving(state, leaving, self._now())
+        await self._refresh(state)
+        await writer.correct(state, reader.buffer.followed)
         reach("after-restore")
         seconds = (self._env.local() - started) / 1e9
         log.info("shard taken over", shard=self.number, keys=keys, seconds=round(seconds, 3))
-        return desk
+        return state
 
-    async def _refresh(self, desk: Desk) -> None:
+    async def _refresh(self, state: ShardState) -> None:
         """Take in what has changed around the shard: services, policy, commands, the lag of workers."""
         self._changed = False
-        if desk.policy is not self._policy:
-            await in_slices(desk.follow_policy(self._policy, self._now()), self._env.local)
-        await self._intake.follow(desk, self._now())
-        if unknown := [watched for watched in self.watched() if watched.service not in desk.measured]:
+        if state.policy is not self._policy:
+            await in_slices(state.follow_policy(self._policy, self._now()), self._env.local)
+        await self._reader.follow(state, self._now())
+        if unknown := [watched for watched in self.watched() if watched.service not in state.measured]:
             await self._env.feedback.measure(unknown)  # or the first requests would wait for nothing
-        desk.apply(self._env.feedback, self._now())
+        state.apply(self._env.feedback, self._now())
         begins, self._begins = self._begins, {}
-        desk.forget_parked(begins, self._now())
-        self._introduce(desk)
+        state.forget_parked(begins, self._now())
+        self._introduce(state)
 
-    def _introduce(self, desk: Desk) -> None:
+    def _introduce(self, state: ShardState) -> None:
         """Tell of all services that are known here, so that their counters exist before anything comes."""
-        policy = desk.policy
-        if (policy.version, len(desk.services)) == self._introduced:
+        policy = state.policy
+        if (policy.version, len(state.services)) == self._introduced:
             return
-        self._introduced = policy.version, len(desk.services)
+        self._introduced = policy.version, len(state.services)
         shards = self._env.shards
-        self._known = set(desk.services)
+        self._known = set(state.services)
         self._known |= {name for name in policy.services if shard_of(policy.shard_key(name), shards) == self.number}
         for name in sorted(self._known):
             self._env.observer.known(name, policy.effective(name))
@@ -372,7 +372,7 @@ class Shard:
         """Return broker time in whole milliseconds, so that stamps say exactly what decisions were made by."""
         return self._clock.now(self._env.local()) // MS * MS
 
-    async def _turn(self, desk: Desk, writer: BatchWriter) -> bool:
+    async def _turn(self, state: ShardState, writer: BatchWriter) -> bool:
         """Wait for something to do and do it. Returns whether requests were decided."""
         await self._not_paused()
         if (why := writer.spent) is not None:
@@ -382,51 +382,51 @@ class Shard:
             if not await writer.is_settled():
                 raise ConnectionError("a broker has left half-done what it had answered; it is ended as it was decided")
         if self._changed:
-            await self._refresh(desk)
+            await self._refresh(state)
         self._woken.clear()
-        wake = desk.next_wake()
+        wake = state.next_wake()
         delay = None if wake is None else (wake - self._lead - self._now()) / 1e9
-        self._stop_what_waits(desk)
+        self._stop_what_waits(state)
         if self._is_halted():
             return False
-        if (retry := self._blame.wakes_at(self._env.local() / 1e9)) is not None:
+        if (retry := self._refusals.wakes_at(self._env.local() / 1e9)) is not None:
             retry -= self._env.local() / 1e9
             delay = retry if delay is None else min(delay, retry)
-        has_work = self._intake.inbox.has_work() or self._intake.listener.has_work(self._muted)
+        has_work = self._reader.buffer.has_work() or self._reader.listener.has_work(self._muted)
         if has_work or (delay is not None and delay <= 0):
-            if not self._intake.is_large:
+            if not self._reader.is_large:
                 # instead of asking in vain: what comes meanwhile joins the batch. What is due waits for nothing: it is
                 # decided as of its time only if that is still ahead, and with a bucket of one it delays all behind it
                 await asyncio.sleep(min(writer.settling, inf if delay is None else max(0.0, delay)))
             async with self._turn_among_large():
                 if self._changed:
-                    await self._refresh(desk)
+                    await self._refresh(state)
                 if self._is_halted():
                     return False
-                return await self._batch(desk, writer)
+                return await self._batch(state, writer)
         delay = self._progress.rests(delay)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._woken.wait()
         return False
 
-    def _stop_what_waits(self, desk: Desk) -> None:
+    def _stop_what_waits(self, state: ShardState) -> None:
         """Leave out what is not to be tried yet, and tell of it."""
         stopped: set[Partition] = set()
         muted: set[str] = set()
-        for output, closed in self._blame.waiting(self._env.local() / 1e9):
-            service = self._blame.service_of(output)
-            if service is not None and service in self._intake.services:
+        for output, closed in self._refusals.waiting(self._env.local() / 1e9):
+            service = self._refusals.service_of(output)
+            if service is not None and service in self._reader.services:
                 muted.add(service)  # what failed goes anywhere, and so do retries
-                stopped.update(self._intake.waiting_rooms(service))
+                stopped.update(self._reader.waiting_rooms(service))
                 if self._decided(service, output):
-                    requests = self._intake.partitions(service)
+                    requests = self._reader.partitions(service)
                     stopped |= {p for p in requests if closed.halts or p.number == output.number}
         self._muted = frozenset(muted)
-        if stopped != self._intake.inbox.stopped:
-            self._intake.inbox.stopped = stopped
+        if stopped != self._reader.buffer.stopped:
+            self._reader.buffer.stopped = stopped
             self._env.source.poke()
-        self._report_waiting(desk)
+        self._report_waiting(state)
 
     def _decided(self, service: str, output: Partition) -> bool:
         """Tell whether requests go to an output as they are decided; else it is one for jobs that failed."""
@@ -440,7 +440,7 @@ class Shard:
     async def _turn_among_large(self) -> AsyncIterator[None]:
         """Wait until few other large batches are in memory, if this will be one; where they hang, not for ever."""
         large, mine = self._env.large, False
-        if self._intake.is_large or self._intake.inbox.is_packed() or (self._desk is not None and self._desk.large):
+        if self._reader.is_large or self._reader.buffer.is_packed() or (self._state is not None and self._state.large):
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     mine = await large.acquire()
@@ -452,24 +452,24 @@ class Shard:
 
     # -- one batch -------------------------------------------------------------------------------------------------
 
-    async def _batch(self, desk: Desk, writer: BatchWriter) -> bool:
+    async def _batch(self, state: ShardState, writer: BatchWriter) -> bool:
         """Decide about what waits and commit it. Returns whether requests were decided."""
         started = self._env.local()
-        batch = Batch(self._moment(desk), limit=self._env.limits.of)
+        batch = Batch(self._moment(state), limit=self._env.limits.of)
         self._idle.clear()
         self._progress.works()
         settled = self._settled
         try:
-            heard = await self._hear(desk, batch)
-            turns = await self._decide(desk, batch)
+            heard = await self._hear(state, batch)
+            turns = await self._decide(state, batch)
             reach("after-decide")
-            if not await writer.write(desk, batch, turns):
+            if not await writer.write(state, batch, turns):
                 return False
             reach("after-commit")
             if settled is not None:
                 self._settled = None
-                settled.set_result(desk.waits(self.rooms()))
-            self._blame.committed(batch.outputs)
+                settled.set_result(state.waits(self.rooms()))
+            self._refusals.committed(batch.outputs)
             # what took longer may take longer again; what did not is believed bit by bit
             needed = max(writer.prepared - started, self._lead - self._lead // 16)
             self._lead = max(LEAST_LEAD, min(needed, MOST_LEAD))
@@ -480,62 +480,62 @@ class Shard:
         finally:
             self._idle.set()
 
-    def _moment(self, desk: Desk) -> int:
+    def _moment(self, state: ShardState) -> int:
         """Return the time to decide by. What is due in a moment is decided as of then, and committed no sooner.
 
         With a bucket of one, each ms that a release is late delays all behind it.
         """
         # each batch later than the last one: see gate.kafka.torn_transactions
-        now, wake = max(self._now(), desk.decided_until + MS), desk.next_wake()
+        now, wake = max(self._now(), state.decided_until + MS), state.next_wake()
         return now if wake is None or wake > now + self._lead else max(now, -(-wake // MS) * MS)
 
-    async def _hear(self, desk: Desk, batch: Batch) -> list[tuple[Part, Followed]]:
+    async def _hear(self, state: ShardState, batch: Batch) -> list[tuple[FeedbackBatch, FeedbackResult]]:
         """Act upon what workers told."""
-        listener, blame = self._intake.listener, self._blame
-        parts = listener.take(self._muted, blame.hearings)
-        heard = [(part, desk.hear(part, batch, blame.condemned)) for part in parts]
-        await self._intake.follow_retries(desk, {part.service for part in parts})
+        listener, refusals = self._reader.listener, self._refusals
+        parts = listener.take(self._muted, refusals.hearings)
+        heard = [(part, state.hear(part, batch, refusals.condemned)) for part in parts]
+        await self._reader.follow_retries(state, {part.service for part in parts})
         return heard
 
-    async def _decide(self, desk: Desk, batch: Batch) -> list[Turn]:
-        blame = self._blame
-        due = desk.due(batch.now) - self._put_off(desk, batch.now)
+    async def _decide(self, state: ShardState, batch: Batch) -> list[ServiceBatch]:
+        refusals = self._refusals
+        due = state.due(batch.now) - self._put_off(state, batch.now)
         for service in due:
-            self._intake.release(desk, service, batch.now)
-        taken, retried = self._intake.take(desk, blame, batch.now)
-        judges = await self._intake.judges(desk, taken, retried, blame)
+            self._reader.release(state, service, batch.now)
+        taken, retried = self._reader.take(state, refusals, batch.now)
+        judges = await self._reader.judges(state, taken, retried, refusals)
         turns = [
-            desk.decide(
-                desk.services[service],
+            state.decide(
+                state.services[service],
                 batch.now,
                 taken.get(service, ()),
-                self._intake.inbox,
+                self._reader.buffer,
                 judges.get(service, NO_JUDGES),
-                blame.pulls.get(service, PULLS),
+                refusals.pulls.get(service, PULLS),
                 retried.get(service, ()),
-                self._intake.services.get(service, 1),
+                self._reader.services.get(service, 1),
             )
             for service in sorted(due | taken.keys() | retried.keys())
         ]
-        await self._intake.pull(turns)
+        await self._reader.pull(turns)
         for turn in turns:
-            desk.route(turn, batch, blame.condemned)
+            state.route(turn, batch, refusals.condemned)
         if taken or retried:
             self._env.source.poke()
         return turns
 
-    def _put_off(self, desk: Desk, now: int) -> set[str]:
+    def _put_off(self, state: ShardState, now: int) -> set[str]:
         """Return the services that wait as a whole; they are looked at again when they may be tried."""
         local = self._env.local() / 1e9
         halted: set[str] = set()
-        for output, closed in self._blame.waiting(local):
-            service = self._blame.service_of(output) if closed.halts else None
-            if service is not None and service in desk.services and self._decided(service, output):
+        for output, closed in self._refusals.waiting(local):
+            service = self._refusals.service_of(output) if closed.halts else None
+            if service is not None and service in state.services and self._decided(service, output):
                 halted.add(service)
-                desk.postpone(service, now + int((closed.until - local) * 1e9))
+                state.postpone(service, now + int((closed.until - local) * 1e9))
         return halted
 
-    def _tell(self, turns: Sequence[Turn], now: int, started: int) -> None:
+    def _tell(self, turns: Sequence[ServiceBatch], now: int, started: int) -> None:
         observer = self._env.observer
         at = now // MS
         for turn in turns:

@@ -1,4 +1,4 @@
-"""What topics take, as far as the broker tells: the size of a batch, and whether each record needs a key."""
+"""Limits of topics, as far as the broker tells them: the size of a batch, and whether each record needs a key."""
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping

@@ -1,4 +1,4 @@
-"""When the usage of each service is published: often enough for who paces by it, and never all at once."""
+"""The schedule by which usage is published: often enough for who paces by it, and never all at once."""
 
 import heapq
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ USAGE_RATE: Final = 16  # services whose usage is published in that time: many m
 USAGE_SLOTS: Final = 8  # times that at the longest: pacers that hear nothing for 10 s take the gate to be away
 
 
-class Publication:
+class UsageSchedule:
     """A timetable. Times in ns; the first report of a service is due at once."""
 
     EVERY: ClassVar[int] = 1_000 * MS

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from gate.admission.breach import Beat
+from gate.admission.breach import AlertSchedule
 from gate.admission.driver import ROOM, Driver
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
@@ -82,7 +82,7 @@ class Simulation:
         budgets: Budgets | None = None,
         partitions: int = 1,
         restart: bool = False,
-        beat: Beat | None = None,
+        schedule: AlertSchedule | None = None,
     ) -> None:
         self.policy = policy
         self.version = 1
@@ -90,9 +90,9 @@ class Simulation:
         self.history = History()
         self.state: dict[str, bytes] = {}
         self.steps = 0
-        self._beat = beat
+        self._schedule = schedule
         self._restart = restart  # after every step
-        engine = Engine(policy.name, policy, self.budgets, now, "1", beat=beat)
+        engine = Engine(policy.name, policy, self.budgets, now, "1", schedule=schedule)
         self._driver = Driver(engine, self, now, partitions)
 
     @property
@@ -138,7 +138,13 @@ class Simulation:
         """Throw the engine away and go on from its records."""
         self.save()
         self._driver.engine = Engine.restore(
-            self.policy.name, self.policy, self.budgets, self.now, str(self.version), self.state, beat=self._beat
+            self.policy.name,
+            self.policy,
+            self.budgets,
+            self.now,
+            str(self.version),
+            self.state,
+            schedule=self._schedule,
         )
 
     def save(self) -> None:

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from gate.admission.breach import Beat
+from gate.admission.breach import AlertSchedule
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import SECOND, EventKind, Reason, Run
@@ -72,8 +72,8 @@ def test_near_limit_is_told_once_per_crossing_and_seldom(policy, spec, start):
 
 
 def test_the_beat_can_be_set(policy, spec, start):
-    beat = Beat(calm=SECOND, first=2 * SECOND, slowest=2 * SECOND)
-    engine = Engine("svc", policy(spec(1, 1)), Budgets(start, {}), start, "1", beat=beat)
+    schedule = AlertSchedule(calm=SECOND, first=2 * SECOND, slowest=2 * SECOND)
+    engine = Engine("svc", policy(spec(1, 1)), Budgets(start, {}), start, "1", schedule=schedule)
     engine.step(start, [Run(0, 8)], 0)
     engine.parked([(0, n) for n in range(7)])
     told = list(engine.drain_events())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from gate.admission.breach import Beat
+from gate.admission.breach import AlertSchedule
 from gate.admission.forecast.simulated import MOST
 from gate.admission.model import MS, SECOND, Run
 from gate.limits import Per, Quota, Spec, Window
@@ -20,7 +20,7 @@ LANES = [
     {"hi": Fraction(6), "default": Fraction(3), "low": Fraction(1)},
     {"default": Fraction(5, 2), "x": Fraction(1, 3)},
 ]
-RARE = Beat(slowest=400 * 86_400 * SECOND)  # a quota that is used up is no reason to wake thousands of times
+RARE = AlertSchedule(slowest=400 * 86_400 * SECOND)  # a quota that is used up is no reason to wake thousands of times
 SEEDS = st.integers(0, 2**32)
 
 
@@ -50,7 +50,7 @@ def random_runs(rng, lanes, tenants, costs, deadline=0.0, now=0):
 
 def play(rng, policy, tenants, costs, deadline=0.0, late=0) -> tuple[Simulation, list[Run], int]:
     """Offer random batches, waking the engine in between (up to `late` ms too late), then drain."""
-    sim = Simulation(policy, now=START, partitions=rng.choice([1, 3]), beat=RARE)
+    sim = Simulation(policy, now=START, partitions=rng.choice([1, 3]), schedule=RARE)
     like, last = [], 0
     delay = (lambda: rng.randrange(late) * MS) if late else None
     for _ in range(rng.randrange(2, 12)):
@@ -172,11 +172,11 @@ def test_never_idle(seed):
     """Whatever waits, the engine asks to be woken the very millisecond at which the limits let something go."""
     rng = random.Random(seed)
     limits = random_spec(rng)
-    sim = Simulation(ServicePolicy("svc", limits, lanes=rng.choice(LANES)), now=START, beat=RARE)
+    sim = Simulation(ServicePolicy("svc", limits, lanes=rng.choice(LANES)), now=START, schedule=RARE)
     total = 200
     sim.submit(*[Run(n * 4, 4, rng.choice(list(sim.policy.lanes)), rng.choice("abc")) for n in range(total // 4)])
     sim.drain()
-    ideal = Simulation(ServicePolicy("svc", limits), now=START, beat=RARE)
+    ideal = Simulation(ServicePolicy("svc", limits), now=START, schedule=RARE)
     ideal.offer(total)
     ideal.drain()
     assert sorted(sim.history.admitted_at) == sorted(ideal.history.admitted_at)

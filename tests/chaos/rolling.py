@@ -32,7 +32,7 @@ AWAY = 1.0  # that a node is gone
 ASLEEP = 7.0  # that a node stands still: longer than its session of 4 s
 RECOVERY = 60.0  # that it may take until all nodes have all again
 POLL = 0.3
-RESTARTS = "shard starts anew"
+RESTARTS = "shard restarts"
 
 
 @dataclass

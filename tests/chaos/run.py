@@ -10,7 +10,7 @@ from time import monotonic, time
 
 from gate.kafka.local import LocalBroker
 from gate.policy import Policy, parse_policy
-from gate.protocol.headers import read_wishes
+from gate.protocol.headers import read_options
 from gate.protocol.topics import Names
 from gate.shard.placement import shard_of
 from tests.chaos import faults, judge, load, replay, topics
@@ -228,7 +228,7 @@ async def judge_topics(
         service = NAMES.service_of(record.topic)
         if service is not None:
             ends["requests"] += 1
-            cost = getattr(read_wishes(record.headers), "cost", 1)
+            cost = getattr(read_options(record.headers), "cost", 1)
             if cost != 1:
                 costs[record.topic.encode(), record.partition, record.offset] = cost
         elif record.topic == names.state:

@@ -17,7 +17,7 @@ from aiokafka import TopicPartition
 
 from gate.cli import main
 from gate.kafka.aio.session import KafkaSession
-from gate.shard.records import Mark, Outgoing, Partition, Raw, Written
+from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Written
 
 TEARS = {  # by service: what gets no marker
     "alpha": {"state"},
@@ -45,7 +45,7 @@ class Tearing:
         self,
         session: KafkaSession,
         outputs: Mapping[Partition, Sequence[Outgoing | Raw]],
-        marks: Mapping[Partition, Mark] | None = None,
+        marks: Mapping[Partition, CommittedOffset] | None = None,
     ) -> Mapping[Partition, Written]:
         kinds = {partition.topic.split(".")[1] for partition in outputs}
         if {"admitted", "delayed"} <= kinds:

@@ -178,5 +178,5 @@ async def test_an_output_topic_that_is_deleted_stops_its_own_service_alone(boots
         assert Counter(r.value for r in again) == Counter(b"%d" % i for i in range(10, 20)), running.text()
         assert re.search(rf"{prefix}\.admitted\.pay-\d: there is no such topic", running.text()), running.text()
         assert "does not take a batch in time" not in running.text(), "as long as a session lasts, nobody was decided"
-        assert "shard starts anew" not in running.text(), "it was not the shard that failed"
+        assert "shard restarts" not in running.text(), "it was not the shard that failed"
         until(lambda: "a partition goes on" in running.text(), explain=running.text)

@@ -73,4 +73,4 @@ async def test_the_end_of_a_batch_that_arrives_amid_the_next_one_ends_nothing(ow
         assert len(parked) == len(set(parked)), running.text()
         assert await topics.open_transactions(bootstrap, await topics.topics(bootstrap)) == []
         assert re.search("EndTxn .*sent.*again", running.text()), running.text()
-        assert "starts anew" not in running.text()
+        assert "shard restarts" not in running.text()

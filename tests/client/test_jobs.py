@@ -40,8 +40,8 @@ async def test_a_job_is_submitted_admitted_done_and_answered(gated, start):
 
     start(worker)
     async with gated.client() as client:
-        wishes = {"key": "k", "tenant": "acme", "priority": "batch", "cost": 2, "id": "mine"}
-        ticket = await client.submit(service, "hello", deadline=60, headers={"traceparent": "00-1"}, **wishes)
+        options = {"key": "k", "tenant": "acme", "priority": "batch", "cost": 2, "id": "mine"}
+        ticket = await client.submit(service, "hello", deadline=60, headers={"traceparent": "00-1"}, **options)
         decision = await ticket.decision(20)
         assert decision.verdict is Verdict.ADMITTED
         assert decision.is_final

@@ -226,7 +226,7 @@ def test_what_is_held_back_in_the_request_topic_holds_the_pipeline_back(target, 
         now, at = tick / 100, EPOCH + tick * 10**7
         while released - decided < 10_000 and not throttle.take(now):
             released += 1
-        if tick % 10 == 0 and released > decided:  # as a desk looks at a partition
+        if tick % 10 == 0 and released > decided:  # as a shard looks at a partition
             again = [(0, seen - decided)] if seen > decided else []
             step = engine.step(at, [Run(0, released - decided)], 0, again)
             went = sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)

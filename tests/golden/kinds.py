@@ -15,14 +15,14 @@ from gate.shard.changelog import (
     read_leaving,
     read_meta,
 )
-from gate.shard.ledger import Ledger, ReturnsRecord
+from gate.shard.feedback_state import FeedbackPositionsRecord, FeedbackState
 from gate.shard.positions import Positions, PositionsRecord
-from gate.shard.records import Mark, Partition
-from gate.shard.told import ToldRecord
+from gate.shard.records import CommittedOffset, Partition
+from gate.shard.seen_feedback import SeenFeedbackRecord
 
 KINDS: dict[str, Any] = {
     "service": ServiceRecord, "tenant": TenantRecord, "group": GroupRecord, "parked": SegmentRecord,
-    "offsets": PositionsRecord, "returns": ReturnsRecord, "told": ToldRecord,
+    "offsets": PositionsRecord, "returns": FeedbackPositionsRecord, "told": SeenFeedbackRecord,
 }  # fmt: skip
 AT = 1_764_000_123_456_000_000
 
@@ -46,11 +46,11 @@ def shell_records() -> dict[str, bytes]:
     positions = Positions(names, {}, 0)
     positions.advance("pay", 0, [_Record()], 18)
     positions.advance("pay", 3, [], 4)
-    ledger = Ledger(names)
-    ledger.begin({Partition(names.feedback("pay"), 2): Mark(5)})
-    ledger.advance(Partition(names.feedback("pay"), 2), 11)
-    ledger.advance(Partition(names.retries("pay"), 0), 7)
-    told = ledger.told("pay", 2)
+    feedback = FeedbackState(names)
+    feedback.begin({Partition(names.feedback("pay"), 2): CommittedOffset(5)})
+    feedback.advance(Partition(names.feedback("pay"), 2), 11)
+    feedback.advance(Partition(names.retries("pay"), 0), 7)
+    told = feedback.told("pay", 2)
     for offset, settled in ((40, 30), (44, 30), (41, 33)):
         told.take("workers", offset, settled, 1_764_000_000_000)
     told.settle("others", 12)
@@ -58,7 +58,7 @@ def shell_records() -> dict[str, bytes]:
         ("pay", Pull(2, 40, 3, Verdict.ADMITTED, None, None)),
         ("mail", Pull(0, 7, 1, Verdict.REJECTED, Reason.DEADLINE, "mail.rate")),
     ]
-    changed = {key: data for key, data in ledger.changes().items() if data is not None}
+    changed = {key: data for key, data in feedback.changes().items() if data is not None}
     return {
         **changed,
         "offsets/pay": positions.record("pay"),

@@ -1,4 +1,4 @@
-"""Parts of hostile records: names, stamps and wishes that no honest client writes."""
+"""Parts of hostile records: names, stamps and options that no honest client writes."""
 
 import gzip
 import json
@@ -75,7 +75,7 @@ def stamped(some: Random, now: int) -> Headers:
 
 
 def wished(some: Random, now: int) -> Headers:
-    """Return wishes; most of them can't be read."""
+    """Return options; most of them can't be read."""
     dates = (now + 5_000, now - 5_000, now + 10**10, 99_999_999_999, 253_402_300_800_000)
     deadlines = (*NUMBERS, *(b"%d" % date for date in dates))
     choices: Headers = (

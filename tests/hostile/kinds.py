@@ -168,7 +168,7 @@ def stamps(draw: Draw) -> Shot:
     return draw.shot(draw.batch(draw.among(strange, part=0.5)))
 
 
-def wishes(draw: Draw) -> Shot:
+def options(draw: Draw) -> Shot:
     """Cost, priority, tenant and deadline in every malformed form, and at the edges of the allowed ones."""
 
     def strange(record: RawRecord) -> RawRecord:
@@ -208,7 +208,7 @@ def poison(draw: Draw) -> Shot:
 
 # each kind's part of the records: a share of them, or one batch in so many records where each takes much
 SHARES: Final[Mapping[Callable[[Draw], Shot], float]] = {
-    plain: 0.16, keyless: 0.06, names: 0.10, times: 0.12, sizes: 0.03, deltas: 0.14, stamps: 0.10, wishes: 0.12,
+    plain: 0.16, keyless: 0.06, names: 0.10, times: 0.12, sizes: 0.03, deltas: 0.14, stamps: 0.10, options: 0.12,
     tenants: 0.12, fields: 0.02, forms: 0.02, poison: 0.01,
 }  # fmt: skip
 RARE: Final[Mapping[Callable[[Draw], Shot], int]] = {headers: 1_000, bombs: 2_000, floods: 20_000}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gate.errors import GateError
 from gate.kafka.assignor import balance, make_assignor
-from gate.kafka.upgrade import Standing, check, member_of
+from gate.kafka.upgrade import UpgradeStatus, check, member_of
 from gate.shard.changelog import FORMAT
 from gate.shard.placement import shard_of
 
@@ -114,8 +114,8 @@ def test_a_member_tells_which_format_of_the_state_it_knows():
     )
     assert (new.format, bool(new.version), new.host) == (FORMAT, True, "10.0.0.7")
     assert (old.format, old.version) == (ancient.format, ancient.version) == (1, "")
-    check(Standing({0: 1}, [new]))
+    check(UpgradeStatus({0: 1}, [new]))
     with pytest.raises(GateError, match=r"2 of 3 gates do not know format 2 of the state: .*old.*ancient"):
-        check(Standing({0: 1}, [new, old, ancient]))
+        check(UpgradeStatus({0: 1}, [new, old, ancient]))
     with pytest.raises(GateError, match="no gate runs"):
-        check(Standing({0: 1}, []))
+        check(UpgradeStatus({0: 1}, []))

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from gate.kafka.coalesced import Together
+from gate.kafka.coalesced import CoalescedCall
 
 
 class Calls:
@@ -32,7 +32,7 @@ async def settle():
 
 async def test_who_asks_before_it_begins_shares_it_and_who_comes_later_gets_the_next():
     calls = Calls()
-    call = Together(calls)
+    call = CoalescedCall(calls)
     first = [asyncio.ensure_future(call()) for _ in range(3)]
     await settle()
     later = [asyncio.ensure_future(call()) for _ in range(3)]
@@ -45,7 +45,7 @@ async def test_who_asks_before_it_begins_shares_it_and_who_comes_later_gets_the_
 
 async def test_who_gives_up_leaves_the_others_waiting():
     calls = Calls()
-    call = Together(calls)
+    call = CoalescedCall(calls)
     gone, stays = asyncio.ensure_future(call()), asyncio.ensure_future(call())
     await settle()
     gone.cancel()
@@ -59,7 +59,7 @@ async def test_an_error_reaches_all_and_the_next_call_is_a_new_one():
     calls = Calls()
     calls.error = ConnectionError("gone")
     calls.go.set()
-    call = Together(calls)
+    call = CoalescedCall(calls)
     for answer in await asyncio.gather(call(), call(), return_exceptions=True):
         assert answer is calls.error
     calls.error = None

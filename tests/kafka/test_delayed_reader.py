@@ -19,7 +19,7 @@ from gate.protocol.topics import Names
 from gate.shard.changelog import FORMAT, Meta
 from gate.shard.ports import PulledTooMuchError
 from gate.shard.records import Fetched, Partition
-from gate.shard.state import Desk
+from gate.shard.state import ShardState
 from tests.shard.test_buffer import Rec
 
 HERE, OTHER = Partition("gate.delayed.pay", 0), Partition("gate.delayed.pay", 1)
@@ -263,8 +263,8 @@ def test_no_more_is_read_at_once_than_there_is_room_for_whatever_part_of_it_is_l
 
 @pytest.mark.parametrize("part", LARGE)
 def test_who_releases_large_requests_releases_few_at_a_time(part):
-    desk = Desk(Names(), parse_policy("services: {pay: {requests_per_second: 1}}"), Meta(FORMAT, 16), {}, 10**18)
-    served = desk.serve("pay", 10**18)
+    state = ShardState(Names(), parse_policy("services: {pay: {requests_per_second: 1}}"), Meta(FORMAT, 16), {}, 10**18)
+    served = state.serve("pay", 10**18)
     for _ in range(9):
         served.weigh([(Pull(0, 0, 8, Verdict.ADMITTED, None, None), [Large(i, **LARGE[part]) for i in range(8)])])
     assert served.pulls <= 2

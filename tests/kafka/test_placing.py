@@ -26,7 +26,7 @@ from gate.shard.changelog import (
 )
 from gate.shard.placement import shard_of
 from gate.shard.positions import Positions
-from gate.shard.records import Mark, Partition
+from gate.shard.records import CommittedOffset, Partition
 from gate.units import MS
 from tests.admission.simulation import Simulation
 
@@ -124,7 +124,7 @@ def test_reading_goes_on_where_the_owner_before_would_have():
     shard = shard_of("pay", 4)
     before = shards(since=since, extra={shard: {"offsets/pay": known.record("pay")}})
     topics = {service: NAMES.requests(service) for service in (*SERVICES, "idle")}
-    marks = {Partition(topics[s], n): Mark(30 + n, at) for s in topics for n, at in enumerate((1, 650, 900))}
+    marks = {Partition(topics[s], n): CommittedOffset(30 + n, at) for s in topics for n, at in enumerate((1, 650, 900))}
     layout = laid_out(before, 2, marks=marks)
     for service, topic in topics.items():
         old = Positions(NAMES, marks, since[shard_of(POLICY.shard_key(service), 4)])

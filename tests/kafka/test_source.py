@@ -9,7 +9,7 @@ from aiokafka import errors
 
 from gate.kafka import source
 from gate.kafka.source import KafkaSource
-from gate.shard.buffer import Inbox, Pool
+from gate.shard.buffer import FetchBuffer, MemoryPool
 from gate.shard.records import Fetched, Partition
 
 PARTITIONS = [Partition("t", number) for number in range(20)]
@@ -63,14 +63,14 @@ class Reading:
     def __init__(self, brokers: Brokers) -> None:
         self.brokers = brokers
         self.troubles = 0
-        self.inbox = Inbox(1 << 20, Pool(1 << 30, 1), lambda: None)
+        self.buffer = FetchBuffer(1 << 20, MemoryPool(1 << 30, 1), lambda: None)
         self.source = KafkaSource([brokers], None, self._troubled)
 
     def _troubled(self) -> None:
         self.troubles += 1
 
     def read(self) -> set[Partition]:
-        return set(self.inbox.waiting)
+        return set(self.buffer.waiting)
 
     async def until(self, condition) -> float:
         begun = time.monotonic()
@@ -84,7 +84,7 @@ class Reading:
 async def reading(leaders):
     found = Reading(Brokers(leaders))
     for partition in PARTITIONS:
-        found.source.follow(partition, 0, found.inbox)
+        found.source.follow(partition, 0, found.buffer)
     try:
         yield found
     finally:
@@ -119,7 +119,7 @@ async def test_a_broker_that_is_gone_raises_one_doubt_until_it_is_back():
         await found.until(lambda: found.troubles > 0)
         tries = found.brokers.renewals
         for partition in PARTITIONS[half:]:
-            found.source.follow(partition, 0, found.inbox)  # so that broker 2 answers again and again
+            found.source.follow(partition, 0, found.buffer)  # so that broker 2 answers again and again
         await asyncio.sleep(0.7)  # three tries
         assert found.troubles == 1, tries
         found.brokers.leaders = dict.fromkeys(PARTITIONS, 2)
@@ -134,18 +134,20 @@ async def test_who_can_not_read_for_longer_than_a_moment_says_for_which_broker_i
     others = [] if wholly else PARTITIONS[1:]
     async with reading(dict.fromkeys(PARTITIONS, 1) | dict.fromkeys(others, 2)) as found:
         await found.until(lambda: found.read() == set(PARTITIONS))
-        assert found.source.blocked(found.inbox) is None
+        assert found.source.blocked(found.buffer) is None
         found.brokers.gone.add(1)
         for partition in PARTITIONS:
-            found.source.follow(partition, 0, found.inbox)
-        await found.until(lambda: (now := found.source.blocked(found.inbox)) is not None and now.wholly == wholly)
-        assert found.source.blocked(found.inbox).why == "broker 1: KafkaConnectionError: broker 1 closed the connection"
+            found.source.follow(partition, 0, found.buffer)
+        await found.until(lambda: (now := found.source.blocked(found.buffer)) is not None and now.wholly == wholly)
+        assert (
+            found.source.blocked(found.buffer).why == "broker 1: KafkaConnectionError: broker 1 closed the connection"
+        )
         monkeypatch.setattr(source, "MOMENT", 3600.0)
-        assert found.source.blocked(found.inbox) is None, "it may be a moment"
+        assert found.source.blocked(found.buffer) is None, "it may be a moment"
         monkeypatch.setattr(source, "MOMENT", 0.0)
         found.brokers.leaders = dict.fromkeys(PARTITIONS, 2)
         found.brokers.refresh()
-        await found.until(lambda: found.source.blocked(found.inbox) is None)
+        await found.until(lambda: found.source.blocked(found.buffer) is None)
 
 
 async def test_a_partition_that_moved_and_has_nothing_to_read_is_well_again(monkeypatch):
@@ -154,6 +156,6 @@ async def test_a_partition_that_moved_and_has_nothing_to_read_is_well_again(monk
     async with reading(dict.fromkeys(PARTITIONS, 1)) as found:
         await found.until(lambda: found.read() == set(PARTITIONS))
         found.brokers.moved = True
-        await found.until(lambda: found.source.unreadable(found.inbox))
+        await found.until(lambda: found.source.unreadable(found.buffer))
         found.brokers.leaders, found.brokers.moved = dict.fromkeys(PARTITIONS, 2), False
-        await found.until(lambda: not found.source.unreadable(found.inbox))
+        await found.until(lambda: not found.source.unreadable(found.buffer))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.sweeping import FIRST, MOST, Sweeper
 from gate.shard.records import Partition
-from gate.shard.snapshots import Kept
-from gate.shard.waiting import SECOND
+from gate.shard.snapshots import RetainedOffsets
+from gate.shard.stalls import SECOND
 
 HOUR, DAY = 3_600 * SECOND, 86_400 * SECOND
 DELAYED, RETRIES = Partition("gate.delayed.pay", 0), Partition("gate.retries.pay", 0)
@@ -61,7 +61,7 @@ class World:
                 self.owner = self.stale is None
 
     def kept(self):
-        return Kept(self.now, self.since, {DELAYED: min(self.parked, default=None), RETRIES: self.read})
+        return RetainedOffsets(self.now, self.since, {DELAYED: min(self.parked, default=None), RETRIES: self.read})
 
     # -- what the sweeper asks -------------------------------------------------------------------------------------
 

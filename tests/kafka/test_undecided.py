@@ -20,9 +20,9 @@ from gate.kafka.undecided import (
     Watch,
     options,
 )
-from gate.shard.records import Mark, Partition
-from gate.shard.snapshots import Owned
-from gate.shard.waiting import SECOND
+from gate.shard.records import CommittedOffset, Partition
+from gate.shard.snapshots import OwnedService
+from gate.shard.stalls import SECOND
 
 AT = 1_764_025_123_456_000_000
 PAY, CALM = Partition("gate.requests.pay", 0), Partition("gate.requests.calm", 0)
@@ -129,13 +129,15 @@ class World:
 
     async def committed(self, partitions):
         self.asked.append("marks")
-        return {partition: Mark(self.marks[partition]) for partition in partitions if partition in self.marks}
+        return {
+            partition: CommittedOffset(self.marks[partition]) for partition in partitions if partition in self.marks
+        }
 
     def owned(self):
         by_service = {}
         for partition, at in self.decided.items():
             by_service.setdefault(partition.topic.rpartition(".")[2], {})[partition] = at
-        return [Owned(1, service, positions) for service, positions in by_service.items()]
+        return [OwnedService(1, service, positions) for service, positions in by_service.items()]
 
     def undecided(self, service, undecided):
         self.told[service] = undecided

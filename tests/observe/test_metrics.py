@@ -177,7 +177,7 @@ def test_what_is_undecided_is_told_as_long_as_it_is_known(metrics, registry, usa
     assert samples["gate_undecided_requests", (("service", "payments"),)] == 3
     assert samples["gate_undecided_age_seconds", (("service", "payments"),)] == 1.5
     metrics.forget("payments")
-    assert "gate_undecided_requests" in names(registry), "its shard only starts anew"
+    assert "gate_undecided_requests" in names(registry), "its shard only restarts"
     metrics.undecided("payments", None)
     assert "gate_undecided_requests" not in names(registry)
 

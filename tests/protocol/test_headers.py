@@ -10,14 +10,14 @@ from gate.protocol.headers import (
     PLAIN,
     Malformed,
     Origin,
+    RequestOptions,
     Stamp,
     StampTemplate,
-    Wishes,
     is_stamped,
     origin,
     original_id,
     parse_stamp,
-    read_wishes,
+    read_options,
     restamp,
     retry_after,
     source_of,
@@ -34,7 +34,7 @@ EXAMPLE = b'admitted;id="gate.requests.payments-3@91823";at=1764025123456;attemp
     "headers", [(), [("traceparent", b"00-ab"), ("gate-id", b"\xff"), ("gate", b"x"), ("n", None)]]
 )
 def test_without_wishes_all_requests_share_one_value(headers):
-    assert read_wishes(headers) is PLAIN
+    assert read_options(headers) is PLAIN
 
 
 def test_wishes_are_read():
@@ -45,12 +45,12 @@ def test_wishes_are_read():
         ("gate-tenant", "Müller & Söhne".encode()),
         ("gate-deadline", b"1764025123456"),
     ]
-    assert read_wishes(headers) == Wishes("batch", "Müller & Söhne", 3, 1764025123456)
+    assert read_options(headers) == RequestOptions("batch", "Müller & Söhne", 3, 1764025123456)
 
 
 def test_the_last_of_two_counts():
-    assert read_wishes([("gate-cost", b"-1"), ("gate-cost", b"2")]) == Wishes(cost=2)
-    assert read_wishes([("gate-cost", b"2"), ("gate-cost", b"-1")]) == Malformed(
+    assert read_options([("gate-cost", b"-1"), ("gate-cost", b"2")]) == RequestOptions(cost=2)
+    assert read_options([("gate-cost", b"2"), ("gate-cost", b"-1")]) == Malformed(
         "gate-cost", "is '-1'; it must be an integer from 1 to 9223372036854775807"
     )
 
@@ -62,17 +62,17 @@ HOSTILE_INTEGERS = [b"0", b"-1", b"+1", str(2**63).encode(), b"9" * 5000, b"NaN"
 @pytest.mark.parametrize("value", HOSTILE_INTEGERS)
 @pytest.mark.parametrize("header", ["gate-cost", "gate-deadline"])
 def test_hostile_integers_are_malformed(header, value):
-    wishes = read_wishes([(header, value)])
-    assert isinstance(wishes, Malformed)
-    assert wishes.header == header
-    assert len(str(wishes)) < 200
+    options = read_options([(header, value)])
+    assert isinstance(options, Malformed)
+    assert options.header == header
+    assert len(str(options)) < 200
 
 
 def test_the_limits_of_integers():
-    assert read_wishes([("gate-cost", str(2**63 - 1).encode())]) == Wishes(cost=2**63 - 1)
-    assert read_wishes([("gate-deadline", b"253402300799999")]) == Wishes(deadline_ms=253402300799999)
+    assert read_options([("gate-cost", str(2**63 - 1).encode())]) == RequestOptions(cost=2**63 - 1)
+    assert read_options([("gate-deadline", b"253402300799999")]) == RequestOptions(deadline_ms=253402300799999)
     for other_unit in (b"1764025123", b"1764025123456000", b"1764025123456000000"):  # s, us, ns
-        assert isinstance(read_wishes([("gate-deadline", other_unit)]), Malformed)
+        assert isinstance(read_options([("gate-deadline", other_unit)]), Malformed)
 
 
 @pytest.mark.parametrize(
@@ -90,18 +90,20 @@ def test_the_limits_of_integers():
     ],
 )
 def test_hostile_names_are_malformed(header, value, why):
-    assert read_wishes([(header, value)]) == Malformed(header, why)
+    assert read_options([(header, value)]) == Malformed(header, why)
 
 
 def test_the_limits_of_names():
-    assert read_wishes([("gate-priority", b"x" * 64), ("gate-tenant", b"y" * 256)]) == Wishes("x" * 64, "y" * 256)
-    assert read_wishes([("gate-priority", b""), ("gate-tenant", b"")]) == PLAIN
+    assert read_options([("gate-priority", b"x" * 64), ("gate-tenant", b"y" * 256)]) == RequestOptions(
+        "x" * 64, "y" * 256
+    )
+    assert read_options([("gate-priority", b""), ("gate-tenant", b"")]) == PLAIN
 
 
 @given(st.lists(st.tuples(st.sampled_from(["gate-cost", "gate-tenant", "gate-priority", "gate-deadline", "x"]),
                           st.none() | st.binary(max_size=300))))  # fmt: skip
 def test_no_header_makes_reading_fail(headers):
-    assert isinstance(read_wishes(headers), Wishes | Malformed)
+    assert isinstance(read_options(headers), RequestOptions | Malformed)
 
 
 # Stamps

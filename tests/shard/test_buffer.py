@@ -1,6 +1,6 @@
 """What was fetched is taken in order, once, and what can't go yet is put back in front."""
 
-from gate.shard.buffer import Inbox, Pool
+from gate.shard.buffer import FetchBuffer, MemoryPool
 from gate.shard.records import Fetched, Partition
 
 P = Partition("gate.requests.x", 0)
@@ -18,8 +18,8 @@ def fetched(first: int, stop: int, next_offset: int | None = None, size: int = 1
     return Fetched([Rec(i) for i in range(first, stop)], stop if next_offset is None else next_offset, size)
 
 
-def inbox(limit: int = 25) -> Inbox:
-    return Inbox(limit, Pool(1000, 10), lambda: None)
+def buffer(limit: int = 25) -> FetchBuffer:
+    return FetchBuffer(limit, MemoryPool(1000, 10), lambda: None)
 
 
 def offsets(records) -> list[int]:
@@ -27,7 +27,7 @@ def offsets(records) -> list[int]:
 
 
 def test_take_in_parts():
-    box = inbox()
+    box = buffer()
     box.put(P, fetched(0, 3))
     box.put(P, fetched(3, 5, next_offset=7))  # two control records behind
     records, end = box.take(P, 2)
@@ -41,7 +41,7 @@ def test_take_in_parts():
 
 def test_no_more_is_taken_apart_than_is_taken():
     seen = []
-    box = inbox()
+    box = buffer()
     box.put(P, Fetched((seen.append(i) or Rec(i) for i in range(9)), 9, 10))
     assert seen == []
     for stop in 2, 4, 6, 8:
@@ -53,13 +53,13 @@ def test_no_more_is_taken_apart_than_is_taken():
 
 
 def test_a_piece_without_records_still_moves_the_offset():
-    box = inbox()
+    box = buffer()
     box.put(P, fetched(0, 0, next_offset=4))
     assert box.take(P, 10) == ([], 4)
 
 
 def test_a_full_batch_leaves_the_next_piece_whole():
-    box = inbox()
+    box = buffer()
     box.put(P, fetched(0, 2))
     box.put(P, fetched(2, 4))
     records, end = box.take(P, 2)
@@ -69,7 +69,7 @@ def test_a_full_batch_leaves_the_next_piece_whole():
 
 
 def test_it_is_full_by_bytes_and_has_room_again():
-    box = inbox(limit=20)
+    box = buffer(limit=20)
     assert box.wants(P)
     box.put(P, fetched(0, 2))
     box.put(P, fetched(2, 4))
@@ -79,7 +79,7 @@ def test_it_is_full_by_bytes_and_has_room_again():
 
 
 def test_what_is_given_back_comes_first_and_holds_its_partition():
-    box = inbox()
+    box = buffer()
     box.put(P, fetched(0, 4))
     box.put(P, fetched(4, 6))
     records, end = box.take(P, 4)
@@ -94,7 +94,7 @@ def test_what_is_given_back_comes_first_and_holds_its_partition():
 
 def test_a_closed_inbox_takes_nothing():
     woken = []
-    box = Inbox(10, Pool(1000, 10), lambda: woken.append(1))
+    box = FetchBuffer(10, MemoryPool(1000, 10), lambda: woken.append(1))
     box.put(P, fetched(0, 2))
     woken.clear()
     box.close()
@@ -106,8 +106,8 @@ def test_a_closed_inbox_takes_nothing():
 
 
 def test_many_inboxes_share_what_there_is_and_none_is_starved():
-    pool = Pool(limit=100, least=15)
-    greedy, modest = Inbox(1000, pool, lambda: None), Inbox(1000, pool, lambda: None)
+    pool = MemoryPool(limit=100, least=15)
+    greedy, modest = FetchBuffer(1000, pool, lambda: None), FetchBuffer(1000, pool, lambda: None)
     while greedy.wants(P):
         greedy.put(P, fetched(0, 1))
     assert (greedy.size, pool.size) == (100, 100)
@@ -123,7 +123,7 @@ def test_many_inboxes_share_what_there_is_and_none_is_starved():
 
 
 def test_a_dropped_partition_leaves_nothing():
-    box = inbox()
+    box = buffer()
     box.put(P, fetched(0, 2))
     box.drop(P)
     assert box.size == 0
@@ -134,7 +134,7 @@ def test_what_came_compressed_is_taken_by_what_it_weighs():
     class Heavy(Rec):
         value = bytes(1 << 20)
 
-    box = inbox()
+    box = buffer()
     box.put(P, Fetched([Heavy(i) for i in range(200)], 200, 10, codec=1, packed=True))
     records, end = box.take(P, 4_000, weight=8 << 20)
     assert len(records) == end == 8
@@ -146,14 +146,14 @@ def test_a_record_of_many_headers_is_a_large_one():
     class Wide(Rec):
         headers = [("", b"")] * 60_000
 
-    box = inbox()
+    box = buffer()
     box.put(P, fetched(0, 0))
     box.put(P, Fetched([Wide(i) for i in range(128)], 128, 10))
     assert len(box.take(P, 4_000)[0]) == 1
 
 
 def test_a_partition_that_is_stopped_is_neither_taken_nor_read_on():
-    box = inbox()
+    box = buffer()
     box.put(P, fetched(0, 3))
     box.stopped.add(P)
     assert not box.has_work()

@@ -25,7 +25,7 @@ def progress() -> tuple[Progress, list[int], list[tuple]]:
 def test_a_shard_that_takes_over_and_fails_again_and_again_is_counted():
     shard, clock, told = progress()
     for _ in range(239):
-        shard.rests(None)  # there is nothing in the inbox yet
+        shard.rests(None)  # there is nothing in the buffer yet
         clock[0] += 300 * MS
         shard.works()
         shard.failed(ValueError("bad"))

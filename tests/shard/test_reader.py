@@ -7,12 +7,12 @@ import pytest
 from gate.kafka.aio.reader import decode
 from gate.policy import parse_policy
 from gate.protocol.topics import Names
-from gate.shard.blame import Blame
-from gate.shard.buffer import Pool
+from gate.shard.buffer import MemoryPool
 from gate.shard.changelog import FORMAT, Meta
-from gate.shard.reader import BATCH_RECORDS, Intake
+from gate.shard.reader import BATCH_RECORDS, ShardReader
 from gate.shard.records import Fetched, Partition
-from gate.shard.state import Desk
+from gate.shard.refusal_history import RefusalHistory
+from gate.shard.state import ShardState
 from gate.shard.topic_limits import TopicLimits
 from gate.units import MS
 from tests.kafka.raw import Rec, batch
@@ -22,18 +22,18 @@ NOW = 1_764_000_000_000 * MS
 
 
 def test_whoever_sends_much_leaves_the_others_their_part_of_a_batch():
-    desk = Desk(Names(), parse_policy("services: {}"), Meta(FORMAT, 16), {}, NOW)
-    intake = Intake(SimpleNamespace(names=Names(), pool=Pool(1 << 30, 1)), lambda: None, {})
+    state = ShardState(Names(), parse_policy("services: {}"), Meta(FORMAT, 16), {}, NOW)
+    reader = ShardReader(SimpleNamespace(names=Names(), pool=MemoryPool(1 << 30, 1)), lambda: None, {})
     sent = {"stranger": [3 * BATCH_RECORDS] * 4, "busy": [BATCH_RECORDS], "calm": [5], "other": [7]}
     for service, counts in sent.items():
-        desk.serve(service, NOW)
+        state.serve(service, NOW)
         for number, count in enumerate(counts):
             records = [Stored(i, 1, b"k", b"v", ()) for i in range(count)]
-            intake.inbox.put(Partition(f"gate.requests.{service}", number), Fetched(records, count, 10 * count))
+            reader.buffer.put(Partition(f"gate.requests.{service}", number), Fetched(records, count, 10 * count))
 
     taken = {
         service: [len(part[1]) for part in parts]
-        for service, parts in intake.take(desk, Blame(Names()), NOW)[0].items()
+        for service, parts in reader.take(state, RefusalHistory(Names()), NOW)[0].items()
     }
 
     assert taken["calm"] == [5]
@@ -43,7 +43,7 @@ def test_whoever_sends_much_leaves_the_others_their_part_of_a_batch():
     assert len(taken["stranger"]) == 4
     assert max(taken["stranger"]) - min(taken["stranger"]) <= 1
     assert (
-        sum(len(part[1]) for part in intake.take(desk, Blame(Names()), NOW)[0]["busy"]) == BATCH_RECORDS // 2
+        sum(len(part[1]) for part in reader.take(state, RefusalHistory(Names()), NOW)[0]["busy"]) == BATCH_RECORDS // 2
     )  # as much as before
 
 
@@ -58,16 +58,18 @@ async def test_requests_are_judged_one_by_one_only_where_one_of_them_may_be_too_
         return {topic: {"max.message.bytes": "1000000", "cleanup.policy": "delete"} for topic in topics}
 
     here = Partition("gate.requests.pay", 0)
-    desk = Desk(Names(), parse_policy("services: {pay: {}}"), Meta(FORMAT, 16), {}, NOW)
-    desk.serve("pay", NOW)
+    state = ShardState(Names(), parse_policy("services: {pay: {}}"), Meta(FORMAT, 16), {}, NOW)
+    state.serve("pay", NOW)
     limits = TopicLimits(configs)
-    await limits.refresh(desk.outputs("pay"))
-    intake = Intake(SimpleNamespace(names=Names(), pool=Pool(1 << 30, 1), limits=limits), lambda: None, {"pay": 1})
+    await limits.refresh(state.outputs("pay"))
+    reader = ShardReader(
+        SimpleNamespace(names=Names(), pool=MemoryPool(1 << 30, 1), limits=limits), lambda: None, {"pay": 1}
+    )
     records = [*[Rec(b"k", bytes(100))] * (0 if large and not codec else 7_000), *large]
-    intake.inbox.put(here, decode(batch(records, codec=codec), [], 0))
+    reader.buffer.put(here, decode(batch(records, codec=codec), [], 0))
     found = False
-    while intake.inbox.waiting:
-        blame = Blame(Names())
-        taken, retried = intake.take(desk, blame, NOW)
-        found |= bool(await intake.judges(desk, taken, retried, blame))
+    while reader.buffer.waiting:
+        refusals = RefusalHistory(Names())
+        taken, retried = reader.take(state, refusals, NOW)
+        found |= bool(await reader.judges(state, taken, retried, refusals))
     assert found == judged

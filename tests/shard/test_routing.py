@@ -12,7 +12,7 @@ from gate.protocol.headers import Malformed, parse_stamp
 from gate.protocol.topics import Names
 from gate.shard.forwarding import Refusal
 from gate.shard.records import Outgoing, Partition
-from gate.shard.routing import Batch, Piece, Topics, Wish, read_runs
+from gate.shard.routing import Batch, PartitionSlice, RefusedRequest, Topics, read_runs
 
 TOPICS = Topics.of(Names(), "pay")
 AT = 1_764_000_000_123
@@ -28,15 +28,19 @@ class Rec:
     value: bytes | None = b"v"
 
 
-def piece(partition: int, first: int, *headers: list[tuple[str, bytes | None]]) -> Piece:
-    return Piece(partition, first, [Rec(100 * partition + i, h) for i, h in enumerate(headers)], 100 * partition + 99)
+def piece(partition: int, first: int, *headers: list[tuple[str, bytes | None]]) -> PartitionSlice:
+    return PartitionSlice(
+        partition, first, [Rec(100 * partition + i, h) for i, h in enumerate(headers)], 100 * partition + 99
+    )
 
 
 def stamps(records) -> list:
     return [parse_stamp(dict(r.headers)["gate"]) for r in records]
 
 
-def route(batch: Batch, policy: str, pieces: list[Piece], decisions: list[Decision]) -> list[tuple[Partition, int]]:
+def route(
+    batch: Batch, policy: str, pieces: list[PartitionSlice], decisions: list[Decision]
+) -> list[tuple[Partition, int]]:
     return batch.route(TOPICS, policy, pieces, decisions, clean=read_runs(pieces).clean)
 
 
@@ -51,11 +55,11 @@ def test_like_requests_make_one_run_across_partitions():
     assert reading.refused == []
 
 
-WISHES: list = [[], [("trace", b"x")], [("gate-tenant", b"a")], [("gate-cost", b"2")], [("gate-cost", b"NaN")]]
+OPTIONS: list = [[], [("trace", b"x")], [("gate-tenant", b"a")], [("gate-cost", b"2")], [("gate-cost", b"NaN")]]
 
 
-@given(st.lists(st.lists(st.sampled_from(WISHES), max_size=5), max_size=6))
-@example([[WISHES[2]], [], [WISHES[2]]])
+@given(st.lists(st.lists(st.sampled_from(OPTIONS), max_size=5), max_size=6))
+@example([[OPTIONS[2]], [], [OPTIONS[2]]])
 def test_partitions_without_a_wish_are_read_at_once_and_to_the_same_end(parts):
     firsts = accumulate(map(len, parts), initial=0)
     pieces = [piece(number, first, *part) for number, (part, first) in enumerate(zip(parts, firsts, strict=False))]
@@ -157,12 +161,12 @@ def test_the_time_of_the_decision_dates_every_record_and_the_producers_stands_in
     batch = Batch(NOW)
     times = [7, 0, 10**15 - 1, 10**15, -1, -5]  # ms; the last three no stamp can hold
     mark = [] if clean else [("gate", b"forged"), ("retry-after", b"1")]
-    pieces = [Piece(0, 0, [Rec(i, mark, time) for i, time in enumerate(times)], 6)]
+    pieces = [PartitionSlice(0, 0, [Rec(i, mark, time) for i, time in enumerate(times)], 6)]
     dues = tuple(NOW + MS for _ in times)
     decisions = [[Decision(0, 6, Verdict.ADMITTED)], [Decision(0, 6, Verdict.DELAYED, Reason.RATE, "x", dues)]]
     for decision in decisions:
         batch.route(TOPICS, "p", pieces, decision, clean=clean)
-    batch.refuse(TOPICS, "p", pieces, [Wish(i, Refusal(Malformed("gate-cost", "is odd"))) for i in range(6)])
+    batch.refuse(TOPICS, "p", pieces, [RefusedRequest(i, Refusal(Malformed("gate-cost", "is odd"))) for i in range(6)])
     for topic in TOPICS.decided:
         records = sent(batch, topic, 0)
         assert [r.timestamp for r in records] == [AT] * 6
@@ -171,12 +175,14 @@ def test_the_time_of_the_decision_dates_every_record_and_the_producers_stands_in
 
 def test_what_waited_keeps_its_producers_timestamp_whenever_it_is_decided_anew():
     parked, batch = Batch(NOW), Batch(NOW + 9 * MS)
-    pieces = [Piece(0, 0, [Rec(0, [], 7), Rec(1, [], -1)], 2)]
+    pieces = [PartitionSlice(0, 0, [Rec(0, [], 7), Rec(1, [], -1)], 2)]
     delayed = Decision(0, 2, Verdict.DELAYED, Reason.TENANT, "pay.tenant.;created=5", (NOW + MS, NOW + MS))
     parked.route(TOPICS, "p", pieces, [delayed], clean=True)
     held = [Rec(40 + i, r.headers, r.timestamp) for i, r in enumerate(sent(parked, "gate.delayed.pay", 0))]
     batch.release(TOPICS, "q", Pull(0, 40, 2, Verdict.ADMITTED), held)
-    batch.route(TOPICS, "q", [Piece(0, 0, held, 42, returned=True)], [Decision(0, 2, Verdict.ADMITTED)], clean=True)
+    batch.route(
+        TOPICS, "q", [PartitionSlice(0, 0, held, 42, returned=True)], [Decision(0, 2, Verdict.ADMITTED)], clean=True
+    )
     records = sent(batch, "gate.admitted.pay", 0)
     assert [(r.timestamp, stamp.created_ms) for r, stamp in zip(records, stamps(records), strict=True)] == [
         (AT + 9, 7),

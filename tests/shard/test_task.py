@@ -8,7 +8,7 @@ import pytest
 from gate.policy import parse_policy
 from gate.protocol.topics import Names
 from gate.shard import task as shard_module
-from gate.shard.buffer import Pool
+from gate.shard.buffer import MemoryPool
 from gate.shard.reader import LARGE_BYTES
 from gate.shard.records import Fetched, Partition
 from gate.shard.task import Shard, SpentError
@@ -21,7 +21,7 @@ class Waiting(Shard):
     """Its batches are counted instead of made."""
 
     def __init__(self, turns: int) -> None:
-        pool = Pool(1 << 30, 1)
+        pool = MemoryPool(1 << 30, 1)
         source = SimpleNamespace(unreadable=lambda _: {})
         environment = SimpleNamespace(
             pool=pool,
@@ -35,29 +35,29 @@ class Waiting(Shard):
         super().__init__(0, POLICY, environment)
         self.large = environment.large
         self.done: list[str] = []
-        self.sizes: list[int] = []  # of the inbox, as each batch began
+        self.sizes: list[int] = []  # of the buffer, as each batch began
         self.writer = SimpleNamespace(settling=0.0, spent=None, is_settled=self._is_settled)
         self.settled = True
-        self.desk = SimpleNamespace(next_wake=lambda: None)
+        self.state = SimpleNamespace(next_wake=lambda: None)
         self._changed = False
 
     def fetch(self, size: int) -> None:
-        self._intake.inbox.put(Partition("gate.requests.x", 0), Fetched([object()], 1, size))
+        self._reader.buffer.put(Partition("gate.requests.x", 0), Fetched([object()], 1, size))
 
     async def _is_settled(self) -> bool:
         self.done.append("looked")
         return self.settled
 
     async def turn(self) -> bool:
-        return await self._turn(self.desk, self.writer)
+        return await self._turn(self.state, self.writer)
 
-    async def _refresh(self, desk) -> None:
+    async def _refresh(self, state) -> None:
         self._changed = False
         self.done.append("refresh")
 
-    async def _batch(self, desk, writer) -> bool:
+    async def _batch(self, state, writer) -> bool:
         self.done.append("batch")
-        self.sizes.append(self._intake.inbox.size)
+        self.sizes.append(self._reader.buffer.size)
         return True
 
 
@@ -83,7 +83,7 @@ async def test_who_is_called_off_while_it_waits_begins_no_batch(what):
 
 @pytest.mark.parametrize("settled", [True, False])
 async def test_a_doubt_costs_a_session_only_where_a_broker_has_left_something_half_done(settled):
-    """A broker that was stopped as it should be has not, and nothing starts anew."""
+    """A broker that was stopped as it should be has not, and nothing restarts."""
     shard = Waiting(1)
     shard.fetch(100)
     shard.settled = settled
@@ -171,6 +171,6 @@ async def test_what_is_due_waits_for_no_end_of_the_last(due):
     shard = Waiting(1)
     shard.writer.settling = 3600.0
     shard._now = lambda: 0
-    shard.desk.next_wake = lambda: due
+    shard.state.next_wake = lambda: due
     shard.fetch(100)
     assert await shard.turn()

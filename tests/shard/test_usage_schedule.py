@@ -2,15 +2,15 @@ from itertools import pairwise
 
 import pytest
 
-from gate.shard.usage_schedule import USAGE_RATE, USAGE_SLOTS, Publication
+from gate.shard.usage_schedule import USAGE_RATE, USAGE_SLOTS, UsageSchedule
 
-EVERY = Publication.EVERY
+EVERY = UsageSchedule.EVERY
 START = 1_700_000_000_000 * 1_000_000
 
 
 def play(services: int, seconds: int) -> dict[str, list[int]]:
     """Let that many services be published by what the timetable says, each planned again at once."""
-    publication, told = Publication(START), {}
+    publication, told = UsageSchedule(START), {}
     for n in range(services):
         publication.plan(f"s{n}", services)
     now = START
@@ -46,7 +46,7 @@ def test_many_share_the_seconds():
 
 
 def test_what_is_not_planned_again_is_not_published():
-    publication = Publication(START)
+    publication = UsageSchedule(START)
     publication.plan("s", 1)
     publication.plan("s", 1)
     assert list(publication.due(START)) == ["s"]

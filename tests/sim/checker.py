@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 from gate.admission.state import SegmentRecord, decode
 from gate.limits import Spec
 from gate.policy import Policy
-from gate.protocol.headers import Malformed, Wishes, read_wishes
+from gate.protocol.headers import Malformed, RequestOptions, read_options
 from gate.protocol.topics import Names
 from gate.shard.changelog import META_KEY, read_meta
 from gate.shard.records import Headers, Partition
-from gate.shard.state import Desk
+from gate.shard.state import ShardState
 from tests.sim import oracle
 from tests.sim.picky import EASY, Picky
 
@@ -46,7 +46,7 @@ class Committed(NamedTuple):
 
 @dataclass(slots=True)
 class _Request:
-    wishes: Wishes | None  # None: malformed
+    options: RequestOptions | None  # None: malformed
     arrived: int
     print: int  # of all that must not be touched
     bare: int = 0  # the same without the value, where the rejected topic does not take that
@@ -107,9 +107,9 @@ class Checker:
         name = self._names.service_of(record.topic)
         if name is not None:
             service = self._service(name)
-            wishes = read_wishes(record.headers)
+            options = read_options(record.headers)
             service.requests[record.partition, record.offset] = _Request(
-                None if isinstance(wishes, Malformed) else wishes, record.timestamp, _print(record)
+                None if isinstance(options, Malformed) else options, record.timestamp, _print(record)
             )
             if self._picky.part:
                 request = service.requests[record.partition, record.offset]
@@ -174,7 +174,7 @@ class Checker:
             if reason == b"unforwardable" and not request.strange:
                 self._add("unforwardable", f"{place} was rejected as such, and nothing refuses it")
             service.shed |= reason in {b"deadline", b"max-delay"}
-            if (reason == b"malformed") != (request.wishes is None):
+            if (reason == b"malformed") != (request.options is None):
                 self._add("malformed", f"{place} was rejected as {reason!r}")
         else:
             request.admitted += 1
@@ -183,17 +183,17 @@ class Checker:
     def _feed_admitted(
         self, service: _Service, record: Committed, request: _Request, offset: int, version: str
     ) -> None:
-        if request.wishes is None:
+        if request.options is None:
             self._add(
                 "malformed", f"{service.name}: request {record.partition}@{offset} can't be read and was admitted"
             )
             return
         moment = request.at * MS, version
-        tenant, cost = request.wishes.tenant, request.wishes.cost
+        tenant, cost = request.options.tenant, request.options.cost
         service.used[moment] = service.used.get(moment, 0) + cost
         own = service.by_tenant.setdefault(tenant, {})
         own[moment] = own.get(moment, 0) + cost
-        queue = record.partition, request.wishes.lane, tenant
+        queue = record.partition, request.options.lane, tenant
         if service.last.get(queue, -1) >= offset:
             self._add("order", f"{service.name}: {offset} of {queue} was admitted behind {service.last[queue]}")
         service.last[queue] = offset
@@ -252,10 +252,10 @@ class Checker:
                             self._add("state", f"{key} holds {offset}, which another segment holds too")
                         found.add(offset)
             meta = read_meta(stored.get(META_KEY), self._shards)
-            desk = Desk(self._names, policy, meta, {}, self._newest_at * MS)
-            for _ in desk.restore(dict(stored), self._newest_at * MS):
+            state = ShardState(self._names, policy, meta, {}, self._newest_at * MS)
+            for _ in state.restore(dict(stored), self._newest_at * MS):
                 pass
-            for served in desk.services.values():
+            for served in state.services.values():
                 for partition in range(64):
                     mark = served.engine.low_watermark(partition)
                     wait = places.get(Partition(served.topics.delayed, partition))
@@ -370,7 +370,7 @@ class Checker:
                 if request.admitted and start_ms < request.not_before < request.at - LATEST_MS:
                     self._add("late", f"{service.name}: admitted at {request.at}, promised {request.not_before}")
         admitted = [
-            (r.at * MS, r.arrived * MS, r.wishes.cost) for r in service.requests.values() if r.admitted and r.wishes
+            (r.at * MS, r.arrived * MS, r.options.cost) for r in service.requests.values() if r.admitted and r.options
         ]
         if len({cost for _, _, cost in admitted}) > 1:
             return  # a cheap request waits behind a dear one, as its queue is first in, first out

@@ -20,9 +20,9 @@ from gate.kafka.aio.session import MARKING_DEADLINE
 from gate.kafka.delayed_reader import ParkedReader
 from gate.kafka.torn_transactions import was_committed
 from gate.protocol.headers import decided_at
-from gate.shard.buffer import Inbox
+from gate.shard.buffer import FetchBuffer
 from gate.shard.changelog import META_KEY, Meta
-from gate.shard.records import Claim, Fetched, Mark, Outgoing, Partition, Written
+from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition, RecoveredState, Written
 from gate.shard.refusals import OutputError, refused
 from gate.units import MS
 from tests.sim.log import (
@@ -169,7 +169,7 @@ class SimSession:
             except OffsetNotAvailableError:
                 await asyncio.sleep(0.1)
 
-    async def claim(self, partitions: Sequence[Partition]) -> Claim:
+    async def claim(self, partitions: Sequence[Partition]) -> RecoveredState:
         async with asyncio.timeout(DEADLINE):
             await self.fence()
             return await self._read(partitions)
@@ -207,11 +207,11 @@ class SimSession:
             await self._call("mend", lambda: broker.mend(name, epoch, torn, commit=committed), Fate.FINE)
             await self._call("settle", lambda: broker.check_settled(name))
 
-    async def _read(self, partitions: Sequence[Partition]) -> Claim:
+    async def _read(self, partitions: Sequence[Partition]) -> RecoveredState:
         broker = self._broker
         state = await self._call("read state", broker.log(self._state).newest)
         marks = await self._call("read offsets", lambda: {p: broker.marks[p] for p in partitions if p in broker.marks})
-        return Claim(state, marks)
+        return RecoveredState(state, marks)
 
     def compress(self, codecs: Mapping[str, int]) -> None:
         """Nothing is compressed here."""
@@ -224,7 +224,7 @@ class SimSession:
         self.unfinished = True
 
     async def produce(
-        self, outputs: Mapping[Partition, Sequence[Outgoing]], marks: Mapping[Partition, Mark] | None = None
+        self, outputs: Mapping[Partition, Sequence[Outgoing]], marks: Mapping[Partition, CommittedOffset] | None = None
     ) -> Mapping[Partition, Written]:
         async with asyncio.timeout(DEADLINE):
             if not marks:
@@ -256,7 +256,7 @@ class SimSession:
             refusal.records = records
             raise refusal from None
 
-    async def _send_offsets(self, offsets: Mapping[Partition, Mark]) -> None:
+    async def _send_offsets(self, offsets: Mapping[Partition, CommittedOffset]) -> None:
         name, epoch, broker = self._name, self._epoch, self._broker
         fate = self._network.draw(self._process, "offsets")
         apart = fate is Fate.LATE
@@ -295,7 +295,7 @@ class SimSession:
 
 @dataclass(slots=True)
 class _Followed:
-    inbox: Inbox
+    buffer: FetchBuffer
     position: int
     watch: Callable[[], None]
     busy: bool = False
@@ -342,14 +342,14 @@ class SimSource:
         self._followed: dict[Partition, _Followed] = {}
         self._parked = ParkedReader(SimReader(network, broker, process, records), network.loop.time)  # type: ignore[arg-type]
 
-    def follow(self, partition: Partition, offset: int | None, inbox: Inbox) -> None:
+    def follow(self, partition: Partition, offset: int | None, buffer: FetchBuffer) -> None:
         self.drop(partition)
-        followed = self._followed[partition] = _Followed(inbox, offset or 0, lambda: self._look(partition))
+        followed = self._followed[partition] = _Followed(buffer, offset or 0, lambda: self._look(partition))
         self._broker.log(partition).watchers[followed.watch] = None
         self._look(partition)
 
-    def unfollow(self, inbox: Inbox) -> None:
-        for partition in [p for p, followed in self._followed.items() if followed.inbox is inbox]:
+    def unfollow(self, buffer: FetchBuffer) -> None:
+        for partition in [p for p, followed in self._followed.items() if followed.buffer is buffer]:
             self.drop(partition)
 
     def drop(self, partition: Partition) -> None:
@@ -368,7 +368,7 @@ class SimSource:
 
     def _look(self, partition: Partition, delay: float | None = None) -> None:
         followed = self._followed.get(partition)
-        if followed is None or followed.busy or not followed.inbox.wants(partition):
+        if followed is None or followed.busy or not followed.buffer.wants(partition):
             return
         followed.busy = True
         delay = 2 * self._network.latency() if delay is None else delay
@@ -384,13 +384,13 @@ class SimSource:
         fetched = self._broker.log(partition).fetch(followed.position, self._records)
         if fetched is not None:
             followed.position = fetched.next_offset
-            followed.inbox.put(partition, fetched)
+            followed.buffer.put(partition, fetched)
             self._look(partition)
 
-    def blocked(self, inbox: Inbox) -> None:
+    def blocked(self, buffer: FetchBuffer) -> None:
         return None
 
-    def unreadable(self, inbox: Inbox) -> Mapping[Partition, str]:
+    def unreadable(self, buffer: FetchBuffer) -> Mapping[Partition, str]:
         return {}
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Stored]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from gate.shard.records import Fetched, Headers, Mark, Outgoing, Partition
+from gate.shard.records import CommittedOffset, Fetched, Headers, Outgoing, Partition
 from tests.sim.picky import EASY, Picky
 
 TRANSACTION_TIMEOUT = 30.0
@@ -235,11 +235,11 @@ class Broker:
         It then returns what tells for each marker whether it was written; the others never are.
         """
         self.logs: dict[Partition, PartitionLog] = {}
-        self.marks: dict[Partition, Mark] = {}
+        self.marks: dict[Partition, CommittedOffset] = {}
         self.producers: dict[str, Producer] = {}
         self.commits = 0
         self.hanging: set[tuple[str, Partition]] = set()  # what a broker that died has left open
-        self._pending: dict[str, dict[Partition, Mark]] = {}
+        self._pending: dict[str, dict[Partition, CommittedOffset]] = {}
         self._offset_epochs: dict[str, int] = {}
         self._trace = trace
         self._now = now
@@ -314,7 +314,7 @@ class Broker:
         """The group's committed offsets."""
         return {partition: mark.offset for partition, mark in self.marks.items()}
 
-    def add_offsets(self, name: str, epoch: int, offsets: Mapping[Partition, Mark]) -> None:
+    def add_offsets(self, name: str, epoch: int, offsets: Mapping[Partition, CommittedOffset]) -> None:
         """TxnOffsetCommit."""
         if epoch < self._offset_epochs.get(name, epoch):
             raise FencedError(f"offsets: epoch {epoch} of {name} is over")

@@ -9,18 +9,18 @@ from unittest import mock
 import msgspec
 
 from gate.admission.forecast.single_queue import SingleQueue
-from gate.admission.queues.parked import Parked
+from gate.admission.queues.parked import ParkedPlaces
 from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
 from gate.limits.runs import Ring
 from gate.shard import routing
 from gate.shard import task as shard
-from gate.shard.buffer import Inbox
+from gate.shard.buffer import FetchBuffer
 from gate.shard.commit import BatchWriter
 from gate.shard.positions import Positions
-from gate.shard.records import Claim, Mark, Outgoing, Partition, Written
+from gate.shard.records import CommittedOffset, Outgoing, Partition, RecoveredState, Written
 from gate.shard.routing import Batch
-from gate.shard.state import Desk, Turn
+from gate.shard.state import ServiceBatch, ShardState
 from gate.shard.task import Shard
 from gate.units import MS
 from tests.sim import client
@@ -65,7 +65,7 @@ def commit_before_flush(produce: Any) -> Any:
     return send
 
 
-@_plant(Desk, "changes")
+@_plant(ShardState, "changes")
 def limiters_not_written(changes: Any) -> Any:
     """The limiters' state stays in memory."""
     return lambda self, turns: {
@@ -73,13 +73,13 @@ def limiters_not_written(changes: Any) -> Any:
     }
 
 
-@_plant(Desk, "changes")
+@_plant(ShardState, "changes")
 def parked_not_written(changes: Any) -> Any:
     """What is parked is known in memory only."""
     return lambda self, turns: {k: v for k, v in changes(self, turns).items() if not k.startswith("parked/")}
 
 
-@_plant(Parked, "drain_changes")
+@_plant(ParkedPlaces, "drain_changes")
 def deletions_forgotten(changes: Any) -> Any:
     """What has left the delayed topic comes back after a restore, and is released a second time."""
     return lambda self, *given: {key: value for key, value in changes(self, *given).items() if value is not None}
@@ -89,9 +89,9 @@ def deletions_forgotten(changes: Any) -> Any:
 def kept_after_failed_commit(batch: Any) -> Any:
     """After an error the shard goes on with session and state as they are in memory."""
 
-    async def go_on(self: Shard, desk: Desk, writer: Any) -> bool:
+    async def go_on(self: Shard, state: ShardState, writer: Any) -> bool:
         try:
-            return bool(await batch(self, desk, writer))
+            return bool(await batch(self, state, writer))
         except Exception:  # noqa: BLE001 - the bug
             return True
 
@@ -113,7 +113,7 @@ def no_fencing(fence: Any) -> Any:
 def read_before_fencing(claim: Any) -> Any:
     """State and offsets are read while the last owner can still commit."""
 
-    async def early(self: SimSession, partitions: Sequence[Partition]) -> Claim:
+    async def early(self: SimSession, partitions: Sequence[Partition]) -> RecoveredState:
         found = await self._read(partitions)
         await self._fence()
         return found
@@ -121,27 +121,27 @@ def read_before_fencing(claim: Any) -> Any:
     return early
 
 
-@_plant(Desk, "marks")
+@_plant(ShardState, "marks")
 def offset_too_high(marks: Any) -> Any:
     """The committed offset skips a request."""
     return lambda self, turns, now: {
-        p: Mark(o + ("requests" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
+        p: CommittedOffset(o + ("requests" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
     }
 
 
-@_plant(Desk, "marks")
+@_plant(ShardState, "marks")
 def offset_too_low(marks: Any) -> Any:
     """The committed offset is that of the last request instead of the next one."""
     return lambda self, turns, now: {
-        p: Mark(o - ("requests" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
+        p: CommittedOffset(o - ("requests" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
     }
 
 
-@_plant(Desk, "marks")
+@_plant(ShardState, "marks")
 def watermark_too_high(marks: Any) -> Any:
     """The oldest parked request is already given up."""
     return lambda self, turns, now: {
-        p: Mark(o + ("delayed" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
+        p: CommittedOffset(o + ("delayed" in p.topic), at) for p, (o, at) in marks(self, turns, now).items()
     }
 
 
@@ -188,7 +188,7 @@ def earlier_than_the_last_owner(read_meta: Any) -> Any:
     return lambda *args: msgspec.structs.replace(read_meta(*args), at=0)
 
 
-@_plant(Inbox, "give_back")
+@_plant(FetchBuffer, "give_back")
 def held_skipped(give_back: Any) -> Any:
     """What is held is dropped."""
     return lambda self, partition, records, next_offset: None
@@ -267,18 +267,18 @@ def never_again(sleep: Any) -> Any:
 def new_topic_from_its_beginning(learn: Any) -> Any:
     """A topic that the shard did not have when it was taken over is read from its beginning."""
 
-    def anew(self: Positions, marks: Mapping[Partition, Mark]) -> None:
+    def anew(self: Positions, marks: Mapping[Partition, CommittedOffset]) -> None:
         for place in marks:
             self._known.get(self._names.service_of(place.topic) or "", {}).pop(place.number, None)
 
     return anew
 
 
-@_plant(Desk, "route")
+@_plant(ShardState, "route")
 def parked_behind_fresh(route: Any) -> Any:
     """What was parked is written behind what arrived with its release."""
 
-    def behind(self: Desk, turn: Turn, batch: Batch) -> None:
+    def behind(self: ShardState, turn: ServiceBatch, batch: Batch) -> None:
         pulled, turn.pulled = turn.pulled, []
         route(self, turn, batch)
         for pull, records in pulled:
@@ -306,7 +306,7 @@ def half_done_not_looked_for(mend: Any) -> Any:
     return blind
 
 
-@_plant(Desk, "noted")
+@_plant(ShardState, "noted")
 def offsets_of_the_group_believed(noted: Any) -> Any:
     """Only the group's offsets tell how far requests are decided."""
     return lambda self, turns: {}

@@ -116,7 +116,7 @@ class Scenario:
     offers: tuple[Offer, ...]
     batch: int  # records
     pulls: int
-    inbox: int  # bytes
+    buffer: int  # bytes
     fetch: int  # records
     runs: int  # that a window counts exactly
     look: float  # when to check in mid-run
@@ -175,7 +175,7 @@ def draw(seed: int, hours: float) -> Scenario:
         offers=tuple(offers),
         batch=random.choice((3, 10)) if small else 4000,
         pulls=random.choice((1, 3, 10)) if small else PULLS,
-        inbox=random.choice((1, 1000)) if small else 1 << 20,
+        buffer=random.choice((1, 1000)) if small else 1 << 20,
         fetch=random.choice((1, 4)) if small else 500,
         runs=random.choice((4, 120)),
         look=random.choice(offers).at + random.uniform(0.1, 20),

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.shard import routing
-from gate.shard.blame import Blame, Level
 from gate.shard.records import Partition
+from gate.shard.refusal_history import RefusalHistory, RejectionLevel
 from tests.sim import picky, scenario
 from tests.sim.log import Broker
 from tests.sim.world import Result, play
@@ -68,40 +68,40 @@ Plant = Callable[[], AbstractContextManager[Any]]
 
 def _culprit_forgotten() -> AbstractContextManager[Any]:
     """What the broker names is not remembered."""
-    return mock.patch.object(Blame, "_condemn")
+    return mock.patch.object(RefusalHistory, "_condemn")
 
 
 def _never_halved() -> AbstractContextManager[Any]:
     """Where the broker names nobody, the same batch is tried again."""
-    return mock.patch.object(Blame, "_halve")
+    return mock.patch.object(RefusalHistory, "_halve")
 
 
 @contextmanager
 def _neighbour_condemned() -> Iterator[None]:
     """It is the next request that is rejected, too."""
-    condemn = Blame._condemn
+    condemn = RefusalHistory._condemn
 
-    def both(self: Blame, error: Any, record: Any, why: str, now: float) -> None:
+    def both(self: RefusalHistory, error: Any, record: Any, why: str, now: float) -> None:
         condemn(self, error, record, why, now)
-        for sentences in self.condemned.values():
-            for offset, sentence in list(sentences.items()):
-                if sentence.why == why:
-                    sentences.setdefault(offset + 1, sentence._replace(why="next to it"))
+        for rejections in self.condemned.values():
+            for offset, rejection in list(rejections.items()):
+                if rejection.why == why:
+                    rejections.setdefault(offset + 1, rejection._replace(why="next to it"))
 
-    with mock.patch.object(Blame, "_condemn", both):
+    with mock.patch.object(RefusalHistory, "_condemn", both):
         yield
 
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """What was learnt before is forgotten with each new refusal."""
-    learn = Blame.learn
+    learn = RefusalHistory.learn
 
-    def only(self: Blame, error: Any, now: float) -> None:
+    def only(self: RefusalHistory, error: Any, now: float) -> None:
         self.condemned.clear()
         learn(self, error, now)
 
-    with mock.patch.object(Blame, "learn", only):
+    with mock.patch.object(RefusalHistory, "learn", only):
         yield
 
 
@@ -111,7 +111,7 @@ def _always_whole() -> Iterator[None]:
     rejected = routing.rejected
 
     def whole(record: Any, at: int, headers: Any, refusal: Any, *rest: Any) -> Any:
-        return rejected(record, at, headers, replace(refusal, level=Level.WHOLE), *rest)
+        return rejected(record, at, headers, replace(refusal, level=RejectionLevel.WHOLE), *rest)
 
     with mock.patch.object(routing, "rejected", whole):
         yield
@@ -123,7 +123,7 @@ def _never_whole() -> Iterator[None]:
     rejected = routing.rejected
 
     def bare(record: Any, at: int, headers: Any, refusal: Any, *rest: Any) -> Any:
-        return rejected(record, at, headers, replace(refusal, level=Level.WITHOUT_VALUE), *rest)
+        return rejected(record, at, headers, replace(refusal, level=RejectionLevel.WITHOUT_VALUE), *rest)
 
     with mock.patch.object(routing, "rejected", bare):
         yield

@@ -72,7 +72,7 @@ def scenario(service: str, *offers: tuple[float, int, list[tuple[str, bytes | No
     ]
     usual: dict[str, Any] = {
         "seed": 1, "seconds": 600.0, "members": 2, "shards": 1, "services": (service,), "faults": Faults(),
-        "events": (), "offers": tuple(made), "batch": 4000, "pulls": 1000, "inbox": 1 << 20, "fetch": 500,
+        "events": (), "offers": tuple(made), "batch": 4000, "pulls": 1000, "buffer": 1 << 20, "fetch": 500,
         "runs": 120, "look": 300.0,
     }  # fmt: skip
     return Scenario(**(usual | changes))

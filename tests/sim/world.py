@@ -16,14 +16,14 @@ from gate.kafka.instance import Gate
 from gate.limits import runs as runs_module
 from gate.policy import Policy, Settings
 from gate.protocol.control import PauseUntil, Resume
-from gate.shard import reader as intake_module
-from gate.shard import state as desk_module
+from gate.shard import reader as reader_module
+from gate.shard import state as state_module
 from gate.shard import task as shard_module
 from gate.shard.placement import shard_of
 from gate.shard.ports import Session
-from gate.shard.records import Mark, Outgoing, Partition
+from gate.shard.records import CommittedOffset, Outgoing, Partition
 from gate.shard.snapshots import Lag, Received
-from gate.shard.usage_schedule import Publication
+from gate.shard.usage_schedule import UsageSchedule
 from tests.sim.checker import Checker, Committed
 from tests.sim.client import Network, SimSession, SimSource
 from tests.sim.log import Broker, KafkaError, PartitionLog, Trace
@@ -121,7 +121,7 @@ class Member(Gate):
         async with asyncio.timeout(10):
             await self.world.network.call(self.process, "confirm", lambda: self.world.group.confirm(self, shard))
 
-    async def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+    async def committed(self, partitions: Sequence[Partition]) -> dict[Partition, CommittedOffset]:
         marks = self.world.broker.marks
         async with asyncio.timeout(10):
             return await self.world.network.call(
@@ -507,18 +507,18 @@ def _installed(scenario: Scenario) -> Iterator[None]:
     """Scale the shard's constants to the run, and keep its log out of the way."""
     with ExitStack() as stack:
         patches: list[tuple[Any, str, Any]] = [
-            (intake_module, "BATCH_RECORDS", scenario.batch),
-            (intake_module, "LARGE_BYTES", 50 * scenario.batch),  # half a batch, so that shards take turns
+            (reader_module, "BATCH_RECORDS", scenario.batch),
+            (reader_module, "LARGE_BYTES", 50 * scenario.batch),  # half a batch, so that shards take turns
             (gate_module, "LARGE_BATCHES", 1),
-            (intake_module, "INBOX_BYTES", scenario.inbox),
-            (gate_module, "POOL_BYTES", scenario.inbox),
-            (gate_module, "LEAST_BYTES", scenario.inbox // 4 + 1),
+            (reader_module, "BUFFER_BYTES", scenario.buffer),
+            (gate_module, "POOL_BYTES", scenario.buffer),
+            (gate_module, "LEAST_BYTES", scenario.buffer // 4 + 1),
             (shard_module, "log", _Silent()),
-            (intake_module, "log", _Silent()),
+            (reader_module, "log", _Silent()),
             (gate_module, "log", _Silent()),
-            (desk_module, "PULLS", scenario.pulls),
+            (state_module, "PULLS", scenario.pulls),
             (runs_module, "LOG_RUNS", scenario.runs),
-            (Publication, "EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
+            (UsageSchedule, "EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
         ]
         for module, name, value in patches:
             stack.enter_context(mock.patch.object(module, name, value))

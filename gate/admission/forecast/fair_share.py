@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Self
 
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.model import FOREVER, SECOND, whole_ms
-from gate.admission.queues.fair import COST_CAP, Fair
+from gate.admission.queues.fair import COST_CAP, FairQueue
 from gate.admission.queues.queue import Lane, Queue
 from gate.limits import Limiter
 from gate.limits.limit import Counted
@@ -183,7 +183,7 @@ class LaneOrder:
 class Places:
     """The place of a request in the order of all that waits now, counted in units."""
 
-    def __init__(self, lanes: Fair[Lane]) -> None:
+    def __init__(self, lanes: FairQueue[Lane]) -> None:
         self._virtual = lanes.virtual
         self._lanes = lanes.flows()
         self._orders: dict[str, LaneOrder] = {}

@@ -17,7 +17,7 @@ from gate.admission.forecast.simulated import MOST, SimulatedQueues
 from gate.admission.forecast.single_queue import SingleQueue, ready_at
 from gate.admission.limits.service import Limits
 from gate.admission.model import FOREVER, SECOND, UNTIL_RESUMED, whole_ms
-from gate.admission.queues.parked import Parked
+from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant
 from gate.admission.scheduler import Scheduler
 from gate.limits import NEVER, Limiter, Spec
@@ -31,7 +31,7 @@ _FEW: Final = 3  # of these, for which it is reckoned when they end
 class Forecast:
     """When each request of one service that waits will be admitted."""
 
-    def __init__(self, scheduler: Scheduler, parked: Parked, limits: Limits) -> None:
+    def __init__(self, scheduler: Scheduler, parked: ParkedPlaces, limits: Limits) -> None:
         self.single: SingleQueue | None = None  # charged with all that waits, if that is one queue; None: must be made
         self.drift = Drift()
         self._shared = SharedLimits(limits)

@@ -13,8 +13,8 @@ from typing import Final
 
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.model import FOREVER, MS, whole_ms
-from gate.admission.queues.fair import COST_CAP, Fair
-from gate.admission.queues.parked import Parked
+from gate.admission.queues.fair import COST_CAP, FairQueue
+from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
 from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.scheduler import Scheduler
@@ -39,13 +39,13 @@ class SimulatedQueues:
     def __init__(
         self,
         scheduler: Scheduler,
-        parked: Parked,
+        parked: ParkedPlaces,
         arrivals: Sequence[Arrival],
         counts: Sequence[int],
         latest: Sequence[int],
     ) -> None:
         """Take what is parked, and of each arrival the first so many that are left."""
-        self._lanes: Fair[Lane] = Fair()
+        self._lanes: FairQueue[Lane] = FairQueue()
         self._lanes.virtual = scheduler.lanes.virtual
         self._waiting: dict[Queue, deque[_Entry]] = {}  # by the copies of the queues
         self._blocked: list[tuple[int, str, int, Queue]] = []
@@ -154,7 +154,7 @@ class SimulatedQueues:
                 del self._waiting[queue]
 
 
-def _entries(parked: Parked, queue: Queue) -> Iterator[_Entry]:
+def _entries(parked: ParkedPlaces, queue: Queue) -> Iterator[_Entry]:
     for count, cost, deadline in parked.entries(queue):
         yield _Entry(count, cost, NEVER if deadline == NO_DEADLINE else deadline * MS)
 

@@ -12,7 +12,7 @@ from gate.limits import Limiter, Spec
 _PATIENCE: Final = SECOND
 
 
-class Claim:
+class Demand:
     """What one service has had of a budget, and what it waits for."""
 
     __slots__ = ("asked", "ready", "start", "units")
@@ -36,7 +36,7 @@ class Budget:
         self.limiter = limiter
         self.changed = True
         self._virtual = 0
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[str, Demand] = {}
 
     def fit(self, service: str, now: int, count: int, cost: int) -> int:
         """Tell how many of `count` equal requests a service may admit now, leaving to others that wait their part."""
@@ -93,19 +93,19 @@ class Budget:
         """Take what was kept, except the limiter."""
         self._virtual = record.virtual
         for name, kept in record.claims.items():
-            claim = self._claims[name] = Claim(kept.start)
+            claim = self._claims[name] = Demand(kept.start)
             claim.units, claim.ready, claim.asked = kept.units, kept.ready, kept.asked
         self.changed = False
 
-    def _claim(self, service: str) -> Claim:
+    def _claim(self, service: str) -> Demand:
         claim = self._claims.get(service)
         if claim is None:
-            claim = self._claims[service] = Claim()
+            claim = self._claims[service] = Demand()
         if not claim.units:
             claim.start = max(claim.start, self._virtual)
         return claim
 
-    def _part(self, service: str, rivals: Mapping[str, Claim], units: int) -> int:
+    def _part(self, service: str, rivals: Mapping[str, Demand], units: int) -> int:
         """Share out `units` as if in turns of one, lowest tag first; return what falls to `service`."""
         tags = sorted([(claim.start, name, claim.units) for name, claim in rivals.items()])
         mine = self._claim(service).start

@@ -39,7 +39,7 @@ class Aside(NamedTuple, Generic[F]):
     pushed: int
 
 
-class Fair(Generic[F]):
+class FairQueue(Generic[F]):
     """Flows that have work, by start tag."""
 
     __slots__ = ("_heap", "_pushed", "_size", "virtual")

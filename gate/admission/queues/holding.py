@@ -1,4 +1,4 @@
-"""What is held: requests that were looked at and stay in their topic. Each counts once, however often it is seen."""
+"""Held requests: looked at, and left in their topic. Each counts once, however often it is seen."""
 
 from collections import Counter
 from collections.abc import Sequence

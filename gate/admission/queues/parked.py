@@ -20,7 +20,7 @@ _DELTA_MAX: Final = 2**32 - 1
 _NAMES_MAX: Final = 2**16  # characters of the names in a segment: a record must fit into a message
 
 
-class Parked:
+class ParkedPlaces:
     """All places of one service, first in first out in each queue."""
 
     def __init__(self, service: str) -> None:

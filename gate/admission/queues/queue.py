@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from gate.admission.model import UNTIL_RESUMED, Reason, Run, Verdict
-from gate.admission.queues.fair import Fair, Flow, strides
+from gate.admission.queues.fair import FairQueue, Flow, strides
 from gate.admission.state import QueueTag, TenantRecord
 from gate.limits import Limiter, Spec
 
@@ -86,7 +86,7 @@ class Lane(Flow):
         self.name = name
         self.weight = weight
         self.stride = stride  # of a unit
-        self.fair: Fair[Queue] = Fair()
+        self.fair: FairQueue[Queue] = FairQueue()
         self.epoch = 0  # tags of an older epoch count as 0
         self.orders = 0
         self.busy = False  # queues have taken part since it was last at rest
@@ -124,7 +124,7 @@ class Lane(Flow):
             self.epoch += 1
 
 
-def head(lanes: Fair[Lane]) -> Queue | None:
+def head(lanes: FairQueue[Lane]) -> Queue | None:
     """Return the queue whose turn it is; None: none that takes part has work. Those that have none leave."""
     while (lane := lanes.first()) is not None:
         while (queue := lane.fair.first()) is not None:

@@ -1,4 +1,4 @@
-"""What the demonstration plays: how requests come for each of its services."""
+"""The scenario of the demonstration: how requests come for each of its services."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""What the demonstration shows: a live table on a terminal, a line now and then elsewhere, and the summary."""
+"""The screen of the demonstration: a live table on a terminal, a line now and then elsewhere, and the summary."""
 
 import time
 from collections import deque

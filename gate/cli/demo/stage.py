@@ -1,4 +1,4 @@
-"""What must stand before the demonstration can play: topics, and a gate in a process of its own."""
+"""The stage of the demonstration: topics, and a gate in a process of its own."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""What became of each request, counted from the topics alone."""
+"""The fate of each request of the demonstration, counted from the topics alone."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Whether what the topics hold keeps the gate's promises. Exact: integers and fractions, no tolerance."""
+"""Verification of the gate's promises against the topics. Exact: integers and fractions, no tolerance."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence

@@ -19,7 +19,18 @@ from gate.client._outcomes import encode_result
 from gate.client._sender import Header, Sender
 from gate.errors import GateError
 from gate.kafka.connect import running
-from gate.protocol.headers import CLAIMED, COST, DEADLINE, ID, MAX_COST, PRIORITY, STAMP, TENANT, Malformed, read_wishes
+from gate.protocol.headers import (
+    CLAIMED,
+    COST,
+    DEADLINE,
+    ID,
+    MAX_COST,
+    PRIORITY,
+    STAMP,
+    TENANT,
+    Malformed,
+    read_options,
+)
 from gate.protocol.topics import Names
 
 _RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, TENANT}) | CLAIMED
@@ -145,11 +156,11 @@ def _headers(
         )
     if not 1 <= cost <= MAX_COST:
         raise ArgumentError(f"cost is {cost}", hint=f"it must be from 1 to {MAX_COST}")
-    wishes = {PRIORITY: priority, TENANT: tenant, ID: id, COST: None if cost == 1 else str(cost)}
-    headers += [(name, text.encode()) for name, text in wishes.items() if text is not None]
+    options = {PRIORITY: priority, TENANT: tenant, ID: id, COST: None if cost == 1 else str(cost)}
+    headers += [(name, text.encode()) for name, text in options.items() if text is not None]
     if deadline is not None:
         headers.append((DEADLINE, b"%d" % _unix_ms(deadline)))
-    if isinstance(wrong := read_wishes(headers), Malformed):
+    if isinstance(wrong := read_options(headers), Malformed):
         raise ArgumentError(str(wrong), hint="the gate would reject it as malformed")
     return headers
 

@@ -55,7 +55,7 @@ async def _next(decisions: Any) -> Decision | None:
     return await anext(decisions, None)
 
 
-class Wishes(TypedDict, total=False):
+class JobOptions(TypedDict, total=False):
     """What may go with a job."""
 
     key: bytes | str | None
@@ -88,6 +88,6 @@ class SyncJobClient:
         """Disconnect."""
         self._background.stop(self._inner.__aexit__(kind, error, traceback))
 
-    def submit(self, service: str, payload: object, **wishes: Unpack[Wishes]) -> SyncTicket:
+    def submit(self, service: str, payload: object, **options: Unpack[JobOptions]) -> SyncTicket:
         """Submit a job, and return when the broker has it; as `JobClient.submit`."""
-        return SyncTicket(self._background.run(self._inner.submit(service, payload, **wishes)), self._background.run)
+        return SyncTicket(self._background.run(self._inner.submit(service, payload, **options)), self._background.run)

@@ -1,4 +1,4 @@
-"""What a client has asked brokers for, and what of it was not answered: for errors that name broker and request."""
+"""Requests that brokers have been sent and have not answered, for errors that name broker and request."""
 
 import asyncio
 import time

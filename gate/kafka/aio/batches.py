@@ -18,7 +18,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from gate.kafka.aio.unpacking import UnreadableError, unpacked
 from gate.protocol.headers import FAULT, UNFORWARDABLE, Malformed
 from gate.shard.buffer import HEADER_WEIGHT
-from gate.shard.records import Effort, Record
+from gate.shard.records import Record, UnpackingCost
 
 SLICE: Final = 128  # records that are taken apart at a time
 SLICE_BYTES: Final = 64 << 10  # of what is unpacked for it
@@ -53,7 +53,7 @@ class _Batch:
     """What the header of a batch says, and how far its offsets are given out."""
 
     view: memoryview
-    effort: Effort
+    effort: UnpackingCost
     base: int = field(init=False)
     last: int = field(init=False)  # offset of the last record that it was written with
     count: int = field(init=False)  # of the records that are left
@@ -130,12 +130,12 @@ def _faulty(
     return RawRecord(offset, timestamp, key, value, [(FAULT, fault.encode()), *headers])
 
 
-def records_of(view: memoryview, start: int, effort: Effort | None = None) -> Iterator[list[Record]]:
+def records_of(view: memoryview, start: int, effort: UnpackingCost | None = None) -> Iterator[list[Record]]:
     """Yield the records of a batch from offset `start` on, in slices; each is taken apart when it is asked for.
 
     `effort` is told what it takes beside.
     """
-    batch = _Batch(view, effort or Effort())
+    batch = _Batch(view, effort or UnpackingCost())
     slices = _unpacked(batch) if batch.attributes & _CODEC else _plain(batch, batch.view)
     if batch.base >= start:
         yield from slices

@@ -26,7 +26,7 @@ from gate.kafka.aio.checksums import is_sound
 from gate.kafka.aio.fetch import Fetch, answers_of
 from gate.kafka.aio.heads import Head, head_at
 from gate.log import get_logger
-from gate.shard.records import Effort, Fetched, Partition, Record, Sliced
+from gate.shard.records import Fetched, Partition, Record, Sliced, UnpackingCost
 
 EARLIEST: Final = -2
 BACKOFF: Final = 0.1
@@ -73,7 +73,7 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
             packed = packed or bool(batch.compression_type)
             kept.append(view)
         position = max(position, batch.next_offset)
-    effort = Effort()
+    effort = UnpackingCost()
     return Fetched(Sliced(_slices(kept, start, effort), effort), position, len(raw), codec, packed)
 
 
@@ -93,7 +93,7 @@ def _views(raw: bytes) -> Iterator[memoryview]:
         at = end
 
 
-def _slices(batches: deque[memoryview], start: int, effort: Effort) -> Iterator[list[Record]]:
+def _slices(batches: deque[memoryview], start: int, effort: UnpackingCost) -> Iterator[list[Record]]:
     """Yield the records of one batch after the other; what has been read is let go."""
     while batches:
         yield from records_of(batches.popleft(), start, effort)

@@ -20,7 +20,7 @@ from gate.kafka.aio.connection import KNOWN, adopt
 from gate.kafka.aio.sender import track
 from gate.log import get_logger
 from gate.policy import Compression
-from gate.shard.records import Claim, Mark, Outgoing, Partition, Raw, Written
+from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, RecoveredState, Written
 from gate.shard.refusals import OutputError, refused
 from gate.shard.topic_limits import TopicLimits, nothing_known
 
@@ -98,7 +98,7 @@ class KafkaSession:
         transactional_id: str | None,
         group: str,
         state: Partition,
-        restore: Callable[[Sequence[Partition]], Awaitable[Claim]],
+        restore: Callable[[Sequence[Partition]], Awaitable[RecoveredState]],
         commit_offsets: Callable[[Mapping[Partition, int]], Awaitable[None]],
         *,
         deadline: float,
@@ -174,7 +174,7 @@ class KafkaSession:
         finally:
             self._call = None
 
-    async def claim(self, partitions: Sequence[Partition]) -> Claim:
+    async def claim(self, partitions: Sequence[Partition]) -> RecoveredState:
         """See `ports.Session`. Only after the fence may anything be read."""
         await self.fence()
         return await self._restore(partitions)
@@ -225,7 +225,9 @@ class KafkaSession:
             self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
 
     async def produce(
-        self, outputs: Mapping[Partition, Sequence[Outgoing | Raw]], marks: Mapping[Partition, Mark] | None = None
+        self,
+        outputs: Mapping[Partition, Sequence[Outgoing | Raw]],
+        marks: Mapping[Partition, CommittedOffset] | None = None,
     ) -> Mapping[Partition, Written]:
         """See `ports.Session`. All futures are awaited: a commit succeeds although a batch has failed."""
         topics = self._topics.union((self._state.topic,), (partition.topic for partition in outputs))

@@ -1,4 +1,4 @@
-"""Where downloads are kept, and a lock that two processes filling the cache at once share."""
+"""The cache of downloads, and a lock that two processes filling it at once share."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""What the broker is told: its properties, its log and its identity."""
+"""Configuration of a local broker: its properties, its log and its identity."""
 
 import base64
 import errno

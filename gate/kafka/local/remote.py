@@ -1,4 +1,4 @@
-"""What another terminal asks of a running cluster: a socket per cluster, in a folder that only its user can enter."""
+"""Remote control of a running cluster: a socket per cluster, in a folder that only its user can enter."""
 
 import contextlib
 import json

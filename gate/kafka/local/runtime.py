@@ -1,4 +1,4 @@
-"""What every broker on this machine shares: Java, the jars, a formatted log and an archive of loaded classes."""
+"""The runtime that brokers of this machine share: Java, the jars, a formatted log and an archive of loaded classes."""
 
 import contextlib
 import os

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from gate.kafka.aio.batches import FEW_HEADERS, MOST_HEADERS, MOST_SKIPPED, MOST_UNPACKED, _varint, records_of
 from gate.kafka.aio.reader import decode
 from gate.kafka.aio.unpacking import GZIP, LZ4, SNAPPY, ZSTD, UnreadableError, unpacked
-from gate.protocol.headers import FAULT, Malformed, read_wishes
-from gate.shard.buffer import Inbox, Pool
+from gate.protocol.headers import FAULT, Malformed, read_options
+from gate.shard.buffer import FetchBuffer, MemoryPool
 from gate.shard.records import Fetched, Partition, Sliced
 from tests.hostile.encoding import zstd_of_runs
 from tests.kafka.raw import Rec, batch, record, varint
@@ -76,7 +76,7 @@ def test_a_header_whose_name_is_no_text_spoils_no_other_record(codec):
     assert offsets(found) == list(range(300))
     assert [r.value for r in found] == [b"%d" % i for i in range(300)]
     assert [i for i, r in enumerate(found) if FAULT in dict(r.headers)] == [140]
-    assert read_wishes(found[140].headers) == Malformed("", "header name 0xfffe is not UTF-8; left out here")
+    assert read_options(found[140].headers) == Malformed("", "header name 0xfffe is not UTF-8; left out here")
     assert ("good", b"1") in found[140].headers
     assert found[140].key == b"k"
 
@@ -99,7 +99,7 @@ def test_a_record_too_large_to_unpack_is_told_with_what_fits(codec):
     large = Rec(key=b"k", value=bytes(MOST_UNPACKED), headers=[(b"gate-tenant", b"t")])
     found = read(batch([Rec(value=b"1"), large, Rec(value=b"3")], codec=codec))
     assert [(r.offset, r.key, r.value) for r in found] == [(0, None, b"1"), (1, b"k", None), (2, None, b"3")]
-    fault = read_wishes(found[1].headers)
+    fault = read_options(found[1].headers)
     assert isinstance(fault, Malformed)
     assert fault.reason == "unforwardable"
     assert "at most 4194304 are carried" in fault.why
@@ -190,7 +190,7 @@ def test_no_number_of_headers_holds_anybody_up(number, name):
 
 def test_many_names_that_are_no_text_are_left_out_together():
     raw = batch([Rec(headers=[(b"good", b""), *[(b"\xff", None)] * FEW_HEADERS]), Rec()])
-    fault = read_wishes(read(raw)[0].headers)
+    fault = read_options(read(raw)[0].headers)
     assert isinstance(fault, Malformed)
     assert "1001 headers" in fault.why
     assert FAULT not in dict(read(raw)[1].headers)
@@ -202,14 +202,14 @@ def test_a_record_that_unpacks_to_gigabytes_is_not_unpacked():
     body = zstd_of_runs([varint(len(head) + size + 1) + head, size, b"\0"])
     assert size > MOST_SKIPPED
     (found,) = read(batch([], count=1, body=body, attributes=ZSTD, last_delta=0))
-    fault = read_wishes(found.headers)
+    fault = read_options(found.headers)
     assert isinstance(fault, Malformed)
     assert f"unpacks to {size + len(head) + 1} bytes" in fault.why
 
 
 def taken(raw: bytes, weight: int) -> list[int]:
     """Return how many records are taken at a time of what a broker sends."""
-    box, place = Inbox(1 << 20, Pool(1 << 20, 10), lambda: None), Partition("gate.requests.x", 0)
+    box, place = FetchBuffer(1 << 20, MemoryPool(1 << 20, 10), lambda: None), Partition("gate.requests.x", 0)
     box.put(place, decode(raw, [], 0))
     counts = []
     while (found := box.take(place, 4_000, weight)) is not None:
@@ -237,7 +237,7 @@ def test_whatever_part_of_it_grows_no_more_is_taken_than_has_room(where):
 
 def largest_of(raw: bytes) -> int:
     """Return how large a record of a batch may be, as far as is told by when all are taken."""
-    box, place = Inbox(1 << 20, Pool(1 << 20, 10), lambda: None), Partition("gate.requests.x", 0)
+    box, place = FetchBuffer(1 << 20, MemoryPool(1 << 20, 10), lambda: None), Partition("gate.requests.x", 0)
     box.put(place, decode(raw, [], 0))
     largest = 0
     while box.take(place, 1_000) is not None:

@@ -1,4 +1,4 @@
-"""Hears what workers tell: reads feedback and the admitted requests that it is about, ahead of the shard's batches.
+"""The listener to workers: reads feedback and the admitted requests that it is about, ahead of the shard's batches.
 
 So no batch waits for what a worker has named, whether it is there or made up.
 """
@@ -13,14 +13,14 @@ import structlog
 
 from gate.errors import GateError
 from gate.protocol.feedback import LONGEST_BACKOFF, BackOff, Failed, Heard, read
-from gate.shard.buffer import Inbox, Wake, weight_of
+from gate.shard.buffer import FetchBuffer, Wake, weight_of
 from gate.shard.environment import Environment
-from gate.shard.hearing import Entry, Part
+from gate.shard.feedback_actions import FeedbackBatch, FeedbackEntry
 from gate.shard.ports import UnavailableError
 from gate.shard.records import Partition, Record
-from gate.shard.returns import stage_of
+from gate.shard.retries import stage_of
 
-INBOX_BYTES: Final = 256 << 10
+BUFFER_BYTES: Final = 256 << 10
 READY_BYTES: Final = 512 << 10  # of admitted requests that wait for the next batch
 AT_ONCE: Final = 128
 ENTRY_BYTES: Final = 1_000  # about what one takes beside its value
@@ -30,38 +30,38 @@ PASSING: Final = (UnavailableError, GateError, OSError)  # brokers come back, an
 log = structlog.get_logger("gate.feedback")
 
 
-class Listener:
+class FeedbackListener:
     """Hears for one owner of a shard, from its take-over until `close`. Partitions do not wait for each other."""
 
     def __init__(self, environment: Environment, wake: Wake) -> None:
         self._env = environment
         self._wake = wake
-        self.inbox = Inbox(INBOX_BYTES, environment.pool, self._arrived)
+        self.buffer = FetchBuffer(BUFFER_BYTES, environment.pool, self._arrived)
         self.stages: dict[str, int] = {}  # partitions of retries topics, by service
         self.troubles: dict[Partition, tuple[int, str, str]] = {}  # what stands: since when (local ns), why, remedy
-        self._ready: dict[Partition, list[Part]] = {}
+        self._ready: dict[Partition, list[FeedbackBatch]] = {}
         self._size = 0
         self._room = asyncio.Event()
         self._tasks: dict[Partition, asyncio.Task[None]] = {}
 
     def close(self) -> None:
         """Hear no more, and hold nothing."""
-        self._env.hearing.unfollow(self.inbox)
-        self.inbox.close()
+        self._env.hearing.unfollow(self.buffer)
+        self.buffer.close()
         for task in self._tasks.values():
             task.cancel()
         self._ready.clear()
 
     def follow(self, partition: Partition, offset: int | None) -> None:
         """Hear a partition of a feedback topic from `offset` on."""
-        self.inbox.followed.add(partition)
-        self._env.hearing.follow(partition, offset, self.inbox)
+        self.buffer.followed.add(partition)
+        self._env.hearing.follow(partition, offset, self.buffer)
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         """Hear these no more: they are gone."""
         for partition in partitions:
             self._env.hearing.drop(partition)
-            self.inbox.drop(partition)
+            self.buffer.drop(partition)
             self._ready.pop(partition, None)
             self.troubles.pop(partition, None)
             if (task := self._tasks.pop(partition, None)) is not None:
@@ -75,9 +75,9 @@ class Listener:
         """Return the partitions of a feedback topic of which something waits to be acted upon."""
         return [partition for partition in self._ready if partition.topic == topic]
 
-    def take(self, stopped: frozenset[str], rooms: Mapping[str, int]) -> list[Part]:
+    def take(self, stopped: frozenset[str], rooms: Mapping[str, int]) -> list[FeedbackBatch]:
         """Take what is ready, of some services at most so many entries; more is heard meanwhile."""
-        taken: list[Part] = []
+        taken: list[FeedbackBatch] = []
         for partition, parts in list(self._ready.items()):
             service = parts[0].service
             if service in stopped:
@@ -95,7 +95,7 @@ class Listener:
         return taken
 
     def _arrived(self) -> None:
-        for partition in self.inbox.waiting:
+        for partition in self.buffer.waiting:
             if partition not in self._tasks:
                 self._tasks[partition] = asyncio.create_task(self._hear(partition), name="feedback")
 
@@ -103,7 +103,7 @@ class Listener:
         service = self._env.names.service_of(partition.topic, "feedback")
         assert service is not None  # or it would not be followed
         try:
-            while (taken := self.inbox.take(partition, AT_ONCE)) is not None:
+            while (taken := self.buffer.take(partition, AT_ONCE)) is not None:
                 self._env.hearing.poke()
                 await self._prepare(service, partition, *taken)
         except Exception as error:  # noqa: BLE001 - a fault of the gate itself: told, and not gone on behind
@@ -113,8 +113,8 @@ class Listener:
 
     def _stand(self, partition: Partition, error: Exception) -> None:
         """Hear a partition no more: to go on would be to pass over what a worker told. Others are heard."""
-        self.inbox.stopped.add(partition)
-        self.inbox.clear(partition)
+        self.buffer.stopped.add(partition)
+        self.buffer.clear(partition)
         why = f"a fault of the gate itself: {type(error).__name__}: {error}"
         remedy = "report it with this line of the log; a gate that is restarted tries it again"
         frames = extract_tb(error.__traceback__)
@@ -126,19 +126,21 @@ class Listener:
         self._wake()
 
     async def _prepare(self, service: str, partition: Partition, records: list[Record], end: int) -> None:
-        entries: list[Entry] = []
+        entries: list[FeedbackEntry] = []
         size = 0
         for index, record in enumerate(records):
             entries.append(entry := await self._patiently(service, partition, record))
             size += _weight(entry)
             if index + 1 == len(records) or size > READY_BYTES // 2:
                 behind = records[index + 1].offset if index + 1 < len(records) else end
-                await self._give(Part(service, partition, entries, behind, max(1, self.stages.get(service, 0))))
+                await self._give(
+                    FeedbackBatch(service, partition, entries, behind, max(1, self.stages.get(service, 0)))
+                )
                 entries, size = [], 0
         if not records:
-            await self._give(Part(service, partition, [], end))
+            await self._give(FeedbackBatch(service, partition, [], end))
 
-    async def _give(self, part: Part) -> None:
+    async def _give(self, part: FeedbackBatch) -> None:
         while self._size > READY_BYTES:
             self._room.clear()
             await self._room.wait()
@@ -146,7 +148,7 @@ class Listener:
         self._size += _size(part)
         self._wake()
 
-    async def _patiently(self, service: str, partition: Partition, record: Record) -> Entry:
+    async def _patiently(self, service: str, partition: Partition, record: Record) -> FeedbackEntry:
         """Make something of a record, however long that takes: nobody else is kept waiting."""
         pause = FIRST_PAUSE
         while True:
@@ -173,11 +175,11 @@ class Listener:
             )  # fmt: skip
             self._wake()
 
-    async def _entry(self, service: str, number: int, record: Record) -> Entry:
+    async def _entry(self, service: str, number: int, record: Record) -> FeedbackEntry:
         admitted = Partition(self._env.names.admitted(service), number)
         said = read(record.key, record.value, *admitted)
         if not isinstance(said, Heard):
-            return Entry(said, record.offset, record.timestamp)
+            return FeedbackEntry(said, record.offset, record.timestamp)
         about = await self._env.hearing.look(admitted, said.offset)
         outcome = said.outcome
         wait = outcome.retry_after if isinstance(outcome, Failed) else None
@@ -185,12 +187,12 @@ class Listener:
             wait = min(outcome.seconds, LONGEST_BACKOFF)
         if about is not None and wait is not None and (stages := 1 + stage_of(wait)) > self.stages.get(service, 0):
             self.stages[service] = await self._env.widen(service, stages)
-        return Entry(said, record.offset, record.timestamp, about)
+        return FeedbackEntry(said, record.offset, record.timestamp, about)
 
 
-def _size(part: Part) -> int:
+def _size(part: FeedbackBatch) -> int:
     return sum(map(_weight, part.entries))
 
 
-def _weight(entry: Entry) -> int:
+def _weight(entry: FeedbackEntry) -> int:
     return ENTRY_BYTES + (0 if entry.record is None else weight_of((entry.record,)))

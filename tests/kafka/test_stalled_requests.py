@@ -2,12 +2,12 @@
 
 import pytest
 
-from gate.kafka import standing as module
+from gate.kafka import stalled_requests as module
 from gate.kafka.aio.heads import Head
 from gate.kafka.aio.reader import EARLIEST
-from gate.kafka.standing import LONG, standing, undecided_now
+from gate.kafka.stalled_requests import LONG, stalled_requests, undecided_now
 from gate.kafka.undecided import OPEN_AFTER, Undecided
-from gate.shard.records import Mark, Partition
+from gate.shard.records import CommittedOffset, Partition
 
 AT = 1_764_025_123_456_000_000
 PAY, CALM = Partition("gate.requests.pay", 0), Partition("gate.requests.calm", 0)
@@ -36,10 +36,12 @@ class World:
         self.looks += 1
         if self.looks == 2:
             self.then()
-        return {partition: Mark(self.marks[partition]) for partition in partitions if partition in self.marks}
+        return {
+            partition: CommittedOffset(self.marks[partition]) for partition in partitions if partition in self.marks
+        }
 
     async def find(self):
-        return await standing(self, self.committed, SERVICES, "--bootstrap here:9092", lambda: AT)
+        return await stalled_requests(self, self.committed, SERVICES, "--bootstrap here:9092", lambda: AT)
 
 
 @pytest.fixture

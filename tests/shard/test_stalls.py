@@ -10,11 +10,11 @@ from structlog.testing import capture_logs
 from gate.kafka.reporting import Reporter
 from gate.observe.http import Board
 from gate.observe.metrics import Metrics
-from gate.shard.waiting import ALERT_AFTER, ALERT_EVERY, SECOND, Waiting
+from gate.shard.stalls import ALERT_AFTER, ALERT_EVERY, SECOND, StalledPartition
 
 AT = 1_764_025_123_456_000_000
-HERE = Waiting("gate.requests.pay", 3, 1207, AT, "gate.rejected.pay is read-only", "allow Write on it", "pay")
-THERE = Waiting("gate.requests.pay", 4, 9, AT, "gate.rejected.pay is read-only", "allow Write on it", "pay")
+HERE = StalledPartition("gate.requests.pay", 3, 1207, AT, "gate.rejected.pay is read-only", "allow Write on it", "pay")
+THERE = StalledPartition("gate.requests.pay", 4, 9, AT, "gate.rejected.pay is read-only", "allow Write on it", "pay")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_shard_that_was_given_up_is_its_next_owners(gate):
 
 def test_words_may_change_while_it_waits(gate):
     gate.reporter.waiting(5, [HERE])
-    other = Waiting(*HERE.place, AT, "gate.rejected.pay is away", "bring it back", "pay")
+    other = StalledPartition(*HERE.place, AT, "gate.rejected.pay is away", "bring it back", "pay")
     with capture_logs() as log:
         gate.reporter.waiting(5, [other])
     assert gate.board.waiting == [other.as_json()]

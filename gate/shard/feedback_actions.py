@@ -1,4 +1,4 @@
-"""From what workers told to what is written: retries, dead letters, and pauses. No I/O."""
+"""Actions on feedback: what workers told becomes retries, dead letters and pauses. No I/O."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import Final, NamedTuple
 
 from gate.protocol.feedback import BackOff, Done, Heard, Ignored
 from gate.protocol.headers import ERROR, ERROR_ATTEMPTS, FAULT, UNFORWARDABLE, Malformed, decided_at, origin
-from gate.shard.blame import Level, Sentences, job_of
+from gate.shard.feedback_state import FeedbackState
 from gate.shard.forwarding import Refusal, estimate, rejected
-from gate.shard.ledger import Ledger
 from gate.shard.records import Outgoing, Partition, Record
-from gate.shard.returns import DeadLetter, Retry, follow, paused_until, unfit
+from gate.shard.refusal_history import RejectionLevel, Rejections, job_of
+from gate.shard.retries import DeadLetter, Retry, follow, paused_until, unfit
 from gate.shard.routing import Batch, Topics
 from gate.shard.topic_limits import TopicLimit
 from gate.units import MS
@@ -19,7 +19,7 @@ from gate.units import MS
 REPEATED: Final = "repeated"  # told before; all other counts are of faults, or of what follows
 
 
-class Entry(NamedTuple):
+class FeedbackEntry(NamedTuple):
     """One record of a feedback topic: what it says, when it was told (unix ms), and what it is about."""
 
     said: Heard | Ignored
@@ -29,28 +29,28 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FeedbackBatch:
     """What was told of one partition of a service, up to feedback offset `end`, ready to be acted upon."""
 
     service: str
     partition: Partition
-    entries: Sequence[Entry]
+    entries: Sequence[FeedbackEntry]
     end: int
     stages: int = 1  # partitions of the retries topic
 
-    def first(self, count: int) -> tuple["Part", "Part | None"]:
+    def first(self, count: int) -> tuple["FeedbackBatch", "FeedbackBatch | None"]:
         """Return the first `count` entries, and what is left."""
         if count >= len(self.entries):
             return self, None
         end = self.entries[count].offset
         return (
-            Part(self.service, self.partition, self.entries[:count], end, self.stages),
-            Part(self.service, self.partition, self.entries[count:], self.end, self.stages),
+            FeedbackBatch(self.service, self.partition, self.entries[:count], end, self.stages),
+            FeedbackBatch(self.service, self.partition, self.entries[count:], self.end, self.stages),
         )
 
 
 @dataclass(slots=True)
-class Followed:
+class FeedbackResult:
     """What followed from a part: until when the service is to be left alone (unix ms), and how much of what."""
 
     paused_until: int = 0
@@ -59,10 +59,16 @@ class Followed:
 
 
 def act(
-    part: Part, topics: Topics, ledger: Ledger, batch: Batch, sentences: Sentences, *, waits_out: bool = False
-) -> Followed:
-    """Write what follows into a batch. `sentences` are of jobs whose retry or dead letter a broker has refused."""
-    result = Followed()
+    part: FeedbackBatch,
+    topics: Topics,
+    feedback: FeedbackState,
+    batch: Batch,
+    rejections: Rejections,
+    *,
+    waits_out: bool = False,
+) -> FeedbackResult:
+    """Write what follows into a batch. `rejections` are of jobs whose retry or dead letter a broker has refused."""
+    result = FeedbackResult()
     now = batch.now // MS
     for entry in part.entries:
         said = entry.said if isinstance(entry.said, Ignored) else unfit(entry.said, entry.record) or entry.said
@@ -72,7 +78,7 @@ def act(
             continue
         outcome, record = said.outcome, entry.record
         assert record is not None  # or it would not fit
-        told = ledger.told(part.service, part.partition.number)
+        told = feedback.told(part.service, part.partition.number)
         if isinstance(outcome, Done):
             told.settle(outcome.group, min(outcome.settled, said.offset))
             result.counts["done"] += 1
@@ -84,21 +90,21 @@ def act(
             result.paused_until = max(result.paused_until, paused_until(outcome, entry.told_at, now))
             result.counts["back-off"] += 1
         job = job_of(record.headers)
-        sentence = sentences.get(job[0], {}).get(job[1]) if job is not None else None
+        rejection = rejections.get(job[0], {}).get(job[1]) if job is not None else None
         what = follow(outcome, record, entry.told_at, now, waits_out=waits_out)
         if isinstance(what, Retry):
-            why = sentence.why if sentence else too_large(what.record, batch.limit(topics.retries), topics.retries)
+            why = rejection.why if rejection else too_large(what.record, batch.limit(topics.retries), topics.retries)
             if why is None:
                 batch.to(topics.retries, min(what.stage, part.stages - 1)).append(what.record)
                 result.counts["retry"] += 1
                 continue
             what = DeadLetter(f"it can't be tried again: {why}", outcome.attempt)
         letter = dead_letter(
-            record, what, now, batch.limit(topics.rejected), sentence.level if sentence else Level.WHOLE
+            record, what, now, batch.limit(topics.rejected), rejection.level if rejection else RejectionLevel.WHOLE
         )
         batch.to(topics.rejected, part.partition.number).append(letter)
         result.counts["given-up"] += 1
-    ledger.advance(part.partition, part.end)
+    feedback.advance(part.partition, part.end)
     return result
 
 
@@ -112,7 +118,7 @@ def too_large(record: Outgoing, limit: TopicLimit, topic: str) -> str | None:
     return f"it takes {size} bytes, and topic {topic} takes {limit.size} at most (max.message.bytes)"
 
 
-def dead_letter(record: Record, dead: DeadLetter, now: int, limit: TopicLimit, level: Level) -> Outgoing:
+def dead_letter(record: Record, dead: DeadLetter, now: int, limit: TopicLimit, level: RejectionLevel) -> Outgoing:
     """Return what is written of a job that was given up: all of it with its error, or what the rejected topic takes.
 
     It keeps the stamp by which it was admitted: that tells it from requests that the gate rejected.

@@ -9,9 +9,9 @@ import structlog
 from gate.errors import GateError
 from gate.protocol.feedback import Failed, encode
 from gate.protocol.topics import Names
-from gate.shard import listening
-from gate.shard.buffer import Pool
-from gate.shard.listening import Listener
+from gate.shard import feedback_listener
+from gate.shard.buffer import MemoryPool
+from gate.shard.feedback_listener import FeedbackListener
 from gate.shard.ports import UnavailableError
 from gate.shard.records import Fetched, Partition
 from tests.sim.log import Stored
@@ -36,7 +36,7 @@ class Kafka:
             raise error
         return Stored(offset, 1, b"k", b"v", ())
 
-    def follow(self, partition, offset, inbox): ...
+    def follow(self, partition, offset, buffer): ...
 
     def poke(self): ...
 
@@ -49,9 +49,9 @@ class Heard:
         self.woken = asyncio.Event()
         self.kafka.looked = self.woken.set
         environment = SimpleNamespace(
-            names=Names(), pool=Pool(1 << 30, 1 << 20), hearing=self.kafka, local=lambda: 7, widen=self.widen
+            names=Names(), pool=MemoryPool(1 << 30, 1 << 20), hearing=self.kafka, local=lambda: 7, widen=self.widen
         )
-        self.listener = Listener(environment, self.woken.set)
+        self.listener = FeedbackListener(environment, self.woken.set)
         for partition in (HERE, OTHER):
             self.listener.follow(partition, 0)
 
@@ -62,7 +62,7 @@ class Heard:
         told = encode(Failed(group="g", attempt=1, error="no"))
         place = f"gate.admitted.pay-{partition.number}"
         records = [Stored(at, 1, f"{place}@{at}".encode(), told, ()) for at in range(first, first + count)]
-        self.listener.inbox.put(partition, Fetched(records, first + count, 10))
+        self.listener.buffer.put(partition, Fetched(records, first + count, 10))
 
     async def until(self, condition):
         async with asyncio.timeout(30):
@@ -78,7 +78,7 @@ class Heard:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(listening, "FIRST_PAUSE", 0)
+    monkeypatch.setattr(feedback_listener, "FIRST_PAUSE", 0)
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ async def test_a_fault_is_told_by_its_name_and_not_tried_again_and_what_it_conce
             await asyncio.sleep(0)
     assert heard.kafka.looks.count((0, 0)) == 1
     assert heard.ready() == {(OTHER, 10), (OTHER, 11)}, "others are heard; to go on here would be to lose what was told"
-    assert not heard.listener.inbox.wants(HERE), "nothing is read that nobody takes"
-    assert heard.listener.inbox.wants(OTHER)
+    assert not heard.listener.buffer.wants(HERE), "nothing is read that nobody takes"
+    assert heard.listener.buffer.wants(OTHER)
     since, why, remedy = heard.listener.troubles[HERE]
     assert (since, why) == (7, "a fault of the gate itself: KeyError: 'slipped'")
     assert "report it" in remedy
     (told,) = [entry for entry in logs if entry["log_level"] == "error"]
     assert (told["topic"], told["partition"], told["why"]) == (HERE.topic, HERE.number, why)
-    assert "test_listening.py" in told["where"]
+    assert "test_feedback_listener.py" in told["where"]

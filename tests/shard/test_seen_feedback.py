@@ -3,11 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.limits import StateError
-from gate.shard.told import MOST_GROUPS, MOST_TOLD, Told
+from gate.shard.seen_feedback import MOST_GROUPS, MOST_TOLD, SeenFeedback
 
 
 def test_the_same_is_taken_once_per_group():
-    told = Told()
+    told = SeenFeedback()
     assert told.take("a", 7, 0)
     assert not told.take("a", 7, 0)
     assert told.take("b", 7, 0)
@@ -16,7 +16,7 @@ def test_the_same_is_taken_once_per_group():
 
 
 def test_what_is_below_what_a_group_has_finished_is_not_taken():
-    told = Told()
+    told = SeenFeedback()
     assert told.take("a", 9, 9)
     assert not told.take("a", 8, 0)
     assert told.take("b", 8, 0)
@@ -26,38 +26,38 @@ def test_what_is_below_what_a_group_has_finished_is_not_taken():
 
 
 def test_a_group_can_not_finish_what_lies_ahead():
-    told = Told()
+    told = SeenFeedback()
     assert told.take("a", 3, 2**62)
     assert told.take("a", 4, 0)
 
 
 def test_a_successor_knows_as_much():
-    told = Told()
+    told = SeenFeedback()
     for offset in (90, 12, 40, 41):
         told.take("a", offset, 10)
     told.take("bö", 2**62, 0)
-    after = Told.load("told/s/0", told.dump())
+    after = SeenFeedback.load("told/s/0", told.dump())
     assert [after.take("a", offset, 0) for offset in (9, 10, 12, 40, 42, 90, 91)] == [
         False, True, False, False, True, False, True,
     ]  # fmt: skip
     assert not after.take("bö", 2**62, 0)
     with pytest.raises(StateError):
-        Told.load("told/s/0", told.dump()[:-1])
+        SeenFeedback.load("told/s/0", told.dump()[:-1])
 
 
 def test_in_a_topic_that_was_made_anew_nothing_has_been_told():
-    told = Told()
+    told = SeenFeedback()
     assert told.take("a", 900, 880, at=5_000)
     assert not told.take("a", 3, 0, at=4_000)  # from before
     assert not told.take("a", 900, 0, at=5_000)
-    told = Told.load("told/s/0", told.dump())
+    told = SeenFeedback.load("told/s/0", told.dump())
     assert told.take("a", 3, 0, at=6_000)
     assert not told.take("a", 3, 0, at=6_000)
     assert told.take("a", 900, 0, at=7_000)
 
 
 def test_memory_is_bounded_whoever_tells():
-    told = Told()
+    told = SeenFeedback()
     for offset in range(2 * MOST_TOLD):
         assert told.take("a", offset, 0)
     assert len(told.dump()) < 2 * MOST_TOLD
@@ -73,9 +73,9 @@ def test_memory_is_bounded_whoever_tells():
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30), st.integers(0, 30))))
 def test_nothing_is_taken_twice(calls):
-    told, taken = Told(), set()
+    told, taken = SeenFeedback(), set()
     for group, offset, settled in calls:
         if told.take(group, offset, settled):
             assert (group, offset) not in taken
             taken.add((group, offset))
-        told = Told.load("told/s/0", told.dump())
+        told = SeenFeedback.load("told/s/0", told.dump())

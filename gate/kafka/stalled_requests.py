@@ -6,40 +6,40 @@ from typing import Final, NamedTuple
 
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.undecided import OPEN_AFTER, Ends, Undecided, nobody_tells, open_transaction
-from gate.shard.records import Mark, Partition
-from gate.shard.waiting import SECOND, Waiting
+from gate.shard.records import CommittedOffset, Partition
+from gate.shard.stalls import SECOND, StalledPartition
 from gate.units import MS
 
 LONG: Final = 60 * SECOND  # undecided for so long
 BETWEEN: Final = 2.0  # seconds from look to look: what has moved meanwhile does not stand
 MOST_ASKED: Final = 1_000  # partitions whose first undecided batch is read
 
-Committed = Callable[[Sequence[Partition]], Awaitable[Mapping[Partition, Mark]]]
+Committed = Callable[[Sequence[Partition]], Awaitable[Mapping[Partition, CommittedOffset]]]
 
 
-class Standing(NamedTuple):
+class StalledRequests(NamedTuple):
     """A partition in which so many requests stand; `blocked`: behind an open transaction."""
 
-    waiting: Waiting
+    waiting: StalledPartition
     requests: int
     blocked: bool
 
 
 class _Look(NamedTuple):
-    marks: Mapping[Partition, Mark]
+    marks: Mapping[Partition, CommittedOffset]
     ends: Mapping[Partition, int]
     positions: Mapping[Partition, int]  # of those in which something is undecided
     stable: Mapping[Partition, int]
 
 
-async def standing(
+async def stalled_requests(
     ends: Ends,
     committed: Committed,
     partitions: Mapping[Partition, str],
     where: str,
     wall: Callable[[], int],
     name: Callable[[Partition, int], Awaitable[str | None]] = nobody_tells,
-) -> list[Standing]:
+) -> list[StalledRequests]:
     """Return those partitions (each with its service) that stand, sorted."""
     await ends.learn({partition.topic for partition in partitions})
     first = await _look(ends, committed, list(partitions))
@@ -63,9 +63,11 @@ async def standing(
         waiting = (
             open_transaction(service, partition, offset, since, head, where, await name(partition, offset))
             if blocked
-            else Waiting(*partition, offset, since, "it is not decided", "look at the gates' log and /readyz", service)
+            else StalledPartition(
+                *partition, offset, since, "it is not decided", "look at the gates' log and /readyz", service
+            )
         )
-        found.append(Standing(waiting, second.ends[partition] - at, blocked))
+        found.append(StalledRequests(waiting, second.ends[partition] - at, blocked))
     return found
 
 

@@ -5,10 +5,10 @@ import pytest
 from gate.protocol.feedback import BackOff, Done, Failed, Heard, Ignored
 from gate.protocol.headers import Stamp
 from gate.protocol.topics import Names
-from gate.shard.blame import Level, Sentence
-from gate.shard.hearing import Entry, Part, act
-from gate.shard.ledger import Ledger
+from gate.shard.feedback_actions import FeedbackBatch, FeedbackEntry, act
+from gate.shard.feedback_state import FeedbackState
 from gate.shard.records import Partition
+from gate.shard.refusal_history import Rejection, RejectionLevel
 from gate.shard.routing import Batch, Topics
 from gate.shard.topic_limits import UNKNOWN, TopicLimit
 
@@ -31,25 +31,25 @@ class Admitted:
     value: bytes | None = b"v"
 
 
-def hear(*outcomes, record=Admitted(), ledger=None, stages=22, sentences=None, limits=None, waits_out=False):
-    ledger = Ledger(Names()) if ledger is None else ledger
+def hear(*outcomes, record=Admitted(), feedback=None, stages=22, rejections=None, limits=None, waits_out=False):
+    feedback = FeedbackState(Names()) if feedback is None else feedback
     batch = Batch(NOW * MS, limit=lambda topic: (limits or {}).get(topic, UNKNOWN))
     entries = [
-        Entry(outcome if isinstance(outcome, Ignored) else Heard(17, outcome), 40 + index, NOW, record)
+        FeedbackEntry(outcome if isinstance(outcome, Ignored) else Heard(17, outcome), 40 + index, NOW, record)
         for index, outcome in enumerate(outcomes)
     ]
-    part = Part("payments", FEEDBACK, entries, 99, stages)
-    followed = act(part, TOPICS, ledger, batch, sentences or {}, waits_out=waits_out)
-    return batch.outputs, followed, ledger
+    part = FeedbackBatch("payments", FEEDBACK, entries, 99, stages)
+    followed = act(part, TOPICS, feedback, batch, rejections or {}, waits_out=waits_out)
+    return batch.outputs, followed, feedback
 
 
 def test_a_failed_job_goes_to_where_it_waits():
-    outputs, followed, ledger = hear(FAILED)
+    outputs, followed, feedback = hear(FAILED)
     ((place, (retry,)),) = outputs.items()
     assert place == Partition(TOPICS.retries, 3)
     assert (retry.key, retry.value, dict(retry.headers)["gate-job-attempt"]) == (b"k", b"v", b"2")
     assert followed.counts == {"retry": 1}
-    assert ledger.start(FEEDBACK) == 99
+    assert feedback.start(FEEDBACK) == 99
 
 
 def test_where_there_are_fewer_partitions_it_waits_in_the_last_one():
@@ -57,12 +57,14 @@ def test_where_there_are_fewer_partitions_it_waits_in_the_last_one():
 
 
 def test_the_same_told_again_has_no_second_consequence_also_for_a_successor():
-    outputs, followed, ledger = hear(FAILED, FAILED, GIVEN_UP, Failed(group="h", attempt=1, error="", retry_after=4.0))
+    outputs, followed, feedback = hear(
+        FAILED, FAILED, GIVEN_UP, Failed(group="h", attempt=1, error="", retry_after=4.0)
+    )
     assert [len(records) for records in outputs.values()] == [2]  # one for each group
     assert followed.counts == {"retry": 2, "repeated": 2}
-    successor = Ledger(Names())
-    assert all(successor.restore(key, value) for key, value in ledger.changes().items())
-    outputs, followed, _ = hear(FAILED, ledger=successor)
+    successor = FeedbackState(Names())
+    assert all(successor.restore(key, value) for key, value in feedback.changes().items())
+    outputs, followed, _ = hear(FAILED, feedback=successor)
     assert (outputs, followed.counts) == ({}, {"repeated": 1})
 
 
@@ -102,7 +104,7 @@ def test_a_retry_that_its_topic_does_not_take_is_a_dead_letter_that_says_so():
 
 def test_what_a_broker_has_refused_is_not_tried_in_the_same_way():
     place = Partition("gate.requests.payments", 3)
-    outputs, _, _ = hear(FAILED, sentences={place: {5: Sentence("a rule", Level.WITHOUT_VALUE)}})
+    outputs, _, _ = hear(FAILED, rejections={place: {5: Rejection("a rule", RejectionLevel.WITHOUT_VALUE)}})
     (dead,) = outputs[REJECTED]
     assert dead.value is None
     assert dict(dead.headers)["gate-error"].startswith(b"it can't be tried again: a rule; its value is left out")
@@ -118,19 +120,19 @@ def test_who_wants_to_be_left_alone_is_and_the_job_comes_back():
 
 
 def test_what_can_not_be_is_counted_by_kind_and_has_no_consequence():
-    outputs, followed, ledger = hear(
+    outputs, followed, feedback = hear(
         Ignored("unreadable", "x"), Failed(group="g", attempt=2, error=""), Done(group="g", attempt=1, settled=17)
     )
     assert outputs == {}
     assert followed.counts == {"unreadable": 1, "attempt": 1, "done": 1}
     assert [(offset, ignored.kind) for offset, ignored in followed.ignored] == [(40, "unreadable"), (41, "attempt")]
-    assert ledger.start(FEEDBACK) == 99
+    assert feedback.start(FEEDBACK) == 99
     assert hear(FAILED, record=None)[1].counts == {"missing": 1}
 
 
 def test_a_part_can_be_taken_bit_by_bit():
-    entries = [Entry(Ignored("place", ""), offset, NOW) for offset in (4, 7, 9)]
-    part = Part("payments", FEEDBACK, entries, 12)
+    entries = [FeedbackEntry(Ignored("place", ""), offset, NOW) for offset in (4, 7, 9)]
+    part = FeedbackBatch("payments", FEEDBACK, entries, 12)
     first, rest = part.first(2)
     assert (first.end, len(first.entries), rest.end, len(rest.entries)) == (9, 2, 12, 1)
     assert part.first(3) == (part, None)

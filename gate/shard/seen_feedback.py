@@ -1,4 +1,4 @@
-"""What has been told of a partition's admitted records, so that who tells it again gets no second retry.
+"""Feedback that was seen of a partition's admitted records, so that who tells it again gets no second retry.
 
 A worker that is killed tells again what it had told since its last commit. A group is remembered by the offset before
 which all is finished, as its workers say, and by what was told behind that.
@@ -27,7 +27,7 @@ class GroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int = field(name="a")
 
 
-class ToldRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+class SeenFeedbackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`told/<service>/<partition>`, by group."""
 
     groups: dict[str, GroupRecord] = field(name="g")
@@ -43,7 +43,7 @@ class _Group:
         self.at = at  # when that was admitted, unix ms
 
 
-class Told:
+class SeenFeedback:
     """One partition's groups, the one that told last at the end."""
 
     def __init__(self, groups: dict[str, _Group] | None = None) -> None:
@@ -88,12 +88,12 @@ class Told:
 
     def dump(self, version: int = VERSION) -> bytes:
         """Return the state record."""
-        return encode(ToldRecord({name: _dump(group) for name, group in self._groups.items()}), version)
+        return encode(SeenFeedbackRecord({name: _dump(group) for name, group in self._groups.items()}), version)
 
     @classmethod
-    def load(cls, key: str, data: bytes) -> "Told":
+    def load(cls, key: str, data: bytes) -> "SeenFeedback":
         """Read a state record. Raises StateError."""
-        return cls({name: _load(group) for name, group in decode(key, data, ToldRecord).groups.items()})
+        return cls({name: _load(group) for name, group in decode(key, data, SeenFeedbackRecord).groups.items()})
 
 
 def _dump(group: _Group) -> GroupRecord:

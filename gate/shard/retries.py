@@ -1,4 +1,4 @@
-"""What becomes of a job that failed: a retry, or a dead letter, made of the admitted record and of what a worker told.
+"""Retries and dead letters of failed jobs, made of the admitted record and of what a worker told.
 
 Pure: the shard brings the admitted record and takes away what is to be written.
 """

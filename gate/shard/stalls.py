@@ -1,4 +1,4 @@
-"""Partitions that stand: what can't go on, since when, why, and what to do about it, until it goes on."""
+"""Stalled partitions: what can't go on, since when, why, and what to do about it, until it goes on."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ log = structlog.get_logger("gate")
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class StalledPartition:
     """A partition that does not go on: the request at `offset` is the first that waits, since `since` (unix ns)."""
 
     topic: str
@@ -49,13 +49,13 @@ class Waiting:
 
 @dataclass(slots=True)
 class _Told:
-    waiting: Waiting
+    waiting: StalledPartition
     seen: int  # by this host's clock: `since` may be another's
     next_alert: int
     alerted: bool = False
 
 
-class Waits:
+class StalledPartitions:
     """All that waits at one gate. Logs each once, alerts when it lasts, and says when it goes on.
 
     Who watches for one cause (`source`) tells all that it finds on a shard, as often as it likes. Times are unix ns.
@@ -66,12 +66,12 @@ class Waits:
         self._notify = notify
         self._told: dict[tuple[int, str], dict[tuple[str, int, int], _Told]] = {}
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[StalledPartition]:
         """Yield all that waits, sorted by place."""
         found = {one.waiting.place: one.waiting for told in self._told.values() for one in told.values()}
         yield from (found[place] for place in sorted(found))
 
-    def of(self, service: str) -> list[Waiting]:
+    def of(self, service: str) -> list[StalledPartition]:
         """Return what waits of a service."""
         return [one for one in self if one.service == service]
 
@@ -80,7 +80,7 @@ class Waits:
         told = [one for (number, _), told in self._told.items() if number == shard for one in told]
         return len({(topic, partition) for topic, partition, _ in told})
 
-    def take(self, shard: int, source: str, waiting: Sequence[Waiting], now: int) -> bool:
+    def take(self, shard: int, source: str, waiting: Sequence[StalledPartition], now: int) -> bool:
         """Take what waits on a shard now by what `source` sees. Returns whether that has changed."""
         before = self._told.get((shard, source), {})
         if not before and not waiting:

@@ -1,4 +1,4 @@
-"""The room of a batch, divided among those whose requests wait."""
+"""Shares of a batch's room, for those whose requests wait."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gate.shard.records import Partition
 
 
-class Share(NamedTuple):
+class BatchShare(NamedTuple):
     """What a batch may take of a partition."""
 
     service: str
@@ -15,7 +15,7 @@ class Share(NamedTuple):
     weight: int  # bytes in memory
 
 
-class Shares:
+class BatchShares:
     """Gives each service as much, and each of its partitions.
 
     Who has less waiting comes first, and what it leaves is the others', so that it never waits for who sends much.
@@ -27,7 +27,7 @@ class Shares:
         self._weight = weight
         self._waiting = waiting
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[BatchShare]:
         """Yield shares as long as there is room; `used` must tell what was taken before the next one."""
         services = len(self._waiting)
         for service in sorted(self._waiting, key=lambda service: sum(size for size, _ in self._waiting[service])):
@@ -40,7 +40,7 @@ class Shares:
                     return
                 room, weight = self._room - room_of_others, self._weight - weight_of_others
                 if room > 0 and weight > 0:
-                    yield Share(service, partition, max(1, room // others), max(1, weight // others))
+                    yield BatchShare(service, partition, max(1, room // others), max(1, weight // others))
 
     def used(self, records: int, weight: int) -> None:
         """Note what was taken."""

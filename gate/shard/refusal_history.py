@@ -1,4 +1,4 @@
-"""What is to be learnt from outputs that a broker has refused, so that each refusal stops as little as possible.
+"""The history of refused outputs: what is learnt from each, so that a refusal stops as little as possible.
 
 A refused record costs the session, and with it the batch; what is learnt here outlives both. The request is found by
 what the broker names, or by halves, and rejected. Where even that is refused, or nothing at all can be written, the
@@ -31,7 +31,7 @@ MOST_ROOM: Final = 4_000  # requests of a batch: above it nothing is held back
 MOST_CONDEMNED: Final = 10_000  # requests that are remembered; those that ended long ago are let go
 
 
-class Level(IntEnum):
+class RejectionLevel(IntEnum):
     """How much of a rejected request is written to the rejected topic."""
 
     WHOLE = 1
@@ -40,20 +40,20 @@ class Level(IntEnum):
     NOTHING = 4  # not even that is taken: its partition waits
 
 
-class Sentence(NamedTuple):
+class Rejection(NamedTuple):
     """Why a request is rejected, and how much of it is left."""
 
     why: str
-    level: Level
+    level: RejectionLevel
     reason: str = UNFORWARDABLE
 
 
-Sentences = Mapping[Partition, Mapping[int, Sentence]]  # by request partition and offset
-NO_SENTENCES: Final[Sentences] = {}
+Rejections = Mapping[Partition, Mapping[int, Rejection]]  # by request partition and offset
+NO_REJECTIONS: Final[Rejections] = {}
 
 
 @dataclass(slots=True)
-class Closed:
+class ClosedOutput:
     """An output that takes nothing. Times are monotonic seconds."""
 
     why: str
@@ -70,15 +70,15 @@ class Closed:
 
 
 @dataclass(slots=True)
-class Blame:
+class RefusalHistory:
     """What the owner of a shard has learnt, by request partitions and services."""
 
     names: Names
-    condemned: dict[Partition, dict[int, Sentence]] = field(default_factory=dict)
+    condemned: dict[Partition, dict[int, Rejection]] = field(default_factory=dict)
     rooms: dict[Partition, int] = field(default_factory=dict)  # requests to take at a time, while one is looked for
     pulls: dict[str, int] = field(default_factory=dict)  # the same of parked ones, by service
     hearings: dict[str, int] = field(default_factory=dict)  # the same of jobs that failed
-    closed: dict[Partition, Closed] = field(default_factory=dict)  # by output
+    closed: dict[Partition, ClosedOutput] = field(default_factory=dict)  # by output
 
     def learn(self, error: OutputError, now: float) -> None:
         """Take in what was refused."""
@@ -106,14 +106,14 @@ class Blame:
         before = self.condemned.get(place, {}).get(offset)
         rejected = self.names.service_of(error.partition.topic, "rejected") is not None
         if not rejected:
-            sentence = Sentence(why, Level.WHOLE)
+            rejection = Rejection(why, RejectionLevel.WHOLE)
         else:  # why it was rejected in the first place is what to tell, and not what became of the rejection
-            sentence = before or _as_rejected(record[3], why)
-            if sentence.level + 1 >= Level.NOTHING:
+            rejection = before or _as_rejected(record[3], why)
+            if rejection.level + 1 >= RejectionLevel.NOTHING:
                 self._close(error.partition, why, now)
                 return
-            sentence = sentence._replace(level=Level(sentence.level + 1))
-        self.condemned.setdefault(place, {})[offset] = sentence
+            rejection = rejection._replace(level=RejectionLevel(rejection.level + 1))
+        self.condemned.setdefault(place, {})[offset] = rejection
         while sum(map(len, self.condemned.values())) > MOST_CONDEMNED:
             oldest = next(iter(self.condemned))
             del self.condemned[oldest][next(iter(self.condemned[oldest]))]
@@ -161,7 +161,7 @@ class Blame:
     def _close(self, output: Partition, why: str, now: float) -> None:
         known = self.closed.get(output)
         if known is None:
-            self.closed[output] = Closed(why, now, now + FIRST_WAIT)
+            self.closed[output] = ClosedOutput(why, now, now + FIRST_WAIT)
         else:
             known.again(why, now)
 
@@ -177,7 +177,7 @@ class Blame:
         if self.hearings:
             self.hearings = {place: 2 * room for place, room in self.hearings.items() if 2 * room < MOST_ROOM}
 
-    def waiting(self, now: float) -> Iterator[tuple[Partition, Closed]]:
+    def waiting(self, now: float) -> Iterator[tuple[Partition, ClosedOutput]]:
         """Yield the outputs that are not to be tried yet."""
         return ((output, closed) for output, closed in self.closed.items() if now < closed.until)
 
@@ -197,11 +197,11 @@ def request_of(headers: Headers) -> tuple[Partition, int] | None:
     return _place(found) if found is not None else None
 
 
-def _as_rejected(headers: Headers, why: str) -> Sentence:
+def _as_rejected(headers: Headers, why: str) -> Rejection:
     given = dict(headers)
     reason = parse_stamp(given[STAMP] or b"").reason or UNFORWARDABLE
     told = given.get(ERROR)
-    return Sentence(why if told is None else told.decode("utf-8", "replace"), Level.WHOLE, reason)
+    return Rejection(why if told is None else told.decode("utf-8", "replace"), RejectionLevel.WHOLE, reason)
 
 
 def job_of(headers: Headers) -> tuple[Partition, int] | None:
