@@ -15,6 +15,7 @@ from typing import Final
 from cyclopts import App, CycloptsError
 
 from gate.errors import GateError
+from gate.shard import failpoints
 
 COMMANDS: Final[Mapping[str, str]] = {
     "demo": "Play the main job on a real broker, with live numbers, and check the sums.",
@@ -43,6 +44,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command, by default that of the command line; return its exit code."""
     tokens = sys.argv[1:] if tokens is None else tokens
     try:
+        if failpoints.VARIABLE in os.environ:
+            failpoints.arm(os.environ)
         result = _app(tokens)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:

@@ -11,6 +11,7 @@ from cyclopts import App
 
 from gate import cli
 from gate.errors import GateError
+from gate.shard import failpoints
 
 
 @pytest.fixture
@@ -127,3 +128,12 @@ def test_completion_is_installed_for_a_shell(shell, tmp_path, monkeypatch, capsy
     (script,) = [Path(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "script installed" in line]
     assert script.is_relative_to(tmp_path)
     assert "replay" in script.read_text()
+
+
+@pytest.mark.parametrize("text", ["after-comit", "after-commit:0", "after-commit:soon", ":2"])
+def test_a_misspelt_failpoint_is_an_error_and_not_a_run_in_which_nothing_is_killed(text, command, capsys, monkeypatch):
+    command(lambda: 0)
+    monkeypatch.setenv(failpoints.VARIABLE, text)
+    assert cli.main(["probe"]) == 1
+    assert f"GATE_FAILPOINT is '{text}', which is no point" in (error := capsys.readouterr().err)
+    assert "after-commit" in error
