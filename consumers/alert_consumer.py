@@ -4,7 +4,8 @@
     WEBHOOK=https://example.com/hook WEBHOOK_SECRET=... python consumers/alert_consumer.py
 
 Every receiver gets each alert at least once and in order, also those that came while this program did not run. It reads
-GATE_BOOTSTRAP (localhost:9092) and GATE_PREFIX (gate). SIGTERM and Ctrl-C end it.
+GATE_BOOTSTRAP (localhost:9092) and GATE_PREFIX (gate), or the gates' policy file, named by GATE_CONFIG. SIGTERM and
+Ctrl-C end it.
 """
 
 import argparse
@@ -13,14 +14,10 @@ import os
 import sys
 from collections import Counter
 
-from gate.client import Alert, Alerts, Console, GateError, Webhook
+from gate.client import Alert, Alerts, Connection, Console, GateError, Webhook
 
-alerts = Alerts(
-    os.environ.get("GATE_BOOTSTRAP", "localhost:9092"),
-    prefix=os.environ.get("GATE_PREFIX", "gate"),
-    group_id=f"{os.environ.get('GATE_PREFIX', 'gate')}-alert-consumer",
-    connect_timeout=float(os.environ.get("GATE_CONNECT_TIMEOUT", "30")),
-)
+connection = Connection.load()
+alerts = Alerts(connection, group_id=f"{connection.prefix}-alert-consumer")
 breaches: Counter[str] = Counter()
 
 

@@ -4,32 +4,26 @@
 
 A million items thrown at the gate at once would wait there, and all that comes after them behind them. The pacer keeps
 what waits below --max-wait seconds, and loses nothing of the limit. It reads GATE_BOOTSTRAP (localhost:9092) and
-GATE_PREFIX (gate).
+GATE_PREFIX (gate), or the gates' policy file, named by GATE_CONFIG.
 """
 
 import argparse
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-from gate.client import GateError, JobClient, Pacer
-
-BOOTSTRAP = os.environ.get("GATE_BOOTSTRAP", "localhost:9092")
-PREFIX = os.environ.get("GATE_PREFIX", "gate")
+from gate.client import Connection, GateError, JobClient, Pacer
 
 
 async def submit(service: str, lines: Iterable[str], max_wait: float, priority: str | None) -> int:
     """Submit each line when the pacer lets it go; return how many were submitted."""
-    timeout = float(os.environ.get("GATE_CONNECT_TIMEOUT", "30"))
+    connection = Connection.load()
     async with (
-        JobClient(BOOTSTRAP, prefix=PREFIX, connect_timeout=timeout) as jobs,
-        Pacer(
-            BOOTSTRAP, service, prefix=PREFIX, max_wait=max_wait, priority=priority, connect_timeout=timeout
-        ) as pacer,
+        JobClient(connection) as jobs,
+        Pacer(connection, service, max_wait=max_wait, priority=priority) as pacer,
         asyncio.TaskGroup() as submissions,  # many at a time: each waits for the broker's acknowledgement
     ):
         async for line in pacer.pace(lines, progress=True):

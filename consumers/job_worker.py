@@ -3,16 +3,16 @@
     python consumers/job_worker.py payments        SERVICE; several of them share the work of one service
     gate submit payments --count 10                something to do
 
-It reads GATE_BOOTSTRAP (localhost:9092) and GATE_PREFIX (gate). SIGTERM and Ctrl-C let running jobs finish.
+It reads GATE_BOOTSTRAP (localhost:9092) and GATE_PREFIX (gate), or the gates' policy file, named by GATE_CONFIG.
+SIGTERM and Ctrl-C let running jobs finish.
 """
 
 import argparse
 import asyncio
 import logging
-import os
 import sys
 
-from gate.client import Backoff, GateError, Job, Retry, Worker
+from gate.client import Backoff, Connection, GateError, Job, Retry, Worker
 
 log = logging.getLogger("job-worker")
 
@@ -38,18 +38,16 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=4)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    worker = Worker(
-        os.environ.get("GATE_BOOTSTRAP", "localhost:9092"),
-        prefix=os.environ.get("GATE_PREFIX", "gate"),
-        group_id=f"{options.service}-workers",
-        concurrency=options.concurrency,
-        retry=Retry(attempts=3, first=0.5, longest=30.0),
-        timeout=60.0,
-        results=True,
-        connect_timeout=float(os.environ.get("GATE_CONNECT_TIMEOUT", "30")),
-    )
-    worker.handler(options.service)(work)
     try:
+        worker = Worker(
+            Connection.load(),
+            group_id=f"{options.service}-workers",
+            concurrency=options.concurrency,
+            retry=Retry(attempts=3, first=0.5, longest=30.0),
+            timeout=60.0,
+            results=True,
+        )
+        worker.handler(options.service)(work)
         worker.main()
     except GateError as error:
         sys.exit(f"{error}\n  {error.hint}")

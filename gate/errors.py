@@ -13,6 +13,10 @@ class GateError(Exception):
         self.hint = hint
 
 
+class ArgumentError(GateError, ValueError):
+    """An argument that makes no sense, told when the object is made."""
+
+
 def reason_of(error: BaseException) -> str:
     """Return in one line what an error says; of one that only says that something was unexpected, what that was."""
     said = str(error) or type(error).__name__

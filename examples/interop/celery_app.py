@@ -17,7 +17,6 @@ from pathlib import Path
 from celery import Celery
 
 from gate.client import Job, SyncJobClient, Worker
-from gate.protocol.topics import Names
 
 BOOTSTRAP = os.environ.get("GATE_BOOTSTRAP", "localhost:9092")
 PREFIX = os.environ.get("GATE_PREFIX", "gate")
@@ -48,7 +47,7 @@ def submit(task: str, *arguments: str) -> None:
 
 def bridge() -> None:
     """Hand admitted tasks over. The id goes along, so that a task handed over twice can be told."""
-    worker = Worker(BOOTSTRAP, group_id=f"{SERVICE}-bridge", names=Names(PREFIX))
+    worker = Worker(BOOTSTRAP, group_id=f"{SERVICE}-bridge", prefix=PREFIX)
 
     @worker.handler(SERVICE)
     def hand_over(job: Job) -> None:

@@ -123,11 +123,9 @@ def alerts(
             raise CycloptsError(msg=f"{error}; {error.hint}") from error
         sinks.append(mail)
     program = Alerts(
-        client.bootstrap,
-        names=client.names,
+        client.connection,
         group_id=group,
         from_beginning=from_beginning,
-        connect_timeout=client.connect_timeout,
     )
     for sink in sinks:
         program.add(sink, *(type or ()), service=service)

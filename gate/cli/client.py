@@ -1,25 +1,49 @@
-"""Options of all commands that talk to a broker: where it is, how long to try, how the topics are called."""
+"""The connection of a command: its options, and what they, variables and a policy file come to."""
 
 import logging
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import structlog
 from aiokafka.errors import KafkaError
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter, Token
 from cyclopts.validators import Number
 
 from gate.cli.logs import take_over_libraries
+from gate.config import CONFIG, Connection
 from gate.errors import GateError
-from gate.kafka.access import access
+from gate.kafka.aio.connection import Client as Connections
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import check_bootstrap, wait_for_broker
+from gate.policy import Policy, Settings, load_policy
 from gate.protocol.topics import Names, check_service_name
+from gate.units import MAX_DURATION, SECOND, parse_duration
 
 BROKER_DEFAULT: Final = -1  # replication factor
+_PATIENCE: Final = 10.0  # seconds that somebody at a terminal waits for a broker, unless told otherwise
+_CALL_MS: Final = 10_000
+
+
+if TYPE_CHECKING:
+    Duration = float
+else:
+
+    class Duration(float):
+        """Seconds, by a name of their own in --help."""
+
+
+def read_seconds(_type: Any, tokens: Sequence[Token]) -> float:
+    """Read a length of time as in a policy file. Raises ValueError."""
+    length = parse_duration(tokens[0].value)
+    if length > MAX_DURATION:
+        raise ValueError(f"{tokens[0].value!r} is longer than 100 years")
+    return length / SECOND
 
 
 def _is_bootstrap(_type: Any, value: str | None) -> None:
@@ -43,46 +67,97 @@ def _is_service(_type: Any, value: str | None) -> None:
 Service = Annotated[str, Parameter(validator=_is_service)]
 OptionalService = Annotated[str | None, Parameter(validator=_is_service)]
 Flag = Annotated[bool, Parameter(negative="")]
+Seconds = Annotated[Duration, Parameter(converter=read_seconds, validator=Number(gt=0))]
 Bootstrap = Annotated[str, Parameter(env_var="GATE_BOOTSTRAP", validator=_is_bootstrap)]
 Prefix = Annotated[str, Parameter(env_var="GATE_PREFIX", validator=_is_prefix)]
-Timeout = Annotated[float, Parameter(env_var="GATE_CONNECT_TIMEOUT", validator=Number(gt=0))]
+Timeout = Annotated[Seconds, Parameter(env_var="GATE_CONNECT_TIMEOUT")]
+Config = Annotated[Path, Parameter(env_var=CONFIG)]
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Client:
-    """Where the broker is and what the topics are called."""
+    """What a command is told of its connection: options, else GATE_* variables, else the policy file, else defaults.
 
-    bootstrap: Bootstrap = "localhost:9092"
-    """Kafka broker, HOST:PORT."""
+    A command takes `client: Client | None = None`, makes `Client()` where it is None, and asks `connection`.
+    """
 
-    prefix: Prefix = "gate"
-    """What the names of all topics begin with."""
+    config: Config | None = None
+    """Policy file of the gates. Its bootstrap, prefix, topics, group_id, connect_timeout hold unless said otherwise."""
 
-    connect_timeout: Timeout = 10.0
-    """Seconds to wait for a broker before giving up."""
+    bootstrap: Bootstrap | None = None
+    """Kafka broker, HOST:PORT; localhost:9092 unless said."""
+
+    prefix: Prefix | None = None
+    """What the names of all topics begin with; `gate` unless said."""
+
+    connect_timeout: Timeout | None = None
+    """How long to wait for a broker before giving up, such as 1m30s; 10s unless said, with `gate run` 30s."""
+
+    @property
+    def _file(self) -> Path | None:
+        named = os.environ.get(CONFIG)
+        return self.config or (Path(named) if named else None)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy. Raises CycloptsError where no file is given."""
+        if self._file is None:
+            raise CycloptsError(msg=f"a policy file is needed: give --config FILE, or set {CONFIG}")
+        return load_policy(self._file)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the gates run with. Raises PolicyError."""
+        settings = Settings() if self._file is None else self.policy.settings
+        return settings.with_environment(os.environ).override(
+            bootstrap=self.bootstrap, prefix=self.prefix, connect_timeout=self.connect_timeout
+        )
+
+    @cached_property
+    def connection(self) -> Connection:
+        """Where the broker is, what the topics are called, and how long to wait for a broker."""
+        connection = Connection.of(self.settings)
+        said = "connect_timeout" in self.settings.model_fields_set
+        return connection if said else replace(connection, connect_timeout=_PATIENCE)
 
     @property
     def names(self) -> Names:
         """The topics."""
-        return Names(self.prefix)
+        return self.connection.names
 
     async def reach(self) -> None:
         """Return when a broker answers; on a terminal, say so when that takes time."""
-        await wait_for_broker(self.bootstrap, self.connect_timeout, say if sys.stderr.isatty() else None)
+        connection = self.connection
+        await wait_for_broker(connection.bootstrap, connection.connect_timeout, say if sys.stderr.isatty() else None)
 
     @asynccontextmanager
-    async def cluster(self, names: Names | None = None) -> AsyncIterator[Cluster]:
+    async def cluster(self) -> AsyncIterator[Cluster]:
         """Connect to what knows the topics."""
-        cluster = Cluster(names or self.names, create=True, replication_factor=BROKER_DEFAULT, **access(self.bootstrap))
+        connection = self.connection
+        cluster = Cluster(self.names, create=True, replication_factor=BROKER_DEFAULT, **connection.access())
         try:
             await cluster.start()
             yield cluster
         except (KafkaError, TimeoutError) as error:
             why = str(error) or type(error).__name__
-            raise GateError(f"asking the broker at {self.bootstrap} failed: {why}") from error
+            raise GateError(f"asking the broker at {connection.bootstrap} failed: {why}") from error
         finally:
             await cluster.close()
+
+    @asynccontextmanager
+    async def connected(self, needs: str) -> AsyncIterator[tuple[Cluster, Connections]]:
+        """Reach a broker, and connect to what knows the topics and to what asks brokers; `needs` is what it takes."""
+        await self.reach()
+        async with self.cluster() as cluster:
+            connections = Connections(request_timeout_ms=_CALL_MS, **self.connection.access())
+            try:
+                await connections.bootstrap()
+                yield cluster, connections
+            except KafkaError as error:
+                raise GateError(f"the broker refused: {error or type(error).__name__}", hint=needs) from error
+            finally:
+                await connections.close()
 
 
 def say(message: str) -> None:

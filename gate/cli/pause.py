@@ -10,22 +10,11 @@ from typing import Annotated, Final
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
-from gate.cli.client import Client, Service, log_to_stderr
+from gate.cli.client import Client, Duration, Service, log_to_stderr, read_seconds
 from gate.client import GateControl
 from gate.errors import GateError
 from gate.protocol.headers import TENANT, Malformed, read_options
 from gate.text import timestamp
-
-_DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>ms|s|m|min|h|d)?")
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _duration(text: str) -> float:
-    """Read a duration in seconds. Raises ValueError."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is no duration; give a number and ms, s, m, h or d, as in 90s or 1.5h")
-    return float(found["number"]) * _SECONDS[found["unit"]]
 
 
 def _moment(text: str, now: datetime) -> datetime:
@@ -39,11 +28,6 @@ def _moment(text: str, now: datetime) -> datetime:
         return datetime.fromisoformat(text).astimezone()  # without an offset, local time
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no time; give 18:30, or 2026-01-31T18:30:00Z") from None
-
-
-def _is_duration(_type: object, value: str | None) -> None:
-    if value is not None:
-        _duration(value)
 
 
 def _is_moment(_type: object, value: str | None) -> None:
@@ -64,7 +48,7 @@ def pause(
     service: Service,
     *,
     until: Annotated[str | None, Parameter(group=_END, validator=_is_moment)] = None,
-    for_: Annotated[str | None, Parameter(name="--for", group=_END, validator=_is_duration)] = None,
+    for_: Annotated[Duration | None, Parameter(name="--for", group=_END, converter=read_seconds)] = None,
     tenant: Tenant = None,
     reason: str = "",
     client: Client | None = None,
@@ -83,7 +67,7 @@ def pause(
     until
         When to go on: 18:30, or 2026-01-31T18:30:00Z; without an offset in local time.
     for_
-        How long: 90s, 15m, 1.5h.
+        How long: 90s, 15m, 1h30m.
     tenant
         Only the requests of this tenant.
     reason
@@ -91,18 +75,19 @@ def pause(
     """
     now = datetime.now(UTC)
     end = None if until is None else _moment(until, now)
-    seconds = None if for_ is None else _duration(for_)
-    if (end is not None and end <= now) or seconds == 0:
-        raise GateError(f"{until or for_} is over already", hint="give a time to come; `gate resume` ends a pause")
+    if (end is not None and end <= now) or for_ == 0:
+        raise GateError(
+            f"{until or 'a pause of 0 s'} is over already", hint="give a time to come; `gate resume` ends a pause"
+        )
     command(
         client or Client(),
-        partial(GateControl.pause, service=service, until=end, for_=seconds, tenant=tenant or "", reason=reason),
+        partial(GateControl.pause, service=service, until=end, for_=for_, tenant=tenant or "", reason=reason),
     )
     when = "until resumed"
     if end is not None:
         when = f"until {timestamp(end)}"
-    elif seconds is not None:
-        when = f"until {_spelt(now.timestamp() + seconds)}"
+    elif for_ is not None:
+        when = f"until {_spelt(now.timestamp() + for_)}"
     print(f"{who(service, tenant)} is paused {when}")
 
 
@@ -126,5 +111,5 @@ def command(client: Client, give: Callable[[GateControl], Awaitable[object]]) ->
 
 async def _command(client: Client, give: Callable[[GateControl], Awaitable[object]]) -> None:
     await client.reach()
-    async with GateControl(client.bootstrap, names=client.names, connect_timeout=client.connect_timeout) as control:
+    async with GateControl(client.connection) as control:
         await give(control)

@@ -4,9 +4,8 @@ import asyncio
 import json as jsonlib
 import time
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from cyclopts import Parameter
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -14,31 +13,20 @@ from rich.table import Table
 
 from gate.admission.replay import ReplayResult, Request
 from gate.admission.replay import replay as play
-from gate.cli.client import Client, Flag, Service, log_to_stderr, say
+from gate.cli.client import Client, Flag, Seconds, Service, log_to_stderr, say
 from gate.errors import GateError
-from gate.kafka.access import access
 from gate.kafka.request_history import reader, recorded
 from gate.policy import Policy, load_policy
-from gate.policy.fields import read_duration
 
 _WIDTH: Final = 120
 _POINTS: Final = 400  # of a curve in the picture
 
 
-def _is_duration(_type: Any, value: str | None) -> None:
-    if value is not None:
-        try:
-            read_duration(value)
-        except ValueError:
-            raise ValueError("write a length of time such as 90s, 30m, 2h or 7d") from None
-
-
 def replay(
     service: Service,
     *,
-    config: Path,
     against: Path | None = None,
-    since: Annotated[str | None, Parameter(validator=_is_duration)] = None,
+    since: Seconds | None = None,
     plot: Path | None = None,
     json: Flag = False,
     client: Client | None = None,
@@ -48,12 +36,12 @@ def replay(
     The request topic is the recording, the time of a request is its timestamp, and the engine is the one that
     `gate run` has.
 
+    The policy to try is that of --config.
+
     Example: `gate replay payments --config new.yaml --against policy.yaml --since 2h --plot replay.png`
 
     Parameters
     ----------
-    config
-        The policy to try.
     against
         Another policy to compare with, mostly the one in force.
     since
@@ -65,18 +53,19 @@ def replay(
     """
     log_to_stderr()
     client = client or Client()
-    policies = [load_policy(path) for path in (config, against) if path is not None]
-    since_ms = None if since is None else (time.time_ns() - read_duration(since)) // 1_000_000
+    policies = [client.policy, *([] if against is None else [load_policy(against)])]
+    since_ms = None if since is None else int((time.time() - since) * 1000)
     requests, malformed = asyncio.run(_read(client, service, since_ms))
     if not requests:
         raise GateError(
-            f"{client.names.requests(service)} has no requests" + (f" of the last {since}" if since else ""),
+            f"{client.names.requests(service)} has no requests"
+            + ("" if since is None else f" of the last {since:g} s"),
             hint="try a longer --since",
         )
     if malformed:
         say(f"{malformed} malformed requests are left out")
     outcomes = [play(service, policy, requests) for policy in policies]
-    names = [str(path) for path in (config, against) if path is not None]
+    names = [policy.name for policy in policies]
     if json:
         print(jsonlib.dumps([_figures(name, outcome) for name, outcome in zip(names, outcomes, strict=True)]))
     else:
@@ -89,7 +78,7 @@ def replay(
 async def _read(client: Client, service: str, since_ms: int | None) -> tuple[list[Request], int]:
     await client.reach()
     topic = client.names.requests(service)
-    async with client.cluster() as cluster, reader(**access(client.bootstrap)) as source:
+    async with client.cluster() as cluster, reader(**client.connection.access()) as source:
         partitions = (await cluster.partitions()).get(topic)
         if partitions is None:
             raise GateError(f"there is no topic {topic}", hint="check the service's name and --prefix")

@@ -1,43 +1,33 @@
 """`gate reshard`."""
 
 import asyncio
-import os
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Final
 
-from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from gate.cli.client import Bootstrap, Client, Flag, OptionalService, Prefix, Timeout, log_to_stderr
+from gate.cli.client import Client, Flag, OptionalService, log_to_stderr
 from gate.errors import GateError
-from gate.kafka.access import access
-from gate.kafka.aio.connection import Client as Connections
 from gate.kafka.aio.reader import Reader
 from gate.kafka.generations import Moving
 from gate.kafka.placing import Layout
 from gate.kafka.reshard import Plan, Resharding, Wanted, estimate
-from gate.policy import Policy, load_policy
-from gate.protocol.topics import Names, Templates
 
-_CALL_MS: Final = 10_000
 _MOST_SHARDS: Final = 1_000
+_NEEDS: Final = "it takes what a gate may, and Describe on the gates' group; begin again with the same command"
 Count = Annotated[int | None, Parameter(validator=Number(gte=1, lte=_MOST_SHARDS))]
 
 
 def reshard(
     shards: Count = None,
     *,
-    config: Path,
-    bootstrap: Bootstrap | None = None,
-    prefix: Prefix | None = None,
-    connect_timeout: Timeout | None = None,
     move: OptionalService = None,
     group: str | None = None,
     dry_run: Flag = False,
     abort: Flag = False,
+    client: Client | None = None,
 ) -> None:
     """Change the number of shards, or the group of a service; limits and what is parked come along.
 
@@ -50,14 +40,6 @@ def reshard(
     ----------
     shards
         On how many shards services are to be spread.
-    config
-        The policy file by which the gates run.
-    bootstrap
-        Kafka broker, HOST:PORT.
-    prefix
-        What the names of all topics begin with.
-    connect_timeout
-        Seconds to wait for a broker before giving up.
     move
         A service that is to go into another group.
     group
@@ -73,37 +55,17 @@ def reshard(
     if (move is None) != (group is None):
         raise GateError("--move and --group go together", hint="gate reshard --move payments --group bank-api")
     wanted = Wanted(shards, {} if move is None else {move: group or None})
-    where = bootstrap, prefix, connect_timeout
-    asyncio.run(_reshard(load_policy(config), wanted, where, dry_run=dry_run, abort=abort))
+    asyncio.run(_reshard(client or Client(), wanted, dry_run=dry_run, abort=abort))
 
 
-async def _reshard(
-    policy: Policy, wanted: Wanted, said: tuple[str | None, str | None, float | None], *, dry_run: bool, abort: bool
-) -> None:
-    settings = policy.settings.with_environment(os.environ).override(
-        bootstrap=said[0], prefix=said[1], connect_timeout=said[2]
-    )
-    client = Client(settings.bootstrap, settings.prefix, settings.connect_timeout)
-    names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
-    await client.reach()
-    async with client.cluster(names) as cluster:
-        connections = Connections(request_timeout_ms=_CALL_MS, **access(settings.bootstrap))
-        try:
-            await connections.bootstrap()
-            resharding = Resharding(
-                cluster, Reader(connections), names, settings, policy, access(settings.bootstrap)
-            )  # fmt: skip
-            if abort:
-                await _abort(resharding)
-            else:
-                await _go(resharding, wanted, dry_run=dry_run)
-        except KafkaError as error:
-            raise GateError(
-                f"the broker refused: {error or type(error).__name__}",
-                hint="it takes what a gate may, and Describe on the gates' group; begin again with the same command",
-            ) from error
-        finally:
-            await connections.close()
+async def _reshard(client: Client, wanted: Wanted, *, dry_run: bool, abort: bool) -> None:
+    policy, options = client.policy, client.connection.access()
+    async with client.connected(_NEEDS) as (cluster, connections):
+        resharding = Resharding(cluster, Reader(connections), client.names, client.settings, policy, options)
+        if abort:
+            await _abort(resharding)
+        else:
+            await _go(resharding, wanted, dry_run=dry_run)
 
 
 async def _abort(resharding: Resharding) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import os
 import signal
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
@@ -17,7 +16,7 @@ from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
-from gate.cli.client import log_to_stderr
+from gate.cli.client import Client, log_to_stderr
 from gate.errors import GateError
 from gate.kafka.connect import wait_for_broker
 from gate.kafka.generations import MovingError
@@ -37,15 +36,12 @@ log = structlog.get_logger("gate")
 
 def run(
     *,
-    config: Path,
-    bootstrap: str | None = None,
-    prefix: str | None = None,
     http: str | None = None,
     http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
     shards: int | None = None,
-    connect_timeout: float | None = None,
     state: Literal["keep", "reset"] = "keep",
     log_format: Annotated[Literal["text", "json"], Parameter(name="--log")] = "text",
+    client: Client | None = None,
 ) -> None:
     """Run one gate instance; several share the work.
 
@@ -57,12 +53,6 @@ def run(
 
     Parameters
     ----------
-    config
-        The policy file.
-    bootstrap
-        Kafka broker, HOST:PORT.
-    prefix
-        What the names of all topics begin with.
     http
         PORT or HOST:PORT of metrics, health, usage and console; "off" for none.
     http_host
@@ -70,8 +60,6 @@ def run(
         addresses, localhost and the host's own name need none; other names are refused (DNS rebinding).
     shards
         On how many shards services are spread; `gate reshard` changes it.
-    connect_timeout
-        Seconds to wait for a broker before giving up.
     state
         "reset" forgets all limits and all that is parked before it starts; for a state that can't be read.
     log_format
@@ -79,17 +67,11 @@ def run(
     """
     log_to_stderr(logging.INFO, json=log_format == "json")
     _tune_collector()
-    policy = load_policy(config)
+    client = client or Client()
+    policy, settings = client.policy, client.settings
     address: str | int | None = int(http) if http is not None and http.isdecimal() else http
-    settings = policy.settings.with_environment(os.environ).override(
-        bootstrap=bootstrap,
-        prefix=prefix,
-        http=address,
-        http_host=http_host,
-        shards=shards,
-        connect_timeout=connect_timeout,
-    )
-    asyncio.run(_run(config, policy, settings, reset_state=state == "reset"))
+    settings = settings.override(http=address, http_host=http_host, shards=shards)
+    asyncio.run(_run(Path(policy.name), policy, settings, reset_state=state == "reset"))
 
 
 async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state: bool) -> None:

@@ -16,11 +16,10 @@ from aiokafka.errors import MessageSizeTooLargeError
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from gate.cli.client import Client, Flag, Service, log_to_stderr, say
+from gate.cli.client import Client, Flag, Seconds, Service, log_to_stderr, say
 from gate.client import Pacer
 from gate.errors import GateError
 from gate.files import NotAFileError, open_regular
-from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.kafka.creating import TopicSpec
 from gate.progress import bar
@@ -46,11 +45,11 @@ def submit(
     count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     rate: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     pace: Flag = False,
-    max_wait: Annotated[float | None, Parameter(validator=Number(gt=0, lt=10**9))] = None,
+    max_wait: Seconds | None = None,
     priority: Annotated[str | None, Parameter(validator=partial(_is_readable_by_the_gate, PRIORITY))] = None,
     tenant: Annotated[str | None, Parameter(validator=partial(_is_readable_by_the_gate, TENANT))] = None,
     cost: Annotated[int | None, Parameter(validator=Number(gte=1, lte=MAX_COST))] = None,
-    deadline: Annotated[float | None, Parameter(validator=Number(gt=0, lt=10**9))] = None,
+    deadline: Annotated[Seconds | None, Parameter(validator=Number(gt=0, lt=10**9))] = None,
     partitions: Annotated[int, Parameter(validator=Number(gte=1, lte=10_000))] = 4,
     client: Client | None = None,
 ) -> None:
@@ -76,7 +75,7 @@ def submit(
     pace
         Go no faster than a running gate admits, so that a request waits for --max-wait at most.
     max_wait
-        Seconds; 30 unless said. Implies --pace.
+        30s unless said. Implies --pace.
     priority
         Lane.
     tenant
@@ -84,7 +83,7 @@ def submit(
     cost
         Units that each request takes of the limits.
     deadline
-        Seconds from now after which an admission is of no use.
+        After how long from now an admission is of no use.
     partitions
         Of the request topic, if it has to be created.
     """
@@ -98,9 +97,7 @@ def submit(
     client = client or Client()
     pacer = None
     if pace or max_wait is not None:
-        pacer = Pacer(
-            client.bootstrap, service, names=client.names, max_wait=max_wait, priority=priority, cost=cost or 1
-        )
+        pacer = Pacer(client.connection, service, max_wait=max_wait, priority=priority, cost=cost or 1)
     requests = _paced(requests, rate)
     asyncio.run(_submit(client, service, requests, headers, deadline, partitions, count, pacer))
 
@@ -122,7 +119,7 @@ async def _submit(
             await cluster.ensure(TopicSpec(topic, partitions, {}))
             say(f"created topic {topic} with {partitions} partitions")
     producer = AIOKafkaProducer(
-        **access(client.bootstrap),
+        **client.connection.access(),
         enable_idempotence=True,  # with acks from all replicas; a repeated send is one request
         linger_ms=5,
         max_batch_size=_BATCH_BYTES,
@@ -133,7 +130,7 @@ async def _submit(
         await stack.enter_async_context(running(producer))
         if pacer is not None:
             requests = (await stack.enter_async_context(pacer)).pace(requests)
-        sender = _Sender(producer, client.bootstrap, topic)
+        sender = _Sender(producer, client.connection.bootstrap, topic)
         with bar("submitted", total) as update:
 
             def show(acknowledged: int) -> None:

@@ -16,7 +16,6 @@ from cyclopts.validators import Number
 
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.client import Alert
-from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.protocol.headers import ERROR, ERROR_ATTEMPTS, NOT_BEFORE, STAMP, Stamp, parse_stamp, stamped_retry_after
 from gate.protocol.topics import Names
@@ -84,7 +83,7 @@ async def _tail(
 
 async def _records(client: Client, kind: Kind, service: str | None, *, oldest: bool) -> AsyncIterator[ConsumerRecord]:
     """Yield the committed records of all topics of a kind for ever; new topics are read from their beginning."""
-    consumer = AIOKafkaConsumer(**access(client.bootstrap), isolation_level="read_committed")
+    consumer = AIOKafkaConsumer(**client.connection.access(), isolation_level="read_committed")
     loop = asyncio.get_running_loop()
     async with client.cluster() as cluster, running(consumer):
         from_end, look_at, silent = not oldest, loop.time(), False

@@ -2,32 +2,23 @@
 
 import asyncio
 import json as jsonlib
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Final
 
-from aiokafka.errors import KafkaError
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from gate.cli.client import Bootstrap, Client, Flag, Prefix, Timeout, log_to_stderr
+from gate.cli.client import Client, Flag, log_to_stderr
 from gate.errors import GateError
-from gate.kafka.access import access
-from gate.kafka.aio.connection import Client as Connections
 from gate.kafka.cluster import Cluster
 from gate.kafka.open_transactions import LONGEST_MS, OpenTransaction, Transactions, belongs_to_gate, owner
-from gate.policy import Settings, load_policy
-from gate.protocol.topics import Names, Templates
+from gate.protocol.topics import Names
 from gate.shard.records import Partition
 from gate.shard.routing import Topics
 
-_PATIENCE: Final = 10.0  # s, where no file says how long to wait for a broker
-_CALL_MS: Final = 10_000
 _DEADLINE: Final = 60.0
 
 transactions = App(
@@ -41,29 +32,11 @@ transactions = App(
 )
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Which cluster, and which of its topics."""
-
-    config: Path | None = None
-    """The policy file whose settings (bootstrap, prefix, topics, group_id, ...) the gates run with."""
-
-    bootstrap: Bootstrap | None = None
-    """Kafka broker, HOST:PORT."""
-
-    prefix: Prefix | None = None
-    """What the names of all topics begin with."""
-
-    connect_timeout: Timeout | None = None
-    """Seconds to wait for a broker before giving up."""
-
-
 class _Gate:
     """What both commands need."""
 
-    def __init__(self, settings: Settings, names: Names, cluster: Cluster, there: dict[str, int]) -> None:
-        self.group_id = settings.group_id
+    def __init__(self, group_id: str, names: Names, cluster: Cluster, there: dict[str, int]) -> None:
+        self.group_id = group_id
         self.cluster = cluster
         services = [service for topic in there if (service := names.service_of(topic)) is not None]
         written = {topic for service in services for topic in Topics.of(names, service).outputs}
@@ -75,7 +48,7 @@ class _Gate:
 
 
 @transactions.command(name="list")
-def list_(*, where: Where = Where(), json: Flag = False) -> None:
+def list_(*, json: Flag = False, client: Client | None = None) -> None:
     """List the transactions that are open in the gate's topics: producer, since when, and whose it likely is.
 
     Example: `gate transactions list`
@@ -88,7 +61,7 @@ def list_(*, where: Where = Where(), json: Flag = False) -> None:
     log_to_stderr()
 
     async def look() -> None:
-        async with _at(where) as (gate, open_ones):
+        async with _at(client or Client()) as (gate, open_ones):
             found = await open_ones.open_in(gate.partitions)
             now = time.time_ns() // 1_000_000
             rows = [_row(one, gate, now) for one in found]
@@ -108,7 +81,7 @@ def abort(
     topic: str,
     partition: int,
     start_offset: Annotated[int, Parameter(name="--start-offset")],
-    where: Where = Where(),
+    client: Client | None = None,
 ) -> None:
     """End an open transaction: what it has written counts as never written.
 
@@ -130,7 +103,7 @@ def abort(
     place = Partition(topic, partition)
 
     async def end() -> str:
-        async with _at(where) as (gate, open_ones):
+        async with _at(client or Client()) as (gate, open_ones):
             if place not in gate.partitions:
                 raise GateError(
                     f"{topic}-{partition} is no partition of the gate's topics", hint="see --config, --prefix"
@@ -161,28 +134,14 @@ async def _leave_gates_alone(one: OpenTransaction, gate: _Gate) -> None:
 
 
 @asynccontextmanager
-async def _at(where: Where) -> AsyncIterator[tuple[_Gate, Transactions]]:
-    settings = load_policy(where.config).settings if where.config is not None else Settings(connect_timeout=_PATIENCE)
-    settings = settings.with_environment(os.environ).override(
-        bootstrap=where.bootstrap, prefix=where.prefix, connect_timeout=where.connect_timeout
+async def _at(client: Client) -> AsyncIterator[tuple[_Gate, Transactions]]:
+    needs = (
+        "it takes Read on the topics and Describe on the transactional ids; to end one, Write on its id, "
+        "and for an orphan Alter on the cluster: see docs/operations.md, or ask whoever runs the brokers"
     )
-    client = Client(settings.bootstrap, settings.prefix, settings.connect_timeout)
-    names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
-    await client.reach()
-    async with client.cluster(names) as cluster:
-        connections = Connections(request_timeout_ms=_CALL_MS, **access(settings.bootstrap))
-        try:
-            await connections.bootstrap()
-            async with asyncio.timeout(_DEADLINE):
-                yield _Gate(settings, names, cluster, dict(await cluster.partitions())), Transactions(connections)
-        except KafkaError as error:
-            raise GateError(
-                f"asking about transactions failed: {error or type(error).__name__}",
-                hint="it takes Read on the topics and Describe on the transactional ids; to end one, Write on its id, "
-                "and for an orphan Alter on the cluster: see docs/operations.md, or ask whoever runs the brokers",
-            ) from error
-        finally:
-            await connections.close()
+    async with client.connected(needs) as (cluster, connections), asyncio.timeout(_DEADLINE):
+        there = dict(await cluster.partitions())
+        yield _Gate(client.connection.group_id, client.names, cluster, there), Transactions(connections)
 
 
 def _row(one: OpenTransaction, gate: _Gate, now_ms: int) -> dict[str, str | int | None]:

@@ -2,31 +2,15 @@
 
 import asyncio
 import json as jsonlib
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Final
 
-from aiokafka.errors import KafkaError
-from cyclopts import App, Parameter
-from cyclopts.validators import Number
+from cyclopts import App
 
-from gate.cli.client import Client, Flag, log_to_stderr
-from gate.cli.transactions import Where
+from gate.cli.client import Client, Flag, Seconds, log_to_stderr
 from gate.errors import GateError
 from gate.kafka import upgrade as steps
-from gate.kafka.access import access
-from gate.kafka.aio.connection import Client as Connections
 from gate.kafka.aio.reader import Reader
-from gate.kafka.cluster import Cluster
 from gate.kafka.upgrade import UpgradeStatus
-from gate.policy import Settings, load_policy
-from gate.protocol.topics import Names, Templates
 from gate.shard.changelog import FORMAT
-
-_PATIENCE: Final = 10.0  # s, where no file says how long to wait for a broker
-_CALL_MS: Final = 10_000
-_HERE: Final = Where()
 
 upgrade = App(
     name="upgrade",
@@ -41,7 +25,7 @@ upgrade = App(
 
 
 @upgrade.command
-def status(*, where: Where = _HERE, json: Flag = False) -> None:
+def status(*, json: Flag = False, client: Client | None = None) -> None:
     """Show which format the shards write, and which gates are too old for the newest.
 
     Example: `gate upgrade status`
@@ -52,10 +36,12 @@ def status(*, where: Where = _HERE, json: Flag = False) -> None:
         Print JSON.
     """
     log_to_stderr()
+    client = client or Client()
 
     async def look() -> None:
-        async with at(where) as (settings, names, cluster, reader):
-            now = await steps.standing(cluster, reader, names, settings.group_id)
+        async with client.connected(_needs(client)) as (cluster, connections):
+            group = client.connection.group_id
+            now = await steps.standing(cluster, Reader(connections), client.names, group)
         if json:
             print(jsonlib.dumps(_described(now)))
         else:
@@ -65,11 +51,7 @@ def status(*, where: Where = _HERE, json: Flag = False) -> None:
 
 
 @upgrade.command
-def finish(
-    *,
-    where: Where = _HERE,
-    timeout: Annotated[float, Parameter(validator=Number(gt=0))] = 60.0,
-) -> None:
+def finish(*, timeout: Seconds = 60.0, client: Client | None = None) -> None:
     """Have all shards write the newest format from now on. There is no way back to gates that do not know it.
 
     Refused while a gate runs that does not know it. Nothing stops meanwhile.
@@ -79,21 +61,23 @@ def finish(
     Parameters
     ----------
     timeout
-        Seconds to wait until all shards have switched.
+        How long to wait until all shards have switched.
     """
     log_to_stderr()
+    client = client or Client()
 
     async def switch() -> None:
-        async with at(where) as (settings, names, cluster, reader):
-            now = await steps.standing(cluster, reader, names, settings.group_id)
+        async with client.connected(_needs(client)) as (cluster, connections):
+            reader, group = Reader(connections), client.connection.group_id
+            now = await steps.standing(cluster, reader, client.names, group)
             if not now.behind:
                 print(f"all shards write format {FORMAT}, the newest; nothing to do")
                 return
             steps.check(now)
-            await steps.command(names.control, access(settings.bootstrap))
+            await steps.command(client.names.control, client.connection.access())
             left = await steps.switched(reader, now, timeout)
             if left:
-                then = await steps.members(cluster, settings.group_id)
+                then = await steps.members(cluster, group)
                 old = "; ".join(member.shown for member in then if member.format < FORMAT)
                 raise GateError(
                     f"shards {', '.join(map(str, left))} do not write format {FORMAT} after {timeout:g} s"
@@ -105,28 +89,9 @@ def finish(
     asyncio.run(switch())
 
 
-@asynccontextmanager
-async def at(where: Where) -> AsyncIterator[tuple[Settings, Names, Cluster, Reader]]:
-    """Connect to a gate's topics, by the settings that it runs with."""
-    settings = load_policy(where.config).settings if where.config is not None else Settings(connect_timeout=_PATIENCE)
-    settings = settings.with_environment(os.environ).override(
-        bootstrap=where.bootstrap, prefix=where.prefix, connect_timeout=where.connect_timeout
-    )
-    client = Client(settings.bootstrap, settings.prefix, settings.connect_timeout)
-    names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
-    await client.reach()
-    async with client.cluster(names) as cluster:
-        connections = Connections(request_timeout_ms=_CALL_MS, **access(settings.bootstrap))
-        try:
-            await connections.bootstrap()
-            yield settings, names, cluster, Reader(connections)
-        except KafkaError as error:
-            raise GateError(
-                f"asking the broker failed: {error or type(error).__name__}",
-                hint=f"it takes Describe on group {settings.group_id}, Read on {names.state}, Write on {names.control}",
-            ) from error
-        finally:
-            await connections.close()
+def _needs(client: Client) -> str:
+    group, names = client.connection.group_id, client.names
+    return f"it takes Describe on group {group}, Read on {names.state}, Write on {names.control}"
 
 
 def _described(now: UpgradeStatus) -> dict[str, object]:

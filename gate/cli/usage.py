@@ -19,7 +19,6 @@ from rich.text import Text
 from gate.admission.model import SECOND, LimitUsage, Usage
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.errors import GateError
-from gate.kafka.access import access
 from gate.kafka.aio.connection import Client as Connection
 from gate.kafka.aio.reader import Reader
 from gate.kafka.cluster import Cluster
@@ -107,7 +106,9 @@ async def newest_usage(client: Client) -> dict[str, Usage]:
     async with client.cluster() as cluster:
         there = await cluster.partitions()
         if topic not in there:
-            raise GateError(f"no gate has published usage at {client.bootstrap}: there is no topic {topic}", hint=_HINT)
+            raise GateError(
+                f"no gate has published usage at {client.connection.bootstrap}: there is no topic {topic}", hint=_HINT
+            )
         newest = await _published(client, topic, there[topic])
         now = time.time_ns()
         old = [usage for usage in newest.values() if now - usage.at > _OLD_SECONDS * SECOND]
@@ -128,11 +129,13 @@ async def _anew(
     }
     if not partitions:
         return {}
-    connection = Connection(**access(client.bootstrap))
+    connection = Connection(**client.connection.access())
     try:
         async with asyncio.timeout(_READ_SECONDS):
             await connection.bootstrap()
-            found = await undecided_now(Reader(connection), lambda some: cluster.marks(client.prefix, some), partitions)
+            found = await undecided_now(
+                Reader(connection), lambda some: cluster.marks(client.connection.group_id, some), partitions
+            )
     finally:
         await connection.close()
     now = time.time_ns()
@@ -150,7 +153,7 @@ async def _anew(
 
 async def _published(client: Client, topic: str, count: int) -> dict[str, Usage]:
     consumer = AIOKafkaConsumer(
-        **access(client.bootstrap), isolation_level="read_committed", auto_offset_reset="earliest"
+        **client.connection.access(), isolation_level="read_committed", auto_offset_reset="earliest"
     )
     newest: dict[str, Usage] = {}
     async with running(consumer), asyncio.timeout(_READ_SECONDS):

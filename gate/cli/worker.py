@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from gate.cli.client import Client, Flag, Service, log_to_stderr
+from gate.cli.client import Client, Flag, Seconds, Service, log_to_stderr
 from gate.client import Retry, Worker
 from gate.client import command as run_command
 from gate.errors import GateError
@@ -22,9 +22,9 @@ def worker(
     concurrency: Annotated[int, Parameter(validator=Number(gte=1, lte=1000))] = 10,
     by_key: Flag = False,
     max_attempts: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
-    timeout: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    timeout: Seconds | None = None,
     results: Flag = False,
-    backoff: Annotated[float, Parameter(validator=Number(gte=1, lte=LONGEST_BACKOFF))] = 30.0,
+    backoff: Annotated[Seconds, Parameter(validator=Number(gte=1, lte=LONGEST_BACKOFF))] = 30.0,
     pass_env: Annotated[list[str] | None, Parameter(negative="")] = None,
     client: Client | None = None,
 ) -> None:
@@ -32,7 +32,7 @@ def worker(
 
     The command gets the payload on its stdin; GATE_ID, GATE_KEY, GATE_ATTEMPT and a GATE_HEADER_NAME per header are
     in its environment. Exit code 0 means done. Exit code 75 asks to leave the service alone: the gate is told to admit
-    nothing for --backoff seconds. After anything else the request is submitted to the gate again, a little later each
+    nothing for --backoff. After anything else the request is submitted to the gate again, a little later each
     time; after --max-attempts it goes to the rejected topic with the error. Nothing is lost when the worker dies; the
     jobs that ran are run again.
     SIGTERM and Ctrl-C let running commands finish, a second one kills them.
@@ -54,11 +54,11 @@ def worker(
     max_attempts
         How often a request is tried.
     timeout
-        Seconds after which a command is killed, and has failed.
+        How long a command may run; then it is killed, and has failed.
     results
         Write what the command prints to the results topic, under the request's id.
     backoff
-        Seconds to leave the service alone when the command exits with 75.
+        How long to leave the service alone when the command exits with 75.
     pass_env
         A secret variable, such as GATE_SASL_PASSWORD, that the command gets nevertheless; may be given several times.
         Without, the worker's GATE_ passwords, secrets and tokens are taken out of its environment.
@@ -70,15 +70,13 @@ def worker(
             f"there is no program {command[0]!r}", hint="check its name, its path and that it is executable"
         )
     program = Worker(
-        client.bootstrap,
+        client.connection,
         group_id=group or f"{service}-workers",
-        names=client.names,
         concurrency=concurrency,
         ordered="key" if by_key else None,
         retry=Retry(attempts=max_attempts),
         timeout=timeout,
         results=results,
-        connect_timeout=client.connect_timeout,
     )
     program.handler(service)(run_command(command, answers=results, backoff=backoff, pass_env=pass_env or ()))
     program.main()

@@ -2,7 +2,8 @@
 
 Workers do what was admitted, job clients submit and follow, pacers hold pipelines back, alert consumers carry what the
 gate says, and controls pause and resume. A class `X` is for asyncio; `SyncX` is the same without an event loop. All
-begin with the broker's address, and take `prefix` and `connect_timeout`. The modules behind this one are internal.
+begin with the broker's address, and take `prefix` and `connect_timeout`; in place of the address they take a whole
+`Connection`, as `Connection.load("policy.yaml")` reads it. The modules behind this one are internal.
 """
 
 from gate.client._alert import Alert
@@ -23,6 +24,7 @@ from gate.client._sinks.sink import LaterError, RefusedError, Sink
 from gate.client._sinks.webhook import verify
 from gate.client._throttle import Estimate
 from gate.client._worker import Worker
+from gate.config import Connection
 from gate.errors import GateError
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Backoff",
     "BrokerUnreachableError",
     "CommandError",
+    "Connection",
     "Console",
     "Decision",
     "Estimate",

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from gate.client._alert import Alert
-from gate.client._connection import Connection
+from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection
 from gate.client._delivery import Function, Handler, Pauses, Subscription, carry
 from gate.client._errors import ArgumentError
 from gate.client._program import Program
 from gate.client._sinks.console import Console
 from gate.client._sinks.sink import LaterError, RefusedError, Sink
-from gate.protocol.topics import Names
+from gate.config import Connection
 
 __all__ = ["Alert", "Alerts", "Console", "LaterError", "Pauses", "RefusedError", "Sink"]
 
@@ -40,15 +40,14 @@ class Alerts(Program):
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: str | Connection,
         *,
-        prefix: str = "gate",
-        names: Names | None = None,
+        prefix: str = PREFIX,
         group_id: str = "gate-alerts",
         from_beginning: bool = True,
-        connect_timeout: float = 30.0,
+        connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        super().__init__(Connection.of(bootstrap, prefix, names, connect_timeout))
+        super().__init__(connection(bootstrap, prefix, connect_timeout))
         if not _NAME.fullmatch(group_id):
             raise ArgumentError(f"group_id {group_id!r} can't name a consumer group", hint=f"use {_ALLOWED}")
         self._topic = self._names.alerts

@@ -3,11 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 from gate.client._errors import NotConnectedError
 
 T = TypeVar("T")
+Inner = TypeVar("Inner", bound=AbstractAsyncContextManager[Any])
 
 
 class Background:
@@ -54,3 +57,22 @@ class Background:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
             loop.close()
+
+
+class Twin(Generic[Inner]):
+    """The base of the classes for programs without an event loop: `with SyncX(...) as x`. May be used by threads."""
+
+    def __init__(self, inner: Inner) -> None:
+        self._inner = inner
+        self._background = Background(type(self).__name__)
+
+    def __enter__(self) -> Self:
+        """Connect; raises what the asynchronous class raises."""
+        self._background.start(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        self._background.stop(self._inner.__aexit__(kind, error, traceback))

@@ -20,16 +20,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from gate.client._background import Background
-from gate.client._connection import Connection
+from gate.client._background import Twin
+from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection
 from gate.client._errors import ArgumentError, NotConnectedError, UnknownServiceError
+from gate.config import Connection
 from gate.errors import GateError
-from gate.kafka.access import access
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
 from gate.protocol import control
 from gate.protocol.headers import TENANT, Malformed, read_options
-from gate.protocol.topics import Names
 
 _DEADLINE: Final = 10.0
 _POLL_MS: Final = 200
@@ -46,16 +45,16 @@ class GateControl:
     """
 
     def __init__(
-        self, bootstrap: str, *, prefix: str = "gate", names: Names | None = None, connect_timeout: float = 30.0
+        self, bootstrap: str | Connection, *, prefix: str = PREFIX, connect_timeout: float = CONNECT_TIMEOUT
     ) -> None:
-        self._connection = Connection.of(bootstrap, prefix, names, connect_timeout)
+        self._connection = connection(bootstrap, prefix, connect_timeout)
         self._stack = AsyncExitStack()
         self._producer: AIOKafkaProducer | None = None
 
     async def __aenter__(self) -> Self:
         """Connect. Raises BrokerUnreachableError, and GateError where no gate has made the control topic."""
         await self._connection.reach()
-        options = access(self._connection.bootstrap)
+        options = self._connection.access()
         async with AsyncExitStack() as stack:
             cluster = Cluster(self._connection.names, create=False, replication_factor=_BROKER_DEFAULT, **options)
             stack.push_async_callback(cluster.close)
@@ -142,7 +141,7 @@ class GateControl:
         """Return the services of which gates have published a usage."""
         partition = TopicPartition(self._connection.names.usage, 0)  # the only one that gates write to
         there: dict[str, bool] = {}
-        options = access(self._connection.bootstrap)
+        options = self._connection.access()
         # The first position is the reset's: a seek to the beginning would race with one to the end
         async with running(AIOKafkaConsumer(**options, auto_offset_reset="earliest")) as consumer:
             consumer.assign([partition])
@@ -159,25 +158,13 @@ class GateControl:
         )
 
 
-class SyncGateControl:
+class SyncGateControl(Twin[GateControl]):
     """`GateControl` for programs without an event loop: `with SyncGateControl(...) as gate: gate.pause("payments")`."""
 
     def __init__(
-        self, bootstrap: str, *, prefix: str = "gate", names: Names | None = None, connect_timeout: float = 30.0
+        self, bootstrap: str | Connection, *, prefix: str = PREFIX, connect_timeout: float = CONNECT_TIMEOUT
     ) -> None:
-        self._inner = GateControl(bootstrap, prefix=prefix, names=names, connect_timeout=connect_timeout)
-        self._background = Background("SyncGateControl")
-
-    def __enter__(self) -> Self:
-        """Connect; as `GateControl`."""
-        self._background.start(self._inner.__aenter__())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Disconnect."""
-        self._background.stop(self._inner.__aexit__(kind, error, traceback))
+        super().__init__(GateControl(bootstrap, prefix=prefix, connect_timeout=connect_timeout))
 
     def pause(
         self,

@@ -1,13 +1,9 @@
 """The errors of the client that more than one of its parts raises; all derive from GateError and carry a hint."""
 
-from gate.errors import GateError
+from gate.errors import ArgumentError, GateError
 from gate.kafka.connect import BrokerUnreachableError
 
 __all__ = ["ArgumentError", "BrokerUnreachableError", "NotConnectedError", "UnknownServiceError"]
-
-
-class ArgumentError(GateError, ValueError):
-    """An argument that makes no sense, told when the object is made."""
 
 
 class NotConnectedError(GateError, RuntimeError):

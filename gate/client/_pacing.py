@@ -18,14 +18,14 @@ from math import inf
 from types import TracebackType
 from typing import Final, Self, TypeVar, get_args
 
-from gate.client._connection import Connection, positive
+from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection, positive
 from gate.client._errors import ArgumentError
 from gate.client._reports import follow
 from gate.client._throttle import Estimate, Throttle, WhenAway
 from gate.client._usage import Usage
+from gate.config import Connection
 from gate.log import get_logger
 from gate.progress import bar
-from gate.protocol.topics import Names
 
 _SHOW_EVERY: Final = 0.1  # s
 
@@ -39,18 +39,17 @@ class _Pacing(ABC):
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: str | Connection,
         service: str,
         *,
-        prefix: str = "gate",
-        names: Names | None = None,
+        prefix: str = PREFIX,
         max_wait: float | None = None,
         max_backlog: int | None = None,
         priority: str | None = None,
         cost: int = 1,
         when_away: WhenAway = "wait",
         away_after: float = 10.0,
-        connect_timeout: float = 30.0,
+        connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
         if max_wait is None and max_backlog is None:
             max_wait = 30.0
@@ -61,8 +60,8 @@ class _Pacing(ABC):
             raise ArgumentError(f"max_backlog is {max_backlog}", hint="give 1 request or more")
         if when_away not in get_args(WhenAway):
             raise ArgumentError(f"when_away is {when_away!r}", hint="it is 'wait' or 'go_on'")
-        self._connection = Connection.of(bootstrap, prefix, names, connect_timeout)
-        self._bootstrap, self._names = bootstrap, self._connection.names
+        self._connection = connection(bootstrap, prefix, connect_timeout)
+        self._bootstrap, self._names = self._connection.bootstrap, self._connection.names
         self._service = service
         self._names.check_service_name(service)
         self._priority = priority

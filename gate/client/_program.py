@@ -5,7 +5,7 @@ import signal
 from abc import ABC, abstractmethod
 from typing import Any
 
-from gate.client._connection import Connection
+from gate.config import Connection
 
 
 class Program(ABC):

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from gate.client._connection import Connection, positive
+from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection, positive
 from gate.client._errors import ArgumentError
 from gate.client._handlers import Handler, HandlerTimeoutError, Job, Threads, call
 from gate.client._headers import is_for
@@ -22,12 +22,12 @@ from gate.client._outcomes import JobOutcomes, encode_result
 from gate.client._program import Program
 from gate.client._retry import Retry, asked_to_wait
 from gate.client._sender import TooLargeError
+from gate.config import Connection
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.log import get_logger
 from gate.protocol.feedback import BackOff, Failed, Outcome, bounded
-from gate.protocol.topics import Names
 
 _MAX_PENDING: Final = 10_000  # records behind one that is not done
 _AHEAD_BY_KEY: Final = 1_000  # jobs that are taken although they can't start yet: others may have keys that can
@@ -69,11 +69,10 @@ class Worker(Program):
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: str | Connection,
         *,
         group_id: str,
-        prefix: str = "gate",
-        names: Names | None = None,
+        prefix: str = PREFIX,
         concurrency: int = 10,
         ordered: Literal["key"] | None = None,
         retry: Retry | None = None,
@@ -81,9 +80,9 @@ class Worker(Program):
         results: bool = False,
         shutdown_timeout: float = 25.0,
         session_timeout: float = 10.0,
-        connect_timeout: float = 30.0,
+        connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        super().__init__(Connection.of(bootstrap, prefix, names, connect_timeout))
+        super().__init__(connection(bootstrap, prefix, connect_timeout))
         positive(timeout=timeout, shutdown_timeout=shutdown_timeout, session_timeout=session_timeout)
         if not group_id:
             raise ArgumentError("group_id is empty", hint="workers with the same group_id share the work; name theirs")
@@ -102,7 +101,7 @@ class Worker(Program):
         self._session_timeout = session_timeout
         self._handlers: dict[str, tuple[str, Handler]] = {}  # by topic: service, handler
         self._threads = Threads()
-        self._outcomes = JobOutcomes(bootstrap, self._names)
+        self._outcomes = JobOutcomes(self._bootstrap, self._names)
         self._under_way: dict[tuple[TopicPartition, int], TakenJob] = {}
         self._ended_late: dict[tuple[TopicPartition, int], None] = {}  # done here when their partitions had gone
         self._moved = asyncio.Event()  # a job has ended, or the worker is to stop

@@ -4,7 +4,7 @@ from gate.policy.compiled import GroupPolicy, ServicePolicy, Tenants
 from gate.policy.errors import PolicyError, Problem, Span
 from gate.policy.fields import Overflow
 from gate.policy.origins import Origin
-from gate.policy.policy import Policy, load_policy, parse_policy
+from gate.policy.policy import Policy, load_policy, load_settings, parse_policy
 from gate.policy.settings import Compression, Delivery, Settings, Topics
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "Tenants",
     "Topics",
     "load_policy",
+    "load_settings",
     "parse_policy",
 ]

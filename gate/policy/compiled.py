@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from gate.limits import Per, Quota, Spec, Window
 from gate.limits.spec import MOST
-from gate.policy.fields import SECOND, Overflow
+from gate.policy.fields import Overflow
 from gate.policy.layers import Key
 from gate.policy.names import DEFAULT, Glob, globs_of, is_glob
+from gate.units import SECOND
 
 WINDOW_SIZE: Final = 60 * SECOND  # ns; where nothing else is said, as in RateLimitConfig
 NEAR_LIMIT: Final = 0.8

@@ -8,7 +8,6 @@ from pydantic_core import ErrorDetails
 from gate.limits import Per
 from gate.policy.errors import Loc, Problem, dotted
 from gate.policy.fields import (
-    SECOND,
     Count,
     Duration,
     Flag,
@@ -28,6 +27,7 @@ from gate.policy.fields import (
 from gate.policy.names import Extends, Label, ServiceName, TenantName
 from gate.policy.settings import Settings, StrictModel, Topics
 from gate.policy.source import Node
+from gate.units import SECOND
 
 MAX_LANES = 32  # each is a queue and a label of metrics
 MAX_TENANTS_BOUND = 10_000_000  # each that waits costs a gate 2 KB

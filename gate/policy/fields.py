@@ -17,25 +17,14 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from gate.limits.quota import Per, calendar
 from gate.limits.rates import parse_rate
 from gate.policy.errors import did_you_mean, quoted
+from gate.units import DURATION_HINT, MAX_DURATION, SECOND, parse_duration
 
-SECOND: Final = 1_000_000_000  # ns
-MAX_DURATION: Final = 100 * 365 * 86_400 * SECOND  # 100 years, in ns: fits into 63 bits
 MAX_COUNT: Final = 10**15  # units: as JSON and doubles still hold them exactly
 MAX_RATE: Final = 10**12  # units per second
 MIN_RATE: Final = 10**9  # seconds per unit: some 30 years
 MAX_WEIGHT: Final = 1_000_000
 
-_UNITS: Final[Mapping[str, int]] = {
-    "ms": SECOND // 1000,
-    "s": SECOND,
-    "m": 60 * SECOND,
-    "min": 60 * SECOND,
-    "h": 3600 * SECOND,
-    "d": 86_400 * SECOND,
-}
 _OTHER_BASE: Final = re.compile(r"0(b[01]+|o[0-7]+|x[0-9a-fA-F]+)")
-_DURATION_PART: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|min|m|h|d)")
-_LIST_OF_PARTS: Final = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 
 
 class Overflow(StrEnum):
@@ -95,16 +84,20 @@ def read_rate(value: Any) -> Fraction:
 
 def read_duration(value: object) -> int:
     """Read a time span above 0, in seconds or as text such as "1h30m"; returns ns."""
-    hint = "write seconds as a number, or text such as 500ms, 90s, 1m, 1h30m, 7d"
-    if isinstance(value, str) and _LIST_OF_PARTS.fullmatch(value):
-        length = sum(Fraction(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
-    elif (seconds := _number(value)) is not None:
-        length = seconds * SECOND
-    else:
-        raise wrong(f"must be a length of time, not {quoted(value)}", hint)
+    try:
+        length = parse_duration(value) if isinstance(value, str) else _in_ns(value)
+    except ValueError:
+        length = None
+    if length is None:
+        raise wrong(f"must be a length of time, not {quoted(value)}", DURATION_HINT)
     if not 0 < length <= MAX_DURATION:
-        raise wrong(f"must be above 0 and at most 100 years, not {quoted(value)}", hint)
+        raise wrong(f"must be above 0 and at most 100 years, not {quoted(value)}", DURATION_HINT)
     return max(1, round(length))
+
+
+def _in_ns(value: object) -> Fraction | None:
+    seconds = _number(value)
+    return None if seconds is None else seconds * SECOND
 
 
 def read_seconds(value: object) -> float:

@@ -8,9 +8,10 @@ from gate.limits import Spec
 from gate.policy.compiled import KEEP_RELEASED, MAX_TENANTS, NEAR_LIMIT, WINDOW_SIZE, ServicePolicy, compile_spec
 from gate.policy.document import LimitFields
 from gate.policy.errors import dotted
-from gate.policy.fields import SECOND, Overflow
+from gate.policy.fields import Overflow
 from gate.policy.layers import Key, Layer
 from gate.policy.source import Node
+from gate.units import SECOND
 
 BUILT_IN: Final = "built-in"
 DERIVED: Final = "from requests_per_second"

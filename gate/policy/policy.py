@@ -110,6 +110,15 @@ def load_policy(path: Path) -> Policy:
     return parse_policy(read_file(path), str(path))
 
 
+def load_settings(path: Path | None, environment: Mapping[str, str], **given: Any) -> Settings:
+    """Return the settings that hold: what is given, else a variable's, else those of the file, else the defaults.
+
+    Raises PolicyError for what no setting can be, and for a file that can't be used.
+    """
+    settings = Settings() if path is None else load_policy(path).settings
+    return settings.with_environment(environment).override(**given)
+
+
 def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
     """Check a policy that was read already; `name` stands in front of its errors."""
     root, problems = parse(text, name)

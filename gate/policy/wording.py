@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from gate.limits import Spec
-from gate.policy.fields import SECOND
+from gate.units import SECOND
 
 _SPANS: Final = (
     ("d", 86_400 * SECOND),

@@ -553,8 +553,8 @@ def test_a_service_and_a_tenant_are_paused_and_resumed(gate, log, names):
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
-        (["--for", "soon"], 2, "is no duration"),
-        (["--for", "5 parsecs"], 2, "is no duration"),
+        (["--for", "soon"], 2, "is no length of time"),
+        (["--for", "5 parsecs"], 2, "is no length of time"),
         (["--until", "25:00"], 2, "is no time"),
         (["--until", "tomorrow"], 2, "is no time"),
         (["--for", "5s", "--until", "18:30"], 2, "mutually exclusive"),

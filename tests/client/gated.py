@@ -38,10 +38,10 @@ class Gated:
     def worker(self, service: str, **options):
         from gate.client._worker import Worker
 
-        return Worker(self.bootstrap, group_id=f"{service}-workers", names=self.names, **options)
+        return Worker(self.bootstrap, group_id=f"{service}-workers", prefix=self.names.prefix, **options)
 
     @property
     def client(self):
         from gate.client import JobClient
 
-        return partial(JobClient, self.bootstrap, names=self.names)
+        return partial(JobClient, self.bootstrap, prefix=self.names.prefix)

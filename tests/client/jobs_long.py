@@ -39,7 +39,7 @@ from gate.protocol.topics import Names
 bootstrap, prefix, diary, concurrency, fails = sys.argv[1:]
 out = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 worker = Worker(
-    bootstrap, group_id=f"{prefix}-workers", names=Names(prefix), concurrency=int(concurrency), results=True,
+    bootstrap, group_id=f"{prefix}-workers", prefix=prefix, concurrency=int(concurrency), results=True,
     session_timeout=2, retry=Retry(attempts=50, first=0.05, longest=0.4),
 )
 
@@ -189,7 +189,7 @@ async def _client(bootstrap: str, names: Names, numbers: range, results: dict[st
             ticket = await client.submit(SERVICE, str(number), key=str(number % 100))
             results[str(number)] = await ticket.result(patience)
 
-    async with JobClient(bootstrap, names=names) as client, asyncio.TaskGroup() as tasks:
+    async with JobClient(bootstrap, prefix=names.prefix) as client, asyncio.TaskGroup() as tasks:
         for number in numbers:
             tasks.create_task(one(client, number))
 

@@ -29,7 +29,7 @@ async def alerts(log):
 @pytest.fixture
 def program(bootstrap, names, prefix):
     def make(*sinks, **options):
-        made = Alerts(bootstrap, names=names, group_id=f"{prefix}-alerts", **options)
+        made = Alerts(bootstrap, prefix=names.prefix, group_id=f"{prefix}-alerts", **options)
         for sink in sinks:
             made.add(sink, pauses=QUICK)
         return made

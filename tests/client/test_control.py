@@ -20,7 +20,7 @@ async def test_a_service_is_paused_and_resumed_at_the_gate(gated):
     service = await gated.service()
     await gated.log.write(gated.names.requests(service), b"so that the gate knows it and tells its usage")
     await read_count(gated.bootstrap, [gated.names.admitted(service)], 1)
-    async with GateControl(gated.bootstrap, names=gated.names) as gate:
+    async with GateControl(gated.bootstrap, prefix=gated.names.prefix) as gate:
         paused = await gate.pause(service, for_=3600, reason="the bank is down")
         await asyncio.to_thread(
             until, lambda: service in gated.process.get("/v1/usage") and usage_of(gated, service)["paused_until_ms"]
@@ -56,7 +56,7 @@ async def test_ends_are_spelt_in_three_ways_and_without_one_it_lasts(gated):
 
 async def test_what_makes_no_sense_is_refused_and_says_what_would(gated):
     service = await gated.service()
-    async with GateControl(gated.bootstrap, names=gated.names) as gate:
+    async with GateControl(gated.bootstrap, prefix=gated.names.prefix) as gate:
         with pytest.raises(UnknownServiceError, match=r"there is no service 'payment'; known are .*") as unknown:
             await gate.pause("payment")
         assert service in str(unknown.value)

@@ -238,7 +238,7 @@ async def test_a_limit_that_is_lower_than_it_was_harms_no_other(gated):
 
 async def test_what_is_not_told_in_time_is_an_error_and_the_ticket_stays_good(bootstrap, names, log):
     await log.create(names.requests("s"))  # no gate runs here
-    async with JobClient(bootstrap, names=names) as client:
+    async with JobClient(bootstrap, prefix=names.prefix) as client:
         ticket = await client.submit("s", b"")
         with pytest.raises(NoAnswerError, match=r"no gate has decided about request .*requests.s-0@0 within 0.01 s"):
             await ticket.decision(0.01)
@@ -276,7 +276,7 @@ async def test_a_program_without_a_loop_can_do_the_same(gated, start):
     start(worker)
 
     def script():
-        with SyncJobClient(gated.bootstrap, names=gated.names) as client:
+        with SyncJobClient(gated.bootstrap, prefix=gated.names.prefix) as client:
             client.submit(service, "", cost=2).decision(20)  # the gate has found the service, or rejects
             first = client.submit(service, "one")
             assert first.service == service
@@ -314,7 +314,7 @@ async def test_a_command_does_jobs_and_answers(gated):
 async def test_a_broker_that_hangs_is_told_in_time(own_broker, names):
     broker = await asyncio.to_thread(own_broker)
     await Log(broker.bootstrap, names).create(names.requests("s"))
-    async with JobClient(broker.bootstrap, names=names, submit_timeout=2) as client:
+    async with JobClient(broker.bootstrap, prefix=names.prefix, submit_timeout=2) as client:
         ticket = await client.submit("s", b"")
         broker.pause()
         started = time.monotonic()

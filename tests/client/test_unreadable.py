@@ -47,7 +47,7 @@ async def test_a_worker_does_all_others(bootstrap, log, names, prefix, start, un
     topic, done = names.admitted("payments"), []
     await log.create(topic)
     await log.write_raw(topic, poisoned(*(Rec(None, b"%d" % n) for n in range(4))))
-    pay = Worker(bootstrap, group_id=f"{prefix}-workers", names=names)
+    pay = Worker(bootstrap, group_id=f"{prefix}-workers", prefix=names.prefix)
     pay.handler("payments")(lambda job: done.append(job.value))
     start(pay)
 
@@ -66,7 +66,7 @@ async def test_an_alert_consumer_carries_all_others(bootstrap, log, names, prefi
     await log.create(names.alerts)
     await log.write_raw(names.alerts, poisoned(*[Rec(b"pay", b'{"service": "pay"}', event)] * 2))
     seen = []
-    alerts = Alerts(bootstrap, names=names, group_id=prefix)
+    alerts = Alerts(bootstrap, prefix=names.prefix, group_id=prefix)
     alerts.on(name="all")(seen.append)
     start(alerts)
     await until(lambda: len(seen) == 2)
@@ -74,7 +74,7 @@ async def test_an_alert_consumer_carries_all_others(bootstrap, log, names, prefi
 
 async def test_a_job_client_hears_of_its_jobs(bootstrap, log, names):
     await log.create(names.requests("s"), names.admitted("s"))
-    async with JobClient(bootstrap, names=names) as client:
+    async with JobClient(bootstrap, prefix=names.prefix) as client:
         ticket = await client.submit("s", b"")
         stamp = Stamp("admitted", ticket.id, 1, 1, "9f2c01").encode()
         await log.write_raw(names.admitted("s"), poisoned(Rec(), Rec(None, b"", [(b"gate", stamp)])))

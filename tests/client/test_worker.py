@@ -45,9 +45,11 @@ def told(log, until):
 
 
 @pytest.fixture
-def worker(bootstrap, names, prefix):
+def worker(bootstrap, prefix):
     def make(**options) -> Worker:
-        return Worker(bootstrap, group_id=f"{prefix}-workers", names=names, **({"retry": Retry(attempts=1)} | options))
+        return Worker(
+            bootstrap, group_id=f"{prefix}-workers", prefix=prefix, **({"retry": Retry(attempts=1)} | options)
+        )
 
     return make
 
@@ -312,10 +314,9 @@ PROGRAM = """
 import sys, threading
 from pathlib import Path
 from gate.client._worker import Worker
-from gate.protocol.topics import Names
 
 bootstrap, prefix, folder, hang = sys.argv[1:]
-worker = Worker(bootstrap, group_id=f"{prefix}-workers", names=Names(prefix), concurrency=4, session_timeout=2)
+worker = Worker(bootstrap, group_id=f"{prefix}-workers", prefix=prefix, concurrency=4, session_timeout=2)
 
 @worker.handler("payments")
 def handle(job):

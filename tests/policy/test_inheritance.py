@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.policy import parse_policy
-from gate.policy.fields import SECOND
+from gate.units import SECOND
 
 SERVICES = ["a", "b", "ab", "abc", "b-1"]
 ENTRIES = [*SERVICES[:4], "*", "a*", "?b", "*b*", "ab?"]

@@ -8,7 +8,7 @@ import pytest
 from gate.errors import GateError
 from gate.limits import Spec, Window
 from gate.policy import GroupPolicy, Overflow, ServicePolicy, load_policy, parse_policy
-from gate.policy.fields import SECOND
+from gate.units import SECOND
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "policy.yaml"
 MINUTE = 60 * SECOND

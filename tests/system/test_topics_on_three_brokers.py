@@ -30,7 +30,7 @@ def examine(bootstrap, prefix, policy, capsys):
 
 
 async def layout(bootstrap):
-    async with Client(bootstrap).cluster() as cluster:
+    async with Client(bootstrap=bootstrap).cluster() as cluster:
         layout = await cluster.layout(["gate.state", "gate.delayed.pay", "gate.admitted.pay"])
         configs = await cluster.configs(*layout, names=["min.insync.replicas"])
     return {topic: ({p.copies for p in parts}, configs[topic]) for topic, parts in layout.items()}

@@ -343,7 +343,7 @@ async def test_each_failure_has_its_consequence_once_whoever_is_killed(bootstrap
 
     def new_worker():
         retry = Retry(attempts=attempts, first=0.2)
-        pay = Worker(bootstrap, group_id=f"{prefix}-workers", names=names, retry=retry, concurrency=40)
+        pay = Worker(bootstrap, group_id=f"{prefix}-workers", prefix=names.prefix, retry=retry, concurrency=40)
 
         @pay.handler("pay")
         async def handle(job):

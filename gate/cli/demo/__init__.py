@@ -111,10 +111,10 @@ async def _act(
 ) -> Mapping[str, set[str]]:
     """Let everybody do their work until all is decided; return the ids that were submitted, per service."""
     reader = Reader(bootstrap, tally)
-    worker = Worker(bootstrap, group_id=f"{names.prefix}-workers", names=names)
+    worker = Worker(bootstrap, prefix=names.prefix, group_id=f"{names.prefix}-workers")
     for service, done in worked.items():
         worker.handler(service)(_job(done))
-    alerts = Alerts(bootstrap, names=names, group_id=f"{names.prefix}-alerts")
+    alerts = Alerts(bootstrap, prefix=names.prefix, group_id=f"{names.prefix}-alerts")
     alerts.add(screen)
     async with asyncio.TaskGroup() as crew:
         reading = crew.create_task(reader.run())

@@ -10,13 +10,14 @@ from typing import Any, Final, Self
 
 from aiokafka.errors import KafkaError
 
-from gate.client._connection import Connection, positive
+from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection, positive
 from gate.client._errors import ArgumentError, NotConnectedError, UnknownServiceError
 from gate.client._jobs.matching import Matching
 from gate.client._jobs.reader import Reader
 from gate.client._jobs.ticket import Ticket
 from gate.client._outcomes import encode_result
 from gate.client._sender import Header, Sender
+from gate.config import Connection
 from gate.errors import GateError
 from gate.kafka.connect import running
 from gate.protocol.headers import (
@@ -31,7 +32,6 @@ from gate.protocol.headers import (
     Malformed,
     read_options,
 )
-from gate.protocol.topics import Names
 
 _RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, TENANT}) | CLAIMED
 
@@ -49,18 +49,17 @@ class JobClient:
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: str | Connection,
         *,
-        prefix: str = "gate",
-        names: Names | None = None,
-        connect_timeout: float = 30.0,
+        prefix: str = PREFIX,
+        connect_timeout: float = CONNECT_TIMEOUT,
         submit_timeout: float = 30.0,
     ) -> None:
         positive(submit_timeout=submit_timeout)
-        self._connection = Connection.of(bootstrap, prefix, names, connect_timeout)
-        self._bootstrap, self._names = bootstrap, self._connection.names
+        self._connection = connection(bootstrap, prefix, connect_timeout)
+        self._bootstrap, self._names = self._connection.bootstrap, self._connection.names
         self._submit_timeout = submit_timeout
-        self._sender = Sender(bootstrap, self._names)
+        self._sender = Sender(self._bootstrap, self._names)
         self._matching = Matching()
         self._stack = AsyncExitStack()
         self._reader: Reader | None = None

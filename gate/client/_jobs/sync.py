@@ -8,13 +8,13 @@
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
-from gate.client._background import Background
+from gate.client._background import Twin
 from gate.client._jobs import client, ticket
 from gate.client._jobs.ticket import Decision
 from gate.client._sender import Header
+from gate.config import Connection
 
 
 class SyncTicket:
@@ -67,26 +67,14 @@ class JobOptions(TypedDict, total=False):
     headers: Mapping[str, bytes | str] | Iterable[Header] | None
 
 
-class SyncJobClient:
+class SyncJobClient(Twin[client.JobClient]):
     """Submits jobs and tells what becomes of them; the parameters are those of `JobClient`.
 
     An event loop runs in a thread of its own. May be used by several threads.
     """
 
-    def __init__(self, bootstrap: str, **options: Any) -> None:
-        self._inner = client.JobClient(bootstrap, **options)
-        self._background = Background("SyncJobClient")
-
-    def __enter__(self) -> Self:
-        """Connect. Raises BrokerUnreachableError."""
-        self._background.start(self._inner.__aenter__())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Disconnect."""
-        self._background.stop(self._inner.__aexit__(kind, error, traceback))
+    def __init__(self, bootstrap: str | Connection, **options: Any) -> None:
+        super().__init__(client.JobClient(bootstrap, **options))
 
     def submit(self, service: str, payload: object, **options: Unpack[JobOptions]) -> SyncTicket:
         """Submit a job, and return when the broker has it; as `JobClient.submit`."""

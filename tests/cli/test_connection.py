@@ -1,0 +1,252 @@
+"""Every command gets its connection alike: options, else variables, else the policy file, topics and group included."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import typing
+import uuid
+from contextlib import contextmanager
+from importlib import import_module
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from cyclopts import App
+
+from gate.cli import COMMANDS, main
+from gate.cli.client import Client
+from tests.system.gates import gate, until
+
+OF_THEIR_OWN = {
+    "demo": "brings its own broker, unless told of one, and its own policy",
+    "broker": "is what others connect to",
+    "policy": "reads files, and asks nobody",
+}
+
+POLICY = """
+bootstrap: {bootstrap}
+group_id: "{prefix}-crew"
+shards: 2
+topics:
+  requests: "{{service}}_{{prefix}}_todo"
+  admitted: "{{service}}_{{prefix}}_go"
+  delayed: "{{service}}_{{prefix}}_wait"
+  rejected: "{{service}}_{{prefix}}_no"
+  results: "{{service}}_{{prefix}}_result"
+  retries: "{{service}}_{{prefix}}_again"
+  feedback: "{{service}}_{{prefix}}_told"
+  alerts: "{{prefix}}_news"
+  usage: "{{prefix}}_numbers"
+  state: "{{prefix}}_memory"
+  control: "{{prefix}}_orders"
+services:
+  pay: {{requests_per_second: 4, burst_size: 2}}
+"""
+
+
+def functions(name):
+    """Return a command's function, or those of its parts, by what is typed."""
+    command = getattr(import_module(f"gate.cli.{name}"), name)
+    if not isinstance(command, App):
+        return {(name,): command}
+    parts = [part for part in command if not part.startswith("-")]
+    return {(name, part): command[part].default_command for part in parts}
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in OF_THEIR_OWN])
+def test_every_command_takes_the_same_options(name):
+    for tokens, function in functions(name).items():
+        hints = typing.get_type_hints(function)
+        assert hints.get("client") == Client | None, (
+            f"{tokens}: take `client: Client | None = None`, see gate.cli.client"
+        )
+
+
+def test_options_go_before_variables_before_the_file(monkeypatch, tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text("bootstrap: file:1\nprefix: file\nconnect_timeout: 1m\ntopics: {usage: '{prefix}_u'}\n")
+    for name in ("BOOTSTRAP", "PREFIX", "CONNECT_TIMEOUT", "CONFIG", "GROUP_ID"):
+        monkeypatch.delenv(f"GATE_{name}", raising=False)
+    assert (Client().connection.bootstrap, Client().connection.connect_timeout) == ("localhost:9092", 10.0)
+    one = Client(file).connection
+    assert (one.bootstrap, one.connect_timeout, one.group_id, one.names.usage) == ("file:1", 60.0, "file", "file_u")
+    monkeypatch.setenv("GATE_BOOTSTRAP", "variable:1")
+    monkeypatch.setenv("GATE_PREFIX", "variable")
+    one = Client(file).connection
+    assert (one.bootstrap, one.group_id, one.names.usage) == ("variable:1", "variable", "variable_u")
+    one = Client(file, bootstrap="option:1", prefix="option", connect_timeout=2.0).connection
+    assert (one.bootstrap, one.connect_timeout, one.names.usage) == ("option:1", 2.0, "option_u")
+    assert one.names.requests("pay") == "option.requests.pay"
+
+
+def test_a_file_that_is_needed_or_broken_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("GATE_CONFIG", raising=False)
+    for command in (["run"], ["reshard", "4"], ["replay", "pay"]):
+        assert main(command) == 2
+        assert "a policy file is needed: give --config FILE, or set GATE_CONFIG" in capsys.readouterr().err
+    file = tmp_path / "policy.yaml"
+    file.write_text("prefxi: a\n")
+    monkeypatch.setenv("GATE_CONFIG", str(file))
+    for command in (["usage"], ["run"], ["tail", "alerts"], ["pause", "pay"]):
+        assert main(command) == 1
+        line = capsys.readouterr().err.splitlines()[0]
+        assert line.startswith(f"gate: {file}:1")
+        assert "prefxi" in line
+
+
+# what a command says where topics and group are spelt in ways of their own, with a gate that runs
+
+
+@pytest.fixture(scope="module")
+def crew(bootstrap, tmp_path_factory):
+    prefix = f"t{uuid.uuid4().hex[:8]}"
+    policy = POLICY.format(bootstrap=bootstrap, prefix=prefix)
+    with gate(tmp_path_factory.mktemp("gate"), bootstrap, prefix, policy, "--http", "0") as process:
+        until(process.is_ready, explain=process.text)
+        yield prefix, process
+
+
+class Desk:
+    """A terminal at which GATE_CONFIG alone is set."""
+
+    def __init__(self, prefix, config, capsys):
+        self.prefix, self.config, self.capsys = prefix, config, capsys
+
+    def run(self, *tokens):
+        code = main([str(token) for token in tokens])
+        said = self.capsys.readouterr()
+        assert code == 0, said.err
+        return said.out
+
+    def json(self, *tokens):
+        return json.loads(self.run(*tokens, "--json"))
+
+    def until(self, condition):
+        def holds():
+            try:
+                return condition()
+            except AssertionError:
+                return False
+
+        until(holds)
+
+    @contextmanager
+    def process(self, *tokens):
+        command = [sys.executable, "-m", "gate", *tokens]
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
+
+
+@pytest.fixture
+def desk(crew, monkeypatch, capsys):
+    prefix, process = crew
+    for name in ("GATE_BOOTSTRAP", "GATE_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GATE_CONFIG", str(process.config))
+    return Desk(prefix, process.config, capsys)
+
+
+def submit(desk):
+    assert f"pay_{desk.prefix}_todo" in desk.run("submit", "pay", "--count", 6)
+
+
+def run(desk):
+    (line,) = desk.run("tail", "admitted", "pay", "--from-beginning", "--max", 1).splitlines()
+    assert f"pay_{desk.prefix}_todo-" in line
+
+
+def tail(desk):
+    assert "gate.breach.opened" in desk.run("tail", "alerts", "--from-beginning", "--max", 1)
+    assert f"pay_{desk.prefix}_todo-" in desk.run("tail", "delayed", "--from-beginning", "--max", 1)
+
+
+def usage(desk):
+    desk.until(lambda: desk.json("usage", "pay")["service"] == "pay")
+
+
+def worker(desk):
+    def told():
+        end = desk.run("tail", "admitted", "pay", "--from-beginning", "--max", 6)
+        return len(end.splitlines()) == 6
+
+    with desk.process("worker", "pay", "--results", "--", "cat") as _:
+        desk.until(told)
+        until(lambda: f"pay_{desk.prefix}_result" in topics(desk))
+
+
+def pause(desk):
+    assert "pay is paused until" in desk.run("pause", "pay", "--for", "1h 30m")
+    desk.until(lambda: desk.json("usage", "pay")["paused_until_ms"] is not None)
+
+
+def resume(desk):
+    assert "pay goes on" in desk.run("resume", "pay")
+    desk.until(lambda: desk.json("usage", "pay")["paused_until_ms"] is None)
+
+
+def alerts(desk):
+    with desk.process("alerts", "--from-beginning", "--group", f"{desk.prefix}-alerts") as process:
+        assert "gate.breach.opened" in process.stdout.readline()
+
+
+def replay(desk):
+    assert desk.json("replay", "pay", "--since", "1d")[0]["offered"] == 6
+
+
+def doctor(desk):
+    found = {one["check"]: one for one in json.loads(desk.run("doctor", "--json"))}
+    assert found[f"{desk.prefix}_memory"]["health"] == found["pay"]["health"] == "ok"
+    assert "1 " in found["group"]["text"]
+
+
+def transactions(desk):
+    assert isinstance(desk.json("transactions", "list"), list)
+    code = main(
+        ["transactions", "abort", "--topic", f"pay_{desk.prefix}_todo", "--partition", "0", "--start-offset", "9"]
+    )
+    assert (code, "no transaction is open" in desk.capsys.readouterr().err) == (1, True)
+
+
+def upgrade(desk):
+    said = desk.json("upgrade", "status")
+    assert (len(said["shards"]), len(said["gates"])) == (2, 1)
+    assert "nothing to do" in desk.run("upgrade", "finish")
+
+
+def reshard(desk):
+    assert "(2 shards) to 2 (4): 1 services" in desk.run("reshard", 4, "--dry-run")
+
+
+WALK = (submit, run, tail, usage, worker, pause, resume, alerts, replay, doctor, transactions, upgrade, reshard)
+
+
+def topics(desk):
+    async def listed():
+        admin = AIOKafkaAdminClient(bootstrap_servers=Client().connection.bootstrap)
+        await admin.start()
+        try:
+            return await admin.list_topics()
+        finally:
+            await admin.close()
+
+    return asyncio.run(listed())
+
+
+def test_the_walk_leaves_no_command_out():
+    """A new command that connects gets a function of its name above: what it says under templates."""
+    assert {part.__name__ for part in WALK} == COMMANDS.keys() - OF_THEIR_OWN.keys()
+
+
+@pytest.mark.parametrize("command", WALK, ids=lambda command: command.__name__)
+def test_topics_and_group_of_the_file_are_those_of_every_command(desk, command):
+    command(desk)
+    usual = (f"{desk.prefix}.", *(f"gate.{kind}.pay" for kind in ("requests", "admitted", "feedback", "results")))
+    assert [topic for topic in topics(desk) if topic.startswith(usual)] == []
