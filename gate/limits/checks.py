@@ -15,14 +15,14 @@ def check_cost(cost: object) -> None:
         raise ValueError(f"cost must be at least 1 unit, not {shown(cost)}")
 
 
-def check_spelling(service_id: object) -> None:
-    """Raise TypeError or ValueError unless `service_id` is text that a snapshot can hold."""
+def check_spelling(service_id: object, name: str = "service_id") -> None:
+    """Raise TypeError or ValueError unless `service_id`, or what `name` says, is text that a snapshot can hold."""
     if not isinstance(service_id, str):
-        raise TypeError(f"service_id must be text, not {shown(service_id)} ({type(service_id).__name__})")
+        raise TypeError(f"{name} must be text, not {shown(service_id)} ({type(service_id).__name__})")
     try:
         service_id.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"service_id must be text that UTF-8 can spell, not {shown(service_id)}") from None
+        raise ValueError(f"{name} must be text that UTF-8 can spell, not {shown(service_id)}") from None
 
 
 def check_count(name: str, value: object, unit: str) -> None:

@@ -262,6 +262,10 @@ class Limiter(SlidingWindow):
         twin._adopt_quotas(self, now)
         twin._copy_into(self)
 
+    def renew(self, now: int) -> None:
+        """Forget all that counts: be as a new limiter is at `now`."""
+        Limiter(self.spec, self._advance(now))._copy_into(self)
+
     def inherit(self, other: "Limiter", now: int) -> None:
         """Count here, as of now, all that counts in another limiter: for who may have had any part of it."""
         now = self._advance(now)
