@@ -16,6 +16,7 @@ FILE: Final = Path(__file__).with_suffix(".svg")
 ROOMS: Final = (
     "cli",
     "client",
+    "doors",
     "kafka",
     "kafka.local",
     "kafka.aio",
@@ -28,7 +29,14 @@ ROOMS: Final = (
 )
 LEFT, WIDTH, ROW, BOX = 16, 860, 46, 32
 PURE, SHELL, PROGRAM = "#bfe6df", "#dbe7f5", "#f3ead7"
-FILLS: Final = {"cli": PROGRAM, "client": PROGRAM, "kafka": SHELL, "kafka.local": SHELL, "kafka.aio": SHELL}
+FILLS: Final = {
+    "cli": PROGRAM,
+    "client": PROGRAM,
+    "doors": PROGRAM,
+    "kafka": SHELL,
+    "kafka.local": SHELL,
+    "kafka.aio": SHELL,
+}
 
 
 def room_of(module: str) -> str | None:

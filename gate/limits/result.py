@@ -15,6 +15,7 @@ class LimitState(NamedTuple):
     name: str  # "rate" of a bucket, "window", "quota"; "tenant.rate" and so on where it is the tenant's
     limit: int  # units that it gives at once, at most
     remaining: int  # units that it would give now
+    more: float  # seconds until it would give one more; 0 where it gives all
     reset: float  # seconds until it gives all of them if nothing else comes
     window: float | None  # seconds in which it renews as a whole; None: by the calendar
 
@@ -71,13 +72,17 @@ def states(limiter: Limiter, now: int, prefix: str = "") -> list[LimitState]:
         missing = max(0, limiter._full - now * spec.scale)  # ticks
         left = max(0, (spec.depth - missing) // spec.step)
         window = spec.depth / spec.scale / SECOND
-        found.append(LimitState(prefix + bucket.name, spec.burst, left, -(-missing // spec.scale) / SECOND, window))
+        more = missing - (spec.burst - left - 1) * spec.step if left < spec.burst else 0
+        wait = _seconds(-(-more // spec.scale))
+        reset = _seconds(-(-missing // spec.scale))
+        found.append(LimitState(prefix + bucket.name, spec.burst, left, wait, reset, window))
     for limit, counter in zip(limits, limiter._counters(), strict=True):
-        left = limit.capacity - counter._counted(now)
+        left = max(0, limit.capacity - counter._counted(now))
+        wait = _seconds(counter._opens_at(now, left + 1) - now) if left < limit.capacity else 0.0
         renews = counter._renews_at(now)
         reset = _seconds((counter._empties_at() if renews is None else renews) - now)
         size = limit.size / SECOND if isinstance(limit, Window) else None
-        found.append(LimitState(prefix + limit.name, limit.capacity, max(0, left), reset, size))
+        found.append(LimitState(prefix + limit.name, limit.capacity, left, wait, reset, size))
     return found
 
 
