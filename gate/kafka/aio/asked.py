@@ -1,6 +1,7 @@
 """Requests that brokers have been sent and have not answered, for errors that name broker and request."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -82,6 +83,12 @@ class Silent:
         """Return those that answer, as far as anybody knows; all, where there is none."""
         now = time.monotonic()
         return [one for one in brokers if self._until.get((cluster, one), 0.0) <= now] or brokers
+
+    def first(self, cluster: Any, brokers: Sequence[B]) -> list[B]:
+        """Return all, those that answer first, and in any order otherwise."""
+        mixed = random.sample(brokers, len(brokers))
+        better = self.better(cluster, mixed)
+        return [*better, *(one for one in mixed if one not in better)]
 
 
 class Asks(Protocol):

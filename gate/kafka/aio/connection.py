@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import aiokafka
@@ -23,6 +24,7 @@ from aiokafka.util import create_task, wait_for
 
 from gate.kafka.aio.asked import Asked, Silent
 from gate.kafka.aio.frames import SIZE, Frames
+from gate.kafka.aio.lateness import LATE, Lateness
 from gate.kafka.aio.sasl import HANDSHAKES, AccessError, NotAgainError, Session, authenticate
 from gate.log import get_logger
 
@@ -170,6 +172,15 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     _ended = False
     _sync_task: "asyncio.Task[None] | None"
     _asked: Asked | None = None
+    _lateness: Lateness | None = None
+    _turns: "dict[Any, asyncio.Lock] | None" = None  # to connect; one that stands still keeps nobody from the others
+
+    @property
+    def lateness(self) -> Lateness:
+        """What it waits for."""
+        if self._lateness is None:
+            self._lateness = Lateness(self._is_given_up, self._let_go)
+        return self._lateness
 
     @property
     def asked(self) -> Asked:
@@ -188,7 +199,8 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             return await connection.send(request, expect_response=False)
         asked = self.asked.begin(node_id, request)
         try:
-            answer = await connection.send(request)
+            with self.lateness.awaiting(node_id):
+                answer = await connection.send(request)
         except TimeoutError as error:
             connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
             _silent.add(self._cluster_name, node_id)
@@ -263,10 +275,13 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         if (kept := self._kept(node_id, group)) is not None:
             return kept
         broker = self.cluster.broker_metadata(node_id)
+        if self._turns is None:
+            self._turns = {}
         try:
             if broker is None:
                 raise StaleMetadata(f"broker {node_id} is not in the metadata")
-            async with self._get_conn_lock:
+            turn = self._turns.setdefault((node_id, group), asyncio.Lock())
+            async with self.lateness.bounded(node_id), turn:
                 if (kept := self._kept(node_id, group)) is None:
                     kept = await self._connect(broker.host, broker.port, on_close=self._on_connection_closed)
                     self._conns[node_id, group] = kept
@@ -275,6 +290,51 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             self.force_metadata_update()
             return None
         return kept
+
+    async def _is_given_up(self, node_id: Any) -> bool:
+        """Tell whether a broker that answers takes another one for one of the cluster no more."""
+        _silent.add(self._cluster_name, node_id)
+        others = [broker.nodeId for broker in self.cluster.brokers() if broker.nodeId != node_id]
+        for other in _silent.first(self._cluster_name, others):
+            with suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(LATE):
+                    if (connection := await self._get_conn(other)) is not None:
+                        there = {number for number, *_ in (await connection.send(MetadataRequest([]))).brokers}
+                        return bool(there) and node_id not in there
+        return False
+
+    def _let_go(self, node_id: Any) -> None:
+        _tell("a broker is late, and the others have given it up", "others lead what it led", node=node_id)
+        for (node, _), connection in list(self._conns.items()):
+            if node == node_id:
+                connection.close(reason=CloseReason.CONNECTION_BROKEN)
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        """See aiokafka; brokers that answer are asked first, and none for long while another one is left."""
+        if aiokafka.__version__ != KNOWN:
+            return bool(await super()._metadata_update(cluster_metadata, topics))
+        first = "bootstrap", ConnectionGroup.DEFAULT
+        nodes = [broker.nodeId for broker in self.cluster.brokers()]
+        nodes = [*_silent.first(self._cluster_name, nodes), *(["bootstrap"] if first in self._conns else [])]
+        for node_id in nodes:
+            try:
+                async with asyncio.timeout(AT_FIRST if node_id != nodes[-1] else None):
+                    connection = await self._get_conn(node_id)
+                    if connection is None:
+                        continue
+                    metadata = await connection.send(MetadataRequest(list(topics) if topics else None))
+            except (KafkaError, TimeoutError) as error:
+                _silent.add(self._cluster_name, node_id)
+                _tell("a broker does not tell who leads", str(error) or "no answer in time", node=node_id)
+                continue
+            if not metadata.brokers:
+                return False
+            cluster_metadata.update_metadata(metadata)
+            if first in self._conns and self.cluster.brokers():  # that connection was for want of another
+                self._conns.pop(first).close()
+            return True
+        cluster_metadata.failed_update(None)
+        return False
 
     def _kept(self, node_id: Any, group: ConnectionGroup) -> Any:
         connection = self._conns.get((node_id, group))
@@ -316,6 +376,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     def cut(self) -> None:
         """Close all connections without waiting for anything."""
         self._ended = True
+        self.lateness.stop()
         if self._sync_task is not None:
             self._sync_task.cancel()
         for connection in self._conns.values():

@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import random
 import struct
 import warnings
 import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.access import access
-from gate.kafka.aio import asked, connection
+from gate.kafka.aio import asked, connection, lateness
 from gate.kafka.aio.asked import Silent
 from gate.kafka.aio.connection import Client, Connection
 from gate.kafka.aio.frames import BELIEVED, LARGEST, SMALLEST, Frames
@@ -179,7 +182,7 @@ async def test_a_connection_that_is_made_while_the_client_closes_is_closed(clien
     only_connection(client).close()
     client._conns.clear()
     asking = asyncio.ensure_future(ask(client))
-    while not client._get_conn_lock.locked():
+    while not any(turn.locked() for turn in (client._turns or {}).values()):
         await asyncio.sleep(0)
     await client.close()
     with pytest.raises(NodeNotReadyError):
@@ -220,6 +223,100 @@ async def test_a_broker_that_stands_still_keeps_nobody_from_the_others(bootstrap
         await found.close()
         still.close()
         await still.wait_closed()
+
+
+class Freezing:
+    """Stands between a client and the broker, for one that can stand still: connections stay, answers do not come."""
+
+    def __init__(self) -> None:
+        self.frozen = False
+        self._relays: set[asyncio.Task[Any] | None] = set()
+
+    async def relay(self, upstream: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._relays.add(asyncio.current_task())
+        host, port = upstream.split(":")
+        back, forth = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(self._pass_on(reader, forth), self._pass_on(back, writer))
+        await asyncio.gather(forth.wait_closed(), writer.wait_closed())
+
+    async def ended(self) -> None:
+        await asyncio.gather(*filter(None, self._relays), return_exceptions=True)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                if not self.frozen:
+                    writer.write(data)
+        writer.close()
+
+
+FROZEN = 1_000  # its number
+
+
+@pytest.fixture
+async def freezing(bootstrap, monkeypatch) -> AsyncIterator[tuple[Client, Freezing]]:
+    """A client that knows two brokers: one that can stand still, and one that takes itself for the only one."""
+    monkeypatch.setattr(lateness, "LATE", 0.2)
+    monkeypatch.setattr(connection, "AT_FIRST", 0.2)
+    monkeypatch.setattr(connection, "_silent", Silent())
+    freezing = Freezing()
+    server = await asyncio.start_server(partial(freezing.relay, bootstrap), "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    client = Client(**access(bootstrap), request_timeout_ms=3_600_000)
+    await client.bootstrap()
+    (broker,) = client.cluster.brokers()
+    known = {FROZEN: broker._replace(nodeId=FROZEN, host=host, port=port), broker.nodeId: broker}
+    monkeypatch.setattr(client.cluster, "brokers", lambda: list(known.values()))
+    monkeypatch.setattr(client.cluster, "broker_metadata", known.get)
+    yield client, freezing
+    await client.close()
+    await freezing.ended()
+    server.close()
+
+
+async def test_nobody_waits_for_a_broker_that_the_others_have_given_up(freezing):
+    client, between = freezing
+    assert await client.send(FROZEN, MetadataRequest([]))
+    between.frozen = True
+    async with asyncio.timeout(60):
+        with pytest.raises(KafkaConnectionError, match=f"broker {FROZEN} ended before it answered Metadata"):
+            await client.send(FROZEN, MetadataRequest([]))
+
+
+async def test_nobody_waits_to_be_connected_to_a_broker_that_the_others_have_given_up(freezing):
+    client, between = freezing
+    between.frozen = True
+    async with asyncio.timeout(60):
+        with pytest.raises(NodeNotReadyError, match=f"broker {FROZEN} can't be connected to"):
+            await client.send(FROZEN, MetadataRequest([]))
+
+
+async def test_a_broker_that_is_late_is_waited_for_while_it_is_one_of_the_cluster(freezing, monkeypatch):
+    client, between = freezing
+    assert await client.send(FROZEN, MetadataRequest([]))
+    looked = asyncio.Event()
+
+    async def is_given_up(_node: int) -> bool:
+        looked.set()
+        return False
+
+    monkeypatch.setattr(client.lateness, "_is_given_up", is_given_up)
+    between.frozen = True
+    waiting = asyncio.create_task(client.send(FROZEN, MetadataRequest([])))
+    async with asyncio.timeout(60):
+        await looked.wait()
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_who_leads_is_asked_of_a_broker_that_answers(freezing, monkeypatch):
+    client, between = freezing
+    assert await client.send(FROZEN, MetadataRequest([]))
+    between.frozen = True
+    monkeypatch.setattr(random, "shuffle", lambda nodes: nodes.sort(reverse=True))
+    monkeypatch.setattr(random, "sample", lambda nodes, _count: sorted(nodes, reverse=True))
+    async with asyncio.timeout(60):
+        assert await client.force_metadata_update()
 
 
 async def test_one_that_has_not_answered_is_asked_after_the_others(client, monkeypatch):
