@@ -35,6 +35,8 @@ _DEFAULTS = {
 # Several brokers on one machine take turns at its cores: who is a little late must not be taken for gone
 _OF_SEVERAL = {
     "broker.session.timeout.ms": "4000",
+    # A copy whose leader has moved asks the new one too soon, and again after a second by default; writers wait for it
+    "replica.fetch.backoff.ms": "100",
     # At the start nobody leads: the first controller stands for election after one to two of these, a second by default
     "controller.quorum.election.timeout.ms": "300",
     "controller.quorum.election.backoff.max.ms": "200",
