@@ -2,6 +2,8 @@
 
 Quick: few rounds of small loads, under four minutes; the pages of docs/ stay as they are. Exit code 1 if anything
 failed; the rest was measured all the same.
+
+`python -m bench --pauses [--quick] [--faults KIND,KIND]` measures nothing but how long faults of three brokers last.
 """
 
 import argparse
@@ -20,7 +22,14 @@ MODULES = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--pauses", action="store_true", help="of three brokers; what follows is for bench.pauses")
+    given, more = parser.parse_known_args()
+    quick = given.quick
+    if given.pauses:
+        command = [sys.executable, "-m", "bench.pauses", *(["--quick"] if quick else ()), *more]
+        return subprocess.run(command, check=False).returncode
+    if more:
+        parser.error(f"unknown: {' '.join(more)}")
     FILE.unlink(missing_ok=True)  # a figure of an earlier run must not stand in for one that failed
     code = 0
     for name, options in MODULES.items():

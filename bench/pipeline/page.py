@@ -30,13 +30,14 @@ def write(raw: Path, results: Path, page: Path = PAGE) -> None:
     subprocess.run([sys.executable, str(DRAWING), str(raw), str(PICTURE)], check=True)
 
 
-def with_figures(text: str, figures: str) -> str:
-    """Return the page with `figures` between its marks. Raises ValueError if they are not there, once and in order."""
-    head, begin, rest = text.partition(BEGIN)
-    _old, end, tail = rest.partition(END)
-    if not (begin and end) or BEGIN in tail or END in tail:
-        raise ValueError(f"the page needs {BEGIN} and {END}, each once, in this order")
-    return f"{head}{BEGIN}\n{figures}\n{END}{tail}"
+def with_figures(text: str, figures: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
+    """Return the page with `figures` between marks. Raises ValueError if they are not there, once and in order."""
+    first, last = marks
+    head, begin, rest = text.partition(first)
+    _old, end, tail = rest.partition(last)
+    if not (begin and end) or first in tail or last in tail:
+        raise ValueError(f"the page needs {first} and {last}, each once, in this order")
+    return f"{head}{first}\n{figures}\n{last}{tail}"
 
 
 def machine() -> str:
@@ -63,7 +64,11 @@ def costs(cases: Sequence[Mapping[str, Any]]) -> str:
 
 def ratios(results: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| name | median | least to greatest | what |", "|---|---|---|---|"]
-    lines += [f"| `{r['name']}` | {r['ratio']:g} | {r['min']:g} to {r['max']:g} | {r['unit']} |" for r in results]
+    lines += [
+        f"| `{r['name']}` | {r['ratio']:g} | {r['min']:g} to {r['max']:g} | {r['unit']} |"
+        for r in results
+        if not r["name"].startswith("pause/")  # they have a table of their own
+    ]
     return "\n".join(lines)
 
 

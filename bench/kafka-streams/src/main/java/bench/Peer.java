@@ -1,25 +1,32 @@
 package bench;
 
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
 import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.CountDownLatch;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.common.serialization.Serdes;
+import org.apache.kafka.streams.CloseOptions;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.Topology;
+import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
 import org.apache.kafka.streams.state.Stores;
 
 /**
  * What a Kafka Streams team would write: exactly-once v2, a token bucket in a state store, two sinks.
  *
  * <p>Arguments: bootstrap, application id, request topic, topic of the admitted, topic of the delayed, burst of one
- * partition. State is per partition, so a limit of the whole topic has to be dealt out to its partitions.
+ * partition. State is per partition, so a limit of the whole topic has to be dealt out to its partitions. The system
+ * property {@code overrides} names a file of properties that come on top; threads that fail are then replaced.
  */
 public final class Peer {
     private Peer() {}
 
-    public static void main(String[] arguments) throws InterruptedException {
+    public static void main(String[] arguments) throws InterruptedException, IOException {
         var topology = new Topology();
         topology.addSource("requests", Serdes.ByteArray().deserializer(), Serdes.ByteArray().deserializer(), arguments[2])
                 .addProcessor("gate", () -> new Bucket(Long.parseLong(arguments[5])), "requests")
@@ -40,17 +47,29 @@ public final class Peer {
         properties.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
         properties.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
 
+        var overrides = System.getProperty("overrides");
+        if (overrides != null) {
+            try (var reader = Files.newBufferedReader(Path.of(overrides))) {
+                properties.load(reader);
+            }
+        }
+
         var streams = new KafkaStreams(topology, properties);
-        var stopped = new CountDownLatch(1);
+        var failed = new CountDownLatch(1);
         streams.setUncaughtExceptionHandler(error -> {
             error.printStackTrace();
-            stopped.countDown();
-            return org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse
-                    .SHUTDOWN_CLIENT;
+            if (overrides != null) {
+                return StreamThreadExceptionResponse.REPLACE_THREAD;
+            }
+            failed.countDown();
+            return StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
         });
-        Runtime.getRuntime().addShutdownHook(new Thread(stopped::countDown));
+        // in the hook itself: the JVM ends with it, whatever other threads do
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> streams.close(
+                CloseOptions.timeout(Duration.ofSeconds(10))
+                        .withGroupMembershipOperation(CloseOptions.GroupMembershipOperation.LEAVE_GROUP))));
         streams.start();
-        stopped.await();
-        streams.close();
+        failed.await();
+        System.exit(1);
     }
 }
