@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 
-.PHONY: demo test check format bench soak chaos hostile scenarios docs clean setup lock compose-tool test-tools
+.PHONY: demo test check format bench soak chaos hostile scenarios docs clean setup lock compose-tool test-tools aiokafka aiokafka-oldest aiokafka-newest aiokafka-public
 
 setup: $(READY)
 
@@ -102,6 +102,28 @@ bench: $(BENCH_READY)
 # Whether memory stays flat over ten minutes of full load
 soak: $(BENCH_READY)
 	$(BENCH_VENV)/bin/python -m bench.soak $(SOAK)
+
+# The tests that talk to Kafka, by the oldest and the newest aiokafka that pyproject.toml allows, and on the public path
+# (docs/operations.md): 20 minutes. ONLY="public" for a part, TESTS="tests/kafka" for other tests
+AIOKAFKA_OLDEST := 0.13.0
+AIOKAFKA_NEWEST := aiokafka>=0.13,<0.15
+ONLY ?= oldest newest public
+TESTS ?= tests/kafka tests/client tests/cli/test_doctor.py tests/system/test_gate_runs.py tests/system/test_state.py \
+  tests/system/test_transactions.py tests/system/test_hostile_records.py tests/system/test_public_path.py \
+  tests/chaos/test_torn.py tests/chaos/test_twice.py tests/chaos/test_unanswered.py tests/chaos/test_refusals.py
+aiokafka: $(addprefix aiokafka-,$(ONLY))
+
+build/aiokafka-oldest:
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ aiokafka==$(AIOKAFKA_OLDEST)
+
+build/aiokafka-newest:
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ "$(AIOKAFKA_NEWEST)"
+
+aiokafka-oldest aiokafka-newest: aiokafka-%: $(READY) build/aiokafka-%
+	PYTHONPATH=$(CURDIR)/build/$@ GATE_AIOKAFKA=fast $(BIN)/python -m pytest $(TESTS)
+
+aiokafka-public: $(READY)
+	GATE_AIOKAFKA=public $(BIN)/python -m pytest $(TESTS)
 
 # Lets a test send alerts to a real Alertmanager; without one the test is skipped
 test-tools: compose-tool

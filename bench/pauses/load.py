@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from bench.pauses.contenders import LANES, Contender, key_of
-from gate.kafka.aio.connection import adopt
+from gate.kafka.aio.client import adopt
 from gate.shard.records import Partition
 
 GIVEN_UP_MS = 1_000  # a broker that does not answer for so long: what it leads is led by another soon

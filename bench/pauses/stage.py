@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from bench.pauses.contenders import LANES, Contender
-from gate.kafka.aio.connection import Client
+from gate.kafka.aio.client import Client
 from gate.kafka.aio.reader import LATEST, Reader
 from gate.kafka.aio.transaction_requests import ListTransactions
 from gate.kafka.local import LocalCluster

@@ -18,7 +18,7 @@ from cyclopts.validators import Number
 from gate.cli.logs import take_over_libraries
 from gate.config import CONFIG, Connection
 from gate.errors import GateError
-from gate.kafka.aio.connection import Client as Connections
+from gate.kafka.aio.client import Client as Connections
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import check_bootstrap, wait_for_broker
 from gate.policy import Policy, Settings, load_policy

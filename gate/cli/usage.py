@@ -19,7 +19,7 @@ from rich.text import Text
 from gate.admission.model import SECOND, LimitUsage, Usage
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.errors import GateError
-from gate.kafka.aio.connection import Client as Connection
+from gate.kafka.aio.client import Client as Connection
 from gate.kafka.aio.reader import Reader
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.client import _completed_offsets as completed_offsets
+from gate.kafka.aio.compat.shared import committed as committed_offsets
 from gate.log import get_logger
 
 COMMIT_SECONDS: Final = 0.2  # what was done since the last commit is done again after a crash
@@ -166,7 +167,7 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             async with asyncio.timeout(_DEADLINE):
                 # `committed` of the public API leaves the metadata out
-                committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001
+                committed = await committed_offsets(self._consumer, new)
         except (KafkaError, TimeoutError) as error:
             log.warning(
                 "completed offsets can't be read",
@@ -219,7 +220,7 @@ class Commits(ConsumerRebalanceListener):  # type: ignore[misc]
             if not ours:
                 return
             async with self._lock, asyncio.timeout(_DEADLINE):
-                committed = await self._consumer._coordinator.fetch_committed_offsets(ours)  # noqa: SLF001
+                committed = await committed_offsets(self._consumer, ours)
                 unknown = [partition for partition in ours if partition not in committed]
                 firsts = await self._consumer.beginning_offsets(unknown) if unknown else {}
                 places = {partition: (found.offset, found.metadata) for partition, found in committed.items()}

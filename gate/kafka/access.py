@@ -13,6 +13,7 @@ from typing import Any, Final
 from aiokafka.helpers import create_ssl_context
 
 from gate.errors import GateError
+from gate.kafka.aio.compat import need_fast
 from gate.kafka.aio.sasl import OAUTHBEARER
 from gate.kafka.token_endpoint import TokenEndpoint
 from gate.kafka.tokens import Tokens, custom
@@ -54,6 +55,7 @@ def access(bootstrap: str, environment: Mapping[str, str] = os.environ) -> dict[
     if encrypted:
         options["ssl_context"] = _ssl_context(environment)
     if named:
+        need_fast(f"{PROTOCOL}={protocol}: the gate must see that credentials are refused, and when a session ends")
         mechanism = options["sasl_mechanism"] = _one_of(MECHANISM, _MECHANISMS, environment)
         for variable in (USERNAME, PASSWORD) if mechanism == OAUTHBEARER else _OAUTH:
             if environment.get(variable):

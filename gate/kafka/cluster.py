@@ -7,13 +7,13 @@ from typing import Any, Final, NamedTuple
 
 import stamina
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
 from gate.kafka.aio.asked import within
-from gate.kafka.aio.connection import adopt
+from gate.kafka.aio.client import adopt
+from gate.kafka.aio.compat.shared import ConfigResource, ConfigResourceType
 from gate.kafka.coalesced import CoalescedCall
 from gate.kafka.creating import Creator, TopicSpec
 from gate.log import get_logger

@@ -9,9 +9,8 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import PROTOCOL, access, described
-from gate.kafka.aio.connection import Client as Connections
-from gate.kafka.aio.connection import adopt
-from gate.kafka.aio.lenient import tolerate
+from gate.kafka.aio.client import Client as Connections
+from gate.kafka.aio.client import adopt, tolerate
 from gate.kafka.aio.sasl import AccessError
 from gate.log import get_logger
 

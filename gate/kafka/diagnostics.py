@@ -12,7 +12,8 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import access
-from gate.kafka.aio.connection import KNOWN, Client
+from gate.kafka.aio.client import Client
+from gate.kafka.aio.compat import CHOICE, RANGE, VARIABLE, Choice
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession
 from gate.kafka.cluster import STAMP_ROOM, Cluster
@@ -68,8 +69,7 @@ class Diagnostics:
             yield finding
         for finding in await _guarded("transactions", lambda: self._transactions(there)):
             yield finding
-        for finding in _client():
-            yield finding
+        yield client_path(aiokafka.__version__, CHOICE)
 
     async def _common_topics(self, there: Mapping[str, int]) -> list[Finding]:
         findings, shards = await self._generation(there)
@@ -320,13 +320,11 @@ def _differs(key: str, has: str | None, wanted: str) -> bool:
     return has is not None and has != wanted
 
 
-def _client() -> list[Finding]:
-    known = aiokafka.__version__ == KNOWN
-    return [
-        Finding("aiokafka", Health.OK, f"{aiokafka.__version__}, as measured: records take the quick path")
-        if known
-        else Finding(
-            "aiokafka", Health.WARN, f"{aiokafka.__version__} is not {KNOWN}: records take the documented, slower path",
-            f"pip install aiokafka=={KNOWN}",
-        )
-    ]  # fmt: skip
+def client_path(version: str, choice: Choice) -> Finding:
+    """Tell which path over aiokafka runs, and why."""
+    if choice.fast:
+        return Finding("aiokafka", Health.OK, f"{version}: the fast path runs, {choice.why}")
+    text = f"{version}: the public path runs, which is as exact, and slower: {choice.why}"
+    if choice.wanted:
+        return Finding("aiokafka", Health.OK, text)
+    return Finding("aiokafka", Health.WARN, text, f"pip install '{RANGE}', or set {VARIABLE}=public if it is meant")

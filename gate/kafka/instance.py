@@ -13,9 +13,9 @@ from aiokafka.errors import KafkaError
 from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.aio.asked import within
-from gate.kafka.aio.connection import Client
+from gate.kafka.aio.client import Client
 from gate.kafka.aio.reader import Reader, read_all
-from gate.kafka.aio.session import KafkaSession, Torn
+from gate.kafka.aio.session import KafkaSession, Torn, check_compression
 from gate.kafka.alert_producer import Notices
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
@@ -101,6 +101,7 @@ class Gate:
     async def start(self) -> None:
         """Connect, check what is there, and join the group. Raises KafkaError or GateError."""
         settings, stack = self.settings, self._stack
+        check_compression(settings.compression)
         readers = [Reader(await self._client(f"{settings.group_id}-poll-{i}")) for i in range(POLLERS)]
         self._reading = await self._client(f"{settings.group_id}-read")
         self._single = Reader(self._reading)

@@ -14,7 +14,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
 from gate.kafka.aio.asked import within
-from gate.kafka.aio.connection import adopt
+from gate.kafka.aio.client import adopt
 from gate.kafka.assignor import make_assignor
 from gate.kafka.coalesced import CoalescedCall
 from gate.protocol.topics import Names

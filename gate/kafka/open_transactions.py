@@ -11,11 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aiokafka import errors
-from aiokafka.protocol.coordination import FindCoordinatorRequest
-from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from gate.errors import GateError
-from gate.kafka.aio.connection import Client
+from gate.kafka.aio.client import Client
+from gate.kafka.aio.compat.shared import FindCoordinatorRequest, InitProducerIdRequest
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.transaction_requests import AbortMarker, DescribeProducers, DescribeTransactions, ListTransactions
 from gate.shard.records import Partition

@@ -8,7 +8,7 @@ from typing import Any, Final
 from aiokafka.errors import KafkaError
 
 from gate.admission.replay import Request
-from gate.kafka.aio.connection import Client
+from gate.kafka.aio.client import Client
 from gate.kafka.aio.reader import BACKOFF, EARLIEST, LATEST, Reader
 from gate.protocol.headers import Malformed, read_options
 from gate.shard.records import Fetched, Partition

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import msgspec
 from aiokafka import AIOKafkaProducer
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 
 from gate.errors import GateError
+from gate.kafka.aio.compat.shared import ConsumerProtocolMemberMetadata
 from gate.kafka.aio.reader import Reader, newest
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import SECOND
-from gate.kafka.aio.connection import Client
+from gate.kafka.aio.client import Client
 from gate.kafka.aio.reader import Reader, read_all
 from gate.kafka.local import LocalBroker
 from gate.policy import Policy, parse_policy

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gate.kafka.aio.connection import Client
+from gate.kafka.aio.client import Client
 from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
 from gate.shard.records import Partition
 from tests.system.gates import create, send

@@ -54,7 +54,7 @@ class Session(KafkaSession):
         self._deadline = 0.5
         self._answers = answers
         self._client = type("Asking", (), {"asked": Asked()})
-        self._producer = type("Producer", (), {"_txn_manager": type("Manager", (), {"producer_id": 7})})
+        self._sending = type("Sending", (), {"producer_id": 7})
 
     async def _is_open(self, producer_id):
         assert producer_id == 7

@@ -15,7 +15,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from gate.client import JobClient
 from gate.kafka.access import access
 from gate.kafka.aio import connection as connections
-from gate.kafka.aio.connection import Client
+from gate.kafka.aio.client import Client
 from gate.kafka.local import LocalBroker, config
 from tests.system.gates import create, gate, read_count, until
 from tests.system.issuer import Issuer, issuer

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from gate.errors import GateError
 from gate.kafka.access import access
-from gate.kafka.aio.connection import adopt
+from gate.kafka.aio.client import adopt
 from gate.kafka.local import bound
 from gate.kafka.local.config import HOST, free_port
 from gate.protocol.topics import Names

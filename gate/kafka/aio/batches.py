@@ -13,8 +13,8 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from aiokafka import errors
-from aiokafka.record.default_records import DefaultRecordBatch
 
+from gate.kafka.aio.compat.shared import DefaultRecordBatch
 from gate.kafka.aio.unpacking import UnreadableError, unpacked
 from gate.protocol.headers import FAULT, UNFORWARDABLE, Malformed
 from gate.shard.buffer import HEADER_WEIGHT

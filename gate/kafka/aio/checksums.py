@@ -8,7 +8,7 @@ from contextlib import suppress
 from struct import Struct
 from typing import Final
 
-from aiokafka.record.util import calc_crc32c
+from gate.kafka.aio.compat.shared import calc_crc32c
 
 CHUNK: Final = 64 << 10  # bytes that are copied at a time: larger ones are fresh memory each time, which costs more
 _AT: Final = 17  # where a batch's checksum stands, of all that is behind it

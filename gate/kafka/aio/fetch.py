@@ -10,8 +10,8 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from aiokafka import errors
-from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
 
+from gate.kafka.aio.compat.shared import FetchRequest, FetchRequest_v11
 from gate.shard.records import Partition
 
 _REQUEST = Struct(">iiiibiii")  # replica, wait, least and most bytes, isolation, session and its epoch, topics
@@ -93,12 +93,23 @@ class _FetchV11(FetchRequest_v11):  # type: ignore[misc]
 class Fetch(FetchRequest):  # type: ignore[misc]
     """A fetch request; topics are (name, [(partition, offset, most bytes)])."""
 
+    def __init__(
+        self,
+        wait_ms: int,
+        least: int,
+        most: int,
+        isolation: int,
+        topics: Sequence[tuple[str, list[tuple[int, int, int]]]],
+    ) -> None:
+        super().__init__(wait_ms, least, most, isolation, topics)
+        self._asked = wait_ms, least, most, isolation
+        self._wanted = topics
+
     def build(self, request_struct_class: Any) -> Any:
         """Return it in the form that the broker understands."""
         if request_struct_class is not FetchRequest_v11:  # the last one that aiokafka 0.14 knows
             return super().build(request_struct_class)
-        head = -1, self._max_wait_ms, self._min_bytes, self._max_bytes, self._isolation_level
-        return _FetchV11(*head, 0, -1, self._topics, [], "")  # no session
+        return _FetchV11(-1, *self._asked, 0, -1, self._wanted, [], "")  # no session
 
 
 def answers_of(response: Any) -> Iterator[Answer]:

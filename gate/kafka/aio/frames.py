@@ -5,8 +5,7 @@ import weakref
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from aiokafka.conn import CloseReason
-
+from gate.kafka.aio.compat.connections import CloseReason
 from gate.log import get_logger
 
 if TYPE_CHECKING:

@@ -5,17 +5,13 @@ next read goes on behind that, as if it had been handed over.
 """
 
 from collections.abc import Iterator
-from types import FunctionType
 from typing import Any, Final
 
-import aiokafka
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer import fetcher as original
 from aiokafka.errors import KafkaError
-from aiokafka.record.memory_records import MemoryRecords
 
 from gate.kafka.aio.batches import records_of
-from gate.kafka.aio.connection import KNOWN
+from gate.kafka.aio.compat.consumers import MemoryRecords, PartitionRecords, read_by
 from gate.log import get_logger
 from gate.protocol.headers import FAULT, Malformed, last
 from gate.shard.records import Record
@@ -98,7 +94,7 @@ class _Records:
         return _Batch(self._records.next_batch(), self._data[begin : self._at], self.place)
 
 
-class _Partition(original.PartitionRecords):  # type: ignore[misc]
+class _Partition(PartitionRecords):  # type: ignore[misc]
     """aiokafka's records of one partition: tells their batches which."""
 
     def __init__(self, partition: Any, records: _Records, *others: Any) -> None:
@@ -106,16 +102,7 @@ class _Partition(original.PartitionRecords):  # type: ignore[misc]
         super().__init__(partition, records, *others)
 
 
-class _Fetcher(original.Fetcher):  # type: ignore[misc]
-    """aiokafka's fetcher, which takes the answers of brokers apart by `_Records`. All else is its own."""
-
-    _proc_fetch_request = FunctionType(
-        original.Fetcher._proc_fetch_request.__code__,  # noqa: SLF001
-        {**vars(original), "MemoryRecords": _Records, "PartitionRecords": _Partition},
-    )
-
-
 def tolerate(client: object) -> None:
-    """Let a consumer that has been started pass over what it can't read, where aiokafka is as known."""
-    if isinstance(client, AIOKafkaConsumer) and aiokafka.__version__ == KNOWN:
-        client._fetcher.__class__ = _Fetcher  # noqa: SLF001
+    """Let a consumer that has been started pass over what it can't read."""
+    if isinstance(client, AIOKafkaConsumer):
+        read_by(client, _Records, _Partition)

@@ -8,8 +8,8 @@ Layout: https://kafka.apache.org/protocol#The_Messages_Produce
 from struct import Struct
 from typing import Any
 
-from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v7, ProduceRequest_v8
-from aiokafka.protocol.types import String
+from gate.kafka.aio.compat.producers import ProduceRequest, ProduceRequest_v7, ProduceRequest_v8
+from gate.kafka.aio.compat.shared import String
 
 _TEXT = String("utf-8")
 _INT, _HEAD, _BATCH = Struct(">i"), Struct(">hii"), Struct(">ii")

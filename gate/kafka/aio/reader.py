@@ -1,4 +1,4 @@
-"""Reading committed records straight from a partition, over private parts of aiokafka 0.14.
+"""Reading committed records straight from a partition, by the requests themselves.
 
 A group consumer reads ahead from one position per partition, drops what it read when it pauses, and builds an object
 per record. The gate reads at any offset (parked requests are pulled out of order) and passes records on as they are.
@@ -13,16 +13,20 @@ from struct import Struct
 from typing import Any, Final
 
 from aiokafka import errors
-from aiokafka.client import AIOKafkaClient
-from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
-from aiokafka.protocol.admin import DeleteRecordsRequest
-from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
-from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
 from gate.kafka.aio.batches import records_of
 from gate.kafka.aio.checksums import is_sound
+from gate.kafka.aio.compat.shared import (
+    ABORT_MARKER,
+    READ_COMMITTED,
+    READ_UNCOMMITTED,
+    AIOKafkaClient,
+    ControlRecord,
+    DefaultRecordBatch,
+    DeleteRecordsRequest,
+    OffsetRequest,
+)
 from gate.kafka.aio.fetch import Fetch, answers_of
 from gate.kafka.aio.heads import Head, head_at
 from gate.log import get_logger
@@ -59,7 +63,7 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
     dead: set[int] = set()
     kept: deque[memoryview] = deque()
     position, codec, packed = start, 0, False
-    for view in _views(raw):
+    for view in views(raw):
         batch = DefaultRecordBatch(view)
         if not is_sound(view):
             raise CorruptBatchError(f"checksum mismatch at offset {batch.base_offset}")
@@ -77,7 +81,7 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
     return Fetched(Sliced(_slices(kept, start, effort), effort), position, len(raw), codec, packed)
 
 
-def _views(raw: bytes) -> Iterator[memoryview]:
+def views(raw: bytes) -> Iterator[memoryview]:
     """Yield the batches of a fetch response; the last one may be cut off."""
     whole, at = memoryview(raw), 0
     while at + _BATCH.size <= len(raw):
@@ -304,7 +308,7 @@ class Reader:
             for _, code, _, raw in answers_of(await self._client.send(await self.locate(partition), request)):
                 if code:
                     raise errors.for_code(code)(f"{partition.topic}-{partition.number} at offset {start}")
-                for view in _views(raw or b""):
+                for view in views(raw or b""):
                     batch = DefaultRecordBatch(view)
                     if batch.producer_id == producer_id:
                         left = [] if batch.is_control_batch else [*left, *chain.from_iterable(records_of(view, start))]

@@ -8,7 +8,8 @@ import re
 from typing import Any, Final, NamedTuple
 
 from aiokafka.errors import KafkaError, UnsupportedSaslMechanismError
-from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
+
+from gate.kafka.aio.compat.shared import SaslAuthenticateRequest, SaslHandShakeRequest
 
 OAUTHBEARER: Final = "OAUTHBEARER"
 HANDSHAKES: Final = (SaslHandShakeRequest, SaslAuthenticateRequest)
@@ -45,7 +46,7 @@ def shown(text: str) -> str:
 
 async def authenticate(connection: Any) -> Session:
     """Authenticate a connection by its mechanism. Raises AccessError, and what `connection.send` raises."""
-    mechanism = connection._sasl_mechanism  # noqa: SLF001
+    mechanism, _, _ = connection.credentials
     where = f"the Kafka broker at {connection.host}:{connection.port}"
     answer = await connection.send(SaslHandShakeRequest(mechanism))
     if answer.error_code == UnsupportedSaslMechanismError.errno:
@@ -58,7 +59,7 @@ async def authenticate(connection: Any) -> Session:
 
 async def _show_password(connection: Any, mechanism: str, where: str) -> Session:
     authenticator = connection.authenticator_plain() if mechanism == "PLAIN" else connection.authenticator_scram()
-    user = connection._sasl_plain_username  # noqa: SLF001
+    _, user, _ = connection.credentials
     challenge, seconds = None, 0.0
     try:
         while (step := await authenticator.step(challenge)) is not None:
@@ -72,7 +73,7 @@ async def _show_password(connection: Any, mechanism: str, where: str) -> Session
 
 
 async def _show_token(connection: Any, _mechanism: str, where: str) -> Session:
-    tokens = connection._sasl_oauth_token_provider  # noqa: SLF001
+    _, _, tokens = connection.credentials
     token = await tokens.current()
     more = "".join(f"\x01{name}={text}" for name, text in tokens.extensions().items())
     challenge, error, seconds = await _say(connection, f"n,,\x01auth=Bearer {token.value}{more}\x01\x01".encode())

@@ -2,20 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
-from aiokafka.client import CoordinationType
-from aiokafka.errors import GroupAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
-from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
-from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.structs import TopicPartition
 
 from gate.kafka.aio.asked import Asked
-from gate.kafka.aio.connection import Client
+from gate.kafka.aio.compat.producers import (
+    AddPartitions,
+    CommitOffsets,
+    OpenSender,
+    ProduceBatches,
+    built,
+    end,
+    fill,
+    sender_of,
+)
+from gate.kafka.aio.fast_client import Client, adopt
 from gate.kafka.aio.produce import Produce
-from gate.shard.records import Partition
+from gate.kafka.aio.sending import Refusal
+from gate.shard.records import Outgoing, Partition, Raw
 from gate.shard.refusals import NO_TOPIC, OutputError
 
 PROMPT_BACKOFF: Final = 0.002  # seconds, doubled each time
@@ -24,12 +33,7 @@ MOST_LACKING: Final = 1.5  # seconds; a topic that was just made is not known to
 _RECORD_ERRORS: Final = 3  # fields behind the timestamp, since version 8: log start, records, message
 
 
-class Refusal(NamedTuple):
-    """Why a broker did not take a batch: the error, which of its records (index in the batch, why), and in words."""
-
-    code: int
-    records: tuple[tuple[int, str], ...]
-    message: str
+T = TypeVar("T")
 
 
 class _Prompt:
@@ -38,10 +42,10 @@ class _Prompt:
     aiokafka would wait for 20 ms where it is told so, and for 100 ms where it is not.
     """
 
-    _sender: Any
+    sender: Any
 
     def handle_response(self, response: Any) -> float | None:
-        sender = self._sender
+        sender = self.sender
         backoff: float | None = super().handle_response(response)  # type: ignore[misc]
         if backoff is not None:
             backoff = min(PROMPT_BACKOFF * 2**sender.refusals, backoff)
@@ -49,11 +53,11 @@ class _Prompt:
         return backoff
 
 
-class _PromptAdd(_Prompt, AddPartitionsToTxnHandler):  # type: ignore[misc]
+class _PromptAdd(_Prompt, AddPartitions):
     """Is told that there are concurrent transactions: the last one's markers are not all written."""
 
     def handle_response(self, response: Any) -> float | None:
-        sender = self._sender
+        sender = self.sender
         was_first = not sender.refusals
         backoff = super().handle_response(response)
         unknown = UnknownTopicOrPartitionError.errno
@@ -73,17 +77,15 @@ class _PromptAdd(_Prompt, AddPartitionsToTxnHandler):  # type: ignore[misc]
         return backoff
 
 
-class _PromptOffsets(_Prompt, TxnOffsetCommitHandler):  # type: ignore[misc]
+class _PromptOffsets(_Prompt, CommitOffsets):
     """Is told that the group's coordinator is not available."""
 
 
-class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
+class _PromptProduce(ProduceBatches):
     """Is told that there are not enough replicas."""
 
-    def __init__(self, sender: Sender, batches: Any) -> None:
-        super().__init__(sender, batches)
-        tries = max(batch.retry_count for batch in batches.values())
-        self._default_backoff: float = min(PROMPT_BACKOFF * 2**tries, sender._retry_backoff)  # noqa: SLF001
+    def __init__(self, sender: "TrackedSender", batches: Any) -> None:
+        super().__init__(sender, batches, lambda tries: PROMPT_BACKOFF * 2**tries)
 
     def create_request(self) -> Produce:
         request: Produce = super().create_request()
@@ -95,16 +97,16 @@ class _PromptProduce(SendProduceReqHandler):  # type: ignore[misc]
             for number, code, _, _, *rest in partitions:
                 # before aiokafka fails the batch, and keeps nothing but the name of the error
                 if code and for_code(code).retriable:
-                    self._sender.asked.failed(f"{topic}-{number} takes nothing yet: {for_code(code).__name__}")
+                    self.sender.asked.failed(f"{topic}-{number} takes nothing yet: {for_code(code).__name__}")
                 elif code:
                     records, message = (rest[1] or (), rest[2]) if len(rest) == _RECORD_ERRORS else ((), None)
                     refusal = Refusal(code, tuple((index, why or "") for index, why in records), message or "")
                     # what follows the one that was refused is out of order: that says nothing of it
-                    self._sender.refused.setdefault(TopicPartition(topic, number), refusal)
+                    self.sender.refused.setdefault(TopicPartition(topic, number), refusal)
         super().handle_response(response)
 
 
-class TrackedSender(Sender):  # type: ignore[misc]
+class TrackedSender(OpenSender):
     """A sender that can be stopped for sure: aiokafka's own waits for its requests, which it repeats for ever."""
 
     requests: set[asyncio.Task[None]]
@@ -115,10 +117,23 @@ class TrackedSender(Sender):  # type: ignore[misc]
     lacking: dict[TopicPartition, float]  # partitions that are not there: since when, by the clock
     clock: Callable[[], float]
 
-    def _track(self, task: asyncio.Task[None] | None) -> None:
+    def begun(self, task: asyncio.Task[None] | None) -> None:
+        """Keep a request until it is done."""
         if task is not None:
             self.requests.add(task)
             task.add_done_callback(self.requests.discard)
+
+    def produce(self, batches: Any) -> ProduceBatches:
+        """See `OpenSender`."""
+        return _PromptProduce(self, batches)
+
+    def add_partitions(self, partitions: Any) -> AddPartitions:
+        """See `OpenSender`."""
+        return _PromptAdd(self, partitions)
+
+    def commit_offsets(self, offsets: Any, group_id: str) -> CommitOffsets:
+        """See `OpenSender`."""
+        return _PromptOffsets(self, offsets, group_id)
 
     def lack(self, partitions: set[TopicPartition]) -> None:
         """Take in that partitions are not there. If that stays so, fail what waits: the whole transaction does."""
@@ -126,66 +141,8 @@ class TrackedSender(Sender):  # type: ignore[misc]
         self.lacking = {partition: self.lacking.get(partition, now) for partition in sorted(partitions)}
         for partition, since in self.lacking.items():
             if now - since >= MOST_LACKING:
-                self._fail_batches(OutputError(Partition(*partition), NO_TOPIC))
+                self.fail_batches(OutputError(Partition(*partition), NO_TOPIC))
                 return
-
-    def _fail_batches(self, error: OutputError) -> None:
-        for batches in self._message_accumulator._batches.values():  # noqa: SLF001 - none is sent: all are muted
-            for batch in batches:
-                batch.failure(error)
-        for _, _, done in self._txn_manager._pending_txn_offsets:  # noqa: SLF001
-            if not done.done():
-                done.set_exception(error)
-
-    async def _send_produce_req(self, node_id: int, batches: Any) -> None:
-        self._track(asyncio.current_task())
-        await _PromptProduce(self, batches).do(node_id)
-        self._in_flight.remove(node_id)
-        self._muted_partitions.difference_update(batches)
-
-    async def _do_add_partitions_to_txn(self, tps: Any) -> Any:
-        node = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
-        return await _PromptAdd(self, tps).do(node)
-
-    async def _do_txn_offset_commit(self, offsets: Any, group_id: str) -> None:
-        try:
-            node = await self._find_coordinator(CoordinationType.GROUP, group_id)
-        except GroupAuthorizationFailedError as error:
-            self._txn_manager.error_transaction(error)
-        else:
-            await _PromptOffsets(self, offsets, group_id).do(node)
-
-    def _maybe_do_transactional_request(self) -> Any:
-        task = super()._maybe_do_transactional_request()
-        self._track(task)
-        return task
-
-
-class _Transactions(TransactionManager):  # type: ignore[misc]
-    """Its errors are raised to who waits, if anybody does; asyncio must not complain where nobody does any more."""
-
-    def error_transaction(self, exc: BaseException) -> None:
-        with self._looked_at():
-            super().error_transaction(exc)
-
-    def fatal_error(self, exc: BaseException) -> None:
-        with self._looked_at():
-            super().fatal_error(exc)
-
-    @contextmanager
-    def _looked_at(self) -> Iterator[None]:
-        futures = [self._transaction_waiter, *(future for _, _, future in self._pending_txn_offsets)]
-        yield
-        for future in (*futures, self._transaction_waiter):
-            if future is not None and future.done() and not future.cancelled():
-                future.exception()
-
-
-class _Batches(set[Any]):
-    """Batches that are under way. One that is to be sent again is none for a while, and may fail meanwhile."""
-
-    def remove(self, batch: Any) -> None:
-        self.discard(batch)
 
 
 def track(sender: Any) -> TrackedSender:
@@ -193,10 +150,74 @@ def track(sender: Any) -> TrackedSender:
     sender.__class__ = TrackedSender
     client = getattr(sender, "client", None)
     sender.asked = client.asked if isinstance(client, Client) else Asked()
-    if isinstance(getattr(sender, "_txn_manager", None), TransactionManager):
-        sender._txn_manager.__class__ = _Transactions  # noqa: SLF001
-        sender._message_accumulator._pending_batches = _Batches()  # noqa: SLF001
+    sender.mend()
     sender.requests, sender.refusals, sender.refused, sender.marking = set(), 0, {}, PROMPT_BACKOFF
     sender.lacking, sender.clock = {}, time.monotonic
     tracked: TrackedSender = sender
     return tracked
+
+
+class FastSending:
+    """`sending.Sending` over the private parts of a producer."""
+
+    def __init__(self, producer: AIOKafkaProducer, transactional_id: str | None) -> None:  # noqa: ARG002
+        self.client = adopt(producer)
+        self._producer = producer
+        self._sender = track(sender_of(producer))
+
+    @property
+    def producer_id(self) -> int:
+        """See `Sending`."""
+        return self._sender.producer_id
+
+    @property
+    def marking(self) -> float:
+        """See `Sending`."""
+        return self._sender.marking
+
+    @property
+    def refused(self) -> Mapping[TopicPartition, Refusal]:
+        """See `Sending`."""
+        return self._sender.refused
+
+    def begin(self) -> None:
+        """See `Sending`."""
+        self._sender.begin()
+
+    async def expect(self, partitions: Sequence[Partition]) -> None:
+        """See `Sending`: they take one request."""
+        self._sender.expect([TopicPartition(*partition) for partition in partitions])
+
+    async def add(self, partitions: Sequence[Partition]) -> None:
+        """See `Sending`: they are added with what comes next."""
+        await self.expect(partitions)
+
+    async def unless_refused(self, work: Awaitable[T]) -> T:
+        """See `Sending`: the sender fails what waits."""
+        return await work
+
+    def fill(self, builder: Any, records: Sequence[Outgoing | Raw], start: int) -> int:
+        """See `Sending`."""
+        return fill(builder, records, start)
+
+    def weigh(self, builder: Any) -> int:
+        """See `Sending`."""
+        return len(built(builder))
+
+    def sent(self, batch: asyncio.Future[Any]) -> None:
+        """See `Sending`: the sender knows."""
+
+    async def stop(self, seconds: float) -> None:
+        """See `Sending`."""
+        tasks = [task for task in (self._sender.sender_task, *self._sender.requests) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        for future in self._sender.left_behind():
+            if future.done() and not future.cancelled():
+                future.exception()  # it has been raised elsewhere; asyncio must not complain that nobody looked
+        end(self._producer)
+        with suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(seconds):
+                await self.client.close()

@@ -2,22 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final
 
-import aiokafka
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed
-from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
 from gate.kafka.aio.asked import within
-from gate.kafka.aio.connection import KNOWN, adopt
-from gate.kafka.aio.sender import track
+from gate.kafka.aio.client import ProducerSending
+from gate.kafka.aio.compat import need_fast
+from gate.kafka.aio.compat.shared import BatchBuilder
+from gate.kafka.aio.sending import Sending
 from gate.log import get_logger
 from gate.policy import Compression
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, RecoveredState, Written
@@ -48,33 +47,10 @@ class UnknownOutcomeError(KafkaError):  # type: ignore[misc]
     """The broker has the batch, but didn't say where (it saw a repeated sequence number)."""
 
 
-def fill(builder: Any, records: Sequence[Outgoing | Raw], start: int) -> int:
-    """Put records from `start` on into a batch until it is full; return how many. A first record always fits.
-
-    Goes past BatchBuilder.append, which costs as much again as the append in C below it, where aiokafka is as known.
-    """
-    append = builder._builder.append  # noqa: SLF001
-    count = 0
-    for key, value, timestamp, headers in islice(records, start, None):
-        if append(count, timestamp, key, value, headers) is None:
-            break
-        count += 1
-    builder._relative_offset = count  # noqa: SLF001
-    return count
-
-
-def fill_publicly(builder: Any, records: Sequence[Outgoing | Raw], start: int) -> int:
-    """Do the same as `fill` by what aiokafka documents."""
-    count = 0
-    for key, value, timestamp, headers in islice(records, start, None):
-        if builder.append(key=key, value=value, timestamp=timestamp, headers=headers) is None:
-            break
-        count += 1
-    return count
-
-
-if aiokafka.__version__ != KNOWN:
-    fill = fill_publicly
+def check_compression(compression: Compression) -> None:
+    """Raise GateError if what is written can't be compressed on the path over aiokafka that runs."""
+    if compression is not Compression.NONE:
+        need_fast(f"`compression: {compression}`: the gate must know what a record takes as it is written")
 
 
 Outputs = Mapping[Partition, Sequence[Outgoing | Raw]]
@@ -113,6 +89,7 @@ class KafkaSession:
         `look_behind` tells, by the id of the producer, what the broker has left half-done of a predecessor's
         transaction although it was fenced; `is_open` whether it has left anything open just now.
         """
+        check_compression(compression)
         self._limits = limits or TopicLimits(nothing_known)
         self._look_behind = look_behind
         self._is_open = is_open
@@ -126,7 +103,7 @@ class KafkaSession:
         self._call: tuple[str, float] | None = None  # under way: what it does, and since when (monotonic)
         self._ended = 0.0  # when the last batch was committed, monotonic seconds
         self._deadline = deadline
-        self._keeps = compression is Compression.KEEP and aiokafka.__version__ == KNOWN
+        self._keeps = compression is Compression.KEEP
         self._codecs: Mapping[str, int] = {}
         self._codec = _CODECS.get(compression, 0)
         self._topics: frozenset[str] = frozenset()
@@ -142,13 +119,13 @@ class KafkaSession:
             request_timeout_ms=int(deadline * 1000),
             **client_options,
         )
-        self._client = adopt(self._producer)
-        self._sender = track(self._producer._sender)  # noqa: SLF001
+        self._sending: Sending = ProducerSending(self._producer, transactional_id)
+        self._client = self._sending.client
 
     @property
     def settling(self) -> float:
         """See `ports.Session`."""
-        return max(0.0, self._ended + self._sender.marking - time.monotonic()) if self.atomic else 0.0
+        return max(0.0, self._ended + self._sending.marking - time.monotonic()) if self.atomic else 0.0
 
     @property
     def awaits(self) -> str | None:
@@ -190,7 +167,7 @@ class KafkaSession:
                 hint=f"allow Write and Describe on TransactionalId {self._group}-* ; the shard then goes on by itself",
             ) from error
         if self.atomic and self._look_behind is not None:
-            producer_id = self._producer._txn_manager.producer_id  # noqa: SLF001
+            producer_id = self._sending.producer_id
             torn = await self._look_behind(producer_id)
             if torn is not None:
                 log.warning(
@@ -206,10 +183,9 @@ class KafkaSession:
     async def _end(self, torn: Torn) -> None:
         """End what is left open by a transaction that writes nothing: its markers end it, in all partitions alike."""
         self.begin()
-        for partition in torn.partitions:
-            self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
         nothing = {TopicPartition(*self._state): OffsetAndMetadata(0, "")}
         async with self._within("ending what was left half-done"):
+            await self._sending.add(torn.partitions)
             await self._producer.send_offsets_to_transaction(nothing, self._group)  # partitions are added before it
             await (self.commit() if torn.committed else self.abort())
 
@@ -222,7 +198,7 @@ class KafkaSession:
         """See `ports.Session`."""
         if self.atomic:
             self.unfinished = True
-            self._producer._txn_manager.begin_transaction()  # noqa: SLF001 - the public call is a coroutine for no reason
+            self._sending.begin()
 
     async def produce(
         self,
@@ -236,17 +212,18 @@ class KafkaSession:
             self._topics = topics
             async with self._within("learning who leads what is written to"):
                 await self._client.set_topics(topics)
-        for partition in (*outputs, self._state):  # together they take one request; each batch writes state
-            self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*partition))  # noqa: SLF001
+        await self._sending.expect((*outputs, self._state))  # each batch writes state
         parts: list[Awaitable[Any]] = [self._send(partition, records) for partition, records in outputs.items()]
         if marks and self.atomic:
             offsets = {TopicPartition(*p): OffsetAndMetadata(mark.offset, str(mark.at)) for p, mark in marks.items()}
             parts.append(self._producer.send_offsets_to_transaction(offsets, self._group))
         try:
             async with self._within("writing a batch"):
-                answers = await asyncio.gather(*parts, return_exceptions=True)
+                answers = await self._sending.unless_refused(asyncio.gather(*parts, return_exceptions=True))
         except TimeoutError as error:
             raise self._without_leader(outputs) or error from None
+        except OutputError as error:
+            raise _with_records(error, outputs) from None
         for answer in sorted(answers, key=lambda answer: not isinstance(answer, OutputError)):
             if isinstance(answer, BaseException):
                 raise self._about(answer, outputs)
@@ -278,10 +255,11 @@ class KafkaSession:
         start = 0
         while start < len(records):
             builder = self._builder(partition.topic, self._codecs.get(partition.topic, 0))
-            count = fill(builder, records, start)
+            count = self._sending.fill(builder, records, start)
             builder.close()
             size = builder.size()
             future = await self._producer.send_batch(builder, partition.topic, partition=partition.number)
+            self._sending.sent(future)
             pending.append((count, size, future))
             start += count
         offsets: list[int] = []
@@ -289,7 +267,7 @@ class KafkaSession:
         answers = await asyncio.gather(*(future for _, _, future in pending), return_exceptions=True)
         for (count, size, _), metadata in zip(pending, answers, strict=True):
             if isinstance(metadata, BaseException):
-                refusal = self._sender.refused.get(TopicPartition(*partition))
+                refusal = self._sending.refused.get(TopicPartition(*partition))
                 about = refusal and refused(partition, *refusal, len(offsets), count, size)
                 raise about or metadata
             if metadata.offset < 0:
@@ -309,8 +287,8 @@ class KafkaSession:
     def weigh(self, topic: str, record: Outgoing | Raw, codec: int) -> int:
         """See `ports.Session`."""
         builder = self._builder(topic, codec)
-        fill(builder, [record], 0)
-        return len(builder._build())  # noqa: SLF001 - size() tells it uncompressed
+        self._sending.fill(builder, [record], 0)
+        return self._sending.weigh(builder)
 
     async def commit(self) -> None:
         """See `ports.Session`."""
@@ -328,7 +306,7 @@ class KafkaSession:
         async with self._within("looking for what is half-done"):  # to tell anything may take an election
             while open_since is None or time.monotonic() - open_since < MARKING_DEADLINE:
                 with suppress(KafkaError, OSError):
-                    if not await self._is_open(self._producer._txn_manager.producer_id):  # noqa: SLF001
+                    if not await self._is_open(self._sending.producer_id):
                         return True
                     open_since = open_since or time.monotonic()
                 await asyncio.sleep(SETTLING)
@@ -342,25 +320,4 @@ class KafkaSession:
 
     async def discard(self) -> None:
         """See `ports.Session`: cancel every request, then close the connections."""
-        tasks = [task for task in (self._sender.sender_task, *self._sender.requests) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=DISCARD_DEADLINE)
-        for future in self._left_behind():
-            if future.done() and not future.cancelled():
-                future.exception()  # it has been raised elsewhere; asyncio must not complain that nobody looked
-        self._producer._closed = True  # noqa: SLF001 - stop() would wait for what was just cancelled
-        with suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
-            async with asyncio.timeout(DISCARD_DEADLINE):
-                await self._producer.client.close()
-
-    def _left_behind(self) -> Iterator[asyncio.Future[Any]]:
-        """Yield the futures of aiokafka that nobody awaits any more."""
-        waiter = self._producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001
-        if waiter is not None:
-            yield waiter
-        for batches in self._producer._message_accumulator._batches.values():  # noqa: SLF001
-            for batch in batches:
-                yield batch._drain_waiter  # noqa: SLF001
-                yield batch.future
+        await self._sending.stop(DISCARD_DEADLINE)

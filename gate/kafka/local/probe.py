@@ -5,7 +5,7 @@ import struct
 from io import BytesIO
 from typing import NamedTuple
 
-from aiokafka.protocol.metadata import MetadataResponse_v2
+from gate.kafka.aio.compat.shared import MetadataResponse_v2
 
 # Metadata version 2 about no topic: length, API key, version, correlation id, no client id, empty array
 _REQUEST = struct.pack(">ihhihi", 14, 3, 2, 0, -1, 0)

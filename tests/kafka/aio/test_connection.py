@@ -23,9 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.access import access
-from gate.kafka.aio import asked, connection, lateness
+from gate.kafka.aio import asked, fast_client, lateness
 from gate.kafka.aio.asked import Silent
-from gate.kafka.aio.connection import Client, Connection
+from gate.kafka.aio.connection import Connection
+from gate.kafka.aio.fast_client import Client
 from gate.kafka.aio.frames import BELIEVED, LARGEST, SMALLEST, Frames
 from gate.kafka.aio.produce import Produce
 from gate.kafka.connect import running
@@ -190,17 +191,9 @@ async def test_a_connection_that_is_made_while_the_client_closes_is_closed(clien
     assert not only_connection(client).connected()
 
 
-async def test_of_an_unknown_aiokafka_the_connections_stay_its_own(client, monkeypatch):
-    only_connection(client).close()
-    monkeypatch.setattr(connection, "KNOWN", "0.0")
-    await ask(client)
-    assert client._conns
-    assert not any(isinstance(one, Connection) for one in client._conns.values())
-
-
 async def test_a_broker_that_stands_still_keeps_nobody_from_the_others(bootstrap, monkeypatch):
     """It took all the time that a gate gives to whoever takes a shard over, one time in three."""
-    monkeypatch.setattr(connection, "AT_FIRST", 0.2)
+    monkeypatch.setattr(fast_client, "AT_FIRST", 0.2)
     reached = asyncio.Event()
 
     async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -257,8 +250,8 @@ FROZEN = 1_000  # its number
 async def freezing(bootstrap, monkeypatch) -> AsyncIterator[tuple[Client, Freezing]]:
     """A client that knows two brokers: one that can stand still, and one that takes itself for the only one."""
     monkeypatch.setattr(lateness, "LATE", 0.2)
-    monkeypatch.setattr(connection, "AT_FIRST", 0.2)
-    monkeypatch.setattr(connection, "_silent", Silent())
+    monkeypatch.setattr(fast_client, "AT_FIRST", 0.2)
+    monkeypatch.setattr(fast_client, "_silent", Silent())
     freezing = Freezing()
     server = await asyncio.start_server(partial(freezing.relay, bootstrap), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
@@ -320,7 +313,7 @@ async def test_who_leads_is_asked_of_a_broker_that_answers(freezing, monkeypatch
 
 
 async def test_one_that_has_not_answered_is_asked_after_the_others(client, monkeypatch):
-    monkeypatch.setattr(connection, "_silent", silent := Silent())
+    monkeypatch.setattr(fast_client, "_silent", silent := Silent())
     nodes = [SimpleNamespace(nodeId=number) for number in (1, 2, 3)]
     monkeypatch.setattr(client.cluster, "brokers", lambda: nodes)
     silent.add(client._bootstrap_servers, 2)

@@ -87,8 +87,8 @@ def test_what_is_out_of_order_behind_a_refused_batch_does_not_hide_why_that_one_
     for error in (NotEnoughReplicasError, MessageSizeTooLargeError, OutOfOrderSequenceNumber):
         answer = (HERE.partition, error.errno, -1, -1, 0, [(3, "too large")], None)
         handler.handle_response(SimpleNamespace(API_VERSION=8, topics=[(HERE.topic, [answer])]))
-    assert handler._sender.asked.why(0) == "gate.admitted.x-0 takes nothing yet: NotEnoughReplicasError"
-    assert handler._sender.refused == {HERE: (MessageSizeTooLargeError.errno, ((3, "too large"),), "")}
+    assert handler.sender.asked.why(0) == "gate.admitted.x-0 takes nothing yet: NotEnoughReplicasError"
+    assert handler.sender.refused == {HERE: (MessageSizeTooLargeError.errno, ((3, "too large"),), "")}
 
 
 class Waiting:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.aio import session
-from gate.kafka.aio.connection import KNOWN
+from gate.kafka.aio.compat.producers import fill
+from gate.kafka.aio.public_sending import fill as fill_publicly
 from gate.kafka.aio.reader import decode
-from gate.kafka.aio.session import KafkaSession, fill, fill_publicly
+from gate.kafka.aio.session import KafkaSession
 from gate.shard.records import Outgoing, Partition
 
 texts = st.text("abcgé-", max_size=8)
@@ -44,12 +45,6 @@ def test_what_is_filled_can_be_read(batch):
 def test_a_first_record_always_fits():
     huge = Outgoing(None, b"x" * 5_000, 1, [])
     assert built(fill, [huge, huge], 0, 100)[0] == 1
-
-
-def test_the_quick_way_is_used_with_the_version_it_was_written_for():
-    import aiokafka
-
-    assert (fill is not fill_publicly) == (aiokafka.__version__ == KNOWN)
 
 
 async def test_what_a_call_meets_on_its_way_is_told_only_when_it_takes_long(monkeypatch):

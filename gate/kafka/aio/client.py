@@ -1,0 +1,15 @@
+"""Clients of brokers, on the path over aiokafka that runs: see `compat`."""
+
+from typing import TYPE_CHECKING
+
+from gate.kafka.aio.compat import CHOICE
+
+if TYPE_CHECKING or CHOICE.fast:
+    from gate.kafka.aio.fast_client import Client, adopt
+    from gate.kafka.aio.lenient import tolerate
+    from gate.kafka.aio.sender import FastSending as ProducerSending
+else:
+    from gate.kafka.aio.public_client import Client, adopt, tolerate
+    from gate.kafka.aio.public_sending import PublicSending as ProducerSending
+
+__all__ = ["Client", "ProducerSending", "adopt", "tolerate"]
