@@ -20,7 +20,8 @@ class Limiter(SlidingWindow):
     I.371; Brandur Leach's throttled is the known implementation). The limiter is itself the first of its windows, which
     saves an object for each key.
 
-    Every `now` is ns; one before the newest seen is taken as the newest seen.
+    Every `now` is ns; one before the newest at which something was charged, or refused, is taken as that. Questions
+    change nothing, so they may be asked about the future.
     """
 
     __slots__ = ("_full", "_more", "last", "spec")
@@ -46,7 +47,7 @@ class Limiter(SlidingWindow):
             check_amount("count", count, "requests")
         if cost.__class__ is not int or cost < 1:
             check_cost(cost)
-        now = self._advance(now)
+        now = self._at(now)
         spec = self.spec
         if spec.step:
             missing = self._full - now * spec.scale
@@ -91,7 +92,7 @@ class Limiter(SlidingWindow):
         check_count("grain", grain, "ns")
         if type(latest) is not int:
             raise bad_time(latest)
-        now = self._advance(now)
+        now = self._at(now)
         spec = self.spec
         for counter in self._counters():
             count = min(count, counter._room(now) // cost)
@@ -151,7 +152,7 @@ class Limiter(SlidingWindow):
         """Return the earliest time from `now` on that admits `cost` if nothing else comes; NEVER if none does."""
         if cost.__class__ is not int or cost < 1:
             check_cost(cost)
-        now = self._advance(now)
+        now = self._at(now)
         bucket = self._bucket_at(now, cost)
         if self._used + cost <= self._window.limit and not self._more:  # see try_take: it can only be too high
             return bucket
@@ -161,7 +162,7 @@ class Limiter(SlidingWindow):
     def binding(self, now: int, cost: int = 1) -> Limit | None:
         """Return which limit makes `cost` wait longest; None if it need not wait."""
         check_cost(cost)
-        now = self._advance(now)
+        now = self._at(now)
         binding: Limit | None = None
         longest = now
         for limit, ready in zip(self.spec.limits, self._opening(now, cost), strict=True):
@@ -171,7 +172,7 @@ class Limiter(SlidingWindow):
 
     def tokens(self, now: int) -> Fraction:
         """Return the units in the bucket at `now`; without a bucket, the smallest room of a window."""
-        now = self._advance(now)
+        now = self._at(now)
         spec = self.spec
         if spec.step:
             return spec.burst - Fraction(max(0, self._full - now * spec.scale), spec.step)
@@ -179,12 +180,12 @@ class Limiter(SlidingWindow):
 
     def bucket_fill(self, now: int) -> float:
         """Return the share of the burst that is used at `now`; above 1 where it was charged without asking."""
-        now = self._advance(now)
+        now = self._at(now)
         return max(0, self._full - now * self.spec.scale) / (self.spec.depth or 1)
 
     def shares(self, now: int) -> list[float]:
         """Return the share of each limit that is used at `now`, in the order of `Spec.limits`."""
-        now = self._advance(now)
+        now = self._at(now)
         limits = self.spec.limits
         shares = [] if self.spec.rate is None else [self.bucket_fill(now)]
         for counter in self._counters():
@@ -193,7 +194,7 @@ class Limiter(SlidingWindow):
 
     def fills(self, now: int) -> list[Fill]:
         """Return how full each limit is at `now`, in the order of `Spec.limits`."""
-        now = self._advance(now)
+        now = self._at(now)
         shares, limits = self.shares(now), self.spec.limits
         fills = [] if self.spec.rate is None else [Fill(limits[0], shares[0])]
         for counter in self._counters():
@@ -209,20 +210,17 @@ class Limiter(SlidingWindow):
 
     def fullest(self, now: int) -> tuple[int, int]:
         """Return the units that count in the fullest window at `now`, and its limit; (0, 1) without any window."""
-        now = self._advance(now)
+        now = self._at(now)
         fullest = (0, 1)
         for window in self._windows():
-            window._expire(now)
-            share = (window._used, window._window.limit)
+            share = (window._counted(now), window._window.limit)
             if share[0] * fullest[1] >= fullest[0] * share[1]:
                 fullest = share
         return fullest
 
     def idle(self, now: int) -> bool:
-        """Tell whether this is equal to a new limiter, so that it may be forgotten; unlike the others, leave `last`."""
-        if type(now) is not int:
-            raise bad_time(now)
-        now = max(now, self.last)
+        """Tell whether this is equal to a new limiter, so that it may be forgotten."""
+        now = self._at(now)
         return self._full <= now * self.spec.scale and all(counter._empty(now) for counter in self._counters())
 
     def idle_at(self) -> int:
@@ -233,7 +231,7 @@ class Limiter(SlidingWindow):
     def spent(self, now: int, span: int) -> int:
         """Return the units charged in the last `span` ns, as far as a window remembers; rounded up to its cells."""
         check_amount("span", span, "ns")
-        now = self._advance(now)
+        now = self._at(now)
         return max((counter._since(now - span) for counter in self._counters()), default=0)
 
     def reconfigure(self, spec: Spec, now: int) -> None:
@@ -397,15 +395,21 @@ class Limiter(SlidingWindow):
     def _windows(self) -> list[SlidingWindow]:
         return [counter for counter in self._counters() if isinstance(counter, SlidingWindow)]
 
-    def _advance(self, now: int) -> int:
+    def _at(self, now: int) -> int:
+        """Return the time that a question is about."""
         if now.__class__ is not int:
             raise bad_time(now)
         if now <= self.last:
             return self.last
         if now > MOST:
             raise bad_time(now)
-        self.last = now
         return now
+
+    def _advance(self, now: int) -> int:
+        """Go on to the time of a charge, or of other limits."""
+        if now.__class__ is not int or now > self.last:
+            self.last = self._at(now)
+        return self.last
 
     def _when(self, now: int, full: int, cost: int) -> int:
         """Return the earliest time for `cost`, which would leave a bucket that is full again at the tick `full`."""

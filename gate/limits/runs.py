@@ -58,6 +58,15 @@ class Log:
         self._runs.append(edge)
         self._runs.append(count)
 
+    def expired(self, horizon: int) -> int:
+        """Return the units of the runs whose edge is not after `horizon`."""
+        runs, cut, freed = self._runs, 0, 0
+        size = len(runs)
+        while cut < size and runs[cut] <= horizon:
+            freed += runs[cut + 1]
+            cut += 2
+        return freed
+
     def expire(self, horizon: int) -> tuple[int, int | None]:
         """Drop the runs whose edge is not after `horizon`; return their units and the new tail (None: none left)."""
         runs, cut, freed = self._runs, 0, 0
@@ -202,6 +211,16 @@ class Ring:
         freed += self._carry
         self._carry = 0
         return freed, None
+
+    def expired(self, horizon: int) -> int:
+        """Return the units of the runs whose edge is not after `horizon`."""
+        cells, around, first, last = self._cells, len(self._cells), self._first, self._last
+        end = min(last, horizon * (around - 1) // self._window.size) + 1  # behind the newest that is not after it
+        if first >= end:
+            return 0
+        start, stop = first % around, end % around
+        quanta = sum(cells[start:stop]) if start < stop else sum(cells[start:]) + sum(cells[:stop])
+        return quanta * self._quantum + (self._carry if end > last else 0)
 
     def _behind_empty(self, index: int) -> int:
         """Pass over empty cells, many at once in C; return the next that is not, or the newest."""

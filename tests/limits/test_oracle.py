@@ -90,7 +90,7 @@ class Machine(RuleBasedStateMachine):
         single = self.limiter.copy()
         assert [single.try_take(self.now, cost) is None for _ in range(fitting)] == [True] * fitting
         if fitting < count:
-            assert single.try_take(self.now, cost) is not None
+            assert single.copy().try_take(self.now, cost) is not None
         self.limiter.charge(self.now, fitting * cost)
         if fitting:
             self.oracle.charge(self.now, fitting * cost)

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from gate.limits import NEVER, Limiter, Spec, StateError, Window
+from gate.limits import NEVER, Limiter, Per, Quota, Spec, StateError, Window
 
 MS = 10**6
 SECOND = 10**9
@@ -106,7 +106,7 @@ def test_whoever_waits_is_admitted_when_a_copy_charged_ahead_said(spec: Spec) ->
     assert told == sorted(told)
     for ready, (joined, cost) in zip(told, queue, strict=True):
         assert limiter.ready_at(joined, cost) == ready
-        assert limiter.fit(ready - 1, 1, cost) == 0 or ready == limiter.last
+        assert limiter.fit(ready - 1, 1, cost) == 0 or ready == max(joined, limiter.last)
         assert limiter.take(ready, 1, cost) == 1
 
 
@@ -127,3 +127,27 @@ def test_who_can_never_be_admitted_is_told_so_and_takes_nothing() -> None:
     assert limiter.ready_at(START, 21) == NEVER
     assert limiter.take(START, 3, 21) == 0
     assert limiter.ready_at(START, 20) == START
+
+
+LARGE = Spec(Fraction(1000), 9, (Window(7, SECOND), Window(70_000, 60 * SECOND)), (Quota(40, Per.DAY),))
+
+
+@given(
+    st.sampled_from([SPEC, LARGE]), st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, 9)), max_size=30),
+    st.integers(0, 99 * SECOND),
+)  # fmt: skip
+def test_a_question_changes_nothing(spec: Spec, charges: list[tuple[int, int]], later: int) -> None:
+    """Also one about the future: what was charged in between, or is asked as of then, is as if nobody had asked."""
+    limiter, now = Limiter(spec, START), START
+    limiter.expect_many()
+    for gap, units in charges:
+        now += gap
+        limiter.charge(now, units)
+    before, asked = limiter.dump(), now + later
+    assert limiter.fit(asked, 9) >= limiter.fit(now, 9)
+    for question in (limiter.ready_at, limiter.binding, limiter.tokens, limiter.bucket_fill, limiter.shares,
+                     limiter.fills, limiter.window_fill, limiter.fullest, limiter.idle):  # fmt: skip
+        question(asked)
+    limiter.spent(asked, SECOND)
+    assert limiter.dump() == before
+    assert limiter.ready_at(now) == Limiter.load(spec, before).ready_at(now)
