@@ -134,7 +134,7 @@ class Engine:
             deadline = state.places.next_deadline()
             if deadline is not None:
                 times.append((deadline + 1) * MS)
-        if state.held is not None and (state.held.until is not None or state.allowed() != 0):
+        if state.held is not None and (state.held.until is not None or not state.limits.closed(now)):
             times.append(state.held.until or now)
         due = state.breach.due(state.waiting)
         if due is not None:
@@ -197,8 +197,7 @@ class Engine:
         """Report how many admitted requests the workers have not finished; None: not known, so nothing is held back."""
         state = self.state
         state.now = max(now, state.now)
-        if (state.lag, state.admitted_since) != (lag, 0):
-            state.lag, state.admitted_since, state.changed = lag, 0, True
+        state.changed |= state.limits.in_flight.report(lag)
 
     def set_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
         """Decide by another policy from now on: what was used stays counted, what is parked is forecast anew."""
@@ -296,7 +295,7 @@ class Engine:
         times = []
         start = max(now, state.paused_until)
         head = state.scheduler.head()
-        if head is not None and state.allowed() != 0:
+        if head is not None and state.limits.closed(now) is None:
             cost = state.scheduler.head_cost(head)
             ready = max(start, ready_at(state.limits.limiters(), now, cost))
             if ready <= now and not state.limits.fit(now, 1, cost):

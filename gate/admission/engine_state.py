@@ -34,15 +34,13 @@ class EngineState:
         self.now = now
         self.budgets = budgets
         self.lanes = lanes_of(policy.lanes)
-        self.limits = Limits(service, Limiter(policy.spec, now), budgets.get(policy.group))
+        self.limits = Limits(service, Limiter(policy.spec, now), budgets.get(policy.group), policy.in_flight)
         self.tenants = Tenants(service, policy, self.lanes, now)
         self.places = ParkedPlaces(service)
         self.scheduler = Scheduler(self.lanes, self.places, self.tenants)
         self.forecast = Forecast(self.scheduler, self.places, self.limits)
         self.sequence = 0  # numbers all requests in the order of arrival
         self.paused_until = 0
-        self.lag: int | None = None  # of the workers, as last reported
-        self.admitted_since = 0  # that report
         self.purge = False  # a new policy may have made parked requests impossible
         self.held: Held | None = None
         self.holding = Holding()
@@ -59,12 +57,6 @@ class EngineState:
         """Parked requests."""
         return sum(lane.requests for lane in self.lanes.values())
 
-    def allowed(self, admitted: int = 0) -> int | None:
-        """Return how many requests may go before workers fall too far behind; None: any number."""
-        if self.policy.max_in_flight is None or self.lag is None:
-            return None
-        return max(0, self.policy.max_in_flight - self.lag - self.admitted_since - admitted)
-
     def lane(self, name: str, count: int) -> Lane:
         """Return the lane that `count` requests name, and count those that name none of the policy's."""
         lane = self.lanes.get(name)
@@ -77,7 +69,6 @@ class EngineState:
     def admit(self, now: int, requests: int, units: int) -> None:
         """Count what a step admitted."""
         if requests:
-            self.admitted_since += requests
             self.admitted.add(now, requests)
             self.units.add(now, units)
 
@@ -93,7 +84,7 @@ class EngineState:
     def take_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
         """Take another policy's limits; what was used stays counted."""
         self.policy, self.version, self.changed = policy, version, True
-        self.limits.reconfigure(policy.spec, self.budgets.get(policy.group), now)
+        self.limits.reconfigure(policy.spec, self.budgets.get(policy.group), policy.in_flight, now)
 
     def take_lanes(self, kept: dict[str, Lane]) -> None:
         """Have these lanes and no others; turns begin anew."""
@@ -126,8 +117,8 @@ class EngineState:
             meters=[(meter.rate, meter.last) for meter in (self.offered, self.admitted, self.units)],
             paused_until=self.paused_until,
             paused=self.tenants.paused,
-            lag=self.lag,
-            admitted_since=self.admitted_since,
+            lag=self.limits.in_flight.lag,
+            admitted_since=self.limits.in_flight.admitted,
             unknown_lanes=self.unknown_lanes,
             refusal=self.refusal,
             more=scheduler.more,
@@ -166,7 +157,8 @@ class EngineState:
             self.totals[total.lane, Verdict(total.verdict), reason, total.pulled] = total.requests
         self.breach = Breach(self.breach.schedule, record.breach)
         self.offered, self.admitted, self.units = (DecayingRate(rate, last) for rate, last in record.meters)
-        self.paused_until, self.lag, self.admitted_since = record.paused_until, record.lag, record.admitted_since
+        self.paused_until = record.paused_until
+        self.limits.in_flight.lag, self.limits.in_flight.admitted = record.lag, record.admitted_since
         self.unknown_lanes, self.purge, self.gone = record.unknown_lanes, record.purge, record.gone
         if record.refusal is not None:
             self.refusal = record.refusal[0], Reason(record.refusal[1]), record.refusal[2]

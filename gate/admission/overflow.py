@@ -60,9 +60,9 @@ def reject(forecast: Forecast, arrivals: Sequence[Arrival], now: int, why: Why, 
         arrival.decide(arrival.left, Verdict.REJECTED, bound.reason, bound.limit, [time] * arrival.left)
 
 
-def admit_in_order(limits: Limits, arrival: Arrival, now: int, allowed: int | None) -> int:
-    """Admit the first of an arrival, as many as the limits allow, whoever else waits. Returns how many."""
-    count = arrival.left if allowed is None else min(arrival.left, allowed)
+def admit_in_order(limits: Limits, arrival: Arrival, now: int) -> None:
+    """Admit the first of an arrival, as many as the limits allow, whoever else waits."""
+    count = arrival.left
     tenant = arrival.queue.tenant
     if tenant.limiter is not None:
         count = tenant.limiter.fit(now, count, arrival.cost)
@@ -72,13 +72,13 @@ def admit_in_order(limits: Limits, arrival: Arrival, now: int, allowed: int | No
         if tenant.limiter is not None:
             tenant.limiter.charge(now, count * arrival.cost)
         arrival.decide(count, Verdict.ADMITTED)
-    return count
 
 
-def bound_in_order(limits: Limits, arrival: Arrival, now: int, allowed: int | None) -> Bound:
+def bound_in_order(limits: Limits, arrival: Arrival, now: int) -> Bound:
     """Name the limit that stopped `admit_in_order`."""
-    if allowed is not None and allowed <= 0:
-        return Bound(Reason.IN_FLIGHT, f"{limits.service}.in-flight")
+    closed = limits.closed(now)
+    if closed is not None:
+        return closed
     tenant = arrival.queue.tenant
     if tenant.limiter is not None and not tenant.limiter.fit(now, 1, arrival.cost):
         return Bound(Reason.TENANT, f"{limits.service}.{label(tenant.name)}")
@@ -87,7 +87,7 @@ def bound_in_order(limits: Limits, arrival: Arrival, now: int, allowed: int | No
 
 def hold(
     limits: Limits, forecast: Forecast, arrivals: Sequence[Arrival], now: int, max_delay: int | None,
-    allowed: int | None, blocked: Bound | None, start: int,
+    blocked: Bound | None, start: int,
 ) -> Held | None:  # fmt: skip
     """Admit in the order of the batch; the first request that cannot go, and all behind it, stay in their topic.
 
@@ -101,12 +101,11 @@ def hold(
         elif held is None and arrival.late:
             shed(limits.service, arrival, forecast.estimate(arrival.queue, arrival.cost, now, start))
         elif held is None and blocked is None and arrival.queue.tenant.paused_until <= now:
-            count = admit_in_order(limits, arrival, now, allowed)
-            allowed = None if allowed is None else allowed - count
+            admit_in_order(limits, arrival, now)
         if not arrival.left:
             continue
         if held is None:
-            bound = blocked or bound_in_order(limits, arrival, now, allowed)
+            bound = blocked or bound_in_order(limits, arrival, now)
             time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.paused_until)
             if time > latest(arrival, now, max_delay):
                 shed(limits.service, arrival, time)
@@ -116,14 +115,12 @@ def hold(
     return held
 
 
-def watch_only(
-    limits: Limits, arrivals: Sequence[Arrival], now: int, allowed: int | None, blocked: Bound | None
-) -> None:
+def watch_only(limits: Limits, arrivals: Sequence[Arrival], now: int, blocked: Bound | None) -> None:
     """Shadow: admit all, charge what the limits allow, and give the rest the reason for which it would have waited."""
     for arrival in arrivals:
         if blocked is None:
-            count = admit_in_order(limits, arrival, now, allowed)
-            allowed = None if allowed is None else allowed - count
+            admit_in_order(limits, arrival, now)
         if arrival.left:
-            bound = blocked or bound_in_order(limits, arrival, now, allowed)
+            bound = blocked or bound_in_order(limits, arrival, now)
+            limits.let_pass(now, arrival.left)
             arrival.decide(arrival.left, Verdict.ADMITTED, bound.reason, bound.limit)

@@ -79,7 +79,7 @@ def _eta(state: EngineState, end: int, now: int, waiting: int) -> float | None:
     if end >= UNTIL_RESUMED:
         return None
     eta = max(0, end - now) / SECOND
-    if waiting and state.allowed() == 0:
+    if waiting and state.limits.closed(now) is not None:
         rate = state.admitted.at(now)
         return max(eta, waiting / rate) if rate > _STANDSTILL else None
     return eta
@@ -107,8 +107,6 @@ def _bound(state: EngineState, now: int) -> Bound | None:
         return Bound(Reason.PAUSED, state.service)
     head = state.scheduler.head()
     if head is not None:
-        if state.allowed() == 0:
-            return Bound(Reason.IN_FLIGHT, f"{state.service}.in-flight")
         return state.limits.bound(now, state.scheduler.head_cost(head))
     blocked = state.scheduler.next_blocked()
     if blocked is None:
@@ -156,10 +154,11 @@ def _paused_tenants(state: EngineState, now: int) -> list[PausedTenant]:
 
 def service_usage(state: EngineState, now: int) -> Usage:
     """Return one service's usage."""
-    limiter, policy = state.limits.limiter, state.policy
+    limiter = state.limits.limiter
     paused = _paused_tenants(state, now)
     refusal = state.refusal
-    watched = policy.max_in_flight is not None and state.lag is not None
+    in_flight = state.limits.in_flight
+    watched = in_flight.limit is not None and in_flight.lag is not None
     return Usage(
         service=state.service,
         at=now,
@@ -178,7 +177,7 @@ def service_usage(state: EngineState, now: int) -> Usage:
         breach_since=state.breach.since,
         last_refusal=None if refusal is None else Refusal(*refusal),
         paused_until=_pause(state.paused_until, now),
-        in_flight=(state.lag or 0) + state.admitted_since if watched else None,
+        in_flight=in_flight.used if watched else None,
         tenants=len(state.tenants),
         unknown_lanes=state.unknown_lanes,
         shared_tenants=state.tenants.sharing,

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from gate.admission.limits.service import Bound, Limits, is_shifted
-from gate.admission.model import Pull, Reason, Verdict, whole_ms
+from gate.admission.model import Pull, Verdict, whole_ms
 from gate.admission.queues.fair import COST_CAP, Aside, FairQueue
 from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
@@ -207,8 +207,8 @@ class Scheduler:
         """Return the queue whose turn it is; None: no queue has work that its tenant's limit allows."""
         return head(self.lanes)
 
-    def serve(self, now: int, limits: Limits, room: int, allowed: int | None, pulls: list[Pull]) -> Bound | None:
-        """Admit while queues and limits allow, at most `room` parked requests and `allowed` in all.
+    def serve(self, now: int, limits: Limits, room: int, pulls: list[Pull]) -> Bound | None:
+        """Admit while queues and limits allow, at most `room` parked requests.
 
         Appends to `pulls`, decides on the arrivals in the queues. Returns the limit that stopped it; None: the queues
         are empty, or what is left waits for room or for its tenant's limit.
@@ -216,9 +216,10 @@ class Scheduler:
         stopped: Bound | None = None
         aside: list[tuple[Lane, Aside[Queue]]] = []  # no room for what is parked
         blocking, self.more = _AT_ONCE, False
+        closed = limits.closed(now)
         while blocking and (queue := self.head()) is not None:
-            if allowed == 0:
-                stopped = Bound(Reason.IN_FLIGHT, f"{limits.service}.in-flight")
+            if closed is not None:
+                stopped = closed
                 break
             lane, tenant = queue.lane, queue.tenant
             fresh = queue.fresh
@@ -233,8 +234,6 @@ class Scheduler:
                 count = min(count, room)
             else:
                 count, cost = fresh[0].left, fresh[0].cost
-            if allowed is not None:
-                count = min(count, allowed)
             tag = min(cost, COST_CAP)
             count = min(count, lane.fair.turns(tag) or count, self.lanes.turns(tag * lane.stride) or count)
             if tenant.paused_until > now:
@@ -257,8 +256,8 @@ class Scheduler:
             limits.charge(now, count, cost)
             if tenant.limiter is not None:
                 tenant.limiter.charge(now, count * cost)
-            if allowed is not None:
-                allowed -= count
+            if limits.concurrent:
+                closed = limits.closed(now)
             self._served.add(queue)
             self.tally.requests += count
             self.tally.units += count * cost

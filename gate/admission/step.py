@@ -32,9 +32,6 @@ def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room:
     """Admit the whole batch if only tenants' own limits stand in its way: the usual case, cheap per run."""
     if state.waiting or state.holding.again or state.policy.shadow or state.paused_until > now or state.tenants.paused:
         return None
-    allowed = state.allowed()
-    if allowed is not None and allowed < offered:
-        return None
     units = 0
     by_lane: dict[str, int] = {}
     by_tenant: dict[str, int] = {}
@@ -45,7 +42,7 @@ def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room:
         by_lane[run.lane] = by_lane.get(run.lane, 0) + run.count
         if state.policy.tenants is not None:
             by_tenant[run.tenant] = by_tenant.get(run.tenant, 0) + run.count * run.cost
-    if units and not state.limits.fit(now, 1, units):
+    if not state.limits.fit_all(now, offered, units):
         return None
     wanted: dict[Tenant, int] = {}
     for name, cost in by_tenant.items():
@@ -57,8 +54,7 @@ def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room:
     granted = _grant(state, now, wanted)
     if len(granted) < len(wanted):
         return _contend(state, now, runs, room, granted)
-    if units:
-        state.limits.charge(now, 1, units)
+    state.limits.charge_all(now, offered, units)
     for name, count in by_lane.items():
         state.totals[state.lane(name, count).name, Verdict.ADMITTED, None, False] += count
     state.forecast.admitted(now, units)
@@ -100,8 +96,9 @@ def _contend(state: EngineState, now: int, runs: Sequence[Run], room: int, grant
     blocked = Bound(Reason.PAUSED, state.service) if state.paused_until > now else None
     if shadow:
         state.scheduler.release(room, pulls)
+        state.limits.let_pass(now, sum(tally.pulled.values()))
     elif blocked is None:
-        blocked = state.scheduler.serve(now, state.limits, room, state.allowed(), pulls)
+        blocked = state.scheduler.serve(now, state.limits, room, pulls)
     state.forecast.admitted(now, tally.units)
     for lane, count in tally.pulled.items():
         state.totals[lane, Verdict.ADMITTED, None, True] += count
@@ -112,7 +109,7 @@ def _contend(state: EngineState, now: int, runs: Sequence[Run], room: int, grant
     held: overflow.Held | None = None
     unplaced: Sequence[tuple[Arrival, int, int]] = ()
     if left:
-        held, unplaced = _settle(state, now, left, blocked, start, state.allowed(tally.requests))
+        held, unplaced = _settle(state, now, left, blocked, start)
     requests, units = _count(state, now, arrivals)
     state.admit(now, requests + sum(tally.pulled.values()), units + tally.pulled_units)
     state.scheduler.rest(now, state.limits)
@@ -141,13 +138,15 @@ def _arrive(state: EngineState, now: int, runs: Sequence[Run], granted: set[Tena
             arrival.never = f"{state.service}.{label(tenant.name)}"
         if arrival.never is not None and not in_order:
             arrival.decide(run.count, never, Reason.NEVER, arrival.never)
+            if never is Verdict.ADMITTED:
+                state.limits.let_pass(now, run.count)
         else:
             arrival.late = run.deadline is not None and run.deadline < now and not state.policy.shadow
     return arrivals
 
 
 def _settle(
-    state: EngineState, now: int, left: list[Arrival], blocked: Bound | None, start: int, allowed: int | None
+    state: EngineState, now: int, left: list[Arrival], blocked: Bound | None, start: int
 ) -> tuple[overflow.Held | None, list[tuple[Arrival, int, int]]]:
     """Decide what becomes of requests that the scheduler left. Returns when to try held ones again, and the parked."""
     policy, limits, forecast = state.policy, state.limits, state.forecast
@@ -165,11 +164,11 @@ def _settle(
         for arrival in left:
             state.tenants.touch(arrival.queue.tenant, now)
     if policy.shadow:
-        overflow.watch_only(limits, left, now, allowed, blocked)
+        overflow.watch_only(limits, left, now, blocked)
     elif policy.overflow is Overflow.HOLD:
         if blocked is None and state.waiting:
             blocked = Bound(Reason.LANE, state.service)
-        held = overflow.hold(limits, forecast, left, now, policy.max_delay, allowed, blocked, start)
+        held = overflow.hold(limits, forecast, left, now, policy.max_delay, blocked, start)
     elif policy.overflow is Overflow.REJECT:
         state.scheduler.unqueue(left)
         overflow.reject(forecast, left, now, why, start)

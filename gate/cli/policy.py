@@ -233,8 +233,8 @@ def _more(entry: ServicePolicy) -> Iterable[str]:
     if entry.tenants is not None:
         names = list(entry.tenants.rules)
         yield f"tenants {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-    if entry.max_in_flight is not None:
-        yield f"{entry.max_in_flight} in flight to {entry.worker_group}"
+    if entry.in_flight is not None:
+        yield entry.in_flight.words(spell_rate, spell_duration)
     if entry.shadow:
         yield "shadow"
 

@@ -33,8 +33,8 @@ def _limits(policy: ServicePolicy) -> Iterator[Reason]:
         yield Reason.TENANT
     if policy.group is not None:
         yield Reason.GROUP
-    if policy.max_in_flight is not None:
-        yield Reason.IN_FLIGHT
+    if policy.in_flight is not None:
+        yield Reason(policy.in_flight.reason)
     yield from dict.fromkeys(Reason(limit.reason) for limit in policy.spec.limits)
     yield Reason.PAUSED
     yield Reason.LANE

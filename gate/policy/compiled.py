@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel
 
-from gate.limits import Per, Quota, Spec, Window
+from gate.limits import InFlight, Per, Quota, Spec, Window
 from gate.limits.spec import MOST
 from gate.policy.fields import Overflow
 from gate.policy.layers import Key
@@ -91,6 +91,11 @@ class ServicePolicy:
     max_tenants: int = MAX_TENANTS
     keep_released: int | None = KEEP_RELEASED
     tenants: Tenants | None = None
+
+    @property
+    def in_flight(self) -> InFlight | None:
+        """The limit of what its workers have not finished; None: there is none."""
+        return None if self.max_in_flight is None else InFlight(self.max_in_flight, self.worker_group or "")
 
     def tenant(self, tenant: str) -> Spec | None:
         """Return the limits of one tenant; None: it has none of its own. A request without a tenant is tenant ""."""

@@ -1,10 +1,11 @@
-"""The limits that all requests of a service share: its own and its group's."""
+"""The limits that all requests of a service share: its own, its group's, and those of what is under way."""
 
 from typing import NamedTuple
 
 from gate.admission.limits.budget import Budget
+from gate.admission.limits.concurrency import Concurrency, LagCounter
 from gate.admission.model import Reason
-from gate.limits import Limiter, Spec
+from gate.limits import InFlight, Limiter, Spec
 
 
 class Bound(NamedTuple):
@@ -15,19 +16,27 @@ class Bound(NamedTuple):
 
 
 class Limits:
-    """The limits that all requests of a service share: its own and its group's."""
+    """The limits that all requests of a service share: its own, its group's, and those of what is under way."""
 
-    def __init__(self, service: str, limiter: Limiter, budget: Budget | None) -> None:
+    def __init__(self, service: str, limiter: Limiter, budget: Budget | None, in_flight: InFlight | None) -> None:
         self.service = service
         self.limiter = limiter
         self.budget = budget
+        self.in_flight = LagCounter(in_flight)
+        self.concurrent: tuple[Concurrency, ...] = ()  # those in force
+        self._enforce()
 
-    def reconfigure(self, spec: Spec, budget: Budget | None, now: int) -> None:
+    def reconfigure(self, spec: Spec, budget: Budget | None, in_flight: InFlight | None, now: int) -> None:
         """Go over to other limits, and maybe to another budget; what was used stays counted."""
         self.limiter.reconfigure(spec, now)
         if self.budget is not None:
             self.budget.wait(self.service, 0, now)
         self.budget = budget
+        self.in_flight.limit = in_flight
+        self._enforce()
+
+    def _enforce(self) -> None:
+        self.concurrent = tuple([each for each in (self.in_flight,) if each.limit is not None])
 
     def ceiling(self) -> tuple[int, str] | None:
         """Return the largest cost that can ever be admitted, and the limit that says so; None: no bound."""
@@ -45,6 +54,8 @@ class Limits:
 
     def fit(self, now: int, count: int, cost: int) -> int:
         """Tell how many of `count` equal requests may go now."""
+        for concurrent in self.concurrent:
+            count = concurrent.fit(now, count, cost)
         fitting = self.limiter.fit(now, count, cost)
         if fitting and self.budget is not None:
             fitting = self.budget.fit(self.service, now, fitting, cost)
@@ -52,12 +63,44 @@ class Limits:
 
     def charge(self, now: int, count: int, cost: int) -> None:
         """Take what `fit` allowed."""
+        self.in_flight.charge(now, count, cost)
         self.limiter.charge(now, count * cost)
         if self.budget is not None:
             self.budget.charge(self.service, now, count, cost)
 
+    def fit_all(self, now: int, count: int, units: int) -> bool:
+        """Tell whether `count` requests of so many units together may go now, all of them."""
+        if any(concurrent.fit(now, count, 1) < count for concurrent in self.concurrent):
+            return False
+        if not units or not self.limiter.fit(now, 1, units):
+            return not units
+        return self.budget is None or self.budget.fit(self.service, now, 1, units) > 0
+
+    def charge_all(self, now: int, count: int, units: int) -> None:
+        """Take what `fit_all` allowed."""
+        self.in_flight.charge(now, count, 1)
+        if units:
+            self.limiter.charge(now, units)
+            if self.budget is not None:
+                self.budget.charge(self.service, now, 1, units)
+
+    def let_pass(self, now: int, count: int) -> None:
+        """Count requests that go whatever the limits say: they are under way, and take nothing else."""
+        self.in_flight.charge(now, count, 1)
+
+    def closed(self, now: int) -> Bound | None:
+        """Name the limit that lets nothing go until somebody is done; None: none does."""
+        for concurrent in self.concurrent:
+            limit = concurrent.limit
+            if limit is not None and not concurrent.fit(now, 1, 1):
+                return Bound(Reason(limit.reason), f"{self.service}.{limit.name}")
+        return None
+
     def bound(self, now: int, cost: int) -> Bound | None:
         """Name the limit that makes a request of this cost wait longest; None: none does."""
+        closed = self.closed(now) if self.concurrent else None
+        if closed is not None:
+            return closed
         own = self.limiter.ready_at(now, cost)
         if self.budget is not None and (own <= now or self.budget.limiter.ready_at(now, cost) > own):
             return Bound(Reason.GROUP, f"group.{self.budget.name}")
