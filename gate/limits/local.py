@@ -233,9 +233,8 @@ class LocalLimits:
             return RateLimitResult(self._fail_open, None if self._fail_open else math.inf)
         wait = 0.0
         for name, key in keys:
-            view = key.copy()  # whoever looks moves no clock
             now = max(key.last, self._time(name, key, current_time))
-            ready = view.ready_at(now, cost)
+            ready = key.ready_at(now, cost)
             if ready > now:
                 wait = max(wait, _wait(key, current_time, ready))
         line = self._lines.line(service_id)

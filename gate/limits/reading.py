@@ -25,13 +25,12 @@ def usage_of(keys: Keys, service: str, tenant: str, current_time: float | None) 
     if time_told is not None and not key.told:
         raise mixed(name, told=True)
     now = keys.now(key) if time_told is None else min(time_told + key.shift, MOST)
-    view = key.copy()  # whoever looks ahead moves no clock
-    used, limit = view.fullest(now)
-    span = min([SECOND, *[window.size for window in view.spec.windows]])
+    used, limit = key.fullest(now)
+    span = min([SECOND, *[window.size for window in key.spec.windows]])
     refusals = keys.refusals.get(name) or Refusals()
     return Usage(
-        requests_per_second=view.spent(now, span) * SECOND / span,
-        tokens=float(view.tokens(now)),
+        requests_per_second=key.spent(now, span) * SECOND / span,
+        tokens=float(key.tokens(now)),
         window_used=used,
         window_limit=limit,
         window_fill=used / limit,
