@@ -31,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("broker")
 
 
+def pytest_collection_finish() -> None:
+    """Keep what is there for the whole run out of each collection below: there are hundreds of thousands of objects."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Find what a test has left open while it can still be told which one it was."""

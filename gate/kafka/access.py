@@ -15,7 +15,6 @@ from aiokafka.helpers import create_ssl_context
 from gate.errors import GateError
 from gate.kafka.aio.compat import need_fast
 from gate.kafka.aio.sasl import OAUTHBEARER
-from gate.kafka.token_endpoint import TokenEndpoint
 from gate.kafka.tokens import Tokens, custom
 
 PROTOCOL: Final = "GATE_SECURITY_PROTOCOL"
@@ -94,6 +93,8 @@ def _tokens(
         return Tokens(source, f"provider {provider}", lambda: {**(own() if own else {}), **pairs})
     for variable, value in zip(_ENDPOINT, (url, client_id, secret), strict=False):
         _needed(f"{MECHANISM}={OAUTHBEARER}", variable, value)
+    from gate.kafka.token_endpoint import TokenEndpoint  # noqa: PLC0415 - httpx takes its time, and few ask an issuer
+
     endpoint = TokenEndpoint(url, client_id, secret, scope, audience, ca_file)
     return Tokens(endpoint, str(endpoint), lambda: pairs)
 
