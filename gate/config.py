@@ -16,7 +16,6 @@ from gate.protocol.topics import Names, Templates
 if TYPE_CHECKING:
     from gate.policy import Settings
 
-CONFIG: Final = "GATE_CONFIG"  # the variable that names the policy file
 _TEMPLATES: Final = frozenset(one.name for one in fields(Templates))
 
 
@@ -68,8 +67,7 @@ class Connection:
         """
         from gate.policy import load_settings  # noqa: PLC0415 - pydantic and YAML, which a worker need not load
 
-        path = config or environment.get(CONFIG) or None
-        return cls.of(load_settings(None if path is None else Path(path), environment, **given))
+        return cls.of(load_settings(None if config is None else Path(config), environment, **given))
 
     @classmethod
     def of(cls, settings: "Settings") -> Self:

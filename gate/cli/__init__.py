@@ -2,7 +2,8 @@
 
 A command is `gate/cli/NAME.py` with a function (or a cyclopts App) of the same name, and one line in `COMMANDS`. Its
 docstring is its help and ends with an example. It raises GateError for what the user can act upon, and may return an
-exit code. Exit codes: 0 success, 1 failure with one line on stderr, 2 bad usage, 130 Ctrl-C.
+exit code. With `--json`, which every command takes, stdout holds JSON alone, and an error is one JSON object on stderr.
+Exit codes: 0 success, 1 failure with one line on stderr, 2 bad usage, 130 Ctrl-C.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Final
 
 from cyclopts import App, CycloptsError
 
+from gate.cli.output import fail, is_json
 from gate.errors import GateError
 from gate.shard import failpoints
 
@@ -43,13 +45,14 @@ TRACEBACK: Final = "GATE_TRACEBACK"
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command, by default that of the command line; return its exit code."""
     tokens = sys.argv[1:] if tokens is None else tokens
+    json = is_json(tokens)
     try:
         if failpoints.VARIABLE in os.environ:
             failpoints.arm(os.environ)
         result = _app(tokens)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
-        return _fail(2, str(error), f"see: {' '.join(['gate', *_command(tokens), '--help'])}")
+        return fail(2, str(error), f"see: {' '.join(['gate', *_command(tokens), '--help'])}", json=json)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -57,7 +60,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001 - a user gets a line, not a traceback
-        return _report(error)
+        return _report(error, json=json)
     return result if isinstance(result, int) else 0
 
 
@@ -79,19 +82,13 @@ def _command(tokens: Sequence[str]) -> list[str]:
     return [name for name in tokens[:1] if name in COMMANDS]
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, *, json: bool) -> int:
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
     cause: Exception = error
     while isinstance(cause, ExceptionGroup):  # of a task group: what the user can act upon, else the first
         cause = (cause.subgroup(GateError) or cause).exceptions[0]
     if isinstance(cause, GateError):
-        return _fail(1, str(cause), cause.hint)
-    return _fail(1, f"{type(cause).__name__}: {cause}", f"this was not foreseen; {TRACEBACK}=1 shows where it happened")
-
-
-def _fail(code: int, message: str, hint: str | None) -> int:
-    print("gate:", *message.split(), file=sys.stderr)
-    for line in hint.splitlines() if hint else ():
-        print(" ", line, file=sys.stderr)
-    return code
+        return fail(1, str(cause), cause.hint, json=json)
+    hint = f"this was not foreseen; {TRACEBACK}=1 shows where it happened"
+    return fail(1, f"{type(cause).__name__}: {cause}", hint, json=json)

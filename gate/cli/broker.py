@@ -10,6 +10,8 @@ from typing import Annotated, Final
 from cyclopts import App, Parameter, validators
 from cyclopts.types import Port
 
+from gate.cli.options import Flag
+from gate.cli.output import tell
 from gate.cli.progress import progress
 from gate.errors import GateError
 from gate.kafka.local import LocalBroker, LocalCluster
@@ -52,6 +54,7 @@ def run(
     port: Port | None = None,
     data: Path | None = None,
     heap: Annotated[str | None, Parameter(validator=_heap)] = None,
+    json: Flag = False,
 ) -> None:
     """Run it.
 
@@ -65,32 +68,34 @@ def run(
         Folder that keeps the topics for the next run; a temporary one if not given.
     heap
         Memory of the JVM, or of each; 512m, with several nodes 384m.
+    json
+        Print one JSON object once it serves: bootstrap.
     """
     for stop in STOP:
         signal.signal(stop, _interrupt_once)
     try:
         if nodes == 1:
-            _run_one(port, data, heap or single.HEAP)
+            _run_one(port, data, heap or single.HEAP, json=json)
         else:
-            _run_several(nodes, port, data, heap or several.HEAP)
+            _run_several(nodes, port, data, heap or several.HEAP, json=json)
     except KeyboardInterrupt:
         return
 
 
-def _run_one(port: int | None, data: Path | None, heap: str) -> None:
+def _run_one(port: int | None, data: Path | None, heap: str, *, json: bool) -> None:
     with progress() as say:
         running = LocalBroker.start(data, port=port, heap=heap, on_progress=say)
     with running:
-        print(f"bootstrap: {running.bootstrap}", flush=True)
+        tell(f"bootstrap: {running.bootstrap}", json=json, bootstrap=running.bootstrap)
         reason = running.wait()
         raise GateError(reason, hint=f"its log ends with:\n{running.log_tail()}")
 
 
-def _run_several(nodes: int, port: int | None, data: Path | None, heap: str) -> None:
+def _run_several(nodes: int, port: int | None, data: Path | None, heap: str, *, json: bool) -> None:
     with progress() as say:
         running = LocalCluster.start(data, nodes=nodes, port=port, heap=heap, on_progress=say)
     with running, listening(running):
-        print(f"bootstrap: {running.bootstrap}", flush=True)
+        tell(f"bootstrap: {running.bootstrap}", json=json, bootstrap=running.bootstrap)
         while True:
             for number, code in running.ended().items():
                 print(
@@ -103,15 +108,15 @@ def _run_several(nodes: int, port: int | None, data: Path | None, heap: str) -> 
 Bootstrap = Annotated[str | None, Parameter(env_var="GATE_BOOTSTRAP")]
 
 
-def _ask(what: str, numbers: tuple[int, ...], bootstrap: str | None) -> None:
+def _ask(what: str, numbers: tuple[int, ...], bootstrap: str | None, *, json: bool) -> None:
     if not numbers:
         raise GateError(f"which node is to {what}?", hint=f"gate broker {what} 1")
-    for line in ask(Request(what, numbers), bootstrap):
-        print(line)
+    for number, line in zip(dict.fromkeys(numbers), ask(Request(what, numbers), bootstrap), strict=True):
+        tell(line, json=json, node=number, did=what, stands=line)
 
 
 @broker.command
-def stop(*number: int, bootstrap: Bootstrap = None) -> None:
+def stop(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
     """Shut nodes down as for maintenance: what they lead is handed over first.
 
     Example: `gate broker stop 2`
@@ -122,12 +127,14 @@ def stop(*number: int, bootstrap: Bootstrap = None) -> None:
         Of the nodes, from 1 on.
     bootstrap
         Of the cluster, if several run on this machine.
+    json
+        Print a JSON object per node: node, did, and in words how it stands.
     """
-    _ask("stop", number, bootstrap)
+    _ask("stop", number, bootstrap, json=json)
 
 
 @broker.command
-def start(*number: int, bootstrap: Bootstrap = None) -> None:
+def start(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
     """Start nodes again, with the data that they had.
 
     Example: `gate broker start 2 3`
@@ -138,12 +145,14 @@ def start(*number: int, bootstrap: Bootstrap = None) -> None:
         Of the nodes, from 1 on.
     bootstrap
         Of the cluster, if several run on this machine.
+    json
+        Print a JSON object per node: node, did, and in words how it stands.
     """
-    _ask("start", number, bootstrap)
+    _ask("start", number, bootstrap, json=json)
 
 
 @broker.command
-def restart(*number: int, bootstrap: Bootstrap = None) -> None:
+def restart(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
     """Shut nodes down and start them again, one after the other.
 
     Example: `gate broker restart 1 2 3`
@@ -154,12 +163,14 @@ def restart(*number: int, bootstrap: Bootstrap = None) -> None:
         Of the nodes, from 1 on.
     bootstrap
         Of the cluster, if several run on this machine.
+    json
+        Print a JSON object per node: node, did, and in words how it stands.
     """
-    _ask("restart", number, bootstrap)
+    _ask("restart", number, bootstrap, json=json)
 
 
 @broker.command
-def kill(*number: int, bootstrap: Bootstrap = None) -> None:
+def kill(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
     """Kill nodes by SIGKILL: nobody is told, and nothing is handed over.
 
     Example: `gate broker kill 2`
@@ -170,12 +181,14 @@ def kill(*number: int, bootstrap: Bootstrap = None) -> None:
         Of the nodes, from 1 on.
     bootstrap
         Of the cluster, if several run on this machine.
+    json
+        Print a JSON object per node: node, did, and in words how it stands.
     """
-    _ask("kill", number, bootstrap)
+    _ask("kill", number, bootstrap, json=json)
 
 
 @broker.command
-def pause(*number: int, bootstrap: Bootstrap = None) -> None:
+def pause(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
     """Let nodes stand still by SIGSTOP: their connections stay, answers do not come.
 
     Example: `gate broker pause 2`
@@ -186,12 +199,14 @@ def pause(*number: int, bootstrap: Bootstrap = None) -> None:
         Of the nodes, from 1 on.
     bootstrap
         Of the cluster, if several run on this machine.
+    json
+        Print a JSON object per node: node, did, and in words how it stands.
     """
-    _ask("pause", number, bootstrap)
+    _ask("pause", number, bootstrap, json=json)
 
 
 @broker.command
-def resume(*number: int, bootstrap: Bootstrap = None) -> None:
+def resume(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
     """Let paused nodes go on.
 
     Example: `gate broker resume 2`
@@ -202,5 +217,7 @@ def resume(*number: int, bootstrap: Bootstrap = None) -> None:
         Of the nodes, from 1 on.
     bootstrap
         Of the cluster, if several run on this machine.
+    json
+        Print a JSON object per node: node, did, and in words how it stands.
     """
-    _ask("resume", number, bootstrap)
+    _ask("resume", number, bootstrap, json=json)

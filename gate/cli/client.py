@@ -3,47 +3,43 @@
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import structlog
 from aiokafka.errors import KafkaError
-from cyclopts import CycloptsError, Parameter, Token
-from cyclopts.validators import Number
+from cyclopts import CycloptsError, Parameter
 
 from gate.cli.logs import take_over_libraries
-from gate.config import CONFIG, Connection
+from gate.cli.options import Duration, Flag, Seconds, read_seconds
+from gate.config import Connection
 from gate.errors import GateError
 from gate.kafka.aio.client import Client as Connections
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import check_bootstrap, wait_for_broker
 from gate.policy import Policy, Settings, load_policy
+from gate.policy.settings import CONFIG
 from gate.protocol.topics import Names, check_service_name
-from gate.units import MAX_DURATION, SECOND, parse_duration
+
+__all__ = [
+    "Client",
+    "Duration",
+    "Flag",
+    "OptionalService",
+    "Seconds",
+    "Service",
+    "log_to_stderr",
+    "read_seconds",
+    "say",
+]
 
 BROKER_DEFAULT: Final = -1  # replication factor
 _PATIENCE: Final = 10.0  # seconds that somebody at a terminal waits for a broker, unless told otherwise
 _CALL_MS: Final = 10_000
-
-
-if TYPE_CHECKING:
-    Duration = float
-else:
-
-    class Duration(float):
-        """Seconds, by a name of their own in --help."""
-
-
-def read_seconds(_type: Any, tokens: Sequence[Token]) -> float:
-    """Read a length of time as in a policy file. Raises ValueError."""
-    length = parse_duration(tokens[0].value)
-    if length > MAX_DURATION:
-        raise ValueError(f"{tokens[0].value!r} is longer than 100 years")
-    return length / SECOND
 
 
 def _is_bootstrap(_type: Any, value: str | None) -> None:
@@ -66,12 +62,9 @@ def _is_service(_type: Any, value: str | None) -> None:
 
 Service = Annotated[str, Parameter(validator=_is_service)]
 OptionalService = Annotated[str | None, Parameter(validator=_is_service)]
-Flag = Annotated[bool, Parameter(negative="")]
-Seconds = Annotated[Duration, Parameter(converter=read_seconds, validator=Number(gt=0))]
 Bootstrap = Annotated[str, Parameter(env_var="GATE_BOOTSTRAP", validator=_is_bootstrap)]
 Prefix = Annotated[str, Parameter(env_var="GATE_PREFIX", validator=_is_prefix)]
 Timeout = Annotated[Seconds, Parameter(env_var="GATE_CONNECT_TIMEOUT")]
-Config = Annotated[Path, Parameter(env_var=CONFIG)]
 
 
 @Parameter(name="*")
@@ -82,7 +75,7 @@ class Client:
     A command takes `client: Client | None = None`, makes `Client()` where it is None, and asks `connection`.
     """
 
-    config: Config | None = None
+    config: Annotated[Path | None, Parameter(env_var=CONFIG)] = None
     """Policy file of the gates. Its bootstrap, prefix, topics, group_id, connect_timeout hold unless said otherwise."""
 
     bootstrap: Bootstrap | None = None

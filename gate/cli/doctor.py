@@ -24,14 +24,14 @@ def doctor(
 ) -> int:
     """Check broker, replication, topics, permissions, clocks and transactions, and say what to do about each fault.
 
-    Exits with 1 if anything fails; a warning is no failure. With --json: a list of objects.
+    Exits with 1 if anything fails; a warning is no failure.
 
     Example: `gate doctor --config policy.yaml`
 
     Parameters
     ----------
     json
-        Print JSON.
+        Print a list of objects: check, health (ok, warn, fail or skipped), text, fix (null: none is needed).
     profile
         Whose Kafka it is: what can't be set there is no fault, and no cure names it.
     """

@@ -10,7 +10,8 @@ from typing import Annotated, Final
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
 
-from gate.cli.client import Client, Duration, Service, log_to_stderr, read_seconds
+from gate.cli.client import Client, Duration, Flag, Service, log_to_stderr, read_seconds
+from gate.cli.output import tell
 from gate.client import GateControl
 from gate.errors import GateError
 from gate.protocol.headers import TENANT, Malformed, read_options
@@ -51,6 +52,7 @@ def pause(
     for_: Annotated[Duration | None, Parameter(name="--for", group=_END, converter=read_seconds)] = None,
     tenant: Tenant = None,
     reason: str = "",
+    json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """Admit nothing of a service, or of one of its tenants, for a time.
@@ -72,30 +74,19 @@ def pause(
         Only the requests of this tenant.
     reason
         Why, for whoever reads the control topic.
+    json
+        Print one JSON object: service, tenant (null: all), paused_until_ms (unix ms; null: until resumed), command_id.
     """
     now = datetime.now(UTC)
-    end = None if until is None else _moment(until, now)
-    if (end is not None and end <= now) or for_ == 0:
-        raise GateError(
-            f"{until or 'a pause of 0 s'} is over already", hint="give a time to come; `gate resume` ends a pause"
-        )
-    command(
-        client or Client(),
-        partial(GateControl.pause, service=service, until=end, for_=for_, tenant=tenant or "", reason=reason),
-    )
-    when = "until resumed"
-    if end is not None:
-        when = f"until {timestamp(end)}"
-    elif for_ is not None:
-        when = f"until {_spelt(now.timestamp() + for_)}"
-    print(f"{who(service, tenant)} is paused {when}")
-
-
-def _spelt(seconds: float) -> str:
-    try:
-        return timestamp(datetime.fromtimestamp(seconds, UTC))
-    except (ValueError, OverflowError):
-        return "the end of time"
+    end = _moment(until, now) if until is not None else None if for_ is None else now + timedelta(seconds=for_)
+    if end is not None and end <= now:
+        raise GateError(f"{until or 'a pause of 0 s'} is over already", hint="give a later time; see `gate resume`")
+    give = partial(GateControl.pause, service=service, until=end, tenant=tenant or "", reason=reason)
+    known = command(client or Client(), give)
+    when = "until resumed" if end is None else f"until {timestamp(end)}"
+    until_ms = None if end is None else int(end.timestamp() * 1000)
+    told = {"service": service, "tenant": tenant, "paused_until_ms": until_ms, "command_id": known}
+    tell(f"{who(service, tenant)} is paused {when}", json=json, **told)
 
 
 def who(service: str, tenant: str | None) -> str:
@@ -103,13 +94,13 @@ def who(service: str, tenant: str | None) -> str:
     return service if tenant is None else f"tenant {tenant} of {service}"
 
 
-def command(client: Client, give: Callable[[GateControl], Awaitable[object]]) -> None:
-    """Give a command to the gates. Raises GateError where there is none, and for an unknown service."""
+def command(client: Client, give: Callable[[GateControl], Awaitable[str]]) -> str:
+    """Give a command to the gates; return its id. Raises GateError where there is none, and for an unknown service."""
     log_to_stderr()
-    asyncio.run(_command(client, give))
+    return asyncio.run(_command(client, give))
 
 
-async def _command(client: Client, give: Callable[[GateControl], Awaitable[object]]) -> None:
+async def _command(client: Client, give: Callable[[GateControl], Awaitable[str]]) -> str:
     await client.reach()
     async with GateControl(client.connection) as control:
-        await give(control)
+        return await give(control)

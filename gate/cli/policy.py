@@ -4,25 +4,29 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gate.cli.options import Flag
 from gate.errors import GateError
 from gate.policy import Overflow, Policy, PolicyError, Problem, ServicePolicy, Settings, load_policy
 from gate.policy.difference import OTHERS, Change, difference
 from gate.policy.errors import did_you_mean
 from gate.policy.notes import Note, notes_on
 from gate.policy.origins import Origin
+from gate.policy.settings import CONFIG
 from gate.policy.wording import spell_duration, spell_rate, spell_spec, spell_value
 from gate.protocol.topics import Names, Templates, TopicNameError
 
 LISTED = 200  # services or notes in a listing for people; --json has all
 _PIPE_WIDTH = 100_000  # columns where nobody looks: a line of a table stays a line
+
+File = Annotated[Path, Parameter(env_var=CONFIG)]
 
 policy = App(
     name="policy",
@@ -34,7 +38,7 @@ policy = App(
 
 
 @policy.command
-def check(file: Path, *, json: bool = False) -> int:
+def check(file: File, *, json: Flag = False) -> int:
     """Validate a policy file and list what each service gets.
 
     Exit code 1, with every error and its place in the file, if the file cannot be used.
@@ -44,9 +48,9 @@ def check(file: Path, *, json: bool = False) -> int:
     Parameters
     ----------
     file
-        The policy file.
+        The policy file; by default GATE_CONFIG names it.
     json
-        Print one JSON object instead.
+        Print one JSON object: file, valid, version, services, notes; of one that can't be used, file, valid, problems.
     """
     try:
         checked = load_policy(file)
@@ -74,7 +78,7 @@ def check(file: Path, *, json: bool = False) -> int:
 
 
 @policy.command
-def show(file: Path, service: str | None = None, *, json: bool = False) -> int:
+def show(file: File, service: str | None = None, *, json: Flag = False) -> int:
     """Show what holds for each service, and where each field came from.
 
     Example: `gate policy show policy.yaml payments`
@@ -82,11 +86,12 @@ def show(file: Path, service: str | None = None, *, json: bool = False) -> int:
     Parameters
     ----------
     file
-        The policy file.
+        The policy file; by default GATE_CONFIG names it.
     service
         One service only: any name, listed in the file or not, or a glob of the file.
     json
-        Print one JSON object instead.
+        Print one JSON object: file, version, settings, services, globs, others, groups; for SERVICE file, version,
+        service, fields.
     """
     shown = load_policy(file)
     console = _console()
@@ -131,7 +136,7 @@ def show(file: Path, service: str | None = None, *, json: bool = False) -> int:
 
 
 @policy.command
-def diff(old: Path, new: Path, *, json: bool = False) -> int:
+def diff(old: Path, new: Path, *, json: Flag = False) -> int:
     """Compare what two policy files come to, service by service; how they are written does not count.
 
     Example: `gate policy diff policy.yaml policy.new.yaml`
@@ -143,7 +148,7 @@ def diff(old: Path, new: Path, *, json: bool = False) -> int:
     new
         The policy file after.
     json
-        Print one JSON object instead.
+        Print one JSON object: old, new, changes.
     """
     before, after = load_policy(old), load_policy(new)
     changes = difference(before, after)

@@ -49,7 +49,8 @@ def replay(
     plot
         Write a picture of offered and admitted requests over time.
     json
-        Print JSON.
+        Print a list with an object per policy: policy_file, policy (its version), offered, seconds, admitted,
+        admitted_at_once, delayed, rejected (reason to number), breaches, wait_ms (p50, p90, p99, p100).
     """
     log_to_stderr()
     client = client or Client()

@@ -1,14 +1,14 @@
 """`gate reshard`."""
 
 import asyncio
-import sys
 import time
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from gate.cli.client import Client, Flag, OptionalService, log_to_stderr
+from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
+from gate.cli.output import tell
 from gate.errors import GateError
 from gate.kafka.aio.reader import Reader
 from gate.kafka.generations import Moving
@@ -27,6 +27,7 @@ def reshard(
     group: str | None = None,
     dry_run: Flag = False,
     abort: Flag = False,
+    json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """Change the number of shards, or the group of a service; limits and what is parked come along.
@@ -48,6 +49,9 @@ def reshard(
         Change nothing; say what would be moved, and how long gates would wait.
     abort
         Take back what was begun and did not come to its end.
+    json
+        Print one JSON object: generation, shards, changed; and of what is moved, generation_before, shards_before,
+        services, services_moved, groups, records, bytes, parked, and seconds that gates wait.
     """
     log_to_stderr()
     if not abort and shards is None and move is None:
@@ -55,53 +59,59 @@ def reshard(
     if (move is None) != (group is None):
         raise GateError("--move and --group go together", hint="gate reshard --move payments --group bank-api")
     wanted = Wanted(shards, {} if move is None else {move: group or None})
-    asyncio.run(_reshard(client or Client(), wanted, dry_run=dry_run, abort=abort))
+    asyncio.run(_reshard(client or Client(), wanted, dry_run=dry_run, abort=abort, json=json))
 
 
-async def _reshard(client: Client, wanted: Wanted, *, dry_run: bool, abort: bool) -> None:
+async def _reshard(client: Client, wanted: Wanted, *, dry_run: bool, abort: bool, json: bool) -> None:
     policy, options = client.policy, client.connection.access()
     async with client.connected(_NEEDS) as (cluster, connections):
         resharding = Resharding(cluster, Reader(connections), client.names, client.settings, policy, options)
         if abort:
-            await _abort(resharding)
+            await _abort(resharding, json=json)
         else:
-            await _go(resharding, wanted, dry_run=dry_run)
+            await _go(resharding, wanted, dry_run=dry_run, json=json)
 
 
-async def _abort(resharding: Resharding) -> None:
+async def _abort(resharding: Resharding, *, json: bool) -> None:
     now = await resharding.standing()
     if not isinstance(now, Moving):
-        print(f"nothing was begun; generation {now.number} with {now.shards} shards is in force")
+        text = f"nothing was begun; generation {now.number} with {now.shards} shards is in force"
+        tell(text, json=json, generation=now.number, shards=now.shards, changed=False)
         return
     await resharding.abort(now)
-    print(f"taken back: generation {now.before.number} with {now.before.shards} shards is in force again")
+    before = now.before
+    text = f"taken back: generation {before.number} with {before.shards} shards is in force again"
+    tell(text, json=json, generation=before.number, shards=before.shards, changed=True)
 
 
-async def _go(resharding: Resharding, wanted: Wanted, *, dry_run: bool) -> None:
+async def _go(resharding: Resharding, wanted: Wanted, *, dry_run: bool, json: bool) -> None:
     plan = await resharding.plan(wanted)
     if plan is None:
         now = await resharding.standing()
         assert not isinstance(now, Moving)
         await resharding.tell(now)  # the one that did it may have been killed before it told the gates
         await _follow(resharding, now.number, 0)
-        print(f"it is so already: generation {now.number} with {now.shards} shards is in force")
+        text = f"it is so already: generation {now.number} with {now.shards} shards is in force"
+        tell(text, json=json, generation=now.number, shards=now.shards, changed=False)
         return
     gates = await resharding.check(plan)
-    if dry_run:
-        begun = time.monotonic()
-        layout = await resharding.look(plan)
-        _show(plan, layout)
-        print(f"gates would wait for about {estimate(layout, time.monotonic() - begun):.0f} s; nothing was changed")
-        return
     begun = time.monotonic()
-    layout = await resharding.run(plan, _say)
-    flipped = time.monotonic() - begun
-    _show(plan, layout)
+    if dry_run:
+        layout = await resharding.look(plan)
+        seconds = estimate(layout, time.monotonic() - begun)
+        text = f"{_described(plan, layout)}\ngates would wait for about {seconds:.0f} s; nothing was changed"
+        tell(text, json=json, **_figures(plan, layout), changed=False, seconds=seconds)
+        return
+    layout = await resharding.run(plan, say)
+    seconds = time.monotonic() - begun
+    if not json:
+        print(_described(plan, layout), flush=True)
     await _follow(resharding, plan.after.number, gates)
     after = f"; its {gates} gates run after {time.monotonic() - begun:.1f} s" if gates else ""
-    print(f"generation {plan.after.number} is in force after {flipped:.1f} s{after}")
+    text = f"generation {plan.after.number} is in force after {seconds:.1f} s{after}"
     if wanted.shards:
-        print(f"write `shards: {plan.after.shards}` into the policy files")
+        text += f"\nwrite `shards: {plan.after.shards}` into the policy files"
+    tell(text, json=json, **_figures(plan, layout), changed=True, seconds=seconds)
 
 
 async def _follow(resharding: Resharding, generation: int, gates: int) -> None:
@@ -113,15 +123,25 @@ async def _follow(resharding: Resharding, generation: int, gates: int) -> None:
         )
 
 
-def _show(plan: Plan, layout: Layout) -> None:
-    print(
-        f"generation {plan.before.number} ({plan.before.shards} shards) to {plan.after.number} ({plan.after.shards}): "
-        f"{len(layout.services):,} services, {len(layout.moved):,} of them to a shard of another number, "
-        f"{sum(map(len, layout.records)):,} records of {layout.size:,} bytes, {layout.parked:,} parked requests"
-    )
-    for service in sorted(plan.moves):
-        print(f"{service} goes into {plan.after.groups[service] or 'no group'}")
+def _described(plan: Plan, layout: Layout) -> str:
+    moved = f"{len(layout.services):,} services, {len(layout.moved):,} of them to a shard of another number"
+    records = f"{sum(map(len, layout.records)):,} records of {layout.size:,} bytes, {layout.parked:,} parked requests"
+    was, now = plan.before, plan.after
+    lines = [f"generation {was.number} ({was.shards} shards) to {now.number} ({now.shards}): {moved}, {records}"]
+    lines += [f"{service} goes into {now.groups[service] or 'no group'}" for service in sorted(plan.moves)]
+    return "\n".join(lines)
 
 
-def _say(message: str) -> None:
-    print("gate:", message, file=sys.stderr, flush=True)
+def _figures(plan: Plan, layout: Layout) -> dict[str, Any]:
+    return {
+        "generation_before": plan.before.number,
+        "shards_before": plan.before.shards,
+        "generation": plan.after.number,
+        "shards": plan.after.shards,
+        "services": len(layout.services),
+        "services_moved": len(layout.moved),
+        "groups": {service: plan.after.groups[service] or None for service in sorted(plan.moves)},
+        "records": sum(map(len, layout.records)),
+        "bytes": layout.size,
+        "parked": layout.parked,
+    }

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
-from gate.cli.client import Client, log_to_stderr
+from gate.cli.client import Client, Flag, log_to_stderr
 from gate.errors import GateError
 from gate.kafka.connect import wait_for_broker
 from gate.kafka.generations import MovingError
@@ -41,6 +41,7 @@ def run(
     shards: int | None = None,
     state: Literal["keep", "reset"] = "keep",
     log_format: Annotated[Literal["text", "json"], Parameter(name="--log")] = "text",
+    json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """Run one gate instance; several share the work.
@@ -64,11 +65,13 @@ def run(
         "reset" forgets all limits and all that is parked before it starts; for a state that can't be read.
     log_format
         How to write the log on stderr.
+    json
+        The same as --log json: an object per line, with timestamp, level, event and what it is about.
     """
-    log_to_stderr(logging.INFO, json=log_format == "json")
-    _tune_collector()
+    log_to_stderr(logging.INFO, json=json or log_format == "json")
     client = client or Client()
     policy, settings = client.policy, client.settings
+    _tune_collector()
     address: str | int | None = int(http) if http is not None and http.isdecimal() else http
     settings = settings.override(http=address, http_host=http_host, shards=shards)
     asyncio.run(_run(Path(policy.name), policy, settings, reset_state=state == "reset"))

@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from gate.cli.client import Client, Flag, Seconds, Service, log_to_stderr, say
+from gate.cli.output import tell
 from gate.client import Pacer
 from gate.errors import GateError
 from gate.files import NotAFileError, open_regular
@@ -51,6 +52,7 @@ def submit(
     cost: Annotated[int | None, Parameter(validator=Number(gte=1, lte=MAX_COST))] = None,
     deadline: Annotated[Seconds | None, Parameter(validator=Number(gt=0, lt=10**9))] = None,
     partitions: Annotated[int, Parameter(validator=Number(gte=1, lte=10_000))] = 4,
+    json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """Submit requests: one per line of FILE or stdin, or generated ones.
@@ -86,6 +88,8 @@ def submit(
         After how long from now an admission is of no use.
     partitions
         Of the request topic, if it has to be created.
+    json
+        Print one JSON object: service, topic, submitted, seconds, per_second.
     """
     log_to_stderr()
     options = {PRIORITY: priority, TENANT: tenant, COST: None if cost is None else str(cost)}
@@ -99,7 +103,7 @@ def submit(
     if pace or max_wait is not None:
         pacer = Pacer(client.connection, service, max_wait=max_wait, priority=priority, cost=cost or 1)
     requests = _paced(requests, rate)
-    asyncio.run(_submit(client, service, requests, headers, deadline, partitions, count, pacer))
+    asyncio.run(_submit(client, service, requests, headers, deadline, partitions, count, pacer, json=json))
 
 
 async def _submit(
@@ -111,6 +115,8 @@ async def _submit(
     partitions: int,
     total: int | None,
     pacer: Pacer | None,
+    *,
+    json: bool,
 ) -> None:
     await client.reach()
     topic = client.names.requests(service)
@@ -143,7 +149,10 @@ async def _submit(
             await sender.finish(show)
     seconds = time.monotonic() - started
     sent = sender.acknowledged
-    print(f"submitted {sent} requests to {topic} in {seconds:.2f} s ({sent / max(seconds, 1e-3):.0f}/s)")
+    rate = sent / max(seconds, 1e-3)
+    text = f"submitted {sent} requests to {topic} in {seconds:.2f} s ({rate:.0f}/s)"
+    told = {"service": service, "topic": topic, "submitted": sent, "seconds": seconds, "per_second": rate}
+    tell(text, json=json, **told)
 
 
 class _Sender:

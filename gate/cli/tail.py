@@ -54,7 +54,8 @@ def tail(
     service
         Only of this service.
     json
-        Print one JSON object per line, with all headers. What is no UTF-8 text is an object with `base64`.
+        Print one object per line: topic, partition, offset, timestamp_ms, service, stamp, retry_after, not_before_ms,
+        given_up_after, key, value, headers. What is no UTF-8 text is an object with `base64`. Alerts are CloudEvents.
     from_beginning
         Begin with the oldest record. By default only what comes from now on is printed.
     max_records

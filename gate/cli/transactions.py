@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gate.cli.client import Client, Flag, log_to_stderr
+from gate.cli.output import tell
 from gate.errors import GateError
 from gate.kafka.cluster import Cluster
 from gate.kafka.open_transactions import LONGEST_MS, OpenTransaction, Transactions, belongs_to_gate, owner
@@ -56,7 +57,8 @@ def list_(*, json: Flag = False, client: Client | None = None) -> None:
     Parameters
     ----------
     json
-        Print JSON: a list of objects.
+        Print JSON: a list of objects with topic, partition, start_offset, producer_id, producer_epoch,
+        transactional_id, state, since_ms, age_seconds and whose.
     """
     log_to_stderr()
 
@@ -81,6 +83,7 @@ def abort(
     topic: str,
     partition: int,
     start_offset: Annotated[int, Parameter(name="--start-offset")],
+    json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """End an open transaction: what it has written counts as never written.
@@ -98,6 +101,8 @@ def abort(
         The partition.
     start_offset
         The offset at which it begins there.
+    json
+        Print one JSON object: topic, partition, start_offset, and in words what was done.
     """
     log_to_stderr()
     place = Partition(topic, partition)
@@ -121,7 +126,8 @@ def abort(
             now = time.time_ns() // 1_000_000
             return await open_ones.abort(one, now, int(longest) if longest else LONGEST_MS)
 
-    print(f"ended: {asyncio.run(end())}")
+    done = asyncio.run(end())
+    tell(f"ended: {done}", json=json, topic=topic, partition=partition, start_offset=start_offset, done=done)
 
 
 async def _leave_gates_alone(one: OpenTransaction, gate: _Gate) -> None:

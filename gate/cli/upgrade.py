@@ -6,6 +6,7 @@ import json as jsonlib
 from cyclopts import App
 
 from gate.cli.client import Client, Flag, Seconds, log_to_stderr
+from gate.cli.output import tell
 from gate.errors import GateError
 from gate.kafka import upgrade as steps
 from gate.kafka.aio.reader import Reader
@@ -33,7 +34,8 @@ def status(*, json: Flag = False, client: Client | None = None) -> None:
     Parameters
     ----------
     json
-        Print JSON.
+        Print one JSON object: written and newest (formats), shards (number to format), gates (member, host, format,
+        version).
     """
     log_to_stderr()
     client = client or Client()
@@ -51,7 +53,7 @@ def status(*, json: Flag = False, client: Client | None = None) -> None:
 
 
 @upgrade.command
-def finish(*, timeout: Seconds = 60.0, client: Client | None = None) -> None:
+def finish(*, timeout: Seconds = 60.0, json: Flag = False, client: Client | None = None) -> None:
     """Have all shards write the newest format from now on. There is no way back to gates that do not know it.
 
     Refused while a gate runs that does not know it. Nothing stops meanwhile.
@@ -62,6 +64,8 @@ def finish(*, timeout: Seconds = 60.0, client: Client | None = None) -> None:
     ----------
     timeout
         How long to wait until all shards have switched.
+    json
+        Print one JSON object: format, shards (how many), switched (false: they wrote it already).
     """
     log_to_stderr()
     client = client or Client()
@@ -71,7 +75,8 @@ def finish(*, timeout: Seconds = 60.0, client: Client | None = None) -> None:
             reader, group = Reader(connections), client.connection.group_id
             now = await steps.standing(cluster, reader, client.names, group)
             if not now.behind:
-                print(f"all shards write format {FORMAT}, the newest; nothing to do")
+                told = {"format": FORMAT, "shards": len(now.formats), "switched": False}
+                tell(f"all shards write format {FORMAT}, the newest; nothing to do", json=json, **told)
                 return
             steps.check(now)
             await steps.command(client.names.control, client.connection.access())
@@ -84,7 +89,8 @@ def finish(*, timeout: Seconds = 60.0, client: Client | None = None) -> None:
                     + (f"; too old: {old}" if old else ""),
                     hint="see /readyz and the gates' logs; once they are well, `gate upgrade finish` again",
                 )
-            print(f"all {len(now.formats)} shards write format {FORMAT} now; gates that do not know it stop")
+            text = f"all {len(now.formats)} shards write format {FORMAT} now; gates that do not know it stop"
+            tell(text, json=json, format=FORMAT, shards=len(now.formats), switched=True)
 
     asyncio.run(switch())
 

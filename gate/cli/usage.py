@@ -42,8 +42,6 @@ def usage(
 ) -> None:
     """Show limits, rate, tokens, window fill, backlog and ETA of each service and lane.
 
-    With --json: one object for SERVICE, else a list of objects, sorted by service; times are unix ms.
-
     Example: `gate usage payments`
 
     Parameters
@@ -51,7 +49,8 @@ def usage(
     service
         Show only this one.
     json
-        Print JSON, with --watch a line each time.
+        Print one object for SERVICE, else a list of objects, sorted by service, with --watch a line each time. Their
+        keys are those of the usage topic; times are unix ms.
     watch
         Show it anew every two seconds, until Ctrl-C.
     """

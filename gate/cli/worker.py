@@ -26,6 +26,7 @@ def worker(
     results: Flag = False,
     backoff: Annotated[Seconds, Parameter(validator=Number(gte=1, lte=LONGEST_BACKOFF))] = 30.0,
     pass_env: Annotated[list[str] | None, Parameter(negative="")] = None,
+    json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """Run a command for each admitted request of a service.
@@ -62,8 +63,10 @@ def worker(
     pass_env
         A secret variable, such as GATE_SASL_PASSWORD, that the command gets nevertheless; may be given several times.
         Without, the worker's GATE_ passwords, secrets and tokens are taken out of its environment.
+    json
+        Write the log on stderr as JSON: an object per line, with timestamp, level, event and what it is about.
     """
-    log_to_stderr(logging.INFO)
+    log_to_stderr(logging.INFO, json=json)
     client = client or Client()
     if shutil.which(command[0]) is None:
         raise GateError(

@@ -13,7 +13,7 @@ from gate.policy.errors import PolicyError, dotted
 from gate.policy.layers import Key, Layer, Layers, merge
 from gate.policy.origins import Origin, origins_of, origins_of_limits
 from gate.policy.references import check_references, check_resolved
-from gate.policy.settings import Settings
+from gate.policy.settings import CONFIG, Settings
 from gate.policy.source import Node, parse, read_file
 
 _SECTIONS: Final = frozenset({"defaults", "templates", "groups", "services"})
@@ -113,8 +113,11 @@ def load_policy(path: Path) -> Policy:
 def load_settings(path: Path | None, environment: Mapping[str, str], **given: Any) -> Settings:
     """Return the settings that hold: what is given, else a variable's, else those of the file, else the defaults.
 
+    The file is `path`, else what GATE_CONFIG names, else there is none.
     Raises PolicyError for what no setting can be, and for a file that can't be used.
     """
+    named = environment.get(CONFIG)
+    path = path or (Path(named) if named else None)
     settings = Settings() if path is None else load_policy(path).settings
     return settings.with_environment(environment).override(**given)
 

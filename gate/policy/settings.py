@@ -29,6 +29,7 @@ _HOST: Final = re.compile(r"[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,252}")
 _PER_SERVICE: Final = frozenset({"requests", "admitted", "delayed", "rejected", "results", "retries", "feedback"})
 _MAX_PREFIX: Final = 100
 ENVIRONMENT: Final = "GATE_"
+CONFIG: Final = "GATE_CONFIG"  # names the policy file
 
 
 class Delivery(StrEnum):

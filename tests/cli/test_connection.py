@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import typing
 import uuid
 from contextlib import contextmanager
@@ -155,7 +156,8 @@ def desk(crew, monkeypatch, capsys):
 
 
 def submit(desk):
-    assert f"pay_{desk.prefix}_todo" in desk.run("submit", "pay", "--count", 6)
+    said = desk.json("submit", "pay", "--count", 6)
+    assert (said["service"], said["topic"], said["submitted"]) == ("pay", f"pay_{desk.prefix}_todo", 6)
 
 
 def run(desk):
@@ -183,12 +185,15 @@ def worker(desk):
 
 
 def pause(desk):
-    assert "pay is paused until" in desk.run("pause", "pay", "--for", "1h 30m")
+    said = desk.json("pause", "pay", "--for", "1h 30m", "--tenant", "acme")
+    assert (said["service"], said["tenant"]) == ("pay", "acme")
+    assert 5_300_000 < said["paused_until_ms"] - time.time() * 1000 <= 5_400_000
+    assert desk.json("pause", "pay")["paused_until_ms"] is None
     desk.until(lambda: desk.json("usage", "pay")["paused_until_ms"] is not None)
 
 
 def resume(desk):
-    assert "pay goes on" in desk.run("resume", "pay")
+    assert desk.json("resume", "pay").keys() == {"service", "tenant", "command_id"}
     desk.until(lambda: desk.json("usage", "pay")["paused_until_ms"] is None)
 
 
@@ -218,11 +223,16 @@ def transactions(desk):
 def upgrade(desk):
     said = desk.json("upgrade", "status")
     assert (len(said["shards"]), len(said["gates"])) == (2, 1)
-    assert "nothing to do" in desk.run("upgrade", "finish")
+    assert desk.json("upgrade", "finish") == {"format": said["newest"], "shards": 2, "switched": False}
 
 
 def reshard(desk):
     assert "(2 shards) to 2 (4): 1 services" in desk.run("reshard", 4, "--dry-run")
+    said = desk.json("reshard", 4, "--dry-run")
+    assert (said["generation"], said["shards_before"], said["shards"], said["changed"]) == (2, 2, 4, False)
+    assert (
+        desk.json("reshard", 2) == desk.json("reshard", "--abort") == {"generation": 1, "shards": 2, "changed": False}
+    )
 
 
 WALK = (submit, run, tail, usage, worker, pause, resume, alerts, replay, doctor, transactions, upgrade, reshard)

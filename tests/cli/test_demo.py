@@ -15,6 +15,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from gate.cli.demo.scenario import PARTS, Part
+from gate.cli.demo.screen import sums
 from gate.cli.demo.tally import Ledger, Tally, percentile, samples
 from gate.cli.demo.verify import broken_promises
 from gate.limits import Spec, Window
@@ -106,6 +107,13 @@ def test_nothing_is_found_where_all_is_well(log):
     assert len(log.ledger.delayed_then_admitted) == 3
     assert log.ledger.reasons() == {"max-delay": 1}
     assert log.ledger.lags() == ([0, 0, 0], [7, 7, 7])
+
+
+def test_the_sums_are_told_to_programs_as_to_people(log):
+    assert sums(log.tally, {"s": log.submitted[:5]})["s"] == {
+        "submitted": 6, "admitted": 5, "delayed_then_admitted": 3, "rejected": 1, "waiting": 0, "breaches": 1,
+        "resolved": 1, "worked": 5,
+    }  # fmt: skip
 
 
 def test_a_lost_request_is_found(log):

@@ -1,5 +1,9 @@
 """The frame of the commands: exit codes, one line on stderr, no traceback unless asked for."""
 
+import gc
+import json
+import re
+import socket
 import subprocess
 import sys
 from importlib import import_module
@@ -105,13 +109,92 @@ def test_a_reader_that_goes_away_is_no_traceback():
     assert (process.returncode, said) == (1, b"")
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_the_help_of_every_command_has_an_example(name, capsys):
-    command = getattr(import_module(f"gate.cli.{name}"), name)
-    parts = [part for part in command if not part.startswith("-")] if isinstance(command, App) else []
-    for tokens in [[name, part] for part in parts] or [[name]]:
-        assert cli.main([*tokens, "--help"]) == 0
-        assert f"gate {' '.join(tokens)}" in capsys.readouterr().out.partition("xample")[2]
+def test_a_failure_is_one_json_object_where_json_is_asked_for(command, capsys):
+    def probe(*, json: bool = False):
+        raise GateError("no broker\non a:1", hint="start one:\ngate broker")
+
+    command(probe)
+    assert cli.main(["probe", "--json"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert json.loads(printed.err) == {
+        "error": "no broker on a:1", "hint": "start one:\ngate broker", "exit_code": 1,
+    }  # fmt: skip
+    assert cli.main(["probe", "--json", "--tims"]) == 2
+    assert json.loads(capsys.readouterr().err)["exit_code"] == 2
+    assert cli.main(["probe", "--", "--json"]) == 2  # it is not ours
+    assert capsys.readouterr().err.startswith("gate: ")
+
+
+def commands():
+    """Return what is typed for each command, and for each part of those that have parts."""
+    found = []
+    for name in cli.COMMANDS:
+        command = getattr(import_module(f"gate.cli.{name}"), name)
+        if not isinstance(command, App) or command.default_command is not None:
+            found.append((name,))
+        if isinstance(command, App):
+            found += [(name, part) for part in command if not part.startswith("-")]
+    return found
+
+
+@pytest.mark.parametrize("tokens", commands(), ids=" ".join)
+def test_every_command_has_an_example_and_json_and_refuses_what_it_does_not_know(tokens, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"gate.cli.{tokens[0]}")  # an overview in this process has replaced its help
+    assert cli.main([*tokens, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"gate {' '.join(tokens)}" in shown.partition("xample")[2]
+    assert re.search(r"--json +\S", shown), "print JSON where it is asked for, and say which: see gate/cli/output.py"
+    assert "--no-json" not in shown
+    assert cli.main([*tokens, "--no-such-option"]) == 2
+    line, hint = capsys.readouterr().err.splitlines()
+    assert (line.startswith("gate: "), hint.strip()) == (True, f"see: gate {tokens[0]} --help")
+    assert cli.main([*tokens, "--no-such-option", "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["exit_code"] == 2
+
+
+@pytest.fixture
+def nobody(tmp_path, monkeypatch):
+    """A policy file that names a broker which does not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    file = tmp_path / "policy.yaml"
+    file.write_text(f"bootstrap: {address}\nconnect_timeout: 200ms\nservices: {{pay: {{requests_per_second: 1}}}}\n")
+    for name in ("BOOTSTRAP", "PREFIX", "CONNECT_TIMEOUT"):
+        monkeypatch.delenv(f"GATE_{name}", raising=False)
+    monkeypatch.setenv("GATE_CONFIG", str(file))
+    thresholds = gc.get_threshold()
+    yield address
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+WITHOUT_A_BROKER = {"demo", "broker", "policy"}
+ARGUMENTS = {
+    ("submit",): ["pay", "--count", "1"],
+    ("tail",): ["admitted"],
+    ("worker",): ["pay", "--", "true"],
+    ("pause",): ["pay"],
+    ("resume",): ["pay"],
+    ("replay",): ["pay"],
+    ("reshard",): ["4"],
+    ("transactions", "abort"): ["--topic", "t", "--partition", "0", "--start-offset", "0"],
+}
+
+
+@pytest.mark.parametrize("tokens", [one for one in commands() if one[0] not in WITHOUT_A_BROKER], ids=" ".join)
+def test_a_broker_that_does_not_answer_is_one_line_of_every_command(tokens, nobody, capsys):
+    """What a new command must be given stands in ARGUMENTS."""
+    arguments = ARGUMENTS.get(tokens, [])
+    assert cli.main([*tokens, *arguments]) == 1
+    printed = capsys.readouterr()
+    told = [line for line in printed.err.splitlines() if not line.startswith("20")]  # a log's lines begin with a date
+    assert (printed.out, len(told)) == ("", 2)
+    assert told[0] == f"gate: no Kafka broker answers at {nobody} (tried for 0.2 s)"
+    assert cli.main([*tokens, "--json", *arguments]) == 1
+    error = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert error.keys() == {"error", "hint", "exit_code"}
+    assert f"no Kafka broker answers at {nobody}" in error["error"]
 
 
 def test_the_overview_imports_no_command():

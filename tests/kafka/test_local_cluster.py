@@ -1,6 +1,7 @@
 """The local cluster: nothing acknowledged is lost with a node, and another terminal makes nodes fail by number."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -135,7 +136,8 @@ def test_another_terminal_makes_nodes_fail_and_come_back(capsys, monkeypatch):
         assert answers(bootstrap, 2)
         assert command("pause", "3") == (0, "node 3 stands still\n", "")
         assert not answers(bootstrap, 3)
-        assert command("resume", "3") == (0, "node 3 goes on\n", "")
+        told = json.loads(command("resume", "3", "--json")[1])
+        assert told == {"node": 3, "did": "resume", "stands": "node 3 goes on"}
         assert command("restart", "3", "--bootstrap", bootstrap.split(",")[0]) == (0, "node 3 serves\n", "")
         assert command("kill", "1", "2") == (0, "node 1 is killed\nnode 2 is killed\n", "")
         assert command("start", "1", "2") == (0, "node 1 serves\nnode 2 serves\n", "")

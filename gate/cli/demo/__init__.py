@@ -1,6 +1,7 @@
 """`gate demo`: the main job on a real broker, with live numbers, and a summary that is checked."""
 
 import asyncio
+import json as jsonlib
 import logging
 import os
 import secrets
@@ -18,11 +19,12 @@ from rich.console import Console
 from gate.cli.demo.chart import draw
 from gate.cli.demo.reader import Reader
 from gate.cli.demo.scenario import PARTS
-from gate.cli.demo.screen import CHECKED, Screen, remarks, summary
+from gate.cli.demo.screen import CHECKED, Screen, remarks, summary, sums
 from gate.cli.demo.stage import GateProcess, request_topics
 from gate.cli.demo.tally import Tally
 from gate.cli.demo.traffic import offer
 from gate.cli.demo.verify import broken_promises
+from gate.cli.options import Flag, Seconds
 from gate.cli.progress import progress
 from gate.client import Alerts, Job, Worker
 from gate.errors import GateError
@@ -41,10 +43,10 @@ _CONNECT_SECONDS: Final = 15.0
 _SETTLE_SECONDS: Final = 25.0  # the longest delay, then five quiet seconds until a breach counts as over, and some more
 _REFRESH_SECONDS: Final = 0.25
 
-Seconds = Annotated[float, Parameter(validator=Number(gte=3, lte=3600))]
+Length = Annotated[Seconds, Parameter(validator=Number(gte=3, lte=3600))]
 
 
-def demo(*, seconds: Seconds = 12.0, bootstrap: str | None = None) -> None:
+def demo(*, seconds: Length = 12.0, bootstrap: str | None = None, json: Flag = False) -> None:
     """Play the main job on a real broker, show it live, and check the sums.
 
     Three services get requests: one stays below its limit, one is hit by bursts, one is flooded. A gate, a worker and
@@ -61,6 +63,9 @@ def demo(*, seconds: Seconds = 12.0, bootstrap: str | None = None) -> None:
     bootstrap
         A broker that is there already (GATE_BOOTSTRAP also names one); the topics made on it are deleted at the end.
         Without one a local broker is started.
+    json
+        Print the sums at the end as one JSON object, services: by name, submitted, admitted, delayed_then_admitted,
+        rejected, waiting, breaches, resolved and worked. What is shown live goes to stderr.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both mean: stop, and leave nothing behind
     bootstrap = bootstrap or os.environ.get(f"{ENVIRONMENT}BOOTSTRAP")
@@ -75,15 +80,16 @@ def demo(*, seconds: Seconds = 12.0, bootstrap: str | None = None) -> None:
                 bootstrap = stack.enter_context(LocalBroker.start(on_progress=say)).bootstrap
         names = Names(f"demo-{secrets.token_hex(3)}" if guest else "gate")
         try:
-            asyncio.run(_play(Console(), bootstrap, names, seconds, guest=guest))
+            asyncio.run(_play(bootstrap, names, seconds, guest=guest, json=json))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
 
-async def _play(console: Console, bootstrap: str, names: Names, seconds: float, *, guest: bool) -> None:
+async def _play(bootstrap: str, names: Names, seconds: float, *, guest: bool, json: bool) -> None:
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    console = Console(stderr=json)
     specs = _specs()
     tally = Tally(names, specs)
     worked: dict[str, set[str]] = {service: set() for service in specs}
@@ -97,7 +103,7 @@ async def _play(console: Console, bootstrap: str, names: Names, seconds: float, 
             await gate.ready()
         with Screen(console, tally, specs, gate.url) as screen:
             submitted = await _act(bootstrap, names, gate, screen, tally, worked, seconds)
-        await _report(console, tally, specs, submitted, worked)
+        await _report(console, tally, specs, submitted, worked, json=json)
 
 
 async def _act(
@@ -168,8 +174,13 @@ async def _report(
     specs: Mapping[str, Spec],
     submitted: Mapping[str, set[str]],
     worked: Mapping[str, set[str]],
+    *,
+    json: bool,
 ) -> None:
-    console.print(summary(tally, worked))
+    if json:
+        print(jsonlib.dumps({"services": sums(tally, worked)}))
+    else:
+        console.print(summary(tally, worked))
     for line in remarks(tally):
         console.print(line, soft_wrap=True, highlight=False)
     try:

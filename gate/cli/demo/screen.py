@@ -27,6 +27,10 @@ CHECKED: Final = (
     "admitted before its gate-not-before; each breach was opened once and resolved; the worker did all that was "
     "admitted."
 )
+_COLUMNS: Final = (
+    "submitted", "admitted", "delayed_then_admitted", "rejected", "waiting", "breaches", "resolved", "worked",
+)  # fmt: skip
+_SHORT: Final = {"delayed_then_admitted": "later"}
 _MOODS: Final[Mapping[str, str]] = {part.service: part.mood for part in PARTS}
 
 
@@ -138,14 +142,22 @@ def summary(tally: Tally, worked: Mapping[str, Collection[str]]) -> Table:
         caption_justify="left",
     )
     table.add_column("service")
-    for column in ("submitted", "admitted", "later", "rejected", "waiting", "breaches", "resolved", "worked"):
-        table.add_column(column, justify="right", no_wrap=True)
-    rows = {name: _sums(ledger, len(worked[name])) for name, ledger in tally.ledgers.items()}
-    for name, sums in rows.items():
-        table.add_row(Text(name, style="bold"), *map(str, sums))
+    for column in _COLUMNS:
+        table.add_column(_SHORT.get(column, column), justify="right", no_wrap=True)
+    rows = {name: one.values() for name, one in sums(tally, worked).items()}
+    for name, row in rows.items():
+        table.add_row(Text(name, style="bold"), *map(str, row))
     table.add_section()
     table.add_row("all", *(str(sum(column)) for column in zip(*rows.values(), strict=True)))
     return table
+
+
+def sums(tally: Tally, worked: Mapping[str, Collection[str]]) -> dict[str, dict[str, int]]:
+    """Return the same by service and column."""
+    return {
+        name: dict(zip(_COLUMNS, _sums(ledger, len(worked[name])), strict=True))
+        for name, ledger in tally.ledgers.items()
+    }
 
 
 def remarks(tally: Tally) -> list[str]:
