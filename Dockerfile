@@ -2,8 +2,9 @@
 FROM python:3.12.11-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/gate
-COPY requirements.txt pyproject.toml README.md ./
+COPY requirements.txt pyproject.toml hatch_build.py README.md ./
 COPY gate gate
+COPY consumers consumers
 
 # Versions as tested; the development tools among them are pinned, not installed
 RUN /opt/gate/bin/pip install --no-cache-dir --constraint requirements.txt .

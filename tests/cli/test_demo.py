@@ -221,6 +221,12 @@ def test_a_breach_that_is_told_wrongly_is_found(log, alerts, found):
     assert line.endswith("now")
 
 
+def test_what_workers_did_is_counted_by_their_results(log):
+    for request in log.submitted[:2] * 2:
+        log.tally.add(Record(NAMES.results("s"), 0, 0, START, request.encode(), b"done", ()), START)
+    assert log.ledger.worked == set(log.submitted[:2])
+
+
 def test_work_that_was_not_done_is_found(log):
     assert broken_promises(log.ledger, SPEC, log.submitted, [])[0].startswith(
         "s: 5 admitted but not done by the worker"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -45,6 +46,15 @@ def running(gated: Gated, out: Path, name: str, *arguments: str, **more: str):
 
 def test_they_are_here():
     assert [program.name for program in PROGRAMS] == ["alert_consumer.py", "batch_pipeline.py", "job_worker.py"]
+
+
+def test_a_wheel_brings_them_along_and_installs_one_package(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel:standard", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    (wheel,) = tmp_path.iterdir()
+    held = ZipFile(wheel).namelist()
+    assert {f"gate/cli/demo/consumers/{program.name}" for program in PROGRAMS} <= set(held)
+    assert {name.partition("/")[0] for name in held if ".dist-info/" not in name} == {"gate"}
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Final
@@ -20,13 +20,12 @@ from gate.cli.demo.chart import draw
 from gate.cli.demo.reader import Reader
 from gate.cli.demo.scenario import PARTS
 from gate.cli.demo.screen import CHECKED, Screen, remarks, summary, sums
-from gate.cli.demo.stage import GateProcess, request_topics
+from gate.cli.demo.stage import GateProcess, Program, consumers, request_topics, watch
 from gate.cli.demo.tally import Tally
 from gate.cli.demo.traffic import offer
 from gate.cli.demo.verify import broken_promises
 from gate.cli.options import Flag, Seconds
 from gate.cli.progress import progress
-from gate.client import Alerts, Job, Worker
 from gate.errors import GateError
 from gate.kafka.access import VARIABLES
 from gate.kafka.connect import wait_for_broker
@@ -39,6 +38,8 @@ from gate.protocol.topics import Names
 POLICY: Final = Path(__file__).with_name("policy.yaml")
 PICTURE: Final = Path("build/demo.png")
 LOG: Final = Path("build/demo.log")
+LOG_OF_WORKERS: Final = Path("build/demo-workers.log")
+LOG_OF_ALERTS: Final = Path("build/demo-alerts.log")
 _CONNECT_SECONDS: Final = 15.0
 _SETTLE_SECONDS: Final = 25.0  # the longest delay, then five quiet seconds until a breach counts as over, and some more
 _REFRESH_SECONDS: Final = 0.25
@@ -49,10 +50,11 @@ Length = Annotated[Seconds, Parameter(validator=Number(gte=3, lte=3600))]
 def demo(*, seconds: Length = 12.0, bootstrap: str | None = None, json: Flag = False) -> None:
     """Play the main job on a real broker, show it live, and check the sums.
 
-    Three services get requests: one stays below its limit, one is hit by bursts, one is flooded. A gate, a worker and
-    an alert consumer do their work. At the end everything is counted from the topics; the exit code is 0 only if each
-    request ended exactly once, no limit was exceeded and nobody was admitted before the promised time. Writes
-    `build/demo.png`, and the gate's log to `build/demo.log`.
+    Three services get requests: one stays below its limit, one is hit by bursts, one is flooded. A gate does its work,
+    and so do job workers and the alert consumer of the folder consumers/. At the end everything is counted from the
+    topics; the exit code is 0 only if each request ended exactly once, no limit was exceeded and nobody was admitted
+    before the promised time. Writes `build/demo.png`, and logs to `build/demo.log`, `build/demo-workers.log` and
+    `build/demo-alerts.log`.
 
     Example: `gate demo --seconds 20`
 
@@ -92,7 +94,6 @@ async def _play(bootstrap: str, names: Names, seconds: float, *, guest: bool, js
     console = Console(stderr=json)
     specs = _specs()
     tally = Tally(names, specs)
-    worked: dict[str, set[str]] = {service: set() for service in specs}
     async with AsyncExitStack() as stack:
         with progress() as say:
             await wait_for_broker(bootstrap, _CONNECT_SECONDS, say)
@@ -101,32 +102,42 @@ async def _play(bootstrap: str, names: Names, seconds: float, *, guest: bool, js
             gate = GateProcess(POLICY, bootstrap, names.prefix, LOG)
             stack.callback(gate.kill)
             await gate.ready()
+            programs = _programs(bootstrap, names, specs)
+            for program in programs:
+                stack.callback(program.kill)
         with Screen(console, tally, specs, gate.url) as screen:
-            submitted = await _act(bootstrap, names, gate, screen, tally, worked, seconds)
-        await _report(console, tally, specs, submitted, worked, json=json)
+            submitted = await _act(bootstrap, names, gate, programs, screen, tally, seconds)
+        await _report(console, tally, specs, submitted, json=json)
+
+
+def _programs(bootstrap: str, names: Names, services: Iterable[str]) -> list[Program]:
+    """Start the programs of consumers/: a job worker per service, and the alert consumer."""
+    os.environ |= {f"{ENVIRONMENT}BOOTSTRAP": bootstrap, f"{ENVIRONMENT}PREFIX": names.prefix}
+    folder = consumers()
+    worker, alerts = ["-u", str(folder / "job_worker.py")], ["-u", str(folder / "alert_consumer.py")]
+    LOG_OF_ALERTS.write_text("")
+    LOG_OF_WORKERS.write_text("")
+    return [
+        *(Program(f"the worker of {service}", [*worker, service], LOG_OF_WORKERS) for service in services),
+        Program("the alert consumer", alerts, LOG_OF_ALERTS),
+    ]
 
 
 async def _act(
     bootstrap: str,
     names: Names,
     gate: GateProcess,
+    programs: Sequence[Program],
     screen: Screen,
     tally: Tally,
-    worked: Mapping[str, set[str]],
     seconds: float,
 ) -> Mapping[str, set[str]]:
     """Let everybody do their work until all is decided; return the ids that were submitted, per service."""
     reader = Reader(bootstrap, tally)
-    worker = Worker(bootstrap, prefix=names.prefix, group_id=f"{names.prefix}-workers")
-    for service, done in worked.items():
-        worker.handler(service)(_job(done))
-    alerts = Alerts(bootstrap, prefix=names.prefix, group_id=f"{names.prefix}-alerts")
-    alerts.add(screen)
     async with asyncio.TaskGroup() as crew:
         reading = crew.create_task(reader.run())
         refreshing = crew.create_task(_refresh(screen))
-        watching = crew.create_task(gate.watch())
-        programs = [crew.create_task(program.run()) for program in (worker, alerts)]
+        watching = crew.create_task(watch([gate, *programs]))
         offers = {
             part.service: crew.create_task(offer(bootstrap, names.requests(part.service), part, seconds))
             for part in PARTS
@@ -134,11 +145,9 @@ async def _act(
         submitted = {service: await task for service, task in offers.items()}
         with suppress(TimeoutError):  # the checks will say what is missing
             async with asyncio.timeout(_SETTLE_SECONDS):
-                await reader.until(lambda: _all_is_done(tally, submitted, worked))
-        worker.stop()
-        alerts.stop()
-        await asyncio.gather(*programs)
+                await reader.until(lambda: _all_is_done(tally, submitted))
         watching.cancel()
+        await asyncio.gather(*(program.stop() for program in programs))
         await gate.stop()
         await reader.catch_up()
         reading.cancel()
@@ -146,24 +155,22 @@ async def _act(
     return submitted
 
 
-def _job(done: set[str]) -> Callable[[Job], None]:
-    def work(job: Job) -> None:
-        done.add(job.id)
-
-    return work
-
-
-def _all_is_done(tally: Tally, submitted: Mapping[str, set[str]], worked: Mapping[str, set[str]]) -> bool:
+def _all_is_done(tally: Tally, submitted: Mapping[str, set[str]]) -> bool:
     return all(
         ledger.settled
         and submitted[name] <= ledger.requests.keys()
-        and {outcome.id for outcome in ledger.admitted} <= worked[name]
+        and {outcome.id for outcome in ledger.admitted} <= ledger.worked
         for name, ledger in tally.ledgers.items()
     )
 
 
 async def _refresh(screen: Screen) -> None:
+    read = 0
     while True:
+        *said, _ = LOG_OF_ALERTS.read_text(errors="replace").split("\n")
+        for line in said[read:]:
+            screen.tell(line)
+        read = len(said)
         screen.refresh()
         await asyncio.sleep(_REFRESH_SECONDS)
 
@@ -173,10 +180,10 @@ async def _report(
     tally: Tally,
     specs: Mapping[str, Spec],
     submitted: Mapping[str, set[str]],
-    worked: Mapping[str, set[str]],
     *,
     json: bool,
 ) -> None:
+    worked = {name: ledger.worked for name, ledger in tally.ledgers.items()}
     if json:
         print(jsonlib.dumps({"services": sums(tally, worked)}))
     else:

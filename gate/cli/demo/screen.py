@@ -13,7 +13,6 @@ from rich.text import Text
 
 from gate.cli.demo.scenario import PARTS
 from gate.cli.demo.tally import Ledger, Tally, percentile
-from gate.client import Alert, Sink
 from gate.limits import Spec
 from gate.policy.wording import spell_spec
 from gate.protocol.alert_types import OPENED, RESOLVED
@@ -34,8 +33,8 @@ _SHORT: Final = {"delayed_then_admitted": "later"}
 _MOODS: Final[Mapping[str, str]] = {part.service: part.mood for part in PARTS}
 
 
-class Screen(Sink):
-    """The state of the play, for people; also a sink of the alert consumer."""
+class Screen:
+    """The state of the play, for people."""
 
     def __init__(self, console: Console, tally: Tally, specs: Mapping[str, Spec], url: str) -> None:
         self._console = console
@@ -60,10 +59,10 @@ class Screen(Sink):
         if self._live is not None:
             self._live.stop()
 
-    async def deliver(self, alert: Alert) -> None:
-        """Show an alert."""
-        style = {OPENED: "bold red", RESOLVED: "bold green"}.get(alert.type, "yellow")
-        line = Text(f"{alert}", style=style)
+    def tell(self, said: str) -> None:
+        """Show what the alert consumer says."""
+        style = "bold red" if OPENED in said else "bold green" if RESOLVED in said else "yellow"
+        line = Text(said, style=style)
         self._alerts.append(line)
         if self._live is None:
             self._say(line)

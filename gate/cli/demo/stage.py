@@ -1,4 +1,4 @@
-"""The stage of the demonstration: topics, and a gate in a process of its own."""
+"""The stage of the demonstration: topics, and the gate and programs, each in a process of its own."""
 
 import asyncio
 import signal
@@ -29,13 +29,14 @@ _TAIL: Final = 15  # lines of the log that a failure shows
 
 @asynccontextmanager
 async def request_topics(bootstrap: str, names: Names, services: Iterable[str], *, leave: bool) -> AsyncIterator[None]:
-    """Create the request topics; at the end delete all topics of these names unless told to `leave` them."""
+    """Create the topics of requests and results; at the end delete all of these names unless told to `leave` them."""
     admin = AIOKafkaAdminClient(**access(bootstrap))
     adopt(admin)
     await admin.start()
     try:
         # -1: as many copies as the broker makes by itself; without the {} aiokafka takes it for a mistake
-        wanted = [NewTopic(names.requests(service), PARTITIONS, -1, {}) for service in services]
+        topics = [topic(service) for service in services for topic in (names.requests, names.results)]
+        wanted = [NewTopic(topic, PARTITIONS, -1, {}) for topic in topics]
         answer = await admin.create_topics(wanted)
         for topic, code, why in answer.topic_errors:
             if code:
@@ -50,15 +51,48 @@ async def request_topics(bootstrap: str, names: Names, services: Iterable[str], 
         await admin.close()
 
 
-class GateProcess:
-    """`gate run` as a child: it dies with this process, however that ends."""
+class Program:
+    """A program as a child: it dies with this process, however that ends. What it says goes to a file."""
+
+    def __init__(self, name: str, command: list[str], log: Path) -> None:
+        self._name = name
+        self._log = log
+        self._process = bound.spawn([sys.executable, *command], cwd=Path.cwd(), output=log)
+
+    def check(self) -> None:
+        """Raise GateError if it has ended."""
+        if (code := self._process.poll()) is not None:
+            raise self._error(f"{self._name} ended with exit code {code}")
+
+    async def stop(self) -> None:
+        """Let it finish what is under way and end; raises GateError if it fails at that. May be called again."""
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = await asyncio.to_thread(self._process.wait, _STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise self._error(f"{self._name} did not stop within {_STOP_SECONDS:g} s of SIGTERM") from None
+        if code != 0:
+            raise self._error(f"{self._name} ended with exit code {code} on SIGTERM")
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def _error(self, message: str) -> GateError:
+        lines = self._log.read_text("utf-8", errors="replace").splitlines()[-_TAIL:]
+        return GateError(message, hint="\n".join([f"its log, {self._log}, ends with:", *lines]))
+
+
+class GateProcess(Program):
+    """`gate run`."""
 
     def __init__(self, policy: Path, bootstrap: str, prefix: str, log: Path) -> None:
         self._port = free_port()
-        self._log = log
-        command = [sys.executable, "-m", "gate", "run", "--config", str(policy), "--bootstrap", bootstrap]
-        command += ["--prefix", prefix, "--shards", str(SHARDS), "--http", str(self._port)]
-        self._process = bound.spawn(command, cwd=Path.cwd(), output=log)
+        command = ["-m", "gate", "run", "--config", str(policy), "--bootstrap", bootstrap, "--prefix", prefix]
+        super().__init__("the gate", [*command, "--shards", str(SHARDS), "--http", str(self._port)], log)
 
     @property
     def url(self) -> str:
@@ -84,34 +118,16 @@ class GateProcess:
         except TimeoutError:
             raise self._error(f"the gate is not ready after {_READY_SECONDS:g} s: {reasons}") from None
 
-    def check(self) -> None:
-        """Raise GateError if it has ended."""
-        if (code := self._process.poll()) is not None:
-            raise self._error(f"the gate ended with exit code {code}")
 
-    async def watch(self) -> None:
-        """Raise GateError as soon as it ends."""
-        while True:
-            self.check()
-            await asyncio.sleep(_POLL)
+async def watch(programs: Iterable[Program]) -> None:
+    """Raise GateError as soon as one of them ends."""
+    while True:
+        for program in programs:
+            program.check()
+        await asyncio.sleep(_POLL)
 
-    async def stop(self) -> None:
-        """Let it commit what is under way and end; raises GateError if it fails at that. May be called again."""
-        if self._process.poll() is not None:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            code = await asyncio.to_thread(self._process.wait, _STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise self._error(f"the gate did not stop within {_STOP_SECONDS:g} s of SIGTERM") from None
-        if code != 0:
-            raise self._error(f"the gate ended with exit code {code} on SIGTERM")
 
-    def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
-
-    def _error(self, message: str) -> GateError:
-        lines = self._log.read_text("utf-8", errors="replace").splitlines()[-_TAIL:]
-        return GateError(message, hint="\n".join([f"its log, {self._log}, ends with:", *lines]))
+def consumers() -> Path:
+    """Return the folder with the programs to copy: a wheel brings it along, a clone has it at its top."""
+    packed = Path(__file__).with_name("consumers")
+    return packed if packed.is_dir() else Path(__file__).parents[3] / "consumers"

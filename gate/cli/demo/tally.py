@@ -80,6 +80,7 @@ class Ledger:
     opened: list[str] = field(default_factory=list)  # the start of each breach, as its alert says
     resolved: list[str] = field(default_factory=list)
     waiting: dict[str, Parked] = field(default_factory=dict)
+    worked: set[str] = field(default_factory=set)  # ids of the jobs whose results a worker has written
     _decided: set[str] = field(default_factory=set)
 
     @property
@@ -136,6 +137,7 @@ class Tally:
                 "admitted": names.admitted(service),
                 "delayed": names.delayed(service),
                 "rejected": names.rejected(service),
+                "result": names.results(service),
             }.items()
         }
 
@@ -157,6 +159,9 @@ class Tally:
         kind, ledger = self._topics[record.topic]
         if kind == "request":
             ledger.requests[f"{record.topic}-{record.partition}@{record.offset}"] = Content.of(record, record.timestamp)
+            return
+        if kind == "result":
+            ledger.worked.add((record.key or b"").decode(errors="replace"))
             return
         stamp = parse_stamp(next((value or b"" for name, value in record.headers if name == STAMP), b""))
         if kind == "delayed":
