@@ -23,6 +23,7 @@ ROOMS: Final = (
     "shard",
     "observe",
     "admission",
+    "mesh",
     "policy",
     "limits",
     "protocol",

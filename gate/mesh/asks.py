@@ -1,0 +1,79 @@
+"""Direct requests of one budget: who asks, whose turn it is, and for whom units are kept together."""
+
+from typing import Final, NamedTuple
+
+from gate.mesh.held import Key
+from gate.mesh.terms import Terms
+from gate.units import MS, SECOND
+
+_TURN: Final = 20 * MS  # by which who was served later is told to come later
+_LEASES: Final = 2  # for which a dear call is remembered
+
+
+class Earmark(NamedTuple):
+    """Units that are kept for one who asks for many, until they are enough."""
+
+    key: Key
+    units: int
+    until: int
+
+
+class Asks:
+    """Keeps account of calls that no part can carry."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self.units = 0  # asked for since the last division
+        self.want = 0  # units per 1,000 s
+        self._big = (0, 0)  # the dearest call of late, and until when it is remembered
+        self._earmark: Earmark | None = None
+        self._served: dict[Key, int] = {}  # when each got its last answer
+        self._waiting: dict[Key, int] = {}  # until when each is believed to want one
+
+    def hear(self, now: int, key: Key, cost: int) -> int:
+        """Note a request; return how many units must be free for it, with what is kept for another."""
+        self.units += cost
+        self._big = (max(cost, self._big[0] if now < self._big[1] else 0), now + _LEASES * self.terms.lease_ns)
+        kept = self._earmark is not None and now < self._earmark.until and self._earmark.key != key
+        return cost + self.kept(now) if kept else cost
+
+    def deny(self, now: int, key: Key, cost: int, wait: int, *, first: bool) -> int:
+        """Return the ns after which to ask again: whoever has waited longer for an answer comes a little earlier.
+
+        `first`: nobody else has units kept, so that a dear call may have.
+        """
+        mine = self._served.get(key, -1)
+        rank = sum(1 for other in self._waiting if other != key and self._served.get(other, -1) < mine)
+        later = wait + rank * _TURN
+        self._waiting[key] = now + later + self.terms.lease_ns
+        if cost > 1 and first:
+            self._earmark = Earmark(key, cost, now + later + 2 * self.terms.period_ns)
+        return later
+
+    def serve(self, now: int, key: Key) -> None:
+        """Note that a request is granted."""
+        self._served[key] = now
+        self._waiting.pop(key, None)
+        if self._earmark is not None and self._earmark.key == key:
+            self._earmark = None
+
+    def forget(self, key: Key) -> None:
+        """Forget a holder that is gone."""
+        self._waiting.pop(key, None)
+        self._served.pop(key, None)
+
+    def kept(self, now: int) -> int:
+        """Return how many units are kept for one that asked for many."""
+        return self._earmark.units if self._earmark is not None and now < self._earmark.until else 0
+
+    def dearest(self, now: int) -> int:
+        """Return the cost of the dearest call of late, while there are any."""
+        return self._big[0] if now < self._big[1] and self.want else 0
+
+    def measure(self, now: int, elapsed: int) -> None:
+        """End a period."""
+        self.want = max(self.units * 1000 * SECOND // elapsed, self.want // 2)
+        self.units = 0
+        self._waiting = {key: until for key, until in self._waiting.items() if now < until}
+        if not self.kept(now):
+            self._earmark = None

@@ -1,0 +1,109 @@
+"""What one holder has of a budget, as far as the owner knows."""
+
+from collections import deque
+from typing import NamedTuple
+
+from gate.mesh.terms import longer
+from gate.mesh.wire import BudgetReport
+
+Key = tuple[str, int]  # a holder and its epoch
+Shape = tuple[int, ...]  # a part: rate in nano-units per second, burst, and the limit of each divided window
+
+
+class Held:
+    """Part and granted units of one holder.
+
+    Granted units are numbered: of those up to `accounted` it is known what became of them.
+    """
+
+    __slots__ = (
+        "accounted",
+        "acked",
+        "acked_version",
+        "counts",
+        "counts_until",
+        "credit",
+        "credited",
+        "granted",
+        "key",
+        "opened",
+        "pace",
+        "pending",
+        "starts",
+        "stock",
+        "target",
+        "want",
+    )
+
+    def __init__(self, key: Key, now: int, nothing: Shape, position: int) -> None:
+        self.key = key
+        self.acked: Shape = nothing
+        self.acked_version = 0
+        self.pending: list[tuple[int, Shape]] = []  # sent since, oldest first
+        self.target: Shape = nothing
+        self.counts: tuple[int, ...] = ()  # units that count in each divided window
+        self.counts_until: tuple[int, ...] = ()
+        self.granted = self.accounted = position
+        self.opened = position  # up to which they may be used at once
+        self.starts: deque[tuple[int, int]] = deque()  # (position, time): up to which from then on
+        self.want = 0  # units per 1,000 s
+        self.pace = 0  # of the long windows' flow, in units per 1,000 s
+        self.credit = 0
+        self.credited = now
+        self.stock = 0
+
+    @property
+    def shape(self) -> Shape:
+        """The newest part that was sent."""
+        return self.pending[-1][1] if self.pending else self.acked
+
+    @property
+    def version(self) -> int:
+        """Version of the newest part that was sent."""
+        return self.pending[-1][0] if self.pending else self.acked_version
+
+    @property
+    def outstanding(self) -> int:
+        """Granted units of which nobody knows yet what became of them."""
+        return self.granted - self.accounted
+
+    def open(self, now: int) -> None:
+        """Note which of the granted units may be used by now."""
+        while self.starts and self.starts[0][1] <= now:
+            self.opened = self.starts.popleft()[0]
+        if not self.starts:
+            self.opened = self.granted
+
+    def acknowledge(self, now: int, entry: BudgetReport, sizes: tuple[int, ...]) -> None:
+        """Note which part it has applied, and what counts in its windows."""
+        if entry.version > self.acked_version:
+            for version, shape in self.pending:
+                if version == entry.version:
+                    self.acked, self.acked_version = shape, version
+            self.pending = [sent for sent in self.pending if sent[0] > self.acked_version]
+        elif not entry.version and any(self.acked):
+            self.acked = (0,) * len(self.acked)  # it has let its lease lapse
+        if len(entry.counts) == len(sizes):
+            self.counts = entry.counts
+            self.counts_until = tuple([now + longer(longer(size)) for size in sizes])
+
+    def reserved(self, now: int) -> Shape:
+        """Return what it may be using: the largest of what it has acknowledged and all that was sent since.
+
+        In windows also what it has used and still counts, whatever its part is by now.
+        """
+        most = self.acked
+        if self.pending:
+            most = tuple(map(max, zip(most, *[shape for _, shape in self.pending], strict=True)))
+        if any(now < until for until in self.counts_until):
+            counts = [count if now < until else 0 for count, until in zip(self.counts, self.counts_until, strict=True)]
+            most = (*most[:2], *map(max, most[2:], counts))
+        return most
+
+
+class Rest(NamedTuple):
+    """What of a window's part still counts although its holder is gone."""
+
+    until: int
+    window: int
+    units: int

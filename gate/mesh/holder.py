@@ -1,0 +1,275 @@
+"""Holder: the side of the distributed limiter that lives in each process and decides without asking."""
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from gate.limits import NEVER
+from gate.limits.checks import check_cost
+from gate.mesh.holding import Holding
+from gate.mesh.questions import Names, Questions, Refusal
+from gate.mesh.terms import DEFAULT, Away, Terms, shorter
+from gate.mesh.wire import NONE, Grant, Report
+from gate.units import SECOND
+
+_RENEW: Final = 2  # a lease is renewed when an n-th of it has passed, whether anything changed or not
+_UNANSWERED: Final = 64  # reports whose times are remembered
+
+
+@dataclass(slots=True)
+class _Waiter:
+    ticket: Hashable
+    cost: int
+
+
+class Holder:
+    """Holds parts of the limits of one shard for one process. Not thread-safe.
+
+    `epoch` must differ from that of every earlier holder of this name: after a restart, and in a forked child. Every
+    `now` is in ns by a clock that goes on while the machine is suspended (CLOCK_BOOTTIME).
+    """
+
+    def __init__(
+        self, name: str, epoch: int, now: int, terms: Terms = DEFAULT, on_owner_away: Away = Away.CLOSED
+    ) -> None:
+        self.name = name
+        self.epoch = epoch
+        self.terms = terms
+        self.on_owner_away = on_owner_away
+        self.beyond = 0  # units that were let go without an owner, for metrics: they may be over the limits
+        self.until = now  # of the lease
+        self._alive = self._left = False
+        self._seq = self._answered = 0
+        self._sent: dict[int, int] = {}  # when each unanswered report was sent
+        self._held: dict[str, Holding] = {}
+        self._known: dict[Names, tuple[Holding, ...]] = {}
+        self._measured = self._next = now
+        self._renewed: int | None = None  # when the report was sent from which the lease runs
+        self.questions = Questions(terms)
+        self._queues: dict[Names, deque[_Waiter]] = {}
+        self._urgent = False
+        self._since = 0  # version from which on shares are of the lease that runs
+
+    def forked(self, epoch: int, now: int) -> "Holder":
+        """Return what a forked child goes on with: nothing, since its parent has all of it."""
+        return Holder(self.name, epoch, now, self.terms, self.on_owner_away)
+
+    def check(self, now: int, names: Names, cost: int = 1) -> Refusal | None:
+        """Charge a call of `cost` units to all of `names` if it may go: None. It goes at once; else it is charged.
+
+        Who waits in the queue for the same budgets comes first.
+        """
+        held = self._known.get(names) or self._meet_all(names)
+        if (
+            now < self.until and len(held) == 1 and not self._queues and not self.questions.slots
+        ):  # the usual case, in one go
+            only = held[0]
+            part = only.part
+            open_ = part is not None and only.live and not (only.granting and only.unopened(now, cost))
+            if open_ and part is not None and part.try_take(now, cost) is None:
+                only.wanted += cost
+                if only.granting:
+                    only.use(now, cost)
+                return None
+        check_cost(cost)
+        for budget in held:
+            budget.wanted += cost
+        if self._queues.get(names):
+            return Refusal(self.terms.period_ns, asked=False)
+        return self._decide(now, names, held, cost)
+
+    def wait(self, now: int, names: Names, cost: int, ticket: Hashable) -> None:
+        """Queue a call: `poll` names its ticket when it goes. It counts as wanted as long as it waits."""
+        check_cost(cost)
+        for budget in self._known.get(names) or self._meet_all(names):
+            budget.waiting += cost
+        self._queues.setdefault(names, deque()).append(_Waiter(ticket, cost))
+        self._hasten(now)
+
+    def cancel(self, names: Names, ticket: Hashable) -> None:
+        """Take a call out of the queue."""
+        queue = self._queues.get(names, deque())
+        for waiter in [waiter for waiter in queue if waiter.ticket == ticket]:
+            queue.remove(waiter)
+            self._unwait(names, waiter.cost)
+
+    def poll(self, now: int) -> tuple[list[Hashable], int]:
+        """Charge those whose turn has come, in order; return their tickets, and when to poll again if nothing comes."""
+        gone: list[Hashable] = []
+        again = NEVER
+        for names, queue in list(self._queues.items()):
+            held = self._known.get(names) or self._meet_all(names)
+            while queue:
+                refusal = self._decide(now, names, held, queue[0].cost)
+                if refusal is not None:
+                    again = min(again, now + refusal.wait)
+                    break
+                waiter = queue.popleft()
+                self._unwait(names, waiter.cost)
+                for budget in held:
+                    budget.wanted += waiter.cost
+                gone.append(waiter.ticket)
+            if not queue:
+                del self._queues[names]
+        return gone, again
+
+    def due(self, now: int) -> bool:
+        """Tell whether `report` has anything to say."""
+        return now >= self._next or self._urgent
+
+    def wake_at(self) -> int:
+        """Return when the next report is due if nothing else comes."""
+        return self._next
+
+    def report(self, now: int, *, leaving: bool = False) -> Report | None:
+        """Return what is to be sent now, None where nothing is. Whoever leaves gives up all."""
+        self._look(now)
+        if leaving:
+            self._lapse()
+            self.until, self._left = now, True
+        if now >= self._next:
+            self._end_period(now)
+        self._urgent = False
+        told = [held for held in self._held.values() if held.news(self._answered, asking=bool(self.questions.denied))]
+        asking = self.questions.unsent()
+        renewed = self._renewed is not None and now - self._renewed < self.terms.lease_ns // _RENEW
+        if not told and not asking and renewed and not leaving:
+            return None
+        self._seq += 1
+        self._sent[self._seq] = now
+        self._sent.pop(self._seq - _UNANSWERED, None)
+        budgets = tuple([held.report(now, self._seq) for held in told])
+        return Report(self.name, self.epoch, self._seq, budgets, self.questions.send(now), leaving)
+
+    def receive(self, now: int, grant: Grant) -> None:
+        """Take what the owner granted. What comes twice, late or in another order does no harm."""
+        if self._left or (grant.holder, grant.epoch) != (self.name, self.epoch):
+            return
+        self._look(now)
+        if grant.answers > self._answered:
+            self._renew(now, grant)
+        if now < self.until:
+            self._alive = True
+        void = grant.since < self._since  # it is from before the owner forgot this holder
+        self._since = max(self._since, grant.since)
+        for slot in grant.slots:
+            self.questions.answer(now, slot)
+        if void or not self._alive:
+            return
+        for share in grant.shares:
+            held = self._held.get(share.name) or self._meet(share.name)
+            if share.version > held.version and held.apply(share, now):
+                self._urgent = True  # what became smaller is somebody else's as soon as that is known
+        self._next = min(self._next, now + self.terms.period_ns)
+
+    def _renew(self, now: int, grant: Grant) -> None:
+        self._answered = grant.answers
+        sent = self._sent.pop(grant.answers, None)
+        for seq in [seq for seq in self._sent if seq < grant.answers]:
+            del self._sent[seq]
+        if sent is not None:
+            self.until = max(self.until, sent + shorter(grant.lease))
+            self._renewed = sent
+            trip = self.questions.round_trip
+            self.questions.round_trip = max(now - sent, trip - trip // 8)
+        for held in self._held.values():
+            held.answered(grant.answers)
+
+    def _decide(self, now: int, names: Names, held: Sequence[Holding], cost: int) -> Refusal | None:
+        if now >= self.until and self._alive:
+            self._look(now)
+        if names in self.questions.slots and self.questions.use_slot(now, names, cost):
+            return None
+        if self._alive and all(budget.live and not self._opens(now, budget, cost) for budget in held):
+            for budget in held:
+                if budget.part is not None:
+                    budget.part.charge(now, cost)
+                if budget.granting:
+                    budget.use(now, cost)
+            return None
+        return self._refuse(now, names, held, cost)
+
+    def _opens(self, now: int, held: Holding, cost: int) -> int:
+        """Return the ns until `cost` fits into the part and the granted units; 0: now."""
+        wait = 0
+        if held.part is not None:
+            ready = held.part.ready_at(now, cost)
+            wait = ready - now if ready < NEVER else self.terms.period_ns
+        if held.granting and held.unopened(now, cost):
+            start = next((at for position, at in held.starts if position - held.consumed >= cost), None)
+            wait = max(wait, 1, self.terms.period_ns // 2 if start is None else start - now)
+        return wait
+
+    def _alone(self, now: int, held: Sequence[Holding], cost: int) -> bool:
+        """Decide without an owner, for a bounded time; tell whether the call may go."""
+        gone = now - self.until
+        if self._alive or self._left or self._renewed is None or gone >= self.terms.away_ns:
+            return False
+        if self.on_owner_away is Away.FLOOR:
+            floors = [budget.floors(now, gone // self.terms.lease_ns, self.terms.stock_ns) for budget in held]
+            if not all(floors) or any(part.ready_at(now, cost) > now for parts in floors for part in parts):
+                return False
+            for part in chain(*floors):
+                part.charge(now, cost)
+        self.beyond += cost
+        return True
+
+    def _refuse(self, now: int, names: Names, held: Sequence[Holding], cost: int) -> Refusal | None:
+        if self.on_owner_away is not Away.CLOSED and self._alone(now, held, cost):
+            return None
+        for budget in held:
+            ceiling = NONE if budget.limits is None else budget.limits.ceiling
+            if ceiling != NONE and cost > ceiling:
+                return Refusal(NEVER, asked=False)
+        if any(self._beyond(budget, cost) for budget in held):
+            refusal, new = self.questions.ask(now, names, cost)
+            self._urgent = self._urgent or new
+            return refusal
+        if any(budget.wanted * SECOND * 1000 > budget.want * 3 * self.terms.period_ns // 2 for budget in held):
+            self._hasten(now)  # far more is wanted than the owner knows of
+        return Refusal(max(1, *[self._opens(now, budget, cost) for budget in held]), asked=False)
+
+    def _beyond(self, held: Holding, cost: int) -> bool:
+        """Tell whether a call is too dear for what this holder has, however long it waits."""
+        if held.part is None or not held.live or not self._alive:
+            return True
+        spec = held.part.spec
+        if (spec.step and cost > spec.burst) or any(cost > window.limit for window in spec.windows):
+            return True
+        return held.granting and cost > max(held.stock, held.granted - held.consumed)
+
+    def _end_period(self, now: int) -> None:
+        terms = self.terms
+        elapsed = now - self._measured
+        for held in self._held.values():
+            held.measure(elapsed, terms.period_ns, terms.stock_ns)
+        self.questions.tidy(now)
+        self._measured = now
+        jitter = (self.epoch * 7919 + self._seq * 104_729) % 201 - 100  # thousandths: so that not all come at once
+        self._next = now + terms.period_ns * (1000 + jitter) // 1000
+
+    def _hasten(self, now: int) -> None:
+        self._next = min(self._next, max(now, self._measured + self.terms.period_ns // 4))
+
+    def _look(self, now: int) -> None:
+        if self._alive and now >= self.until:
+            self._lapse()
+
+    def _lapse(self) -> None:
+        self._alive = False
+        for held in self._held.values():
+            held.lapse()
+
+    def _meet(self, name: str) -> Holding:
+        held = self._held[name] = Holding(name)
+        return held
+
+    def _meet_all(self, names: Names) -> tuple[Holding, ...]:
+        held = self._known[names] = tuple([self._held.get(name) or self._meet(name) for name in names])
+        return held
+
+    def _unwait(self, names: Names, cost: int) -> None:
+        for name in names:
+            self._held[name].waiting -= cost

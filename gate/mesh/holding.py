@@ -1,0 +1,227 @@
+"""What a holder has of one budget, and what it must tell of it."""
+
+from collections import deque
+from dataclasses import dataclass
+from math import isqrt
+from typing import Final, cast
+
+from gate.limits.part import Part, PartSpec, PartWindow
+from gate.mesh.terms import NANO, longer, slower
+from gate.mesh.wire import NONE, BudgetReport, Limits, Run, Share
+from gate.units import MS, SECOND
+
+_GRAIN: Final = 50 * MS  # uses that are this close are told as one
+MILLI: Final = 1000  # wants are in units per 1,000 s
+_EXACT_BITS: Final = 5  # of a want: small changes are not worth a record
+_SIGMAS: Final = 3  # by which a load that stays as it is hardly ever differs from its average
+_FEW: Final = 2
+_SMOOTH: Final = 4  # periods that an average is over
+
+
+@dataclass(slots=True)
+class Use:
+    """Granted units up to a position, which were used until a time, or not at all."""
+
+    position: int
+    at: int | None  # None: given back
+    seq: int = 0  # of the first report that told it; 0: none yet
+
+
+class Holding:
+    """Part and granted units of one budget.
+
+    Granted units are numbered: those up to `consumed` are used or given back, those up to `open` may be used.
+    """
+
+    __slots__ = (
+        "_average",
+        "changed",
+        "consumed",
+        "floor",
+        "fresh_until",
+        "granted",
+        "granting",
+        "limits",
+        "live",
+        "name",
+        "open",
+        "part",
+        "sent",
+        "starts",
+        "stock",
+        "uses",
+        "version",
+        "waiting",
+        "want",
+        "wanted",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.part: Part | None = None
+        self.limits: Limits | None = None
+        self.granting = False  # whether some limits are granted from, beside the part
+        self.live = False  # whether its version was applied in the lease that runs
+        self.version = 0  # of the newest share applied, also in an earlier lease
+        self.granted = self.consumed = self.open = 0
+        self.starts: deque[tuple[int, int]] = deque()  # (position, from when on)
+        self.stock = 0
+        self.uses: deque[Use] = deque()  # not yet acknowledged
+        self.fresh_until = -1  # until when a use is told with the last one
+        self.wanted = 0  # units that were asked for since the last period
+        self.waiting = 0  # units that wait in the queue
+        self.want = 0  # as told to the owner: units per 1,000 s
+        self._average = 0
+        self.changed = False  # since it was last told
+        self.floor: tuple[int, PartSpec, Part | None] | None = None  # halvings, the last part, one of the granted units
+        self.sent = 0  # seq of the report that told it last
+
+    def unopened(self, now: int, cost: int) -> bool:
+        """Tell whether there are fewer granted units than `cost` that may be used now."""
+        starts = self.starts
+        while starts and starts[0][1] <= now:
+            self.open = max(self.open, starts.popleft()[0])
+        return self.open - self.consumed < cost
+
+    def use(self, now: int, units: int) -> None:
+        """Use granted units."""
+        self.consumed += units
+        if now <= self.fresh_until:
+            last = self.uses[-1]
+            last.position, last.at = self.consumed, now
+        else:
+            self.uses.append(Use(self.consumed, now))
+            self.fresh_until = now + _GRAIN
+            self.changed = True
+
+    def give_back(self, units: int) -> None:
+        """Give up granted units that were not used."""
+        if units > 0:
+            self.consumed += units
+            self.open = max(self.open, self.consumed)
+            self.uses.append(Use(self.consumed, None))
+            self.fresh_until = -1
+            self.changed = True
+
+    def lapse(self) -> None:
+        """Give up all but the counts: the owner may give it to others from now on."""
+        self.live = False
+        self.give_back(self.granted - self.consumed)
+        self.starts.clear()
+        self.changed = True
+
+    def apply(self, share: Share, now: int) -> bool:
+        """Go over to a newer share; tell whether anything of it became smaller."""
+        limits = share.limits
+        nano = None if limits.rate == NONE else slower(share.rate)
+        sizes = tuple([longer(size) for size in limits.sizes])
+        part, shrunk = self.part, False
+        if part is None or self.limits is None or (self.limits.rate == NONE) != (nano is None):
+            fresh = Part(self._spec(nano, share, sizes), now)
+            if part is not None:
+                part.reconfigure(fresh.spec, now)
+                part.empty(now)
+            else:
+                self.part = fresh
+        else:
+            old = part.spec
+            shrunk = share.burst < old.burst or (nano or 0) < old.scale
+            if sizes == tuple([window.size for window in old.windows]):
+                limit_pairs = zip(share.windows, old.windows, strict=True)
+                shrunk = shrunk or any(limit < window.limit for limit, window in limit_pairs)
+                part.resize(now, nano, share.burst, share.windows)
+            else:
+                shrunk = True
+                part.reconfigure(self._spec(nano, share, sizes), now)
+        if not self.live and self.part is not None:
+            self.part.empty(now)
+        self.floor = None
+        self._take_grant(share, now)
+        self.limits, self.granting = limits, limits.granted
+        self.version, self.live, self.changed = share.version, True, True
+        return shrunk
+
+    def news(self, answered: int, *, asking: bool) -> bool:
+        """Tell whether there is anything to tell: what changed or was not answered, or that units are wanted still."""
+        if self.changed or self.sent > answered or self.uses:
+            return True
+        return self.granting and self.want > 0 and not asking
+
+    def floors(self, now: int, halvings: int, stock_ns: int) -> list[Part]:
+        """Return what it goes on with while there is no owner: its last part, and what it was granted, halved so often.
+
+        What is used by it counts in the windows of the part, as ever.
+        """
+        part = self.part
+        if part is None or self.limits is None:
+            return []
+        if self.floor is None:
+            grants = None
+            if self.granting:
+                nano = self.stock * SECOND * NANO // stock_ns
+                grants = Part(PartSpec.of(nano, max(1, self.stock), ()), now)
+            self.floor = -1, cast("PartSpec", part.spec), grants
+        done, last, grants = self.floor
+        if halvings > done:
+            self.floor = halvings, last, grants
+            limits = tuple([window.limit >> halvings for window in last.windows])
+            part.resize(now, None if last.nano is None else last.nano >> halvings, last.burst, limits)
+            if grants is not None:
+                spec = cast("PartSpec", grants.spec)
+                grants.resize(now, (spec.nano or 0) >> min(halvings, 1), spec.burst, ())
+        return [part] if grants is None else [part, grants]
+
+    def report(self, now: int, seq: int) -> BudgetReport:
+        """Tell all that was not yet acknowledged."""
+        for use in self.uses:
+            use.seq = use.seq or seq
+        self.fresh_until = -1  # what is told stays as it was told
+        runs = tuple([Run(use.position, NONE if use.at is None else max(0, now - use.at)) for use in self.uses])
+        self.changed, self.sent = False, seq
+        version = self.version if self.live else 0
+        counts = self.part.counted(now) if self.part is not None else ()
+        return BudgetReport(self.name, version, self.want, self.consumed, counts, runs)
+
+    def answered(self, seq: int) -> None:
+        """Forget what a report told that was answered."""
+        while self.uses and 0 < self.uses[0].seq <= seq:
+            self.uses.popleft()
+
+    def measure(self, elapsed: int, period: int, stock_ns: int) -> None:
+        """End a period: take what was wanted in it for the want of the next, and give back what is more than it."""
+        elapsed = max(1, elapsed)
+        wanted = self.wanted + self.waiting * elapsed // period
+        expected = self._average * elapsed // (MILLI * SECOND)
+        rate = wanted * MILLI * SECOND // elapsed
+        if abs(wanted - expected) > _SIGMAS * isqrt(expected) + _FEW:  # no chance: it is another load
+            self._average = rate
+        else:
+            self._average += (rate - self._average) // _SMOOTH
+        self.wanted = 0
+        want = _rounded(self._average)
+        if want != self.want:
+            self.want, self.changed = want, True
+        if self.granted > self.consumed:
+            keep = -(-self.want * stock_ns // (MILLI * SECOND))
+            surplus = self.granted - self.consumed - keep
+            if surplus * 4 > keep + 4:
+                self.give_back(surplus)
+
+    def _take_grant(self, share: Share, now: int) -> None:
+        self.granted = max(self.granted, share.granted)
+        self.stock = share.stock
+        self.starts = deque([(position, now + longer(wait)) for position, wait in share.starts if position > self.open])
+        if not share.starts:
+            self.open = max(self.open, share.granted)
+        elif not share.starts[0][1]:
+            self.open = max(self.open, share.starts[0][0])
+
+    @staticmethod
+    def _spec(nano: int | None, share: Share, sizes: tuple[int, ...]) -> PartSpec:
+        windows = tuple([PartWindow(limit, size) for limit, size in zip(share.windows, sizes, strict=True)])
+        return PartSpec.of(nano, share.burst, windows)
+
+
+def _rounded(want: int) -> int:
+    shift = max(0, want.bit_length() - _EXACT_BITS)
+    return (want + (1 << shift >> 1) >> shift) << shift

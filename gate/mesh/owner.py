@@ -1,0 +1,236 @@
+"""Owner: the side of the distributed limiter that divides the limits of one shard among holders."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from gate.limits import Spec
+from gate.mesh.budget import FOREVER, Budget
+from gate.mesh.held import Held, Key
+from gate.mesh.state import OWNER, LeaseRecord, OwnerRecord, budget_record, held_record, record_key, restore, write
+from gate.mesh.terms import DEFAULT, Terms, longer
+from gate.mesh.wire import NONE, Ask, Grant, Report, Share, Slot
+
+MOST_HOLDERS: Final = 10_000  # of a shard; others are not heard
+MOST_BUDGETS: Final = 10_000  # of a holder; it hears nothing of others
+_MOST_WANT: Final = 2**53
+
+
+class Lease:
+    """One holder, as its owner knows it."""
+
+    __slots__ = ("answer", "held", "news", "seq", "since", "slots", "until")
+
+    def __init__(self, since: int) -> None:
+        self.since = since  # version
+        self.until = 0
+        self.seq = 0
+        self.held: dict[str, Held] = {}
+        self.news: set[str] = set()  # budgets of which it does not yet know the newest
+        self.answer = False  # whether it has reported and not yet been answered
+        self.slots: list[Slot] = []
+
+
+class Owner:
+    """Divides the limits of one shard: hears reports, and at each step says what is granted.
+
+    `limits` tells the limits of a budget by its name, None where it has none. What `step` returns may be sent only when
+    the state is kept (`drain_changes`): both belong into one transaction. Every `now` is ns by the shard's clock.
+    """
+
+    def __init__(self, limits: Callable[[str], Spec | None], terms: Terms = DEFAULT) -> None:
+        self.terms = terms
+        self.budgets: dict[str, Budget] = {}
+        self.leases: dict[Key, Lease] = {}
+        self.version = 0
+        self._limits = limits
+        self._touched: set[str] = set()  # budgets that may have something to give
+        self._changed: set[str] = set()  # budgets, since the last drain
+        self._changed_leases: set[Key] = set()
+        self._changed_parts: set[tuple[Key, str]] = set()
+
+    def __next__(self) -> int:
+        """Return a version that is newer than all others."""
+        self.version += 1
+        return self.version
+
+    def __iter__(self) -> "Owner":
+        return self
+
+    def receive(self, now: int, report: Report) -> None:
+        """Take what a holder tells. An old report changes nothing."""
+        self._expire(now)
+        key = (report.holder, report.epoch)
+        lease = self.leases.get(key)
+        if lease is None:
+            if len(self.leases) >= MOST_HOLDERS:
+                return
+            lease = self.leases[key] = Lease(self.version)
+        if report.seq <= lease.seq:
+            return
+        lease.seq = report.seq
+        lease.until = now + longer(self.terms.lease_ns)
+        lease.answer = True
+        self._changed_leases.add(key)
+        for entry in report.budgets:
+            budget = self._budget(now, entry.name)
+            if budget is None or (entry.name not in lease.held and len(lease.held) >= MOST_BUDGETS):
+                continue
+            held = budget.hear(now, key, entry)
+            lease.held[entry.name] = held
+            self._changed_parts.add((key, entry.name))
+            held.want = min(held.want, _MOST_WANT)
+            if held.acked_version == held.version:
+                lease.news.discard(entry.name)
+            self._touch(entry.name)
+        for ask in report.asks:
+            lease.slots.append(self._decide(now, key, ask))
+        if report.leaving:
+            self._end(now, key, now, left=True)
+
+    def step(self, now: int) -> list[Grant]:
+        """Divide what is to be divided anew, and return what holders are to be told."""
+        self._expire(now)
+        for name, budget in self.budgets.items():
+            if budget.due(now) and (name in self._touched or budget.held or budget.parts.rests):
+                budget.divide(now)
+                self._touch(name)
+        for name in self._touched:
+            for held in self.budgets[name].move(now, self):
+                self._tell(held.key, name)
+        self._touched.clear()
+        return [self._grant(now, key, lease) for key, lease in list(self.leases.items()) if lease.answer or lease.news]
+
+    def room(self, now: int, name: str) -> int:
+        """Return how many units of a budget the requests in topics may take now."""
+        budget = self._budget(now, name)
+        return 0 if budget is None else budget.room(now)
+
+    def charge(self, now: int, name: str, units: int) -> None:
+        """Charge what requests in topics take now; the caller asked `room`."""
+        budget = self._budget(now, name)
+        if budget is not None:
+            budget.charge(now, now, units)
+            self._changed.add(name)
+
+    def want(self, now: int, name: str, per_second: int) -> None:
+        """Say what requests in topics want, in units per second: the queue is one more holder."""
+        budget = self._budget(now, name)
+        if budget is not None and budget.queue_want != per_second * 1000:
+            budget.queue_want = per_second * 1000
+            budget.eager = True
+            self._touch(name)
+
+    def pause(self, now: int, name: str, until: int) -> None:
+        """Give nothing of a budget until a time; 0: go on. What is out ends with its lease at the latest."""
+        budget = self._budget(now, name)
+        if budget is not None:
+            budget.paused_until = until
+            budget.eager = True
+            self._touch(name)
+
+    def reload(self, now: int) -> None:
+        """Go over to what the limits are now. Higher ones hold at once, lower ones a lease later at the latest."""
+        for name, budget in list(self.budgets.items()):
+            spec = self._limits(name)
+            if spec is None:
+                budget.paused_until = FOREVER
+                continue
+            if budget.paused_until == FOREVER:
+                budget.paused_until = 0
+            if spec != budget.spec:
+                for held in budget.reconfigure(now, spec, self):
+                    self._tell(held.key, name)
+            self._touch(name)
+            budget.eager = True
+
+    def drain_changes(self, now: int) -> dict[str, bytes | None]:
+        """Return the records that changed since the last call; None: delete it."""
+        changes: dict[str, bytes | None] = {}
+        for name in self._changed:
+            budget = self.budgets.get(name)
+            changes[record_key("budget", name)] = None if budget is None else write(budget_record(budget))
+        for key in self._changed_leases:
+            lease = self.leases.get(key)
+            changes[record_key("lease", *key)] = (
+                None if lease is None else write(LeaseRecord(key, lease.seq, lease.since))
+            )
+        for key, name in self._changed_parts:
+            held = self.leases[key].held.get(name) if key in self.leases else None
+            changes[record_key("held", *key, name)] = None if held is None else write(held_record(name, held))
+        if changes:
+            changes[OWNER] = write(OwnerRecord(now, self.version))
+        self._changed, self._changed_leases, self._changed_parts = set(), set(), set()
+        return changes
+
+    def load(self, now: int, records: Mapping[str, bytes]) -> None:
+        """Go on with what another owner kept; every lease begins anew. Raises StateError."""
+        found = restore(now, records, self.terms)
+        self.version, self.budgets = found.version, found.budgets
+        for key, (seq, since, held) in found.leases.items():
+            lease = self.leases[key] = Lease(since)
+            lease.until = now + longer(self.terms.lease_ns)
+            lease.seq, lease.held = seq, held
+        self.reload(now)
+
+    def _budget(self, now: int, name: str) -> Budget | None:
+        budget = self.budgets.get(name)
+        if budget is None:
+            spec = self._limits(name)
+            if spec is None:
+                return None
+            budget = self.budgets[name] = Budget(name, spec, now, self.terms)
+            self._changed.add(name)
+        return budget
+
+    def _touch(self, name: str) -> None:
+        self._touched.add(name)
+        self._changed.add(name)
+
+    def _tell(self, key: Key, name: str) -> None:
+        self.leases[key].news.add(name)
+        self._changed_parts.add((key, name))
+
+    def _decide(self, now: int, key: Key, ask: Ask) -> Slot:
+        budgets = [self._budget(now, name) for name in ask.names]
+        known = [budget for budget in budgets if budget is not None]
+        if len(known) < len(budgets) or ask.cost < 1:
+            return Slot(ask.number, 0, NONE)
+        waits = [budget.ask(now, key, ask.cost) for budget in known]
+        self._touched.update(ask.names)
+        self._changed.update(ask.names)
+        if any(waits):
+            return Slot(ask.number, 0, NONE if NONE in waits else max(waits))
+        use_by = min(budget.use_by(ask.round_trip) for budget in known)
+        for budget in known:
+            budget.charge(now, now + longer(use_by), ask.cost)
+            budget.asks.serve(now, key)
+        return Slot(ask.number, use_by)
+
+    def _grant(self, now: int, key: Key, lease: Lease) -> Grant:
+        shares: list[Share] = []
+        for name, held in lease.held.items() if lease.answer else ():
+            if self.budgets[name].top_up(now, held, self):
+                self._changed_parts.add((key, name))
+        names = (
+            [name for name, held in lease.held.items() if held.version > held.acked_version]
+            if lease.answer
+            else lease.news
+        )
+        shares = [self.budgets[name].share(now, lease.held[name]) for name in names if name in lease.held]
+        answers = lease.seq if lease.answer else 0
+        slots = tuple(lease.slots)
+        lease.answer, lease.slots = False, []
+        lease.news.clear()
+        return Grant(key[0], key[1], answers, self.terms.lease_ns, lease.since, tuple(shares), slots)
+
+    def _expire(self, now: int) -> None:
+        for key, lease in [(key, lease) for key, lease in self.leases.items() if lease.until <= now]:
+            self._end(now, key, lease.until)
+
+    def _end(self, now: int, key: Key, until: int, *, left: bool = False) -> None:
+        lease = self.leases.pop(key)
+        self._changed_leases.add(key)
+        for name in lease.held:
+            self.budgets[name].end(now, key, until, left=left)
+            self._changed_parts.add((key, name))
+            self._touch(name)

@@ -1,0 +1,200 @@
+"""Parts of a bucket and of short windows: what is out, what the owner keeps for itself, and what is free."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+
+from gate.limits import Spec
+from gate.mesh.division import fill, parts
+from gate.mesh.held import Held, Key, Rest, Shape
+from gate.mesh.ledger import Account, Ledger
+from gate.mesh.terms import NANO, Terms, longer, slower
+from gate.units import SECOND
+
+MILLI: Final = 1000  # wants and flows are in units per 1,000 s
+_SPARE: Final = 200  # an n-th is kept for who comes new, where that is a unit
+
+
+class Parts:
+    """Divides a bucket and short windows: what all may be using, with the owner's own part, is at most the whole.
+
+    Requests in topics and direct requests are charged to the owner's own part.
+    """
+
+    def __init__(self, spec: Spec, now: int, terms: Terms) -> None:
+        self.terms = terms
+        self.rests: list[Rest] = []
+        self.crowded = 0  # units of the smallest part, where some who want have none in this turn
+        self._compile(spec)
+        self.own = self.own_target = self.whole
+        self.account = Account(now, slower(self.whole[0]), self.whole[1], tokens=True)
+        self.windows = [Ledger(limit, longer(size)) for limit, size in zip(self.whole[2:], self.sizes, strict=True)]
+
+    def _compile(self, spec: Spec) -> None:
+        short = [window for window in spec.windows if window.size <= self.terms.short_ns]
+        self.sizes = tuple([window.size for window in short])
+        self.bucket = spec.rate is not None
+        nano = int(spec.rate * NANO) if spec.rate is not None else 0
+        self.whole: Shape = (nano, spec.burst if self.bucket else 0, *[window.limit for window in short])
+        self.nothing: Shape = (0,) * len(self.whole)
+
+    def reconfigure(self, now: int, spec: Spec, holders: Collection[Held]) -> None:
+        """Go over to other limits: what stays stays counted, what is new starts empty."""
+        sizes, bucket = self.sizes, self.bucket
+        ledgers = {ledger.size: ledger for ledger in self.windows}
+        self._compile(spec)
+
+        def carried(shape: Shape) -> Shape:
+            known = dict(zip(sizes, shape[2:], strict=True))
+            return (*shape[:2], *[known.get(size, 0) for size in self.sizes])
+
+        for held in holders:
+            held.counts = held.counts_until = ()
+            held.acked, held.target = carried(held.acked), carried(held.target)
+            held.pending = [(sent, carried(shape)) for sent, shape in held.pending]
+        places = {size: place for place, size in enumerate(self.sizes)}
+        kept = [rest for rest in self.rests if sizes[rest.window] in places]
+        self.rests = [rest._replace(window=places[sizes[rest.window]]) for rest in kept]
+        own = carried(self.own)
+        if self.bucket and not bucket:
+            self.account = Account(now, 0, 0)
+            own = (0, 0, *own[2:])
+        self.windows = [ledgers.get(longer(size)) or Ledger(0, longer(size)) for size in self.sizes]
+        self.own_target = tuple(map(min, own, self.whole))
+        self.set_own(now, self.own_target)
+
+    def divide(self, now: int, big: int, own: int, wants: Sequence[int]) -> list[Shape] | None:
+        """Return the parts of the owner and of each holder by what they want; None: they would be too small.
+
+        `big` is the dearest call that needs the owner's own part.
+        """
+        weights = fill(self._flow(), [want + want // 20 for want in (own, *wants)])
+        turn = now // self.terms.turn_ns
+        self.crowded = 0
+        if not big:
+            least = self._spare()
+            targets = parts(_minus(self.whole, least), weights, turn)
+            self._note(targets, weights)
+            targets[0] = tuple(map(sum, zip(targets[0], least, strict=True)))
+            return targets
+        mine = [limit * weights[0] // max(1, sum(weights)) for limit in self.whole]
+        kept = (mine[0], *[min(limit, max(big, units)) for limit, units in zip(self.whole[1:], mine[1:], strict=True)])
+        rest = _minus(self.whole, kept)
+        if any(limit and not left for limit, left in zip(self.whole, rest, strict=True)):
+            return None
+        targets = parts(rest, weights[1:], turn)
+        self._note(targets, weights[1:])
+        return [kept, *targets]
+
+    def _note(self, targets: Sequence[Shape], weights: Sequence[int]) -> None:
+        """Note whether there was too little for all."""
+        if any(weight and not any(target) for target, weight in zip(targets, weights, strict=True)):
+            self.crowded = min((min(filter(None, target[1:])) for target in targets if any(target)), default=0)
+
+    def _spare(self) -> Shape:
+        """Return what is kept for who comes new."""
+        spare = tuple([limit // _SPARE for limit in self.whole])
+        return spare if all(units for units, limit in zip(spare, self.whole, strict=True) if limit) else self.nothing
+
+    def _flow(self) -> int:
+        """Return what bucket and short windows yield, in units per 1,000 s."""
+        flows = [limit * MILLI * SECOND // size for limit, size in zip(self.whole[2:], self.sizes, strict=True)]
+        if self.bucket:
+            flows.append(self.whole[0] * MILLI // NANO)
+        return max(1, min(flows, default=1))
+
+    def move(self, now: int, holders: Collection[Held], version: Iterator[int], *, keen: bool) -> dict[Key, Held]:
+        """Recall what is more than the target, then give what is free; return those to whom there is news.
+
+        `keen`: the owner's own part comes first.
+        """
+        told: dict[Key, Held] = {}
+        for held in holders:
+            self._resize(held, tuple(map(min, held.shape, held.target)), version, told)
+        self.set_own(now, tuple(map(min, self.own, self.own_target)))
+        free = self.free(now, holders)
+        if keen:
+            free = self._grow_own(now, free)
+        for held in holders:
+            if held.shape == held.target:
+                continue
+            reserved = held.reserved(now)
+            places = zip(held.shape, held.target, reserved, free, strict=True)
+            shape = tuple([max(mine, min(target, kept + max(0, left))) for mine, target, kept, left in places])
+            if all(units for units, whole in zip(shape[1:], self.whole[1:], strict=True) if whole):
+                self._resize(held, shape, version, told)
+                free = _less(free, reserved, held.reserved(now))
+        self._grow_own(now, free)
+        return told
+
+    def free(self, now: int, holders: Collection[Held]) -> Shape:
+        """Return what of each limit nobody may be using; below 0 where the limit was lowered."""
+        sums = list(self.whole)
+        for held in holders:
+            sums = [left - units for left, units in zip(sums, held.reserved(now), strict=True)]
+        for rest in self.rests:
+            if now < rest.until:
+                sums[2 + rest.window] -= rest.units
+        counted = [ledger.counted for ledger in self.expired(now)]
+        own = (*self.own[:2], *map(max, self.own[2:], counted))
+        return tuple([left - units for left, units in zip(sums, own, strict=True)])
+
+    def set_own(self, now: int, shape: Shape) -> None:
+        """Resize the owner's own part: at once, for it is no message away."""
+        self.own = shape
+        self.account.resize(now, slower(shape[0]), shape[1])
+        for ledger, limit in zip(self.windows, shape[2:], strict=True):
+            ledger.limit = limit
+
+    def end(self, now: int, held: Held, until: int, *, left: bool) -> None:
+        """Keep what a holder that is gone has used in its windows until it no longer counts."""
+        reserved = held.reserved(now if left else until)
+        counts = held.counts if left and held.counts else reserved[2:]
+        for number, (units, size) in enumerate(zip(counts, self.sizes, strict=True)):
+            if units:
+                self.rests.append(Rest(until + longer(longer(size)), number, units))
+
+    def room(self, now: int) -> list[int]:
+        """Return the units that each limit of the owner's own part has room for."""
+        rooms = [ledger.limit - ledger.counted for ledger in self.expired(now)]
+        return [self.account.room(now), *rooms] if self.bucket else rooms
+
+    def charge(self, at: int, units: int) -> None:
+        """Charge the owner's own part for a use until `at`."""
+        if self.bucket:
+            self.account.charge(at, units)
+        for ledger in self.windows:
+            ledger.add(at, units)
+
+    def ready(self, now: int, units: int) -> list[int | None]:
+        """Return when the owner's own part has so many, by each limit; None: not before it grows."""
+        times: list[int | None] = [self.account.ready(now, units)] if self.bucket else []
+        for ledger in self.expired(now):
+            lack = ledger.counted + units - ledger.limit
+            if lack > 0:
+                times.append(ledger.freed(lack) if units <= ledger.limit else None)
+        return times
+
+    def expired(self, now: int) -> list[Ledger]:
+        """Return the ledgers of the owner's own part without what no longer counts."""
+        for ledger in self.windows:
+            ledger.expire(now)
+        return self.windows
+
+    def _grow_own(self, now: int, free: Shape) -> Shape:
+        before = self.own
+        places = zip(before, self.own_target, free, strict=True)
+        self.set_own(now, tuple([max(mine, min(target, mine + max(0, left))) for mine, target, left in places]))
+        return _less(free, before, self.own)
+
+    def _resize(self, held: Held, shape: Shape, version: Iterator[int], told: dict[Key, Held]) -> None:
+        if shape != held.shape:
+            held.pending.append((next(version), shape))
+            told[held.key] = held
+
+
+def _minus(whole: Shape, part: Shape) -> Shape:
+    return tuple([limit - units for limit, units in zip(whole, part, strict=True)])
+
+
+def _less(free: Shape, before: Shape, after: Shape) -> Shape:
+    return tuple([left - new + old for left, old, new in zip(free, before, after, strict=True)])

@@ -1,0 +1,121 @@
+"""Records of the distributed limiter: what a holder reports to the owner of a shard, and what that grants.
+
+Every value is absolute, so that one that comes twice, late or not at all does no harm: counters are cumulative, parts
+have versions, and what was not answered is told again. Times are durations in ns, since clocks are never compared.
+"""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+VERSION: Final = 1
+NONE: Final = -1  # no bucket, no bound
+
+
+class _Struct(msgspec.Struct, frozen=True, array_like=True):
+    """Fields are told apart by their place: new ones are appended, with a default."""
+
+
+class Limits(_Struct, frozen=True):
+    """The whole limits of a budget, as far as holders must know them."""
+
+    rate: int  # nano-units per second; NONE: no bucket
+    sizes: tuple[int, ...]  # of the windows that are divided, in ns
+    ceiling: int  # the largest cost that can ever be admitted; NONE: no bound
+    granted: bool  # whether there are limits that are granted from, too
+
+
+class Run(_Struct, frozen=True):
+    """What became of granted units up to a position, from that of the run before on."""
+
+    position: int
+    age: int  # ns since the newest of them was used; NONE: none of them was
+
+
+class BudgetReport(_Struct, frozen=True):
+    """What a holder tells of one budget."""
+
+    name: str
+    version: int  # of the newest part applied; 0: it has none
+    want: int  # units per 1,000 s: admitted, denied and waiting
+    consumed: int  # position up to which granted units are used or given back
+    counts: tuple[int, ...] = ()  # units that count in each divided window
+    runs: tuple[Run, ...] = ()
+
+
+class Ask(_Struct, frozen=True):
+    """A direct request: one call that no part of the holder can carry."""
+
+    number: int
+    names: tuple[str, ...]  # budgets that are charged together or not at all
+    cost: int
+    round_trip: int = 0  # ns that answers take of late: a slot that comes too late is lost
+
+
+class Report(_Struct, frozen=True):
+    """One record of a holder to one shard. Budgets that are not in it are as they were."""
+
+    holder: str
+    epoch: int
+    seq: int
+    budgets: tuple[BudgetReport, ...] = ()
+    asks: tuple[Ask, ...] = ()
+    leaving: bool = False
+
+
+class Share(_Struct, frozen=True):
+    """What a holder has of one budget."""
+
+    name: str
+    version: int
+    limits: Limits
+    rate: int  # nano-units per second
+    burst: int
+    windows: tuple[int, ...]  # the part of each divided window
+    granted: int  # position up to which units are granted
+    starts: tuple[tuple[int, int], ...] = ()  # (position, ns from receipt): from when on units up to it may be used
+    stock: int = 0  # how many units it gets at a time; a dearer call asks
+
+
+class Slot(_Struct, frozen=True):
+    """Answer to a direct request."""
+
+    number: int
+    use_by: int  # ns from the sending of the request, in which the call may go; 0: denied
+    wait: int = 0  # ns after which asking again may help; NONE: never
+
+
+class Grant(_Struct, frozen=True):
+    """One record of an owner to one holder."""
+
+    holder: str
+    epoch: int
+    answers: (
+        int  # seq of the report that it answers: the lease runs from when that was sent; 0: none, nothing is renewed
+    )
+    lease: int  # ns
+    since: int  # newest version when this lease of the holder began: what was sent before is void
+    shares: tuple[Share, ...] = ()
+    slots: tuple[Slot, ...] = ()
+
+
+_T = TypeVar("_T", Report, Grant)
+
+
+class WireError(ValueError):
+    """A record that can't be read; whoever reads goes on without it."""
+
+
+def encode(value: Report | Grant) -> bytes:
+    """Return the record's value."""
+    return bytes((VERSION,)) + msgspec.msgpack.encode(value)
+
+
+def decode(kind: type[_T], data: bytes) -> _T:
+    """Return what `encode` wrote. Raises WireError."""
+    if data[:1] != bytes((VERSION,)):
+        raise WireError(f"a {kind.__name__.lower()} of version {data[0] if data else None}; this gate reads {VERSION}")
+    try:
+        return msgspec.msgpack.decode(data[1:], type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise WireError(f"not a {kind.__name__.lower()}: {error}") from None
