@@ -62,7 +62,7 @@ class Driver:
 
     def drain(self, limit: int) -> bool:
         """Go on until nothing is parked; False: something is, and the engine does not want to be woken by `limit`."""
-        while self.engine.waiting:
+        while self.engine.waiting or self.engine.scheduled:
             wake = self.engine.wake_at()
             if wake is None or wake > limit:
                 return False

@@ -14,6 +14,7 @@ from gate.admission.queues.queue import Arrival
 from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.queues.tenants import short
 from gate.admission.report import eta_of_all, fullest, service_usage
+from gate.admission.scheduling import take_due
 from gate.admission.step import decide
 from gate.policy import ServicePolicy
 
@@ -64,6 +65,11 @@ class Engine:
         return self.state.waiting
 
     @property
+    def scheduled(self) -> int:
+        """Requests that are not to go before a time of their own: parked too, but they wait for nothing else."""
+        return self.state.scheduled.requests
+
+    @property
     def holding(self) -> Holding:
         """The held requests."""
         return self.state.holding
@@ -71,7 +77,7 @@ class Engine:
     @property
     def partitions(self) -> Iterable[int]:
         """The partitions of the delayed topic in which something is parked."""
-        return self.state.places.partitions
+        return {*self.state.places.partitions, *self.state.scheduled.partitions}
 
     def step(self, now: int, runs: Sequence[Run], room: int, again: Sequence[tuple[int, int]] = ()) -> Step:
         """Decide about a batch, and pull at most `room` parked requests.
@@ -85,7 +91,11 @@ class Engine:
         now = state.now = max(now, state.now)
         state.changed, self._base = True, state.sequence
         state.holding.again = again
-        offered = 0
+        offered, due = 0, list[Arrival]()
+        start = state.scheduled.next_start()
+        if start is not None and start * MS <= now and room:
+            due = take_due(state, now, room)
+            self._base = state.sequence
         for run in runs:
             if run.count < 1 or run.cost < 1:
                 raise ValueError(f"{state.service}: a run needs requests and a cost of at least 1: {run}")
@@ -93,7 +103,7 @@ class Engine:
         if runs:
             state.offered.add(now, offered - sum(state.holding.known(run.first, run.count) for run in runs if again))
             state.sequence += runs[-1].first + runs[-1].count
-        result = decide(state, now, runs, offered, room)
+        result = decide(state, now, runs, offered, room, due)
         self._unplaced, state.held = result.unplaced, result.held
         self._watch_breach(now)
         state.tenants.sweep(now, quiet=not runs)
@@ -112,12 +122,17 @@ class Engine:
         for arrival, number, count in self._unplaced:
             deadline = NO_DEADLINE if arrival.deadline is None else min(arrival.deadline // MS, NO_DEADLINE)
             seq, end = self._base + number, at + count
+            start = None if arrival.start is None else arrival.start // MS
             while at < end:
                 partition, offset = places[at]
                 length = 1
                 while at + length < end and places[at + length] == (partition, offset + length):
                     length += 1
-                state.places.add(arrival.queue, partition, offset, seq, length, arrival.cost, deadline)
+                if start is None:
+                    state.places.add(arrival.queue, partition, offset, seq, length, arrival.cost, deadline)
+                else:
+                    owner = arrival.queue.lane.name, arrival.queue.tenant.name
+                    state.scheduled.add(owner, partition, offset, length, arrival.cost, deadline, start)
                 at, seq = at + length, seq + length
         self._unplaced = ()
         state.scheduler.coming.clear()
@@ -134,6 +149,9 @@ class Engine:
             deadline = state.places.next_deadline()
             if deadline is not None:
                 times.append((deadline + 1) * MS)
+        start = state.scheduled.next_start()
+        if start is not None:
+            times.append(start * MS)
         if state.held is not None and (state.held.until is not None or not state.limits.closed(now)):
             times.append(state.held.until or now)
         due = state.breach.due(state.waiting)
@@ -146,12 +164,12 @@ class Engine:
 
     def low_watermark(self, partition: int) -> int | None:
         """Return the oldest parked offset of a partition of the delayed topic; None: nothing is parked there."""
-        return self.state.places.low_watermark(partition)
+        lows = self.state.places.low_watermark(partition), self.state.scheduled.low_watermark(partition)
+        return min((low for low in lows if low is not None), default=None)
 
     def low_watermarks(self) -> dict[int, int]:
         """Return the oldest parked offset of each partition in which something is parked."""
-        state = self.state
-        found = {number: state.places.low_watermark(number) for number in state.places.partitions}
+        found = {number: self.low_watermark(number) for number in self.partitions}
         return {number: offset for number, offset in found.items() if offset is not None}
 
     def pause(self, now: int, until: int, tenant: str = "") -> None:
@@ -181,13 +199,16 @@ class Engine:
             queue.tenant.forecast = None
             state.tenants.touch(queue.tenant, now)
             gone += count
+        scheduled = state.scheduled.drop_below(partition, end)
+        state.gone += scheduled
+        state.changed |= bool(scheduled)
         if gone:
             state.gone += gone
             state.changed = True
             state.forecast.expired()
             state.scheduler.rest(now, state.limits)
             state.forecast.stepped(now, max(now, state.paused_until), admitted=True)
-        return gone
+        return gone + scheduled
 
     def count_gone(self, count: int) -> None:
         """Count parked requests that turned out to be gone from the delayed topic when they were to leave it."""

@@ -13,6 +13,7 @@ from gate.admission.overflow import Held
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.queue import Lane, Queue, lanes_of
+from gate.admission.queues.scheduled import Scheduled
 from gate.admission.queues.tenants import Tenants
 from gate.admission.scheduler import Scheduler
 from gate.admission.state import LaneRecord, ServiceRecord, TotalRecord
@@ -37,6 +38,7 @@ class EngineState:
         self.limits = Limits(service, Limiter(policy.spec, now), budgets.get(policy.group), policy.in_flight)
         self.tenants = Tenants(service, policy, self.lanes, now)
         self.places = ParkedPlaces(service)
+        self.scheduled = Scheduled(service)
         self.scheduler = Scheduler(self.lanes, self.places, self.tenants)
         self.forecast = Forecast(self.scheduler, self.places, self.limits)
         self.sequence = 0  # numbers all requests in the order of arrival

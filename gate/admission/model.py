@@ -44,6 +44,7 @@ class Reason(StrEnum):
     MAX_DELAY = "max-delay"
     MALFORMED = "malformed"  # this and the next are the shell's: an engine never sees such a request
     UNFORWARDABLE = "unforwardable"  # the broker takes no such record
+    SCHEDULED = "scheduled"  # its producer wants it not before a time
 
 
 class Run(msgspec.Struct, frozen=True):  # a dataclass takes four times as long to make
@@ -55,6 +56,7 @@ class Run(msgspec.Struct, frozen=True):  # a dataclass takes four times as long 
     tenant: str = ""
     cost: int = 1  # of each request, >= 1
     deadline: int | None = None  # ns: the last moment at which an admission is of use
+    start: int | None = None  # ns: not before; None, or a time that is past: at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Pull:
     verdict: Verdict  # ADMITTED or REJECTED
     reason: Reason | None = None
     limit: str | None = None
+    not_before: tuple[int, ...] | None = None  # of those rejected as their time came, as in a decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +215,8 @@ class Usage:
     tenants_paused: int = 0  # all of them
     held: int = 0  # requests that wait in the request topic (overflow `hold`): part of the backlog
     gone: int = 0  # requests that waited, and that somebody deleted from the delayed topic
+    scheduled: int = 0  # requests that wait for the time their producer wants: no part of the backlog
+    next_start: int | None = None  # ns: the time of the first of them
 
     @property
     def backlog(self) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gate.admission.forecast.forecast import Forecast
 from gate.admission.limits.service import Bound, Limits
 from gate.admission.model import FOREVER, Reason, Verdict
-from gate.admission.queues.queue import Arrival
+from gate.admission.queues.queue import Arrival, Tenant
 from gate.admission.queues.sharing import label
 
 Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
@@ -20,8 +20,17 @@ class Held(NamedTuple):
 
 def latest(arrival: Arrival, now: int, max_delay: int | None) -> int:
     """Return the last moment at which it makes sense to admit an arrival."""
-    by_delay = FOREVER if max_delay is None else now + max_delay
+    came = now if arrival.came is None else arrival.came
+    by_delay = FOREVER if max_delay is None else came + max_delay
     return by_delay if arrival.deadline is None else min(arrival.deadline, by_delay)
+
+
+def never(service: str, shared: tuple[int, str] | None, tenant: Tenant, cost: int) -> str | None:
+    """Name the limit that can never give so much, of those shared by all or the tenant's own; None: there is none."""
+    if shared is not None and cost > shared[0]:
+        return shared[1]
+    own = None if tenant.limiter is None else tenant.limiter.spec.ceiling
+    return f"{service}.{label(tenant.name)}" if own is not None and cost > own else None
 
 
 def shed(service: str, arrival: Arrival, time: int) -> None:

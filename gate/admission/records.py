@@ -3,9 +3,10 @@
 from collections.abc import Generator
 
 from gate.admission.engine_state import EngineState
+from gate.admission.queues.parked import LATE
 from gate.admission.queues.queue import lanes_of
 from gate.admission.queues.tenants import SLICE
-from gate.admission.state import SegmentRecord, ServiceRecord, decode, encode
+from gate.admission.state import ScheduledRecord, SegmentRecord, ServiceRecord, decode, encode
 from gate.policy import ServicePolicy
 
 
@@ -17,6 +18,7 @@ def drain_changes(state: EngineState) -> dict[str, bytes | None]:
         state.changed = False
         changed[f"service/{state.service}"] = encode(state.record(), version)
     changed |= state.places.drain_changes(version) | state.tenants.drain_changes(version)
+    changed |= state.scheduled.drain_changes(version)
     return changed | state.budgets.drain_changes()
 
 
@@ -27,23 +29,37 @@ def restore(state: EngineState, records: dict[str, bytes]) -> Generator[None, No
     """
     key = f"service/{state.service}"
     tenants, parked = f"tenant/{state.service}/", f"parked/{state.service}/"
+    scheduled = f"scheduled/{state.service}/"
     record = decode(key, records[key], ServiceRecord) if key in records else None
     if record is not None:
         state.restore(record)
-    segments, kept = [], {}
+    segments: list[tuple[int, int, int, str]] = []
+    later: list[tuple[int, int, str]] = []
+    kept = {}
     for number, name in enumerate(list(records)):
         if name.startswith(tenants):
             kept[name.removeprefix(tenants)] = records.pop(name)
         elif name.startswith(parked):
             partition, _, base = name.removeprefix(parked).partition("/")
-            segments.append((int(base), int(partition), name))
+            late = base.removeprefix(LATE)
+            segments.append(
+                (0, int(partition), int(late), name) if late != base else (int(base), int(partition), 0, name)
+            )
+        elif name.startswith(scheduled):
+            partition, _, base = name.removeprefix(scheduled).partition("/")
+            later.append((int(base), int(partition), name))
         if number % SLICE == 0:
             yield
     yield from state.tenants.restore(kept)
     if record is not None and record.policy != state.version:
         state.tenants.forget_forecasts()
-    places = ((partition, decode(name, records.pop(name), SegmentRecord)) for _, partition, name in sorted(segments))
+    places = (
+        (partition, late, decode(name, records.pop(name), SegmentRecord))
+        for _, partition, late, name in sorted(segments)
+    )
     yield from state.places.restore(places, state.queue)
+    starts = ((partition, decode(name, records.pop(name), ScheduledRecord)) for _, partition, name in sorted(later))
+    yield from state.scheduled.restore(starts)
     yield from state.scheduler.rebuild()
     for name, until in ({} if record is None else record.paused).items():
         state.tenants.pause(state.tenants.find(name, state.now), until)

@@ -18,13 +18,14 @@ WAITING: Final = -1  # in `ReplayResult.decided`: not within the recording
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A recorded request. `at` is unix ms; `deadline` too."""
+    """A recorded request. `at` is unix ms; `deadline` and `start` too."""
 
     at: int
     lane: str = ""
     tenant: str = ""
     cost: int = 1
     deadline: int | None = None
+    start: int | None = None
 
 
 @dataclass(slots=True)
@@ -125,9 +126,10 @@ def _runs(requests: Sequence[Request]) -> Iterable[Run]:
         if number == len(requests) or _alike(requests[number]) != _alike(requests[first]):
             one = requests[first]
             deadline = None if one.deadline is None else one.deadline * MS
-            yield Run(first, number - first, one.lane, one.tenant, one.cost, deadline)
+            start = None if one.start is None else one.start * MS
+            yield Run(first, number - first, one.lane, one.tenant, one.cost, deadline, start)
             first = number
 
 
-def _alike(request: Request) -> tuple[str, str, int, int | None]:
-    return request.lane, request.tenant, request.cost, request.deadline
+def _alike(request: Request) -> tuple[str, str, int, int | None, int | None]:
+    return request.lane, request.tenant, request.cost, request.deadline, request.start

@@ -7,6 +7,7 @@ from gate.admission.engine_state import EngineState
 from gate.admission.forecast.shared_limits import SharedLimits
 from gate.admission.limits.service import Bound, Limits
 from gate.admission.model import (
+    MS,
     SECOND,
     UNTIL_RESUMED,
     Binding,
@@ -187,4 +188,6 @@ def service_usage(state: EngineState, now: int) -> Usage:
         tenants_paused=len(paused),
         held=state.holding.total,
         gone=state.gone,
+        scheduled=state.scheduled.requests,
+        next_start=None if (start := state.scheduled.next_start()) is None else start * MS,
     )

@@ -327,7 +327,9 @@ def add_pull(pulls: list[Pull], pull: Pull) -> None:
         and last.partition == pull.partition
         and last.offset + last.count == pull.offset
         and (last.verdict, last.reason, last.limit) == (pull.verdict, pull.reason, pull.limit)
+        and (last.not_before is None) is (pull.not_before is None)
     ):
-        pulls[-1] = dataclasses.replace(last, count=last.count + pull.count)
+        times = None if last.not_before is None else (*last.not_before, *(pull.not_before or ()))
+        pulls[-1] = dataclasses.replace(last, count=last.count + pull.count, not_before=times)
     else:
         pulls.append(pull)

@@ -165,6 +165,19 @@ class SegmentRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: int = field(default=0, name="t")
 
 
+class ScheduledRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`scheduled/<service>/<partition>/<first offset>`: columns of little-endian integers, one row per entry."""
+
+    base: int = field(name="b")
+    owners: list[tuple[str, str]] = field(name="w")  # lane, tenant
+    owner: bytes = field(name="i")  # u8, index into owners
+    offset: bytes = field(name="o")  # u32, above base
+    count: bytes = field(name="n")  # u16
+    start: bytes = field(name="s")  # i64 of ms
+    cost: tuple[str, bytes] | None = field(default=None, name="c")  # u8 or i64, by type code; None: all 1
+    deadline: bytes | None = field(default=None, name="d")  # i64 of ms; None: none has one
+
+
 @cache
 def _decoder(kind: type[msgspec.Struct]) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind)

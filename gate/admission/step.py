@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gate.admission import overflow
+from gate.admission import overflow, scheduling
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
 from gate.admission.limits.service import Bound
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Step, Verdict
-from gate.admission.queues.queue import Arrival, Queue, Tenant
+from gate.admission.queues.queue import Arrival, Tenant
 from gate.admission.queues.sharing import is_shared, label
 from gate.admission.queues.tenants import short
 from gate.admission.scheduler import StepCounts, add_pull
@@ -23,9 +23,23 @@ class StepResult(NamedTuple):
     held: overflow.Held | None = None
 
 
-def decide(state: EngineState, now: int, runs: Sequence[Run], offered: int, room: int) -> StepResult:
-    """Decide about a batch of `offered` requests, and pull at most `room` parked ones."""
-    return _pass(state, now, runs, offered, room) or _contend(state, now, runs, room, set())
+def decide(
+    state: EngineState, now: int, runs: Sequence[Run], offered: int, room: int, due: Sequence[Arrival] = ()
+) -> StepResult:
+    """Decide about a batch of `offered` requests, and pull at most `room` parked ones.
+
+    `due` were scheduled, and their time has come: each has its place among those who wait as if it came now.
+    """
+    later = [run for run in runs if run.start is not None and run.start > now]
+    if not later:
+        return (None if due else _pass(state, now, runs, offered, room)) or _contend(state, now, runs, room, set(), due)
+    runs = [run for run in runs if run.start is None or run.start <= now]
+    offered -= sum(run.count for run in later)
+    passed = None if due else _pass(state, now, runs, offered, room)
+    result = passed or _contend(state, now, runs, room, set(), due)
+    step, unplaced, arrivals = scheduling.postpone(state, now, later, result.step, result.unplaced)
+    _count(state, now, arrivals)
+    return StepResult(step, unplaced, result.held)
 
 
 def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room: int) -> StepResult | None:
@@ -81,35 +95,50 @@ def _grant(state: EngineState, now: int, wanted: Mapping[Tenant, int]) -> set[Te
     return granted
 
 
-def _contend(state: EngineState, now: int, runs: Sequence[Run], room: int, granted: set[Tenant]) -> StepResult:
+def _contend(
+    state: EngineState,
+    now: int,
+    runs: Sequence[Run],
+    room: int,
+    granted: set[Tenant],
+    due: Sequence[Arrival] = (),
+) -> StepResult:
     """Decide where requests compete for what the limits give; tenants in `granted` have paid their own already."""
     pulls: list[Pull] = []
     state.forecast.notice(now)
     _drop(state, now, pulls)
     state.scheduler.unblock(now)
     start = max(now, state.paused_until)
+    scheduling.begin(state, now, due)
     arrivals = _arrive(state, now, runs, granted)
     shadow = state.policy.shadow
     tally = state.scheduler.tally = StepCounts()
-    if not shadow and state.policy.overflow is not Overflow.HOLD:
-        state.scheduler.queue(arrival for arrival in arrivals if arrival.left and not arrival.late)
+    if not shadow:
+        state.scheduler.queue(arrival for arrival in due if arrival.left and not arrival.late)
+        if state.policy.overflow is not Overflow.HOLD:
+            state.scheduler.queue(arrival for arrival in arrivals if arrival.left and not arrival.late)
     blocked = Bound(Reason.PAUSED, state.service) if state.paused_until > now else None
     if shadow:
         state.scheduler.release(room, pulls)
         state.limits.let_pass(now, sum(tally.pulled.values()))
     elif blocked is None:
+        room = max(0, room - sum(arrival.count for arrival in due))
         blocked = state.scheduler.serve(now, state.limits, room, pulls)
     state.forecast.admitted(now, tally.units)
     for lane, count in tally.pulled.items():
         state.totals[lane, Verdict.ADMITTED, None, True] += count
-    for arrival in arrivals:
-        if arrival.late and state.policy.overflow is not Overflow.HOLD:
+    for arrival in (*due, *arrivals):
+        if arrival.late and (arrival.place is not None or state.policy.overflow is not Overflow.HOLD):
             overflow.shed(state.service, arrival, state.forecast.estimate(arrival.queue, arrival.cost, now, start))
-    left = [arrival for arrival in arrivals if arrival.left]
+    left = [arrival for arrival in (*due, *arrivals) if arrival.left]
     held: overflow.Held | None = None
     unplaced: Sequence[tuple[Arrival, int, int]] = ()
     if left:
         held, unplaced = _settle(state, now, left, blocked, start)
+    if due:
+        unplaced = scheduling.place(state, unplaced)
+        came, cost = scheduling.leave(state, now, due, pulls)
+        state.admit(now, came, cost)
     requests, units = _count(state, now, arrivals)
     state.admit(now, requests + sum(tally.pulled.values()), units + tally.pulled_units)
     state.scheduler.rest(now, state.limits)
@@ -127,15 +156,11 @@ def _arrive(state: EngineState, now: int, runs: Sequence[Run], granted: set[Tena
         tenant = state.tenants.find(short(run.tenant), now)
         arrival = Arrival(run, state.tenants.queue(tenant, state.lane(run.lane, run.count)))
         arrivals.append(arrival)
-        own = None if tenant.limiter is None else tenant.limiter.spec.ceiling
         if tenant in granted:
             state.limits.charge(now, run.count, run.cost)
             arrival.decide(run.count, Verdict.ADMITTED)
             continue
-        if shared is not None and run.cost > shared[0]:
-            arrival.never = shared[1]
-        elif own is not None and run.cost > own:
-            arrival.never = f"{state.service}.{label(tenant.name)}"
+        arrival.never = overflow.never(state.service, shared, tenant, run.cost)
         if arrival.never is not None and not in_order:
             arrival.decide(run.count, never, Reason.NEVER, arrival.never)
             if never is Verdict.ADMITTED:
@@ -166,6 +191,10 @@ def _settle(
     if policy.shadow:
         overflow.watch_only(limits, left, now, blocked)
     elif policy.overflow is Overflow.HOLD:
+        if due := [arrival for arrival in left if arrival.place is not None]:  # there is no topic to be held back in
+            state.scheduler.park(due)
+            unplaced = overflow.delay(limits, forecast, due, now, policy.max_delay, why, start)
+            left = [arrival for arrival in left if arrival.place is None]
         if blocked is None and state.waiting:
             blocked = Bound(Reason.LANE, state.service)
         held = overflow.hold(limits, forecast, left, now, policy.max_delay, blocked, start)
@@ -188,7 +217,7 @@ def _drop(state: EngineState, now: int, pulls: list[Pull]) -> None:
     if state.purge:
         state.purge = False
         shared = state.limits.ceiling()
-        removed = state.places.remove(lambda queue, cost: _impossible(queue, cost, shared))
+        removed = state.places.remove(lambda queue, cost: overflow.never("", shared, queue.tenant, cost) is not None)
         dropped += [(Reason.NEVER, state.service, *entry) for entry in removed]
     dropped.sort(key=lambda drop: drop[3:5])
     for reason, limit, queue, partition, offset, count, cost in dropped:
@@ -239,9 +268,3 @@ def _admitted(runs: Sequence[Run]) -> tuple[Decision, ...]:
     if count:
         told.append(Decision(first, count, Verdict.ADMITTED))
     return tuple(told)
-
-
-def _impossible(queue: Queue, cost: int, shared: tuple[int, str] | None) -> bool:
-    """Tell whether a limit can never give so much."""
-    own = None if queue.tenant.limiter is None else queue.tenant.limiter.spec.ceiling
-    return (shared is not None and cost > shared[0]) or (own is not None and cost > own)

@@ -1,7 +1,6 @@
 """`gate pause`, and what it shares with `gate resume`: commands on the control topic."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,28 +11,11 @@ from cyclopts.validators import mutually_exclusive
 
 from gate.cli.client import Client, Duration, Flag, Service, log_to_stderr, read_seconds
 from gate.cli.output import tell
+from gate.cli.times import is_moment, moment
 from gate.client import GateControl
 from gate.errors import GateError
 from gate.protocol.headers import TENANT, Malformed, read_options
 from gate.text import timestamp
-
-
-def _moment(text: str, now: datetime) -> datetime:
-    """Read a time: ISO 8601, or HH:MM for the next time the local clock shows it. Raises ValueError."""
-    try:
-        if re.fullmatch(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?", text):
-            local = now.astimezone()
-            clock = datetime.strptime(text, "%H:%M:%S" if text.count(":") == 2 else "%H:%M")  # noqa: DTZ007 - time of day
-            moment = local.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0)
-            return moment + timedelta(days=moment <= local)
-        return datetime.fromisoformat(text).astimezone()  # without an offset, local time
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is no time; give 18:30, or 2026-01-31T18:30:00Z") from None
-
-
-def _is_moment(_type: object, value: str | None) -> None:
-    if value is not None:
-        _moment(value, datetime.now(UTC))
 
 
 def _is_tenant(_type: object, value: str | None) -> None:
@@ -48,7 +30,7 @@ Tenant = Annotated[str | None, Parameter(validator=_is_tenant)]
 def pause(
     service: Service,
     *,
-    until: Annotated[str | None, Parameter(group=_END, validator=_is_moment)] = None,
+    until: Annotated[str | None, Parameter(group=_END, validator=is_moment)] = None,
     for_: Annotated[Duration | None, Parameter(name="--for", group=_END, converter=read_seconds)] = None,
     tenant: Tenant = None,
     reason: str = "",
@@ -78,7 +60,7 @@ def pause(
         Print one JSON object: service, tenant (null: all), paused_until_ms (unix ms; null: until resumed), command_id.
     """
     now = datetime.now(UTC)
-    end = _moment(until, now) if until is not None else None if for_ is None else now + timedelta(seconds=for_)
+    end = moment(until, now) if until is not None else None if for_ is None else now + timedelta(seconds=for_)
     if end is not None and end <= now:
         raise GateError(f"{until or 'a pause of 0 s'} is over already", hint="give a later time; see `gate resume`")
     give = partial(GateControl.pause, service=service, until=end, tenant=tenant or "", reason=reason)

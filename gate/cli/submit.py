@@ -7,24 +7,26 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
-from cyclopts import Parameter
-from cyclopts.validators import Number
+from cyclopts import Group, Parameter
+from cyclopts.validators import Number, mutually_exclusive
 
-from gate.cli.client import Client, Flag, Seconds, Service, log_to_stderr, say
+from gate.cli.client import Client, Duration, Flag, Seconds, Service, log_to_stderr, read_seconds, say
 from gate.cli.output import tell
+from gate.cli.times import is_moment, moment
 from gate.client import Pacer
 from gate.errors import GateError
 from gate.files import NotAFileError, open_regular
 from gate.kafka.connect import running
 from gate.kafka.creating import TopicSpec
 from gate.progress import bar
-from gate.protocol.headers import COST, DEADLINE, MAX_COST, PRIORITY, TENANT, Malformed, read_options
+from gate.protocol.headers import COST, DEADLINE, MAX_COST, PRIORITY, START, TENANT, Malformed, read_options
 
 _LONGEST_LINE: Final = 32 << 20  # bytes; what no broker takes must not fill the memory
 _PATIENCE_SECONDS: Final = 30.0  # without any acknowledgement for so long, the broker counts as gone
@@ -32,6 +34,7 @@ _BATCH_BYTES: Final = 256 << 10
 _INT32_MAX: Final = 2**31 - 1
 _CHUNK: Final = 1 << 16
 _CHUNKS_AHEAD: Final = 8
+_START: Final = ("Parameters", Group(validator=mutually_exclusive))
 
 
 def _is_readable_by_the_gate(header: str, _type: Any, value: str | None) -> None:
@@ -51,6 +54,8 @@ def submit(
     tenant: Annotated[str | None, Parameter(validator=partial(_is_readable_by_the_gate, TENANT))] = None,
     cost: Annotated[int | None, Parameter(validator=Number(gte=1, lte=MAX_COST))] = None,
     deadline: Annotated[Seconds | None, Parameter(validator=Number(gt=0, lt=10**9))] = None,
+    at: Annotated[str | None, Parameter(group=_START, validator=is_moment)] = None,
+    in_: Annotated[Duration | None, Parameter(name="--in", group=_START, converter=read_seconds)] = None,
     partitions: Annotated[int, Parameter(validator=Number(gte=1, lte=10_000))] = 4,
     json: Flag = False,
     client: Client | None = None,
@@ -63,6 +68,8 @@ def submit(
     Example: `gate submit payments --count 1000 --rate 200 --priority batch`
 
     Example: `gate submit reports items.jsonl --pace --max-wait 60`
+
+    Example: `gate submit reports items.jsonl --at "tomorrow 9:00"`
 
     Parameters
     ----------
@@ -86,6 +93,10 @@ def submit(
         Units that each request takes of the limits.
     deadline
         After how long from now an admission is of no use.
+    at
+        Not before then: 18:30, "tomorrow 9:00", or 2026-01-31T18:30:00Z; without an offset in local time.
+    in_
+        Not before so long from now: 90s, 15m, 1.5h, 30d.
     partitions
         Of the request topic, if it has to be created.
     json
@@ -94,6 +105,8 @@ def submit(
     log_to_stderr()
     options = {PRIORITY: priority, TENANT: tenant, COST: None if cost is None else str(cost)}
     headers = [(name, value.encode()) for name, value in options.items() if value is not None]
+    if at is not None or in_ is not None:
+        headers.append((START, _start(at, in_)))
     if count is not None and file is None:
         requests = _generated(count)
     else:
@@ -295,6 +308,18 @@ async def _paced(requests: AsyncIterator[bytes], rate: float | None) -> AsyncIte
             await asyncio.sleep(max(0.0, started + number / rate - loop.time()))
         yield request
         number += 1
+
+
+def _start(at: str | None, in_: float | None) -> bytes:
+    """Return when requests may go at the earliest, unix ms."""
+    now = datetime.now(UTC)
+    then = now.timestamp() + (in_ or 0.0) if at is None else moment(at, now).timestamp()
+    value, given = b"%d" % int(then * 1000), f"{in_:g} s" if at is None else at
+    if then <= now.timestamp():
+        raise GateError(f"{given} is over already", hint="give a time to come, or neither --at nor --in")
+    if isinstance(options := read_options([(START, value)]), Malformed):
+        raise GateError(f"{given} is too far ahead: {options}", hint="give a time before 2096")
+    return value
 
 
 def _unix_ms(seconds_from_now: float) -> bytes:

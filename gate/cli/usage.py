@@ -203,6 +203,9 @@ def table(usages: Iterable[Usage], now: int) -> Table:
             if limit.renews_at is not None:
                 quota = Text(f"  {printable(limit.name.removeprefix(f'{usage.service}.'))}", style="dim")
                 shown.add_row(quota, "", "", "", f"{limit.usage:.0%}", "", "", _quota(limit, now))
+        if usage.scheduled and usage.next_start is not None:
+            text = f"the first in {_duration(max(0, usage.next_start - now) / SECOND)}"
+            shown.add_row(Text("  scheduled", "dim"), "", "", "", "", f"{usage.scheduled:,}", "", Text(text, "dim"))
         for name, count, text in _standing(usage):
             style = "dim" if _is_explained(usage, now) else "red"
             shown.add_row(Text(f"  {name}", style), "", "", "", "", count, "", Text(text, style))

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from gate.admission.model import Pull
-from gate.admission.state import GroupRecord, SegmentRecord, decode, encode
+from gate.admission.state import GroupRecord, ScheduledRecord, SegmentRecord, decode, encode
 from gate.errors import GateError
 from gate.kafka.generations import PLACEMENT_KEY, Generation, Placed
 from gate.policy import Policy
@@ -105,6 +105,8 @@ def lay_out(
                 layout.records[shard_of(new.shard_key(service), after.shards)][key] = value
                 if kind == "parked":
                     layout.parked += sum(_counts(decode(key, value, SegmentRecord).count))
+                elif kind == "scheduled":
+                    layout.parked += sum(_counts(decode(key, value, ScheduledRecord).count))
     _check(homes, old, shards, moves)
     for service, shard in homes.items():
         target = shard_of(new.shard_key(service), after.shards)

@@ -52,7 +52,14 @@ async def recorded(
                     malformed += 1
                 else:
                     found.append(
-                        Request(record.timestamp, options.lane, options.tenant, options.cost, options.deadline_ms)
+                        Request(
+                            record.timestamp,
+                            options.lane,
+                            options.tenant,
+                            options.cost,
+                            options.deadline_ms,
+                            options.start_ms,
+                        )
                     )
             done += fetched.next_offset - position
             position = fetched.next_offset

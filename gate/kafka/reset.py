@@ -11,7 +11,13 @@ from gate.shard.changelog import FORMAT, META_KEY, Meta, encode_meta
 from gate.shard.ports import Session
 from gate.shard.records import Outgoing, Partition
 
-KINDS: Final = {"service": "services", "tenant": "tenants", "group": "groups", "parked": "parked segments"}
+KINDS: Final = {
+    "service": "services",
+    "tenant": "tenants",
+    "group": "groups",
+    "parked": "parked segments",
+    "scheduled": "scheduled segments",
+}
 
 log = structlog.get_logger("gate.reset")
 

@@ -191,6 +191,7 @@ class Metrics(Collector):
         for service, (count, seconds) in sorted(self._undecided.items()):
             undecided.add_metric([service], count)
             age.add_metric([service], seconds)
+        scheduled = _gauge("gate_scheduled_requests", "Requests that wait for a time of their own (`gate-start`).")
         gone = CounterMetricFamily(
             "gate_gone_requests", "Requests that waited, and that somebody deleted from the delayed topic.",
             labels=["service"],
@@ -210,6 +211,7 @@ class Metrics(Collector):
             offered.add_metric([service], usage.offered_per_second)
             breach.add_metric([service], usage.breach_since is not None)
             tenants.add_metric([service], usage.tenants)
+            scheduled.add_metric([service], usage.scheduled)
         for service in sorted(self._known.keys() | self._usage.keys() | self._refused.keys()):
             told = self._usage.get(service)
             for (priority, verdict, reason), count in sorted(self._totals(service, told).items()):
@@ -217,7 +219,7 @@ class Metrics(Collector):
             gone.add_metric([service], 0 if told is None else told.gone)
             shared.add_metric([service], 0 if told is None else told.shared_tenant_requests)
         families = [requests, backlog, eta, tokens, fill, left, renews, rate, offered, breach]
-        return [*families, undecided, age, tenants, shared, gone]
+        return [*families, undecided, age, tenants, shared, gone, scheduled]
 
     def _totals(self, service: str, usage: Usage | None) -> Tally[tuple[str, str, str]]:
         """Return how often each outcome was, and 0 for those that can be and were not."""

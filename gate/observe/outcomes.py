@@ -16,6 +16,7 @@ def outcomes(policy: ServicePolicy) -> Iterator[Outcome]:
     waits = Verdict.ADMITTED if policy.shadow else _WAITS[policy.overflow]
     for lane in policy.lanes:
         yield lane, Verdict.ADMITTED, ""
+        yield lane, Verdict.DELAYED, Reason.SCHEDULED
         for reason in limits:
             yield lane, waits, reason
         if policy.spec.ceiling is not None or policy.group is not None or policy.tenants is not None:

@@ -13,7 +13,12 @@ from gate.admission.model import MS, Usage
 from gate.limits import NEVER
 
 FOREVER_MS: Final = 2**53 - 1  # the largest integer that every JSON reader keeps; stands for NEVER
-_TIMES: Final = {"at": "at_ms", "breach_since": "breach_since_ms", "paused_until": "paused_until_ms"}
+_TIMES: Final = {
+    "at": "at_ms",
+    "breach_since": "breach_since_ms",
+    "paused_until": "paused_until_ms",
+    "next_start": "next_start_ms",
+}
 
 
 def to_json(usage: Usage) -> dict[str, Any]:

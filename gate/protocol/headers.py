@@ -18,6 +18,7 @@ PRIORITY: Final = "gate-priority"
 TENANT: Final = "gate-tenant"
 COST: Final = "gate-cost"
 DEADLINE: Final = "gate-deadline"
+START: Final = "gate-start"  # not before, unix ms
 ID: Final = "gate-id"  # the producer's own; passed on unread
 STAMP: Final = "gate"
 RETRY_AFTER: Final = "retry-after"
@@ -34,12 +35,13 @@ MAX_TENANT_BYTES: Final = 256
 MAX_COST: Final = 2**63 - 1
 # Unix milliseconds of 1973 and of the end of 9999: what lies outside was meant in seconds, micro- or nanoseconds.
 DEADLINE_RANGE: Final = (10**11, 253_402_300_799_999)
+START_RANGE: Final = (DEADLINE_RANGE[0], 4 * 10**12)  # to 2096: later times do not fit into ns of 64 bits
 MAX_CREATED: Final = 10**15 - 1  # the largest integer of RFC 9651; a producer may give any
 
 FAULT: Final = "\udcff"  # on a record that could not be read as it is: no name that a producer can give
 MALFORMED: Final = "malformed"
 UNFORWARDABLE: Final = "unforwardable"
-_WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE, FAULT})
+_WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE, START, FAULT})
 _STAMPED: Final = frozenset({STAMP, NOT_BEFORE, FAULT})  # and RETRY_AFTER, where it stands directly behind a stamp
 CLAIMED: Final = frozenset({JOB_ID, JOB_ATTEMPT, JOB_GROUP, JOB_NOT_BEFORE})  # only the gate's own retries carry them
 _DROPPED: Final = _STAMPED | CLAIMED  # of a request that a producer wrote
@@ -54,12 +56,13 @@ _ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=([0-9]+);attempt=([0-9]+
 
 
 class RequestOptions(msgspec.Struct, frozen=True):  # a dataclass takes four times as long to make, and to compare
-    """What a producer asks for. Empty lane or tenant: none named. `deadline_ms` is unix ms."""
+    """What a producer asks for. Empty lane or tenant: none named. `deadline_ms` and `start_ms` are unix ms."""
 
     lane: str = ""
     tenant: str = ""
     cost: int = 1
     deadline_ms: int | None = None
+    start_ms: int | None = None  # not before
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ def read_options(headers: Headers) -> RequestOptions | Malformed:
             tenant=_text(TENANT, given[TENANT], MAX_TENANT_BYTES) if TENANT in given else "",
             cost=_integer(COST, given[COST], 1, MAX_COST) if COST in given else 1,
             deadline_ms=_integer(DEADLINE, given[DEADLINE], *DEADLINE_RANGE) if DEADLINE in given else None,
+            start_ms=_integer(START, given[START], *START_RANGE) if START in given else None,
         )
     except _MalformedError as error:
         return error.malformed

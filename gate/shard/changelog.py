@@ -99,7 +99,10 @@ def readable(what: str) -> Iterator[None]:
 def encode_leaving(pulls: Sequence[tuple[str, Pull]], version: int = VERSION) -> bytes:
     """Return a note of the parked requests, by service, that leave in a batch."""
     if version == 1:
-        return msgspec.msgpack.encode(pulls)
+        names = ("partition", "offset", "count", "verdict", "reason", "limit")
+        return msgspec.msgpack.encode(
+            [(service, {name: getattr(pull, name) for name in names}) for service, pull in pulls]
+        )
     left = [LeavingRecord(s, p.partition, p.offset, p.count, p.verdict, p.reason, p.limit) for s, p in pulls]
     return encode(NoteRecord(left), version)
 

@@ -15,6 +15,7 @@ from gate.protocol.headers import (
     PLAIN,
     RETRY_AFTER,
     STAMP,
+    START,
     Malformed,
     RequestOptions,
     StampTemplate,
@@ -158,7 +159,8 @@ def read_runs(pieces: Sequence[PartitionSlice], judges: Judges = NO_JUDGES) -> P
     def close() -> None:
         if count:
             deadline = None if options.deadline_ms is None else options.deadline_ms * MS
-            runs.append(Run(first, count, options.lane, options.tenant, options.cost, deadline))
+            start = None if options.start_ms is None else options.start_ms * MS
+            runs.append(Run(first, count, options.lane, options.tenant, options.cost, deadline, start))
 
     for piece in pieces:
         judge = judges.get(piece.source) if judges else None
@@ -196,6 +198,18 @@ def read_runs(pieces: Sequence[PartitionSlice], judges: Judges = NO_JUDGES) -> P
                 options, first, count = read, index, 1
     close()
     return ParsedRequests(runs, refused, clean)
+
+
+def without_start(reading: ParsedRequests, now: int, written: int) -> ParsedRequests:
+    """Refuse what is not to go before a later time: the format in which the state is `written` does not keep that."""
+    later = [run for run in reading.runs if run.start is not None and run.start > now]
+    if not later:
+        return reading
+    why = f"can't be kept in format {written} of the state: `gate upgrade finish` switches to the newest"
+    refusal = Refusal(Malformed(START, why))
+    refused = [RefusedRequest(number, refusal) for run in later for number in range(run.first, run.first + run.count)]
+    runs = [run for run in reading.runs if run.start is None or run.start <= now]
+    return ParsedRequests(runs, [*reading.refused, *refused], reading.clean)
 
 
 @dataclass(slots=True)
@@ -335,6 +349,12 @@ class Batch:
         stamps = _Stamps(pull.verdict, at, policy, pull.reason, pull.limit)
         stamp = stamps.returned(topics.delayed, pull.partition)
         out = self.to(_topic(topics, pull.verdict), pull.partition)
+        if pull.not_before is not None and len(pull.not_before) == len(records):
+            for record, time in zip(records, pull.not_before, strict=True):
+                due = -(-time // MS)
+                headers = restamp(record.headers, stamp(record), retry_after(at, due), due)
+                out.append(Outgoing(record.key, record.value, at, headers))
+            return
         out.extend(Outgoing(r.key, r.value, at, restamp(r.headers, stamp(r))) for r in records)
 
 

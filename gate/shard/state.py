@@ -49,6 +49,7 @@ from gate.shard.routing import (
     Topics,
     number_through,
     read_runs,
+    without_start,
 )
 from gate.shard.snapshots import Feedback, RetainedOffsets
 from gate.shard.usage_schedule import UsageSchedule
@@ -60,6 +61,7 @@ PULLED_BYTES: Final = 2 << 20  # that they should be at most; where they are too
 LARGE_PULLED: Final = 16 << 10  # bytes of a parked request: a batch of such ones takes much memory
 QUIET: Final = 0.05  # requests per second
 HOLD_ROOM: Final = 16  # requests of a partition that are looked at although the last look had some held
+SCHEDULES: Final = 2  # the first format of the state that keeps what is not to go before a time
 MOST_ROOM: Final = 4_000
 SORTED: Final = 4_000  # records of the state that are sorted in one piece: some ms
 
@@ -229,7 +231,7 @@ class ShardState:
         return {
             Partition(served.topics.delayed, number): offset
             for served in self.services.values()
-            if served.engine.waiting
+            if served.engine.waiting or served.engine.scheduled
             for number, offset in served.engine.low_watermarks().items()
         }
 
@@ -399,6 +401,8 @@ class ShardState:
             count = sum(len(piece.records) for piece in pieces)
             pieces += number_through(retried, homes=homes, start=count)
         reading = read_runs(pieces, judges)
+        if self._meta.format < SCHEDULES:
+            reading = without_start(reading, now, self._meta.format)
         refused = reading.refused
         holding = served.engine.holding
         again = [(piece.first, _seen(piece, holding.seen)) for piece in pieces] if holding.seen else []

@@ -123,6 +123,20 @@ def test_generated_requests_are_submitted_with_their_wishes(gate, log, names, pr
     assert headers == {"gate-priority": b"batch", "gate-tenant": "Müller".encode(), "gate-cost": b"3"}
 
 
+def test_requests_are_submitted_for_a_time_to_come(gate, log, names):
+    before = time.time() * 1000
+    assert gate("submit", "payments", "--count", 1, "--in", "30d", "--partitions", 1)[0] == 0
+    assert gate("submit", "payments", "--count", 1, "--at", "2095-01-31T18:30:00Z")[0] == 0
+    month, far = (int(dict(record.headers)["gate-start"]) for record in read(log, names.requests("payments")))
+    assert 0 <= month - before - 30 * 86_400_000 < 60_000
+    assert far == 3_947_337_000_000
+    code, _, err = gate("submit", "payments", "--count", 1, "--at", "2001-01-31T18:30:00Z")
+    assert (code, err[0]) == (1, "gate: 2001-01-31T18:30:00Z is over already")
+    code, _, err = gate("submit", "payments", "--count", 1, "--at", "2101-01-31T18:30:00Z")
+    assert code == 1
+    assert "too far ahead" in err[0]
+
+
 def test_lines_of_a_file_are_submitted_as_they_are(gate, log, names, tmp_path):
     file = tmp_path / "requests"
     file.write_bytes(b"one\r\n\n\xff\x00two\nthree\nfour")
@@ -207,6 +221,9 @@ def test_a_file_that_is_not_there_is_named(gate, tmp_path):
         (["p", "--rate", "nan"], "rate"),
         (["p", "--max-wait", "0"], "max-wait"),
         (["p", "--deadline", "0"], "deadline"),
+        (["p", "--at", "noon"], "noon"),
+        (["p", "--in", "soon"], "soon"),
+        (["p", "--in", "5m", "--at", "18:30"], "--in"),
         (["p", "--priority", "x" * 65], "65 bytes"),
         (["p", "--tenant", "a\nb"], "control characters"),
         (["p", "--bootstrap", "nowhere"], "nowhere"),

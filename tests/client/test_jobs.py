@@ -99,6 +99,23 @@ async def test_a_rejected_job_is_told_why(gated):
         assert (await late.decision(20)).reason == "deadline"
 
 
+async def test_a_job_does_not_go_before_its_time(gated):
+    service = await gated.service()
+    now = datetime.now(UTC)
+    async with gated.client() as client:
+        later = now.replace(microsecond=0) + timedelta(days=400)
+        far, near = await asyncio.gather(
+            client.submit(service, b"", start=later), client.submit(service, b"", start=now + timedelta(seconds=1))
+        )
+        waits = await far.decision(20)
+        assert (waits.verdict, waits.reason, waits.limit) == (Verdict.DELAYED, "scheduled", None)
+        assert waits.not_before == later
+        async with asyncio.timeout(20):
+            *_, last = [decision async for decision in near]
+        assert last.verdict is Verdict.ADMITTED
+        assert last.at >= (now + timedelta(seconds=1)).replace(microsecond=0)
+
+
 async def test_a_failed_job_comes_back_through_the_gate_and_is_given_up_in_the_end(gated, start):
     service = await gated.service()
     worker, attempts = gated.worker(service, results=True, retry=QUICK), []
@@ -210,6 +227,8 @@ async def test_bad_input_is_told_at_once_and_harms_no_other(gated):
             ({"tenant": "a\nb"}, "gate-tenant holds control characters"),
             ({"priority": "x" * 65}, "gate-priority has 65 bytes"),
             ({"deadline": 0}, "deadline is 0"),
+            ({"start": -1}, "start is -1"),
+            ({"start": datetime(2097, 1, 1, tzinfo=UTC)}, "gate-start is '4007"),
             ({"deadline": float("nan")}, "deadline is nan"),
             ({"deadline": datetime(2030, 1, 1)}, "has no offset"),  # noqa: DTZ001 - that is the mistake
             ({"headers": {"gate-cost": "3"}}, "the headers gate-cost have a meaning"),

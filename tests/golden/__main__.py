@@ -62,7 +62,21 @@ def _engines() -> dict[str, bytes]:
         sim.offer(2, lane="low", tenant="late")
         sim.save()
         records |= {key if not key.startswith("group/") else f"group/bank-{name}": v for key, v in sim.state.items()}
-    return records
+    return records | _scheduled()
+
+
+def _scheduled() -> dict[str, bytes]:
+    """Return what an engine writes of those who are not to go before a time, and of those whose time has come."""
+    sim = Simulation(ServicePolicy("later", Spec(Fraction(1, 100), 800, ())), now=START, partitions=2)
+    sim.submit(
+        Run(0, 9, "", "acme", 150, start=START + 5 * SECOND),
+        Run(9, 3, "", "zoë", 2, START + 90 * SECOND, START + 6 * SECOND),
+        Run(12, 4, start=START + 10**5 * SECOND),
+        Run(16, 2, "", "", 700, START + 10**6 * SECOND, START + 10**5 * SECOND),
+    )
+    sim.run_until(START + 7 * SECOND)
+    sim.save()
+    return {key: value for key, value in sim.state.items() if key.startswith(("parked/", "scheduled/"))}
 
 
 def _policy(name: str, overflow: Overflow) -> ServicePolicy:

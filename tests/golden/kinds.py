@@ -3,7 +3,7 @@
 from typing import Any
 
 from gate.admission.model import Pull, Reason, Verdict
-from gate.admission.state import GroupRecord, SegmentRecord, ServiceRecord, TenantRecord, decode
+from gate.admission.state import GroupRecord, ScheduledRecord, SegmentRecord, ServiceRecord, TenantRecord, decode
 from gate.protocol.topics import Names
 from gate.shard.changelog import (
     FORMAT,
@@ -22,6 +22,7 @@ from gate.shard.seen_feedback import SeenFeedbackRecord
 
 KINDS: dict[str, Any] = {
     "service": ServiceRecord, "tenant": TenantRecord, "group": GroupRecord, "parked": SegmentRecord,
+    "scheduled": ScheduledRecord,
     "offsets": PositionsRecord, "returns": FeedbackPositionsRecord, "told": SeenFeedbackRecord,
 }  # fmt: skip
 AT = 1_764_000_123_456_000_000

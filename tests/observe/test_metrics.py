@@ -103,7 +103,8 @@ def test_what_can_be_is_counted_from_the_start(metrics, registry, usage, service
     metrics.known(service, outcomes(parse_policy(POLICY).effective(service)))
     samples = {labels: value for (name, labels), value in scrape(registry).items() if name == "gate_requests_total"}
     told = {(dict(labels)["decision"], dict(labels)["reason"]) for labels in samples}
-    assert told == {("admitted", "")} | {(verdict, why) for why in waits} | {("rejected", why) for why in ends}
+    once = {("admitted", ""), ("delayed", "scheduled")}
+    assert told == once | {(verdict, why) for why in waits} | {("rejected", why) for why in ends}
     assert {dict(labels)["priority"] for labels in samples} == lanes | {""}
     assert set(samples.values()) == {0.0}
     counters = {name for name, labels in scrape(registry) if ("service", service) in labels}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from gate.admission.state import SegmentRecord, decode
+from gate.admission.state import ScheduledRecord, SegmentRecord, decode
 from gate.limits import Spec
 from gate.policy import Policy
 from gate.protocol.headers import Malformed, RequestOptions, read_options
@@ -57,6 +57,16 @@ class _Request:
     at: int = -1  # of the last decision
     visible: int = -1
     not_before: int = -1
+
+    @property
+    def start(self) -> int:
+        """When it counts as come: at its own time, where it names a later one; ms."""
+        named = self.options.start_ms if self.options is not None else None
+        return self.arrived if named is None else max(self.arrived, named)
+
+    @property
+    def is_scheduled(self) -> bool:
+        return self.options is not None and self.options.start_ms is not None
 
 
 @dataclass(slots=True)
@@ -188,12 +198,17 @@ class Checker:
                 "malformed", f"{service.name}: request {record.partition}@{offset} can't be read and was admitted"
             )
             return
+        if request.options.start_ms is not None and request.at < request.options.start_ms:
+            self._add("early", f"{service.name}: {record.partition}@{offset} went at {request.at},"
+                      f" not to go before {request.options.start_ms}")  # fmt: skip
         moment = request.at * MS, version
         tenant, cost = request.options.tenant, request.options.cost
         service.used[moment] = service.used.get(moment, 0) + cost
         own = service.by_tenant.setdefault(tenant, {})
         own[moment] = own.get(moment, 0) + cost
         queue = record.partition, request.options.lane, tenant
+        if request.is_scheduled:
+            return
         if service.last.get(queue, -1) >= offset:
             self._add("order", f"{service.name}: {offset} of {queue} was admitted behind {service.last[queue]}")
         service.last[queue] = offset
@@ -244,10 +259,11 @@ class Checker:
         places: dict[Partition, set[int]] = {}
         for number, stored in self._state.items():
             for key, value in stored.items():
-                if key.startswith("parked/"):
+                if key.startswith(("parked/", "scheduled/")):
                     _, service, partition, _ = key.split("/")
                     found = places.setdefault(Partition(self._names.delayed(service), int(partition)), set())
-                    for offset in _offsets(decode(key, value, SegmentRecord)):
+                    kind = SegmentRecord if key.startswith("parked/") else ScheduledRecord
+                    for offset in _offsets(decode(key, value, kind)):
                         if offset in found:
                             self._add("state", f"{key} holds {offset}, which another segment holds too")
                         found.add(offset)
@@ -312,7 +328,7 @@ class Checker:
         if policy.group is not None or policy.tenants is not None or (service.shed and len(policy.lanes) > 1):
             return
         for (partition, offset), request in service.requests.items():
-            if request.admitted and request.at < request.not_before:
+            if request.admitted and request.at < request.not_before and not request.is_scheduled:
                 self._add("not-before", f"{service.name}: {partition}@{offset} was promised {request.not_before} and"
                           f" admitted at {request.at}")  # fmt: skip
 
@@ -367,10 +383,11 @@ class Checker:
             return
         if len(policy.lanes) == 1:
             for request in service.requests.values():
-                if request.admitted and start_ms < request.not_before < request.at - LATEST_MS:
+                promised = start_ms < request.not_before and not request.is_scheduled
+                if request.admitted and promised and request.not_before < request.at - LATEST_MS:
                     self._add("late", f"{service.name}: admitted at {request.at}, promised {request.not_before}")
         admitted = [
-            (r.at * MS, r.arrived * MS, r.options.cost) for r in service.requests.values() if r.admitted and r.options
+            (r.at * MS, r.start * MS, r.options.cost) for r in service.requests.values() if r.admitted and r.options
         ]
         if len({cost for _, _, cost in admitted}) > 1:
             return  # a cheap request waits behind a dear one, as its queue is first in, first out
@@ -389,7 +406,7 @@ def _print(record: Committed) -> int:
     return hash((record.key, record.value, kept))
 
 
-def _offsets(record: SegmentRecord) -> Iterator[int]:
+def _offsets(record: SegmentRecord | ScheduledRecord) -> Iterator[int]:
     from array import array
 
     for offset, count in zip(array("I", record.offset), array("H", record.count), strict=True):

@@ -10,6 +10,7 @@ import msgspec
 
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.queues.parked import ParkedPlaces
+from gate.admission.queues.scheduled import Scheduled
 from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
 from gate.limits.runs import Ring
@@ -83,6 +84,38 @@ def parked_not_written(changes: Any) -> Any:
 def deletions_forgotten(changes: Any) -> Any:
     """What has left the delayed topic comes back after a restore, and is released a second time."""
     return lambda self, *given: {key: value for key, value in changes(self, *given).items() if value is not None}
+
+
+@_plant(ShardState, "changes")
+def scheduled_not_written(changes: Any) -> Any:
+    """What is scheduled is known in memory only."""
+    return lambda self, turns: {k: v for k, v in changes(self, turns).items() if not k.startswith("scheduled/")}
+
+
+@_plant(Scheduled, "take")
+def scheduled_too_early(take: Any) -> Any:
+    """What is scheduled goes when the first of all goes, with whatever comes in the next second."""
+    return lambda self, now, most: take(self, now + 1_000, most)
+
+
+@_plant(Scheduled, "low_watermark")
+def scheduled_given_up(low_watermark: Any) -> Any:
+    """What is scheduled may be deleted from the delayed topic."""
+    return lambda self, partition: None
+
+
+@_plant(Scheduled, "drain_changes")
+def scheduled_comes_back(changes: Any) -> Any:
+    """What came at its time comes once more after a restore."""
+    return lambda self, *given: {key: value for key, value in changes(self, *given).items() if value is not None}
+
+
+@_plant(ParkedPlaces, "_key")
+def late_ones_in_one_record(key: Any) -> Any:
+    """Segments of those who came to wait at their time overwrite each other."""
+    return lambda self, segment: (
+        key(self, segment).partition("late-")[0] + "late-1" if segment.late else key(self, segment)
+    )
 
 
 @_plant(Shard, "_batch")

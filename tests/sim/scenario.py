@@ -1,7 +1,7 @@
 """What is drawn from a seed: policies, who sends what when, and what goes wrong."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
@@ -143,6 +143,7 @@ def draw(seed: int, hours: float) -> Scenario:
     episodes = sorted(random.uniform(0, 0.7 * seconds) for _ in range(random.choice((1, 2, 3))))
     episodes.append(0.85 * seconds)  # after the last fault
     offers = sorted(_offers(random, services, episodes), key=lambda offer: offer.at)
+    offers = _scheduled(Random(f"start {seed}"), offers)
     faults, events = Faults(0, 0), []
     if seed % 4:
         fates = tuple(Fate)[1:]
@@ -197,6 +198,21 @@ def _offers(random: Random, services: tuple[str, ...], episodes: list[float]) ->
                 place = Partition(NAMES.requests(service), random.randrange(PARTITIONS))
                 yield Offer(at, place, tuple(records), random.random() < 0.1)
                 at += {"flood": 0.1, "trickle": random.expovariate(0.3), "bursts": 3.0}.get(pattern, 0.0)
+
+
+def _scheduled(random: Random, offers: list[Offer]) -> list[Offer]:
+    """Let some of the requests go not before a time, in half of the runs."""
+    if random.random() < 0.5:
+        return offers
+    share, longest = random.choice((0.05, 0.3)), random.choice((2_000, 60_000))
+
+    def later(request: Outgoing) -> Outgoing:
+        if request.timestamp is None or random.random() >= share:
+            return request
+        start = request.timestamp + random.randrange(-500, longest)
+        return request._replace(headers=[*request.headers, ("gate-start", b"%d" % start)])
+
+    return [replace(offer, records=tuple(map(later, offer.records))) for offer in offers]
 
 
 def _request(random: Random, service: str, number: int, at: float) -> Outgoing:

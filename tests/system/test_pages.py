@@ -124,7 +124,7 @@ def test_the_page_about_the_wire_names_all_there_is():
     kinds = [getattr(names, kind) for kind in Templates.__dataclass_fields__]
     topics = {kind if isinstance(kind, str) else kind("SERVICE") for kind in kinds}
     assert set(first_column(WIRE, "Topics")) == topics
-    options = {headers.PRIORITY, headers.TENANT, headers.COST, headers.DEADLINE, headers.ID}
+    options = {headers.PRIORITY, headers.TENANT, headers.COST, headers.DEADLINE, headers.START, headers.ID}
     assert set(first_column(WIRE, "Headers of a request")) == options
     assert set(first_column(WIRE, "Reasons")) == set(Reason)
     own = [alerts.policy_refused("", "", "", 0), alerts.shard_failed(0, "", 0, 0), alerts.clock_skewed("", 0, 0)]

@@ -14,8 +14,10 @@ from gate.admission.queues.queue import Queue
 from gate.admission.queues.segment import COUNT_MAX, NO_DEADLINE, Segment
 from gate.admission.state import VERSION, SegmentRecord, encode
 
+LATE: Final = "late-"  # in the key of a late segment
 ENTRIES: Final = 256  # of a segment: what is rewritten when one of its requests leaves
 COST_MAX: Final = 2**62  # no limit is so high; keeps hostile costs inside the columns
+_BELOW: Final = 2**31  # that offsets may lie before the first of a late segment
 _DELTA_MAX: Final = 2**32 - 1
 _NAMES_MAX: Final = 2**16  # characters of the names in a segment: a record must fit into a message
 
@@ -27,20 +29,36 @@ class ParkedPlaces:
         self.requests = 0
         self._prefix = f"parked/{service}/"
         self._segments: dict[int, Segment] = {}  # by number
-        self._partitions: dict[int, deque[int]] = {}  # numbers, oldest offsets first
-        self._open: dict[int, dict[Queue, int]] = {}  # owners of the last segment of each partition
+        self._partitions: dict[int, deque[int]] = {}  # numbers, oldest offsets first; by `Segment.room`
+        self._open: dict[int, dict[Queue, int]] = {}  # owners of the last segment of each, by `Segment.room`
+        self._lows: dict[int, list[tuple[int, int]]] = {}  # of late ones, by partition: heap of (offset, number)
+        self._late = 0  # the newest late segment
         self._deadlines: list[tuple[int, int]] = []  # heap of (earliest deadline, number): never late, may be stale
         self._numbers = 0
         self._changed: set[int] = set()
         self._gone: list[str] = []
 
-    def add(self, queue: Queue, partition: int, offset: int, seq: int, count: int, cost: int, deadline: int) -> None:
-        """Append `count` consecutive places to a queue; deadline in ms. In a partition, offsets only grow."""
+    def add(
+        self,
+        queue: Queue,
+        partition: int,
+        offset: int,
+        seq: int,
+        count: int,
+        cost: int,
+        deadline: int,
+        *,
+        late: bool = False,
+    ) -> None:
+        """Append `count` consecutive places to a queue; deadline in ms.
+
+        In a partition, offsets only grow, but for those who are `late`: they come to wait later than they came.
+        """
         cost = min(cost, COST_MAX)
         self.requests += count
         while count:
             taken = min(count, COUNT_MAX)
-            number = self._last(queue, partition, offset, seq)
+            number = self._last_late(partition, offset, seq) if late else self._last(queue, partition, offset, seq)
             segment = self._segments[number]
             segment.live += taken
             self._changed.add(number)
@@ -128,12 +146,10 @@ class ParkedPlaces:
 
     def drop_below(self, partition: int, end: int) -> Iterator[tuple[Queue, int, int, int, int]]:
         """Remove what lies in a partition below `end`; yields what `expire` does."""
-        for number in list(self._partitions.get(partition, ())):
+        for number in [*self._partitions.get(partition, ()), *self._partitions.get(~partition, ())]:
             segment = self._segments.get(number)
-            if segment is None:
+            if segment is None or segment.base >= end:
                 continue
-            if segment.base >= end:
-                return
             for index, count in enumerate(segment.counts):
                 first = segment.base + segment.offsets[index]
                 below = min(count, end - first)
@@ -163,7 +179,7 @@ class ParkedPlaces:
     @property
     def partitions(self) -> list[int]:
         """The partitions in which something is parked, or was."""
-        return list(self._partitions)
+        return list(dict.fromkeys(max(room, ~room) for room in self._partitions))
 
     def low_watermark(self, partition: int) -> int | None:
         """Return the lowest offset of a partition that is still parked; None: nothing is."""
@@ -171,8 +187,22 @@ class ParkedPlaces:
         while numbers:
             segment = self._segments.get(numbers[0])
             if segment is not None:
-                return segment.oldest()
+                late = self._lowest_late(partition)
+                return segment.oldest() if late is None else min(segment.oldest(), late)
             numbers.popleft()
+        return self._lowest_late(partition)
+
+    def _lowest_late(self, partition: int) -> int | None:
+        lows = self._lows.get(partition)
+        while lows:
+            low, number = lows[0]
+            segment = self._segments.get(number)
+            if segment is None:
+                heapq.heappop(lows)
+            elif (lowest := segment.lowest()) == low:
+                return low
+            else:
+                heapq.heapreplace(lows, (lowest, number))
         return None
 
     def move(self, source: Queue, target: Queue) -> None:
@@ -198,24 +228,30 @@ class ParkedPlaces:
         return records
 
     def restore(
-        self, records: Iterable[tuple[int, SegmentRecord]], queue_of: Callable[[str, str], Queue]
+        self, records: Iterable[tuple[int, int, SegmentRecord]], queue_of: Callable[[str, str], Queue]
     ) -> Iterator[None]:
         """Take the segments of a partition each, by their bases; `queue_of` finds the queue of a lane and a tenant.
+
+        Between partition and record stands which of the late ones it is; 0: none.
 
         In slices of one segment.
         """
         known: dict[tuple[str, str], Queue] = {}  # most are named in many segments
         newest: dict[Queue, int] = {}
         astray: dict[Queue, None] = {}  # what came earlier lies behind what came later
-        for partition, record in records:
-            segment = Segment(partition, record.base, record.sequence)
+        for partition, late, record in records:
+            segment = Segment(partition, record.base, record.sequence, late)
             segment.fill(record)
+            self._late = max(self._late, late)
             for owner in record.owners:
                 if owner not in known:
                     known[owner] = queue_of(*owner)
                 segment.names += len(owner[0]) + len(owner[1])
             segment.queues = [known[owner] for owner in record.owners]
             number = self._enter(segment)
+            if late:
+                segment.low = segment.lowest()
+                heapq.heappush(self._lows.setdefault(partition, []), (segment.low, number))
             self.requests += segment.live
             self._refer(number, segment, newest, astray)
             if segment.deadlines is not None:
@@ -268,14 +304,41 @@ class ParkedPlaces:
         self._open[partition] = {}
         return self._enter(Segment(partition, offset, seq))
 
+    def _last_late(self, partition: int, offset: int, seq: int) -> int:
+        """Return the number of the segment that takes the next late entry of a partition."""
+        numbers = self._partitions.get(~partition)
+        segment = self._segments.get(numbers[-1]) if numbers and ~partition in self._open else None
+        if (
+            numbers
+            and segment is not None
+            and len(segment.counts) < ENTRIES
+            and 0 <= offset - segment.base <= _DELTA_MAX - COUNT_MAX
+            and seq - segment.sequence <= _DELTA_MAX - COUNT_MAX
+            and segment.names < _NAMES_MAX
+        ):
+            number = numbers[-1]
+        else:
+            if segment is not None:
+                segment.trim()
+            if numbers and numbers[0] not in self._segments:
+                self._partitions[~partition] = deque(number for number in numbers if number in self._segments)
+            self._late += 1
+            self._open[~partition] = {}
+            number = self._enter(Segment(partition, max(0, offset - _BELOW), seq, self._late))
+            segment = self._segments[number]
+        if offset < segment.low:
+            segment.low = offset
+            heapq.heappush(self._lows.setdefault(partition, []), (offset, number))
+        return number
+
     def _enter(self, segment: Segment) -> int:
         self._numbers += 1
         self._segments[self._numbers] = segment
-        self._partitions.setdefault(segment.partition, deque()).append(self._numbers)
+        self._partitions.setdefault(segment.room, deque()).append(self._numbers)
         return self._numbers
 
     def _own(self, segment: Segment, queue: Queue) -> int:
-        owners = self._open[segment.partition]
+        owners = self._open[segment.room]
         if queue not in owners:
             owners[queue] = len(segment.queues)
             segment.queues.append(queue)
@@ -297,8 +360,8 @@ class ParkedPlaces:
             del self._segments[number]
             self._changed.discard(number)
             self._gone.append(self._key(segment))
-            if self._partitions[segment.partition][-1] == number:
-                self._open.pop(segment.partition, None)
+            if self._partitions[segment.room][-1] == number:
+                self._open.pop(segment.room, None)
 
     def _key(self, segment: Segment) -> str:
-        return f"{self._prefix}{segment.partition}/{segment.base}"
+        return f"{self._prefix}{segment.partition}/{f'{LATE}{segment.late}' if segment.late else segment.base}"

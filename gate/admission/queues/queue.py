@@ -17,7 +17,20 @@ Outcome = tuple[int, Verdict, Reason | None, str | None, list[int] | None]  # co
 class Arrival:
     """A run on its way through a step: first some of it is admitted, then the rest is settled."""
 
-    __slots__ = ("cost", "count", "deadline", "first", "late", "left", "never", "outcomes", "queue")
+    __slots__ = (
+        "came",
+        "cost",
+        "count",
+        "deadline",
+        "first",
+        "late",
+        "left",
+        "never",
+        "outcomes",
+        "place",
+        "queue",
+        "start",
+    )
 
     def __init__(self, run: Run, queue: "Queue") -> None:
         self.first = run.first
@@ -26,6 +39,9 @@ class Arrival:
         self.deadline = run.deadline
         self.queue = queue
         self.left = run.count
+        self.start: int | None = None  # of what is to be scheduled, ns
+        self.came: int | None = None  # when it counts as come, ns; None: now
+        self.place: tuple[int, int] | None = None  # partition and offset of what was scheduled, and whose time has come
         self.late = False  # its deadline has passed
         self.never: str | None = None  # the limit that can never give its cost
         self.outcomes: list[Outcome] = []

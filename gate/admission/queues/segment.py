@@ -22,7 +22,9 @@ class Segment:
         "deadlines",
         "due",
         "first",
+        "late",
         "live",
+        "low",
         "names",
         "offsets",
         "origin",
@@ -33,9 +35,10 @@ class Segment:
         "sequence",
     )
 
-    def __init__(self, partition: int, base: int, sequence: int) -> None:
+    def __init__(self, partition: int, base: int, sequence: int, late: int = 0) -> None:
         self.partition = partition
-        self.base = base  # the first offset ever in it: names the record
+        self.base = base  # the first offset ever in it, or one before all: names the record, if `late` does not
+        self.late = late  # of what came to wait later than it came: in any order of offsets; 0: in their order
         self.sequence = sequence  # arrival number of its first request
         self.queues: list[Queue] = []
         self.names = 0  # characters
@@ -47,6 +50,7 @@ class Segment:
         self.deadlines: array[int] | None = None  # ms above `origin`; None: none has one
         self.origin = 0  # ms
         self.live = 0  # requests
+        self.low = NO_DEADLINE  # of a late one: no offset that ever was in it is lower
         self.first = 0  # entries before it have left
         self.due = NO_DEADLINE  # the deadline under which it stands in the heap
 
@@ -69,6 +73,16 @@ class Segment:
         while not self.counts[self.first]:
             self.first += 1
         return self.base + self.offsets[self.first]
+
+    def lowest(self) -> int:
+        """Return the lowest offset that is still parked, where they are in any order; the segment must be live."""
+        pairs = zip(self.counts, self.offsets, strict=True)
+        return self.base + min(offset for count, offset in pairs if count)
+
+    @property
+    def room(self) -> int:
+        """Under which number its like is kept: its partition, or, of a late one, what stands for that."""
+        return ~self.partition if self.late else self.partition
 
     def earliest(self) -> int:
         """Return the earliest deadline of what is still parked."""
@@ -104,11 +118,11 @@ class Segment:
         self.seqs.append(seq - self.sequence)
         self.counts.append(count)
         if self.costs is not None:
-            self.costs = _append(self.costs, cost)
+            self.costs = append(self.costs, cost)
         if self.deadlines is not None:
             above = deadline - self.origin
             above -= above == _NONE  # 1 ms early rather than never
-            self.deadlines = _append(self.deadlines, _NONE if deadline == NO_DEADLINE else above)
+            self.deadlines = append(self.deadlines, _NONE if deadline == NO_DEADLINE else above)
         return index
 
     def trim(self) -> None:
@@ -126,7 +140,7 @@ class Segment:
         renumber = dict(zip(used, range(len(used)), strict=True))
 
         def column(values: "array[int]") -> bytes:
-            return _little(array(values.typecode, values if whole else [values[index] for index in left])).tobytes()
+            return little(array(values.typecode, values if whole else [values[index] for index in left])).tobytes()
 
         return SegmentRecord(
             base=self.base,
@@ -143,26 +157,26 @@ class Segment:
 
     def fill(self, record: SegmentRecord) -> None:
         """Take the columns of a record."""
-        self.owners = _little(array("B", record.owner))
-        self.offsets = _little(array("I", record.offset))
-        self.seqs = _little(array("I", record.seq))
-        self.counts = _little(array("H", record.count))
+        self.owners = little(array("B", record.owner))
+        self.offsets = little(array("I", record.offset))
+        self.seqs = little(array("I", record.seq))
+        self.counts = little(array("H", record.count))
         if record.cost is not None:
-            self.costs = _little(array(*record.cost))
+            self.costs = little(array(*record.cost))
         if record.deadline is not None:
-            self.deadlines = _little(array(*record.deadline))
+            self.deadlines = little(array(*record.deadline))
         self.origin = record.origin
         self.live = sum(self.counts)
 
 
-def _little(column: "array[int]") -> "array[int]":
+def little(column: "array[int]") -> "array[int]":
     """Turn a column between this machine's byte order and little-endian; it is the caller's to change."""
     if sys.byteorder == "big":
         column.byteswap()
     return column
 
 
-def _append(column: "array[int]", value: int) -> "array[int]":
+def append(column: "array[int]", value: int) -> "array[int]":
     """Append to a column, which is made wider where the value needs it."""
     try:
         column.append(value)

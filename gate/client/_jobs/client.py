@@ -28,12 +28,13 @@ from gate.protocol.headers import (
     MAX_COST,
     PRIORITY,
     STAMP,
+    START,
     TENANT,
     Malformed,
     read_options,
 )
 
-_RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, TENANT}) | CLAIMED
+_RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, START, TENANT}) | CLAIMED
 
 
 class SubmitError(GateError):
@@ -95,6 +96,7 @@ class JobClient:
         tenant: str | None = None,
         cost: int = 1,
         deadline: float | datetime | None = None,
+        start: float | datetime | None = None,
         id: str | None = None,  # noqa: A002 - the contract's name
         headers: Mapping[str, bytes | str] | Iterable[Header] | None = None,
     ) -> Ticket:
@@ -102,7 +104,8 @@ class JobClient:
 
         `payload` goes as it is if bytes, as UTF-8 if text, else as JSON. `key` keeps jobs in one partition and, where
         workers are told so, in order. `deadline` is seconds from now, or a time with an offset: after it the job is of
-        no use, and is rejected. `id` is your own, passed on and not looked at; the gate's is `Ticket.id`.
+        no use, and is rejected. `start`, given likewise, is when it may go at the earliest, even years ahead: until
+        then it takes nobody's turn. `id` is your own, passed on and not looked at; the gate's is `Ticket.id`.
 
         Raises ArgumentError for what the gate would refuse to read, UnknownServiceError, TooLargeError, and SubmitError
         where the broker does not acknowledge it in time.
@@ -110,7 +113,7 @@ class JobClient:
         if self._reader is None:
             raise NotConnectedError("JobClient")
         self._names.check_service_name(service)
-        record = _headers(headers, priority, tenant, cost, deadline, id)
+        record = _headers(headers, priority, tenant, cost, deadline, start, id)
         value, raw_key = encode_result(payload), key.encode() if isinstance(key, str) else key
         topic = self._names.requests(service)
         try:
@@ -144,6 +147,7 @@ def _headers(
     tenant: str | None,
     cost: int,
     deadline: float | datetime | None,
+    start: float | datetime | None,
     id: str | None,  # noqa: A002
 ) -> list[Header]:
     """Return the headers of a request. Raises ArgumentError."""
@@ -158,17 +162,19 @@ def _headers(
     options = {PRIORITY: priority, TENANT: tenant, ID: id, COST: None if cost == 1 else str(cost)}
     headers += [(name, text.encode()) for name, text in options.items() if text is not None]
     if deadline is not None:
-        headers.append((DEADLINE, b"%d" % _unix_ms(deadline)))
+        headers.append((DEADLINE, b"%d" % _unix_ms("deadline", deadline)))
+    if start is not None:
+        headers.append((START, b"%d" % _unix_ms("start", start)))
     if isinstance(wrong := read_options(headers), Malformed):
         raise ArgumentError(str(wrong), hint="the gate would reject it as malformed")
     return headers
 
 
-def _unix_ms(deadline: float | datetime) -> int:
-    if isinstance(deadline, datetime):
-        if deadline.tzinfo is None:
-            raise ArgumentError(f"deadline {deadline} has no offset from UTC", hint="give it one, or seconds from now")
-        return int(deadline.timestamp() * 1000)
-    if not 0 < deadline < 10**9:
-        raise ArgumentError(f"deadline is {deadline} seconds from now", hint="give more than 0 and less than 10**9")
-    return int((time.time() + deadline) * 1000)
+def _unix_ms(name: str, time_: float | datetime) -> int:
+    if isinstance(time_, datetime):
+        if time_.tzinfo is None:
+            raise ArgumentError(f"{name} {time_} has no offset from UTC", hint="give it one, or seconds from now")
+        return int(time_.timestamp() * 1000)
+    if not 0 < time_ < 10**9:
+        raise ArgumentError(f"{name} is {time_} seconds from now", hint="give more than 0 and less than 10**9")
+    return int((time.time() + time_) * 1000)

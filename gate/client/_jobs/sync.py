@@ -63,6 +63,7 @@ class JobOptions(TypedDict, total=False):
     tenant: str | None
     cost: int
     deadline: float | datetime | None
+    start: float | datetime | None
     id: str | None
     headers: Mapping[str, bytes | str] | Iterable[Header] | None
 
