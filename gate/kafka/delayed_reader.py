@@ -10,7 +10,7 @@ from typing import Final
 
 from aiokafka import errors
 
-from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
+from gate.kafka.aio.reader import EARLIEST, LATEST, CorruptBatchError, Reader
 from gate.shard.buffer import slices_of, weight_of
 from gate.shard.ports import MOST_READ, SETTLED, PulledTooMuchError
 from gate.shard.records import Partition, Record
@@ -19,8 +19,9 @@ FIRST_BYTES: Final = 1 << 15
 MOST_BYTES: Final = 1 << 18
 CACHE_BYTES: Final = 16 << 20
 RECORD_BYTES: Final = 700  # of memory for the objects of a record that has been taken apart
-BACKOFF: Final = 0.2
+BACKOFF: Final = 0.1
 DEADLINE: Final = 10.0
+LASTING: Final = (errors.UnknownTopicOrPartitionError, CorruptBatchError)  # of what can be asked again
 
 
 @dataclass(slots=True)
@@ -89,11 +90,13 @@ class ParkedReader:
         self._chunks: OrderedDict[tuple[Partition, int], Chunk] = OrderedDict()  # by first offset, oldest use first
         self._firsts: dict[Partition, list[int]] = {}  # ascending
         self._size = 0
+        self._moving = ""  # why the last read had to ask again
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
         """See `ports.Source`."""
         found: list[Record] = []
         end: int | None = None  # that is proven
+        self._moving = ""
         at, size = -1, 0
         try:
             async with asyncio.timeout(DEADLINE):
@@ -109,7 +112,8 @@ class ParkedReader:
                         raise PulledTooMuchError((), len(found))
         except TimeoutError:
             place = f"{partition.topic}-{partition.number}@{at}"
-            raise TimeoutError(f"the broker does not say whether {place} is there; it is asked again") from None
+            why = f" ({self._moving})" if self._moving else ""
+            raise TimeoutError(f"the broker does not say whether {place} is there{why}; it is asked again") from None
         return found
 
     async def _find(self, partition: Partition, offset: int) -> tuple[Record | None, int | None]:
@@ -119,8 +123,15 @@ class ParkedReader:
         """
         ends_since: float | None = None
         while True:
-            if await self._load(partition, offset):
-                return self._cached(partition, offset), None  # the log goes on behind it
+            try:
+                if await self._load(partition, offset):
+                    return self._cached(partition, offset), None  # the log goes on behind it
+            except errors.KafkaError as error:
+                if not error.retriable or isinstance(error, LASTING):
+                    raise
+                self._moving = str(error) or type(error).__name__
+                await asyncio.sleep(BACKOFF)  # it is led by another one soon, and the batch can wait for that
+                continue
             first, end = await bounds(self._reader, partition)
             if offset < first:
                 return None, None

@@ -34,7 +34,7 @@ class Log:
         self.fetches = []
         self.first = 0  # what lies before it was deleted
         self.refreshed = 0
-        self.fails = 0
+        self.fails, self.error = 0, errors.NotLeaderForPartitionError
         self.lags = 0  # answers of a new leader that does not know yet what is committed
         self.clock = 0.0  # seconds: one passes at each look at its bounds
 
@@ -48,7 +48,7 @@ class Log:
         await asyncio.sleep(0)
         if self.fails:
             self.fails -= 1
-            raise errors.NotLeaderForPartitionError
+            raise self.error
         self.fetches.append((partition, offset))
         if self.lags:
             self.lags -= 1
@@ -210,14 +210,27 @@ def test_no_answer_in_time_is_an_error_that_names_the_request(monkeypatch):
         read(ParkedReader(log, lambda: 0.0), 50)
 
 
-def test_a_partition_that_moves_is_asked_for_and_said():
-    log = Log(100)
-    log.fails = 1
-    reader = ParkedReader(log)
-    with pytest.raises(errors.NotLeaderForPartitionError):
-        read(reader, 3)
-    assert log.refreshed == 1
-    assert read(reader, 3) == [3]
+def test_a_partition_that_moves_is_asked_for_until_it_is_led_again():
+    log = Log(40)
+    log.fails = 3
+    assert read(ParkedReader(log), 3) == [3]
+    assert log.refreshed == 3
+
+
+def test_what_is_led_by_nobody_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setattr(parked, "DEADLINE", 0.05)
+    log = Log(40)
+    log.fails = 10**9
+    with pytest.raises(TimeoutError, match=r"pay-0@7 is there \(.*NotLeaderForPartitionError\); it is asked again"):
+        read(ParkedReader(log), 7)
+
+
+@pytest.mark.parametrize("lasting", [errors.UnknownTopicOrPartitionError, errors.TopicAuthorizationFailedError])
+def test_what_does_not_pass_is_not_waited_for(lasting):
+    log = Log(40)
+    log.fails, log.error = 1, lasting
+    with pytest.raises(lasting):
+        read(ParkedReader(log), 7)
 
 
 @pytest.mark.parametrize("codec", [0, 1, 4])

@@ -82,6 +82,13 @@ class Client(OpenClient):
         nodes = [broker.nodeId for broker in self.cluster.brokers()]
         return random.choice(_silent.better(self._cluster_name, nodes)) if nodes else None  # noqa: S311
 
+    async def coordinator_lookup(self, coordinator_type: Any, coordinator_key: str) -> Any:
+        """See aiokafka, whose sender asks another broker where one is not ready, and ends where a connection does."""
+        try:
+            return await super().coordinator_lookup(coordinator_type, coordinator_key)
+        except KafkaConnectionError as error:
+            raise NodeNotReadyError(str(error)) from error
+
     async def bootstrap(self) -> None:
         """Learn of the cluster from the first broker that lets us in; raise what the last one said if none does."""
         refused: Any = KafkaConnectionError(f"no broker is named: {self.servers!r}")

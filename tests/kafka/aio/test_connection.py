@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from aiokafka.protocol.metadata import MetadataRequest
@@ -282,6 +282,19 @@ async def test_nobody_waits_to_be_connected_to_a_broker_that_the_others_have_giv
     async with asyncio.timeout(60):
         with pytest.raises(NodeNotReadyError, match=f"broker {FROZEN} can't be connected to"):
             await client.send(FROZEN, MetadataRequest([]))
+
+
+async def test_who_looks_for_a_coordinator_may_ask_another_broker_where_the_connection_to_one_ends(
+    freezing, monkeypatch
+):
+    """With aiokafka's error its sender ended, and with it the session."""
+    client, between = freezing
+    assert await client.send(FROZEN, MetadataRequest([]))
+    between.frozen = True
+    monkeypatch.setattr(client, "get_random_node", lambda: FROZEN)
+    async with asyncio.timeout(60):
+        with pytest.raises(NodeNotReadyError, match="ended before it answered FindCoordinator"):
+            await client.coordinator_lookup(CoordinationType.TRANSACTION, "pay")
 
 
 async def test_a_broker_that_is_late_is_waited_for_while_it_is_one_of_the_cluster(freezing, monkeypatch):
