@@ -56,6 +56,7 @@ class Members:
     missed: int = 0  # points that were not come to in time
     broker: asyncio.Event = field(default_factory=asyncio.Event)  # set while it serves
     ways: Mapping[int, str] = field(default_factory=dict)  # bootstrap of places that have one of their own
+    options: tuple[str, ...] = ()  # of `gate run`
 
     def __post_init__(self) -> None:
         self._fates = deque(self.plan.fates)
@@ -110,7 +111,7 @@ class Members:
         folder = self.folder / name
         folder.mkdir()
         bootstrap = self.ways.get(place, self.bootstrap)
-        process = GateProcess(folder, bootstrap, self.prefix, self.policy, env=env, program=program)
+        process = GateProcess(folder, bootstrap, self.prefix, self.policy, *self.options, env=env, program=program)
         self.logs.append(process.log)
         self.note(f"start, {fate}" if fate.end is not End.NONE else "start", name)
         return process

@@ -12,11 +12,13 @@ from random import Random
 from time import monotonic, time
 
 from gate.kafka.local import LocalCluster
-from gate.policy import parse_policy
+from gate.policy import Policy, parse_policy
+from gate.shard.placement import shard_of
 from tests.chaos import faults, load
 from tests.chaos.kinds import KINDS
 from tests.chaos.load import NAMES, PARTITIONS, PREFIX, SHARDS, SHARES
 from tests.chaos.members import Incident, Members
+from tests.chaos.readiness import Asking, problems
 from tests.chaos.rolling import RESTARTS, STEADY, Watch, count, longest
 from tests.chaos.run import BROKER_PROPERTIES, Report, drain, errors_of, judge_topics
 from tests.chaos.stage import RECOVERY, Links, Stage
@@ -36,6 +38,7 @@ COMPACTION = {
     "log.cleaner.min.cleanable.ratio": "0.01",
 }
 TINY = {"segment.bytes": str(1 << 20), "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01"}
+ARRIVAL = {"message.timestamp.type": "LogAppendTime"}  # of requests: when each came, whenever it was sent
 AS_MADE = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime", "max.message.bytes": str(4 << 20)}
 
 
@@ -109,18 +112,19 @@ async def run(
         properties_of=links.properties,
     )
     members = Members(folder, cluster.bootstrap, PREFIX, text, faults.Plan(seed, (), ()), say)
-    members.ways = {0: links.bootstrap}
+    members.ways, members.options = {0: links.bootstrap}, ("--http", "0")
     stage = Stage(cluster, links, members, Random(f"faults {seed}"), say)
     begun = monotonic()
     try:
-        await create(cluster.bootstrap, *(NAMES.requests(s) for s in SHARES), partitions=PARTITIONS, copies=3)
+        requested = [NAMES.requests(s) for s in SHARES]
+        await create(cluster.bootstrap, *requested, partitions=PARTITIONS, copies=3, **ARRIVAL)
         seconds = 100_000.0  # it is told when it is enough
         offering = load.Offering(cluster.bootstrap, round(rate * seconds), seconds)
-        watch = Watch()
+        watch, asking = Watch(), Asking(members)
         async with asyncio.TaskGroup() as group:
             group.create_task(offering.run())
             await members.run(gates)
-            watching = group.create_task(watch.run(cluster.bootstrap))
+            watching = [group.create_task(one) for one in (watch.run(cluster.bootstrap), asking.run())]
             await watch.all_since(round(1000 * time()), RECOVERY)
             if compact:
                 await stage.alter(NAMES.state, {**AS_MADE, **TINY})  # it takes all that is not named back
@@ -133,7 +137,8 @@ async def run(
             while sum(offering.sent.values()) < requests:
                 await asyncio.sleep(0.2)
             offering.enough = True
-            watching.cancel()
+            for task in watching:
+                task.cancel()
         report.offered = sum(offering.sent.values())
         await drain(cluster.bootstrap, report)
         report.times["drain"], begun = monotonic() - begun, monotonic()
@@ -142,6 +147,7 @@ async def run(
         report.gate_errors = errors_of(members.logs)
         policy = parse_policy(f"prefix: {PREFIX}\n{text}")
         await judge_topics(report, policy, cluster.bootstrap, idle=idle, whole=not compact)
+        report.problems += [f"readiness: {problem}" for problem in _untrue(asking, policy, report)]
         report.times["check"] = monotonic() - begun
     finally:
         members.close()
@@ -150,6 +156,22 @@ async def run(
     for one in struck:
         one.pauses = {s: longest(moments, one.begun, one.ended) for s, moments in report.moments.items()}
     return Outcome(report, struck)
+
+
+def _untrue(asking: Asking, policy: Policy, report: Report) -> list[str]:
+    """Return what `/readyz` has said of itself that was not so."""
+    arrived: dict[int, list[int]] = {}
+    decided: dict[int, list[int]] = {}
+    for service in STEADY:
+        shard = shard_of(policy.shard_key(service), SHARDS)
+        arrived.setdefault(shard, []).extend(report.arrived[service])
+        decided.setdefault(shard, []).extend(report.moments[service])
+    answers = asking.found()
+    said = [ready for one in answers for _, ready in one.said]
+    report.notes.append(
+        f"readyz: green {said.count(True)}, red {said.count(False)}, no answer {said.count(None)} times"
+    )
+    return problems(answers, arrived, decided)
 
 
 async def _strike(stage: Stage, kind: str, watch: Watch) -> Struck:

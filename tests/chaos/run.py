@@ -41,6 +41,7 @@ class Report:
     uses: Mapping[str, judge.Use] = field(default_factory=dict)
     silences: Sequence[judge.Silence] = ()
     moments: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of decisions, by service, ms
+    arrived: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of requests, by service, ms
     times: dict[str, float] = field(default_factory=dict)  # seconds per phase
     missed: int = 0
     torn: int = 0  # transactions that the broker left half-done, and a gate ended
@@ -213,6 +214,7 @@ async def judge_topics(
     checker = Checker(names, {one.version: one for one in (*earlier, policy)}, shards)
     kinds = {getattr(NAMES, kind)(s): (kind, s) for s in SHARES for kind in ("admitted", "delayed", "rejected")}
     histories = {s: judge.History() for s in SHARES}
+    arrived: dict[str, list[int]] = {s: [] for s in SHARES}
     replays = {s: replay.Replay(policy.effective(s).spec) for s in SHARES}
     costs: dict[tuple[bytes, int, int], int] = {}
     places: dict[tuple[bytes, int, int], tuple[int, int]] = {}
@@ -228,6 +230,7 @@ async def judge_topics(
         service = NAMES.service_of(record.topic)
         if service is not None:
             ends["requests"] += 1
+            arrived[service].append(record.timestamp)
             cost = getattr(read_options(record.headers), "cost", 1)
             if cost != 1:
                 costs[record.topic.encode(), record.partition, record.offset] = cost
@@ -258,7 +261,7 @@ async def judge_topics(
     ):
         async for record in topics.read(bootstrap, group):
             take(record)
-    report.ends = ends
+    report.ends, report.arrived = ends, {s: sorted(moments) for s, moments in arrived.items()}
     if ends["requests"] < report.offered:
         report.problems.append(f"lost by the broker: {report.offered - ends['requests']} acknowledged requests")
     offsets = await topics.group_offsets(bootstrap, PREFIX)
