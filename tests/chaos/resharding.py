@@ -1,6 +1,6 @@
 """The state moves to other shards under load, and the command is killed at each of its points; judged as in `run`.
 
-`python -m tests.chaos.resharding --rate 500 --seconds 3`
+`python -m tests.chaos.resharding --rate 500 --seconds 3`; with `--nodes 3` on three brokers.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 
-from gate.kafka.local import LocalBroker
+from gate.kafka.local import LocalBroker, LocalCluster
 from gate.policy import parse_policy
 from gate.shard.failpoints import RESHARD_POINTS
 from tests.chaos import load
@@ -84,16 +84,19 @@ def _plain(gate: GateProcess) -> str:
     return " ".join(gate.text().split())
 
 
-async def run(folder: Path, *, seconds: float, rate: float, points: Sequence[str] = RESHARD_POINTS) -> Found:
+async def run(
+    folder: Path, *, seconds: float, rate: float, points: Sequence[str] = RESHARD_POINTS, nodes: int = 1
+) -> Found:
     """Offer `rate` requests a second while the state moves; then judge what is there."""
     found = Found(Report(0))
     report, text = found.report, load.policy(ALLOWED * rate)
     policy = parse_policy(f"prefix: {PREFIX}\n{text}")
-    broker = await asyncio.to_thread(LocalBroker.start, folder / "broker", properties=BROKER_PROPERTIES)
+    start = LocalBroker.start if nodes == 1 else LocalCluster.start
+    broker = await asyncio.to_thread(start, folder / "broker", properties=BROKER_PROPERTIES)
     stages = _Run(folder, broker.bootstrap, text, found)
     shards = SHARDS
     try:
-        await create(broker.bootstrap, *(NAMES.requests(s) for s in SHARES), partitions=PARTITIONS)
+        await create(broker.bootstrap, *(NAMES.requests(s) for s in SHARES), partitions=PARTITIONS, copies=nodes)
         offering = load.Offering(broker.bootstrap, round(rate * AT_MOST), AT_MOST)
         async with asyncio.TaskGroup() as group:
             group.create_task(offering.run())
@@ -143,10 +146,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rate", type=float, default=500.0)
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="brokers")
     given = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="resharding-") as folder:
-        found = asyncio.run(run(Path(folder), seconds=given.seconds, rate=given.rate))
+        found = asyncio.run(run(Path(folder), seconds=given.seconds, rate=given.rate, nodes=given.nodes))
     print("\n".join(found.lines()))
     return 1 if found.report.problems else 0
 
