@@ -63,10 +63,13 @@ class Stage:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=ANSWER_MS)
         await admin.start()
         try:
-            (node,) = {await admin.find_coordinator(contender.group) for contender in self.contenders}
+            while True:  # brokers may know of a move at different times
+                found = {await admin.find_coordinator(contender.group) for contender in self.contenders}
+                if len(found) == 1:
+                    return int(found.pop())
+                await asyncio.sleep(POLL)
         finally:
             await admin.close()
-        return int(node)
 
     async def transaction_coordinator(self) -> int:
         """Return the node that coordinates most transactional ids of each of both."""

@@ -42,7 +42,7 @@ class Client(OpenClient):
     def asked(self) -> Asked:
         """What it has asked, and what of it is not answered."""
         if self._asked is None:  # it may have been adopted
-            self._asked = Asked()
+            self._asked = Asked(lambda moment: _silent.since(self._cluster_name, moment))
         return self._asked
 
     async def send(self, node_id: Any, request: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:
@@ -50,7 +50,7 @@ class Client(OpenClient):
         connection = await self.connection_to(node_id, group)
         if connection is None:
             _silent.add(self._cluster_name, node_id)
-            raise NodeNotReadyError(self.asked.failed(f"broker {node_id} can't be connected to"))
+            raise NodeNotReadyError(self.asked.away(f"broker {node_id} can't be connected to"))
         if isinstance(request, ProduceRequest) and request.required_acks == 0:
             return await connection.send(request, expect_response=False)
         asked = self.asked.begin(node_id, request)
@@ -60,11 +60,11 @@ class Client(OpenClient):
         except TimeoutError as error:
             connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
             _silent.add(self._cluster_name, node_id)
-            raise RequestTimedOutError(self.asked.given_up(asked)) from error
+            raise RequestTimedOutError(self.asked.ended(asked)) from error
         except KafkaConnectionError as error:
             why = f"the connection to broker {node_id} ended before it answered {asked.name}"
             cause = f": {error.__cause__}" if isinstance(error.__cause__, AccessError) else ""
-            raise KafkaConnectionError(self.asked.given_up(asked, why + cause)) from error
+            raise KafkaConnectionError(self.asked.ended(asked, why + cause)) from error
         except BaseException:
             self.asked.given_up(asked)
             raise

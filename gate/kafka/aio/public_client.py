@@ -57,12 +57,12 @@ class Client:
             answer = await self._send(node_id, request, group=group)
         except NodeNotReadyError as error:  # nothing was sent
             self.asked.answered(asked)
-            raise NodeNotReadyError(self.asked.failed(f"broker {node_id} can't be connected to")) from error
+            raise NodeNotReadyError(self.asked.away(f"broker {node_id} can't be connected to")) from error
         except RequestTimedOutError as error:
-            raise RequestTimedOutError(self.asked.given_up(asked)) from error
+            raise RequestTimedOutError(self.asked.ended(asked)) from error
         except KafkaConnectionError as error:
             why = f"the connection to broker {node_id} ended before it answered {asked.name}"
-            raise KafkaConnectionError(self.asked.given_up(asked, why)) from error
+            raise KafkaConnectionError(self.asked.ended(asked, why)) from error
         except BaseException:
             self.asked.given_up(asked)
             raise

@@ -28,6 +28,7 @@ TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 SETTLING: Final = 0.05
 LONG: Final = 3.0  # seconds of a call that are worth telling
+IF_AWAY: Final = 2  # times the deadline, where a broker is away: Kafka gives it up after 9 s, and then elects others
 OF_BATCHES: Final = {"AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"}
 MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
 _CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
@@ -146,7 +147,7 @@ class KafkaSession:
     async def _within(self, what: str) -> AsyncIterator[None]:
         self._call = what, time.monotonic()
         try:
-            async with within(self._deadline, what, [self._client]):
+            async with within(self._deadline, what, [self._client], if_away=IF_AWAY * self._deadline):
                 yield
         finally:
             self._call = None

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka.protocol.transaction import EndTxnRequest
 
-from gate.kafka.aio.asked import Asked, within
+from gate.kafka.aio.asked import Asked, Silent, within
 
 END = EndTxnRequest("id", 1, 0, True)
 
@@ -51,3 +51,43 @@ async def test_who_says_more_is_not_interrupted():
     with pytest.raises(TimeoutError, match=r"^it is full$"):
         async with within(1.0, "this"):
             raise TimeoutError("it is full")
+
+
+async def call(asked: Asked, seconds: float, if_away: float) -> None:
+    async with within(0.05, "writing", [SimpleNamespace(asked=asked)], if_away=if_away):
+        await asyncio.sleep(seconds)
+
+
+@pytest.mark.parametrize("how", ["it can't be connected to", "the connection ends", "it is late", "others know"])
+async def test_a_broker_that_is_away_is_waited_for_until_others_may_lead(how):
+    silent = Silent()
+    silent.add("elsewhere", 2)
+    asked = Asked(lambda since: silent.since("here", since))
+    calling = asyncio.create_task(call(asked, 0.3, 60))
+    await asyncio.sleep(0)
+    if how == "others know":  # what is written to one broker may wait for another
+        silent.add("here", 2)
+    request = asked.begin(2, END)
+    if how == "it can't be connected to":
+        asked.away(how)
+    elif how == "the connection ends":
+        asked.ended(request)
+    elif how == "it is late":
+        request.began -= 5
+    await calling
+
+
+async def test_one_that_answers_is_not_and_none_for_ever():
+    asked = Asked()
+    asked.away("before it began")
+    await asyncio.sleep(0.01)
+    with pytest.raises(TimeoutError, match=r"^writing took more than 0\.05 s; pay-0 takes nothing yet$"):
+        calling = asyncio.create_task(call(asked, 60, 60))
+        await asyncio.sleep(0)
+        asked.failed("pay-0 takes nothing yet")
+        await calling
+    with pytest.raises(TimeoutError, match=r"^writing took more than 0\.1 s; it can't be connected to$"):
+        calling = asyncio.create_task(call(asked, 60, 0.1))
+        await asyncio.sleep(0)
+        asked.away("it can't be connected to")
+        await calling
