@@ -54,6 +54,7 @@ class Tearing:
                 self._left.discard(service)
                 self._torn[session] = service
         if session in self._torn:
+            await session._sending.expect(())  # on the public path a transaction begins no sooner
             self._keep_from(session._producer._txn_manager, session, outputs, TEARS[self._torn[session]])
         return await self._produce(session, outputs, marks)
 
