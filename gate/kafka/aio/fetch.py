@@ -105,9 +105,15 @@ class Fetch(FetchRequest):  # type: ignore[misc]
         self._asked = wait_ms, least, most, isolation
         self._wanted = topics
 
+    def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
+        """Return it in the newest form that the broker understands; aiokafka 0.13 stops at version 4."""
+        least, most = versions.get(self.API_KEY, (0, 0))
+        newest = FetchRequest_v11.API_VERSION
+        return self.build(FetchRequest_v11) if least <= newest <= most else super().prepare(versions)
+
     def build(self, request_struct_class: Any) -> Any:
-        """Return it in the form that the broker understands."""
-        if request_struct_class is not FetchRequest_v11:  # the last one that aiokafka 0.14 knows
+        """Return it in a form."""
+        if request_struct_class is not FetchRequest_v11:
             return super().build(request_struct_class)
         return _FetchV11(-1, *self._asked, 0, -1, self._wanted, [], "")  # no session
 

@@ -26,8 +26,14 @@ answered = st.lists(st.tuples(names, st.lists(said, max_size=4)), max_size=6)
 @given(wanted, ints, ints, ints, st.sampled_from((0, 1)))
 def test_a_request_is_byte_for_byte_that_of_aiokafka(topics, wait, least, most, isolation):
     ours, theirs = Fetch(wait, least, most, isolation, topics), FetchRequest(wait, least, most, isolation, topics)
-    for version in (FetchRequest_v4, FetchRequest_v10, FetchRequest_v11):
+    for version in {FetchRequest_v4, FetchRequest_v10, FetchRequest_v11} & set(FetchRequest._CLASSES):
         assert ours.build(version).encode() == theirs.build(version).encode()
+
+
+@pytest.mark.parametrize(("most", "version"), [(17, 11), (11, 11), (4, 4)])
+def test_the_newest_form_that_we_know_is_taken_whatever_aiokafka_would_ask_for(most, version):
+    """aiokafka 0.13 asks for version 4, though it has the others."""
+    assert version == Fetch(0, 0, 0, 0, []).prepare({1: (4, most)}).API_VERSION
 
 
 @given(answered, st.binary(max_size=8))
