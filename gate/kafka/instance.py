@@ -14,37 +14,36 @@ from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.aio.asked import within
 from gate.kafka.aio.client import Client
-from gate.kafka.aio.reader import Reader, read_all
-from gate.kafka.aio.session import KafkaSession, Torn, check_compression
+from gate.kafka.aio.reader import Reader
+from gate.kafka.aio.session import check_compression
 from gate.kafka.alert_producer import Notices
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
-from gate.kafka.generations import FIRST, Generation, Moving, find, in_force, transactional_id
+from gate.kafka.generations import FIRST, Generation, Moving, find, in_force
 from gate.kafka.health import Health, health_of
 from gate.kafka.losses import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.memory import keep_small
 from gate.kafka.open_transactions import Transactions
-from gate.kafka.reporting import Reporter, shard_in
+from gate.kafka.reporting import Reporter
 from gate.kafka.reset import reset
+from gate.kafka.sessions import RESTORE_DEADLINE, Sessions
 from gate.kafka.source import KafkaSource
+from gate.kafka.start_checks import check_shards, check_topics, last_shards
 from gate.kafka.sweeping import Sweeper
-from gate.kafka.torn_transactions import Places, is_open, look
 from gate.kafka.undecided import Watch, options
 from gate.observe import alerts
-from gate.policy import Delivery, Policy, Settings
+from gate.policy import Policy, Settings
 from gate.protocol.topics import Names, Templates
 from gate.shard.buffer import MemoryPool
 from gate.shard.placement import shard_of
 from gate.shard.ports import Session, UnavailableError
-from gate.shard.records import CommittedOffset, Partition, RecoveredState
-from gate.shard.routing import Topics
+from gate.shard.records import CommittedOffset, Partition
 from gate.shard.task import Shard
 from gate.shard.topic_limits import CONFIGS, TopicLimits
 
 CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
-RESTORE_DEADLINE: Final = 120.0
 POLLERS: Final = 2
 POOL_BYTES: Final = 16 << 20
 LEAST_BYTES: Final = 256 << 10
@@ -95,6 +94,7 @@ class Gate:
         self._cluster: Cluster
         self._membership: Membership
         self._notices: Notices
+        self._sessions: Sessions
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -111,8 +111,10 @@ class Gate:
         stack.push_async_callback(self._cluster.close)
         await self._cluster.start()
         self._enter(await in_force(self._single, self.names, await self._cluster.partitions(), self.shards))
-        await self._check_topics()
-        self._check_shards(await self._where(), self._policy)
+        await check_topics(self._cluster, self.names, self.shards, settings.group_id, reset=self._reset_state)
+        async with within(RESTORE_DEADLINE, f"reading {self.names.usage}", [self._reading]):
+            last = await last_shards(self._single, self.names)
+        check_shards(last, self._policy, self.shards)
         self._notices = Notices(self.names.alerts, **self._options)
         stack.push_async_callback(self._notices.close)
         self.observer.notify = self._notices.send
@@ -136,6 +138,10 @@ class Gate:
             on_revoked=self._pause_all, on_assigned=self._assigned.put_nowait, **self._options,
         )  # fmt: skip
         stack.push_async_callback(self._membership.stop)
+        self._sessions = Sessions(
+            self.names, settings, self.shards, self.policy_shard_key, self._reading, self._cluster,
+            self.committed, self._membership.commit, self.limits,
+        )  # fmt: skip
         if self._reset_state:
             # a gate that was killed is a member until its session ends
             patience = time.monotonic() + settings.session_timeout + CALL_DEADLINE
@@ -241,58 +247,11 @@ class Gate:
         await client.bootstrap()
         return client
 
-    async def _check_topics(self) -> None:
-        there = await self._cluster.partitions()
-        state = self.names.state
-        if there.get(state, self.shards) != self.shards:
-            raise GateError(
-                f"topic {state} has {there[state]} partitions, but this gate was started with {self.shards} shards",
-                hint=f"start it with `--shards {there[state]}`; `gate reshard` changes the number",
-            )
-        if state not in there and not self._reset_state:
-            await self._check_first_start(there)
-        await self._cluster.ensure(*self._cluster.common_specs(self.shards))
-        if state in there:
-            kind = (await self._cluster.configs(state))[state].get("message.timestamp.type")
-            if kind != "LogAppendTime":
-                raise GateError(
-                    f"topic {state} has message.timestamp.type={kind}; the gate takes its time from there",
-                    hint=f"kafka-configs.sh --alter --topic {state} --add-config message.timestamp.type=LogAppendTime",
-                )
-
-    async def _check_first_start(self, there: Mapping[str, int]) -> None:
-        """Raise GateError if the state topic is missing although the group has decided requests."""
-        requests = [Partition(t, n) for t, count in there.items() if self.names.service_of(t) for n in range(count)]
-        decided = await self._cluster.offsets(self.settings.group_id, requests)
-        # another gate may have started meanwhile, made the topic and decided
-        if decided and self.names.state not in await self._cluster.partitions():
-            raise state_lost(self.names.state)
-
     def check_policy(self, policy: Policy) -> None:
         """Raise GateError if the gate can't go over to `policy` while it runs."""
         policy = policy.placed(self._groups)
         before = {service: self._policy.shard_key(service) for service in self._membership.services()}
-        self._check_shards({service: shard_of(key, self.shards) for service, key in before.items()}, policy)
-
-    async def _where(self) -> dict[str, int]:
-        """Return the shard on which each service was seen last, from the newest usage records."""
-        usage, generation = Partition(self.names.usage, 0), self.names.generation
-        async with within(RESTORE_DEADLINE, f"reading {self.names.usage}", [self._reading]):
-            newest = await read_all(self._single, usage)
-        return {
-            service: shard for service, record in newest.items() if (shard := shard_in(record, generation)) is not None
-        }
-
-    def _check_shards(self, where: Mapping[str, int], policy: Policy) -> None:
-        """Raise GateError if services would leave the shard that holds their limits and what they have parked."""
-        moved = [s for s, shard in sorted(where.items()) if shard_of(policy.shard_key(s), self.shards) != shard]
-        if moved:
-            more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
-            raise GateError(
-                f"the policy puts {', '.join(moved[:3])}{more} into another group, hence on another shard than the one "
-                "that holds its limits and what it has parked",
-                hint="keep `group` as it was; `gate reshard --move SERVICE --group NAME` moves it with its state",
-            )
+        check_shards({s: shard_of(key, self.shards) for s, key in before.items()}, policy, self.shards)
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
@@ -371,47 +330,7 @@ class Gate:
 
     def new_session(self, shard: int) -> Session:
         """Return a fresh session for a shard."""
-        state = Partition(self.names.state, shard)
-
-        async def restore(partitions: Sequence[Partition]) -> RecoveredState:
-            async with within(RESTORE_DEADLINE, f"reading {state.topic}-{state.number}", [self._reading]):
-                stored = await read_all(self._single, state)
-            return RecoveredState(stored, await self.committed(partitions))
-
-        async def look_behind(producer_id: int) -> Torn | None:
-            async with within(RESTORE_DEADLINE, "looking for what was left half-done", [self._reading]):
-                requests, places = await self._places(shard)
-                return await look(self._single, places, producer_id, lambda: self.committed(requests), self.shards)
-
-        async def still_open(producer_id: int) -> bool:
-            _, places = await self._places(shard)
-            return await is_open(self._single, places, producer_id)
-
-        exactly_once = self.settings.delivery is Delivery.EXACTLY_ONCE
-        return KafkaSession(
-            transactional_id(self.settings.group_id, shard, self.names.generation) if exactly_once else None,
-            self.settings.group_id, state, restore, self._membership.commit,
-            deadline=CALL_DEADLINE, limits=self.limits, look_behind=look_behind, is_open=still_open,
-            compression=self.settings.compression, **self._options,
-        )  # fmt: skip
-
-    async def _places(self, shard: int) -> tuple[Sequence[Partition], Places]:
-        """Return the request partitions of a shard and where its owner writes, as far as they are there.
-
-        By what the cluster has: the group may not have been told of all topics yet.
-        """
-        names, there = self.names, await self._cluster.partitions()
-        found = {topic: service for topic in there if (service := names.service_of(topic)) is not None}
-        mine = {t: s for t, s in found.items() if shard_of(self.policy_shard_key(s), self.shards) == shard}
-        requests = [Partition(topic, number) for topic in mine for number in range(there[topic])]
-        outputs = [
-            Partition(output, number)
-            for service in mine.values()
-            for output in Topics.of(names, service).outputs
-            for number in range(there.get(output, 0))
-        ]
-        reports = Partition(names.alerts, 0), Partition(names.usage, 0)
-        return requests, Places(Partition(names.state, shard), tuple(outputs), reports)
+        return self._sessions.make(shard, CALL_DEADLINE, **self._options)
 
     def local(self) -> int:
         """Return a monotonic time, ns."""
