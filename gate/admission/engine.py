@@ -3,15 +3,16 @@
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final, Self
 
-from gate.admission import records
+from gate.admission import commands, records
 from gate.admission.breach import AlertSchedule, Situation
 from gate.admission.engine_state import EngineState
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
-from gate.admission.model import MS, UNTIL_RESUMED, Event, Run, Step, Usage
+from gate.admission.model import MS, UNTIL_RESUMED, Event, Pull, Reason, Run, Step, Usage
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.queue import Arrival
 from gate.admission.queues.segment import NO_DEADLINE
+from gate.admission.queues.selectable import Cursor, Span
 from gate.admission.queues.tenants import short
 from gate.admission.report import eta_of_all, fullest, service_usage
 from gate.admission.scheduling import take_due
@@ -177,10 +178,14 @@ class Engine:
 
         The longest pause counts: a worker that was told to wait for seconds must not end what an operator asked for.
         """
-        state = self.state
+        before = self.paused_until(tenant)
         until = min(until, UNTIL_RESUMED)
-        before = state.tenants.find(short(tenant), max(now, state.now)).paused_until if tenant else state.paused_until
         self._pause(now, max(before, until), tenant)
+
+    def paused_until(self, tenant: str = "") -> int:
+        """Return until when nothing is admitted, or nothing of one tenant; ns, 0 or over already: it is not paused."""
+        state = self.state
+        return state.tenants.find(short(tenant), state.now).paused_until if tenant else state.paused_until
 
     def resume(self, now: int, tenant: str = "") -> None:
         """End a pause."""
@@ -209,6 +214,37 @@ class Engine:
             state.scheduler.rest(now, state.limits)
             state.forecast.stepped(now, max(now, state.paused_until), admitted=True)
         return gone + scheduled
+
+    @property
+    def arrivals(self) -> int:
+        """How many requests have come so far: the next one's arrival number."""
+        return self.state.sequence
+
+    @property
+    def names_tenants(self) -> bool:
+        """Whether it knows the tenant of each parked request."""
+        return commands.names_tenants(self.state)
+
+    def select(
+        self, fit: commands.Filter, cursor: Cursor, end: int, entries: int, requests: int
+    ) -> tuple[list[Span], Cursor | None]:
+        """Look for parked requests as `SelectablePlaces.select` does."""
+        return commands.select(self.state, fit, cursor, end, entries, requests)
+
+    def reject(self, now: int, spans: Sequence[Span], reason: Reason) -> list[Pull]:
+        """Let parked requests go without their turn. Not between `step` and `parked`."""
+        self.state.now = max(now, self.state.now)
+        return commands.take_out(self.state, self.state.now, spans, reason)
+
+    def lose(self, now: int, spans: Sequence[Span]) -> None:
+        """Forget parked requests that turned out to be gone from the delayed topic. Not between `step` and `parked`."""
+        self.state.now = max(now, self.state.now)
+        commands.take_out(self.state, self.state.now, spans, None)
+
+    def shift(self, now: int, spans: Sequence[Span], lane: str) -> int:
+        """Put parked requests into another lane of the policy; return how many. Not between `step` and `parked`."""
+        self.state.now = max(now, self.state.now)
+        return commands.shift(self.state, self.state.now, spans, self.state.lanes[lane])
 
     def count_gone(self, count: int) -> None:
         """Count parked requests that turned out to be gone from the delayed topic when they were to leave it."""

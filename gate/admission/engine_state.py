@@ -11,9 +11,9 @@ from gate.admission.limits.service import Limits
 from gate.admission.model import FOREVER, Reason, Verdict
 from gate.admission.overflow import Held
 from gate.admission.queues.holding import Holding
-from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.queue import Lane, Queue, lanes_of
 from gate.admission.queues.scheduled import Scheduled
+from gate.admission.queues.selectable import SelectablePlaces
 from gate.admission.queues.tenants import Tenants
 from gate.admission.scheduler import Scheduler
 from gate.admission.state import LaneRecord, ServiceRecord, TotalRecord
@@ -37,8 +37,8 @@ class EngineState:
         self.lanes = lanes_of(policy.lanes)
         self.limits = Limits(service, Limiter(policy.spec, now), budgets.get(policy.group), policy.in_flight)
         self.tenants = Tenants(service, policy, self.lanes, now)
-        self.places = ParkedPlaces(service)
         self.scheduled = Scheduled(service)
+        self.places = SelectablePlaces(service)
         self.scheduler = Scheduler(self.lanes, self.places, self.tenants)
         self.forecast = Forecast(self.scheduler, self.places, self.limits)
         self.sequence = 0  # numbers all requests in the order of arrival

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     MALFORMED = "malformed"  # this and the next are the shell's: an engine never sees such a request
     UNFORWARDABLE = "unforwardable"  # the broker takes no such record
     SCHEDULED = "scheduled"  # its producer wants it not before a time
+    CANCELLED = "cancelled"  # by an operator's command
 
 
 class Run(msgspec.Struct, frozen=True):  # a dataclass takes four times as long to make

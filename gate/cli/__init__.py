@@ -29,6 +29,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "worker": "Run a command for each admitted request of a service.",
     "pause": "Admit nothing of a service, or of one of its tenants, for a time.",
     "resume": "End a pause now.",
+    "cancel": "Reject requests that wait, by filter, exactly once.",
+    "audit": "Show who commanded what, when and why.",
     "alerts": "Print alerts as they come, and carry them to Alertmanager, chat, mail or a webhook.",
     "replay": "Show what a policy would have done to the recorded requests.",
     "doctor": "Check broker, topics, permissions and clocks; say what to do about each fault.",

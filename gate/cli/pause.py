@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
@@ -23,6 +23,7 @@ def _is_tenant(_type: object, value: str | None) -> None:
         raise ValueError(str(options))
 
 
+T = TypeVar("T")
 _END: Final = ("Parameters", Group(validator=mutually_exclusive))
 Tenant = Annotated[str | None, Parameter(validator=_is_tenant)]
 
@@ -76,13 +77,13 @@ def who(service: str, tenant: str | None) -> str:
     return service if tenant is None else f"tenant {tenant} of {service}"
 
 
-def command(client: Client, give: Callable[[GateControl], Awaitable[str]]) -> str:
-    """Give a command to the gates; return its id. Raises GateError where there is none, and for an unknown service."""
+def command(client: Client, give: Callable[[GateControl], Awaitable[T]]) -> T:
+    """Return what `give` does with a control. Raises GateError where there is no gate, and for an unknown service."""
     log_to_stderr()
     return asyncio.run(_command(client, give))
 
 
-async def _command(client: Client, give: Callable[[GateControl], Awaitable[str]]) -> str:
+async def _command(client: Client, give: Callable[[GateControl], Awaitable[T]]) -> T:
     await client.reach()
     async with GateControl(client.connection) as control:
         return await give(control)

@@ -1,15 +1,18 @@
-"""Operators' commands from Python: pause a service or one of its tenants, and resume it.
+"""Operators' commands from Python: pause a service or one of its tenants and resume it, and act on what waits.
 
 >>> async def maintenance() -> None:
 ...     async with GateControl("localhost:9092") as gate:
 ...         await gate.pause("payments", for_=900, reason="the bank is down")
+...         await gate.cancel("payments", Filter(tenant="acme"), reason="they have left us")
 ...         await gate.resume("payments")
 """
 
 import asyncio
+import getpass
+import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from math import inf
@@ -20,14 +23,17 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from gate.client._answers import Answers
 from gate.client._background import Twin
 from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection
 from gate.client._errors import ArgumentError, NotConnectedError, UnknownServiceError
+from gate.client._filter import Filter
 from gate.config import Connection
 from gate.errors import GateError
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
 from gate.protocol import control
+from gate.protocol.answers import Answer
 from gate.protocol.headers import TENANT, Malformed, read_options
 
 _DEADLINE: Final = 10.0
@@ -40,14 +46,21 @@ _TIMES: Final = "give a time with an offset from UTC, as datetime.now(UTC) has i
 class GateControl:
     """Writes commands to the control topic, from which every gate takes them.
 
-    A call returns the command's id when the broker has the command; gates heed it within a second. Only operators
-    should be allowed to write there, by the broker's ACLs.
+    `pause` and `resume` return the command's id when the broker has the command; gates heed it within a second.
+    Commands on what waits are followed to their end. `who` is what the audit calls the sender; USER@HOST unless said.
+    Only operators should be allowed to write there, by the broker's ACLs.
     """
 
     def __init__(
-        self, bootstrap: str | Connection, *, prefix: str = PREFIX, connect_timeout: float = CONNECT_TIMEOUT
+        self,
+        bootstrap: str | Connection,
+        *,
+        prefix: str = PREFIX,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        who: str = "",
     ) -> None:
         self._connection = connection(bootstrap, prefix, connect_timeout)
+        self._who = who or _sender()
         self._stack = AsyncExitStack()
         self._producer: AIOKafkaProducer | None = None
 
@@ -92,24 +105,71 @@ class GateControl:
         not take it.
         """
         until_ms = _end_ms(until, for_, time.time())
-        return await self._command(service, control.PauseUntil(until_ms, _checked(tenant)), reason)
+        return await self._command(service, control.PauseUntil(until_ms, _checked(tenant), service), reason)
 
     async def resume(self, service: str, *, tenant: str = "", reason: str = "") -> str:
         """End the pause of a service, or of one of its tenants, now. Raises as `pause` does."""
-        return await self._command(service, control.Resume(_checked(tenant)), reason)
+        return await self._command(service, control.Resume(_checked(tenant), service), reason)
 
-    async def _command(self, service: str, command: control.Command, reason: str) -> str:
+    async def cancel(
+        self,
+        service: str,
+        which: Filter,
+        *,
+        reason: str = "",
+        dry_run: bool = False,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Have requests that wait rejected, with `reason=cancelled`; they take nothing of the limits.
+
+        Returns the last answer when all is done; `on_answer` is given each, with how far it is. With `dry_run` they
+        are only counted. A command that is sent again with the same `command_id` is carried out once; who stops waiting
+        stops nothing. Raises ArgumentError, UnknownServiceError, CommandRefusedError where nothing fits, and GateError.
+        """
+        if not (reason or dry_run):
+            raise ArgumentError("what is cancelled is lost, and no reason is given", hint="say why: reason='...'")
+        command = control.Cancel(service, which.encode(), dry_run)
+        return await self._followed(service, command, reason, command_id, on_answer)
+
+    async def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
+        """Have no more of a command carried out; what is done stays done. Raises CommandRefusedError if it is over."""
+        return await self._followed(service, control.Abort(service, command_id), reason, "", None)
+
+    async def _followed(
+        self,
+        service: str,
+        command: control.Command,
+        reason: str,
+        known: str,
+        told: Callable[[Answer], object] | None,
+    ) -> Answer:
         if self._producer is None:
             raise NotConnectedError("GateControl")
-        known = uuid.uuid4().hex
-        headers = [(control.BY, control.OPERATOR), (control.COMMAND_ID, known.encode())]
+        if len(known) > control.MAX_ID:
+            raise ArgumentError(f"command_id has {len(known)} characters", hint=f"give at most {control.MAX_ID}")
+        try:
+            if self._connection.names.answers not in await self._cluster.partitions():
+                topic = self._connection.names.answers
+                raise GateError(f"there is no topic {topic}: the gates are of an earlier version", hint="upgrade them")
+            async with Answers.following(self._connection) as answers:
+                known = await self._command(service, command, reason, known)
+                return await answers.wait_for(known, told)
+        except (KafkaError, TimeoutError) as error:
+            raise self._failed("waiting for an answer of", error) from error
+
+    async def _command(self, service: str, command: control.Command, reason: str, known: str = "") -> str:
+        if self._producer is None:
+            raise NotConnectedError("GateControl")
+        known = known or uuid.uuid4().hex
+        headers = [(control.BY, control.OPERATOR), (control.WHO, self._who.encode())]
         if reason:
             headers.append((control.REASON, reason.encode()))
         try:
             async with asyncio.timeout(_DEADLINE):
                 await self._check_service(service)
                 await self._producer.send_and_wait(
-                    self._connection.names.control, control.encode(command), service.encode(), partition=0,
+                    self._connection.names.control, control.encode(command), known.encode(), partition=0,
                     headers=headers,
                 )  # fmt: skip
         except (KafkaError, TimeoutError) as error:
@@ -162,9 +222,14 @@ class SyncGateControl(Twin[GateControl]):
     """`GateControl` for programs without an event loop: `with SyncGateControl(...) as gate: gate.pause("payments")`."""
 
     def __init__(
-        self, bootstrap: str | Connection, *, prefix: str = PREFIX, connect_timeout: float = CONNECT_TIMEOUT
+        self,
+        bootstrap: str | Connection,
+        *,
+        prefix: str = PREFIX,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        who: str = "",
     ) -> None:
-        super().__init__(GateControl(bootstrap, prefix=prefix, connect_timeout=connect_timeout))
+        super().__init__(GateControl(bootstrap, prefix=prefix, connect_timeout=connect_timeout, who=who))
 
     def pause(
         self,
@@ -181,6 +246,27 @@ class SyncGateControl(Twin[GateControl]):
     def resume(self, service: str, *, tenant: str = "", reason: str = "") -> str:
         """End a pause now; as `GateControl.resume`."""
         return self._background.run(self._inner.resume(service, tenant=tenant, reason=reason))
+
+    def cancel(
+        self,
+        service: str,
+        which: Filter,
+        *,
+        reason: str = "",
+        dry_run: bool = False,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Have requests that wait rejected; as `GateControl.cancel`."""
+        return self._background.run(
+            self._inner.cancel(
+                service, which, reason=reason, dry_run=dry_run, command_id=command_id, on_answer=on_answer
+            )
+        )
+
+    def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
+        """Have no more of a command carried out; as `GateControl.abort`."""
+        return self._background.run(self._inner.abort(service, command_id, reason=reason))
 
 
 def _end_ms(until: datetime | None, for_: float | timedelta | None, now: float) -> int:
@@ -199,6 +285,15 @@ def _end_ms(until: datetime | None, for_: float | timedelta | None, now: float) 
     if not end > now:
         raise ArgumentError(f"{told} is over already", hint="give a time to come; resume ends a pause")
     return control.FOREVER_MS if end == inf else min(int(end * 1000), control.FOREVER_MS)
+
+
+def _sender() -> str:
+    """Return who this process runs as."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user, as in many containers
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _checked(tenant: str) -> str:

@@ -17,6 +17,7 @@ from gate.kafka.aio.compat.shared import ConfigResource, ConfigResourceType
 from gate.kafka.coalesced import CoalescedCall
 from gate.kafka.creating import Creator, TopicSpec
 from gate.log import get_logger
+from gate.protocol.control import RETENTION_MS
 from gate.protocol.topics import Names
 from gate.shard.records import CommittedOffset, Partition
 
@@ -234,11 +235,14 @@ class Cluster:
         """Return the topics that all services share."""
         names = self._names
         compact = {"cleanup.policy": "compact"}
+        kept = {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)}
         own_time = {"message.timestamp.type": "LogAppendTime"}  # whatever the clock of the gate that writes
         return [
             TopicSpec(names.alerts, 1, own_time),
             TopicSpec(names.usage, 1, compact | own_time),
-            TopicSpec(names.control, 1, compact),
+            TopicSpec(names.control, 1, kept | own_time),
+            TopicSpec(names.answers, 1, kept | own_time),
+            TopicSpec(names.audit, 1, FOREVER | own_time),
             self.state_spec(names.state, shards),
         ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import takewhile
 from typing import Final, Protocol
 
 import structlog
@@ -11,8 +12,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from gate.errors import GateError
 from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
 from gate.protocol import control
-from gate.protocol.headers import last
-from gate.shard.records import Partition
+from gate.protocol.headers import Headers, last
+from gate.shard.records import Partition, Record
 from gate.shard.snapshots import Lag, Received, Watched
 
 CONTROL_POLL_MS: Final = 500
@@ -21,6 +22,8 @@ BACKOFF: Final = 1.0
 MOST_SHOWN: Final = 200  # characters of what somebody else has written
 START_DEADLINE: Final = 30.0
 CALL_DEADLINE: Final = 10.0
+
+MOST_KEPT: Final = 10_000  # commands, before those are looked for that are old
 
 log = structlog.get_logger("gate.feedback")
 
@@ -47,7 +50,8 @@ class Feedback:
         self._partition = Partition(topic, 0)
         self._watched = watched
         self._on_change = on_change
-        self._commands: dict[tuple[str, str], Received] = {}  # newest per service and tenant
+        # in the order of the topic; of those that have no id the newest per service and tenant
+        self._commands: dict[str | tuple[str, str], Received] = {}
         self.lags: dict[str, Lag] = {}
         self.generation = 0  # the newest generation of the state that was told of
         self._tasks: list[asyncio.Task[None]] = []
@@ -72,7 +76,8 @@ class Feedback:
 
     def since(self, offset: int) -> list[Received]:
         """Return the commands from `offset` on, oldest first."""
-        return sorted(received for received in self._commands.values() if received.offset >= offset)
+        newer = takewhile(lambda received: received.offset >= offset, reversed(self._commands.values()))
+        return list(newer)[::-1]
 
     async def _first(self) -> int:
         with suppress(KafkaError, OSError, TimeoutError):
@@ -110,13 +115,13 @@ class Feedback:
         if answer is None:
             return position
         for record in answer.records:
-            service = (record.key or b"").decode(errors="replace")
+            key = (record.key or b"").decode(errors="replace")
             try:
                 command = control.decode(record.value)
             except ValueError as error:
                 log.warning(
                     "not a control message; ignored", topic=self._partition.topic, offset=record.offset,
-                    service=service[:MOST_SHOWN], why=str(error)[:MOST_SHOWN],
+                    service=key[:MOST_SHOWN], why=str(error)[:MOST_SHOWN],
                 )  # fmt: skip
                 continue
             by_operator = last(record.headers, control.BY) is not None
@@ -124,9 +129,33 @@ class Feedback:
                 if by_operator:
                     self.generation = max(self.generation, command.generation)
                 continue
-            about = (control.FORMAT_KEY, "") if isinstance(command, control.WriteFormat) else (service, command.tenant)
-            self._commands[about] = Received(record.offset, service, command, by_operator)
+            self._take(record, key, command, by_operator=by_operator)
+        self._forget()
         return answer.next_offset
+
+    def _take(self, record: Record, key: str, command: control.Command, *, by_operator: bool) -> None:
+        about: str | tuple[str, str]
+        service = "" if isinstance(command, control.WriteFormat | control.NewGeneration) else command.service
+        told = _text(record.headers, control.COMMAND_ID)[: control.MAX_ID]
+        if service:
+            about = known = key[: control.MAX_ID] or f"@{record.offset}"
+        elif isinstance(command, control.PauseUntil | control.Resume):  # by the key, as earlier versions did
+            service, known = key, told or f"@{record.offset}"
+            about = told or (service, command.tenant)
+        else:
+            service, known, about = key, told, (control.FORMAT_KEY, "")
+        self._commands.pop(about, None)  # the newest stands behind all others
+        who, reason = _text(record.headers, control.WHO), _text(record.headers, control.REASON)
+        self._commands[about] = Received(
+            record.offset, service, command, by_operator, known, who, reason, record.timestamp
+        )
+
+    def _forget(self) -> None:
+        """Forget what the topic does not keep either: each owner has heard it, or nobody ever will."""
+        if len(self._commands) > MOST_KEPT:
+            newest = max(received.at for received in self._commands.values())
+            kept = {about: r for about, r in self._commands.items() if r.at > newest - control.RETENTION_MS}
+            self._commands = kept
 
     async def _measure(self) -> None:
         while True:
@@ -156,3 +185,7 @@ class Feedback:
         if unread := [partition for partition in partitions if partition not in committed]:
             committed = {**await self._reader.offsets(unread, EARLIEST), **committed}
         return sum(max(0, ends[partition] - committed[partition]) for partition in partitions)
+
+
+def _text(headers: Headers, name: str) -> str:
+    return (last(headers, name) or b"").decode(errors="replace")[: control.MAX_TEXT]

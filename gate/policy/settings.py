@@ -85,6 +85,8 @@ class Topics(StrictModel):
     usage: Annotated[str, _template("usage")] = "{prefix}.usage"
     state: Annotated[str, _template("state")] = "{prefix}.state"
     control: Annotated[str, _template("control")] = "{prefix}.control"
+    answers: Annotated[str, _template("answers")] = "{prefix}.answers"
+    audit: Annotated[str, _template("audit")] = "{prefix}.audit"
 
     def overhead(self, prefix: str) -> int:
         """Characters that the longest topic of a service has beside the service's name."""

@@ -1,10 +1,11 @@
-"""Commands on the control topic: an operator pauses a service, or one of its tenants, and resumes it.
+"""Commands on the control topic: what operators ask of the gates.
 
-Key: the service. Value: `{"command": "pause-until", "until": <unix ms>, "tenant": "acme"}` or `{"command": "resume"}`;
-`tenant` is optional. With the key `gate/format`, `{"command": "write-format", "format": 2}` has owners write their
-state in a newer format. The header `gate-by` says who commands, `gate-command-id` tells commands apart, and
-`gate-reason` is what the operator says of it, for people. Workers of earlier versions wrote here too, without them:
-their pauses are taken, for an hour at the most.
+Key: the command's id, which tells it from all others and makes it happen once. Value: one of the structures below, as
+`{"command": "pause-until", "service": "payments", "until": <unix ms>, "tenant": "acme"}`. The header `gate-by` says
+that an operator commands, `gate-who` who that claims to be, and `gate-reason` is what he says of it, for people.
+Commands of earlier versions name their service by the key and tell their id in the header `gate-command-id`. Workers
+of still earlier ones wrote here too, without any header: their pauses are taken, for an hour at the most.
+With the key `gate/format`, `{"command": "write-format", "format": 2}` has owners write their state in a newer format.
 """
 
 from typing import Annotated, Final
@@ -17,17 +18,29 @@ from gate.units import MS
 FOREVER_MS: Final = 2**53 - 1
 BY: Final = "gate-by"
 OPERATOR: Final = b"operator"
+WHO: Final = "gate-who"
 FORMAT_KEY: Final = "gate/format"  # no service has such a name
 GENERATION_KEY: Final = "gate/generation"
 COMMAND_ID: Final = "gate-command-id"
 REASON: Final = "gate-reason"
+RETENTION_MS: Final = 7 * 86_400_000  # of the control topic
+MAX_ID: Final = 64  # characters of a command's id
+MAX_TEXT: Final = 1024  # of a reason, or of who commands: the rest is cut
+
+_Service = Annotated[str, msgspec.Meta(max_length=249)]
+_Tenant = Annotated[str, msgspec.Meta(max_length=256)]
+_Time = Annotated[int, msgspec.Meta(ge=0, le=FOREVER_MS)]
+_Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
-class PauseUntil(msgspec.Struct, frozen=True, tag="pause-until", tag_field="command", forbid_unknown_fields=True):
+class PauseUntil(
+    msgspec.Struct, frozen=True, tag="pause-until", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
     """Admit nothing before `until`, unix ms."""
 
-    until: Annotated[int, msgspec.Meta(ge=0, le=FOREVER_MS)]
-    tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    until: _Time
+    tenant: _Tenant = ""
+    service: _Service = ""  # empty: the record's key names it
 
     @property
     def until_ns(self) -> int:
@@ -35,10 +48,13 @@ class PauseUntil(msgspec.Struct, frozen=True, tag="pause-until", tag_field="comm
         return self.until * MS
 
 
-class Resume(msgspec.Struct, frozen=True, tag="resume", tag_field="command", forbid_unknown_fields=True):
+class Resume(
+    msgspec.Struct, frozen=True, tag="resume", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
     """End a pause now."""
 
-    tenant: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    tenant: _Tenant = ""
+    service: _Service = ""
 
 
 class WriteFormat(msgspec.Struct, frozen=True, tag="write-format", tag_field="command", forbid_unknown_fields=True):
@@ -53,7 +69,51 @@ class NewGeneration(msgspec.Struct, frozen=True, tag="new-generation", tag_field
     generation: Annotated[int, msgspec.Meta(ge=1)]
 
 
-Command = PauseUntil | Resume | WriteFormat | NewGeneration
+class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which requests a command is about: those that fit all that is said here. With nothing said it must be `all`."""
+
+    id: _Text = ""  # by which the gate calls the request: topic-partition@offset
+    producer_id: _Text = ""  # the producer's own: the header gate-id
+    key: _Text | None = None  # of the record, UTF-8
+    tenant: _Tenant | None = None
+    lane: _Text = ""
+    older_than_ms: _Time = 0  # it has waited for longer, when the command is taken
+    deadline_before_ms: _Time = 0  # unix ms; a request without a deadline does not fit
+    all: bool = False
+    keep_newest: _Time = 0  # of those that fit, the last so many are left alone
+
+    @property
+    def narrows(self) -> bool:
+        """Tell whether anything is said."""
+        return self != Selection(all=self.all, keep_newest=self.keep_newest)
+
+    @property
+    def reads(self) -> bool:
+        """Tell whether requests must be read to know which fit."""
+        return bool(self.id or self.producer_id or self.key is not None or self.older_than_ms)
+
+
+class Cancel(
+    msgspec.Struct, frozen=True, tag="cancel", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Reject what waits."""
+
+    service: _Service
+    selection: Selection
+    dry_run: bool = False  # only count
+
+
+class Abort(
+    msgspec.Struct, frozen=True, tag="abort", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Carry out no more of a command. What is done stays done."""
+
+    service: _Service
+    id: Annotated[str, msgspec.Meta(max_length=MAX_ID)]
+
+
+BacklogCommand = Cancel  # on what waits: carried out in many batches
+Command = PauseUntil | Resume | WriteFormat | NewGeneration | Cancel | Abort
 
 
 def encode(command: Command) -> bytes:

@@ -34,6 +34,8 @@ class Templates:
     usage: str = "{prefix}.usage"
     state: str = "{prefix}.state"
     control: str = "{prefix}.control"
+    answers: str = "{prefix}.answers"
+    audit: str = "{prefix}.audit"
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,16 @@ class Names:
     def control(self) -> str:
         """Commands from operators."""
         return self._patterns["control"][0]
+
+    @property
+    def answers(self) -> str:
+        """What became of each command."""
+        return self._patterns["answers"][0]
+
+    @property
+    def audit(self) -> str:
+        """Who did what, when and why; kept for good."""
+        return self._patterns["audit"][0]
 
     @cached_property
     def requests_pattern(self) -> str:

@@ -250,6 +250,26 @@ class ShardReader:
                     found.setdefault(service, {})[source_number(number, retried=are_retries)] = judge
         return found
 
+    async def look(self, state: ShardState, pulls: Mapping[str, int]) -> None:
+        """Read what commands must know of parked requests, in slices, of some services at most so many requests."""
+        for service in [service for service in state.commands.services if service in state.services]:
+            served = state.services[service]
+            spans = state.commands.to_read(served.engine, min(served.pulls, pulls.get(service, served.pulls)))
+            if not spans:
+                continue
+            wanted: dict[Partition, list[int]] = {}
+            for span in spans:
+                partition = Partition(served.topics.delayed, span.partition)
+                wanted.setdefault(partition, []).extend(range(span.offset, span.end))
+            there = {}
+            for partition, offsets in wanted.items():
+                try:
+                    records = await self._env.source.read(partition, offsets)
+                except PulledTooMuchError as error:
+                    raise PulledTooMuchError([service], error.count) from None
+                there[partition] = {record.offset: record for record in records}
+            state.commands.was_read(served.engine, spans, there)
+
     async def pull(self, turns: Sequence[ServiceBatch]) -> None:
         """Read what leaves the delayed topics, each partition in the order of its log: the plan's jumps to and fro."""
         wanted: dict[Partition, list[int]] = {}

@@ -55,6 +55,10 @@ class Received(NamedTuple):
     service: str
     command: control.Command
     by_operator: bool = True
+    id: str = ""  # by which the command is told from all others
+    who: str = ""  # commands, as he says
+    reason: str = ""
+    at: int = 0  # timestamp of the record, unix ms; 0: not known
 
 
 class Feedback(Protocol):

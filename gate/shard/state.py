@@ -15,12 +15,12 @@ import structlog
 
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
-from gate.admission.model import MS, Event, Pull, Step, Usage, Verdict
+from gate.admission.model import MS, UNTIL_RESUMED, Event, Pull, Reason, Step, Usage, Verdict
 from gate.admission.state import decode
 from gate.errors import GateError
 from gate.limits import Spec
 from gate.policy import Overflow, Policy
-from gate.protocol.control import NewGeneration, PauseUntil, WriteFormat, within
+from gate.protocol.control import FOREVER_MS, Abort, Cancel, NewGeneration, PauseUntil, WriteFormat, within
 from gate.protocol.topics import Names
 from gate.shard.buffer import FetchBuffer, weight_of
 from gate.shard.changelog import (
@@ -34,6 +34,7 @@ from gate.shard.changelog import (
     encode_meta,
     readable,
 )
+from gate.shard.commands import OperatorCommands
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act
 from gate.shard.feedback_state import FeedbackState
 from gate.shard.positions import OFFSETS_KIND, Positions
@@ -51,7 +52,7 @@ from gate.shard.routing import (
     read_runs,
     without_start,
 )
-from gate.shard.snapshots import Feedback, RetainedOffsets
+from gate.shard.snapshots import Feedback, Received, RetainedOffsets
 from gate.shard.usage_schedule import UsageSchedule
 
 log = structlog.get_logger("gate.shard")
@@ -124,6 +125,7 @@ class ShardState:
         self._decided: dict[Partition, int] = {}  # by batches since this state was restored
         self.missed: set[Partition] = set()  # of delayed topics, from which a request was gone when its turn came
         self.feedback = FeedbackState(names)
+        self.commands = OperatorCommands(names)
         self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._new: set[str] = set()  # services of which nothing is stored: commands may have come before them
@@ -163,8 +165,8 @@ class ShardState:
             yield from self._open(service, now)
 
     def _entered(self, key: str, value: bytes) -> bool:
-        with readable(f"what workers told, {key}"):
-            return self.feedback.restore(key, value)
+        with readable(f"what was told or commanded, {key}"):
+            return self.feedback.restore(key, value) or self.commands.restore(key, value)
 
     def serve(self, service: str, now: int) -> ServiceState:
         """Return the service, with an engine made from what is stored of it."""
@@ -286,11 +288,7 @@ class ShardState:
             served = self.services.get(received.service)
             if served is None or received.offset < self._floors.get(received.service, 0):
                 continue
-            if isinstance(command, PauseUntil):
-                until = command.until_ns if received.by_operator else within(command.until_ns, now)
-                served.engine.pause(now, until, command.tenant)
-            else:
-                served.engine.resume(now, command.tenant)
+            self._carry_out(served, received, now)
             self._touch(served)
         self._new.clear()
         for service, lag in feedback.lags.items():
@@ -300,6 +298,27 @@ class ShardState:
                 # what was admitted during the measurement may or may not be in it: count it
                 served.engine.set_in_flight(now, lag.requests + served.admitted - lag.admitted)
                 self._touch(served)
+
+    def _carry_out(self, served: ServiceState, received: Received, now: int) -> None:
+        command, engine = received.command, served.engine
+        if isinstance(command, Cancel | Abort):
+            self.commands.take(received, engine, now)
+            return
+        assert not isinstance(command, WriteFormat | NewGeneration)  # these are not about a service
+        before = engine.paused_until(command.tenant)
+        if isinstance(command, PauseUntil):
+            until = command.until_ns if received.by_operator else within(command.until_ns, now)
+            engine.pause(now, until, command.tenant)
+            said = {"until_ms": None if command.until >= FOREVER_MS else command.until}
+        else:
+            engine.resume(now, command.tenant)
+            said = {}
+        if received.by_operator:
+            what = "pause" if isinstance(command, PauseUntil) else "resume"
+            tenant = {"tenant": command.tenant} if command.tenant else {}
+            self.commands.audit(
+                received, what, now, said | tenant, _paused(before), _paused(engine.paused_until(command.tenant))
+            )
 
     def _write_format(self, number: int) -> None:
         """Write state in a newer format from the next batch on. Never in an older one: some of it is written."""
@@ -407,7 +426,12 @@ class ShardState:
         holding = served.engine.holding
         again = [(piece.first, _seen(piece, holding.seen)) for piece in pieces] if holding.seen else []
         most = min(pulls, served.pulls)
+        commanded = self.commands.work(served.engine, now, most)
         step = served.engine.step(now, reading.runs, most, [span for span in again if span[1]])
+        if commanded:
+            step = replace(step, pulls=(*commanded, *step.pulls))
+        if served.name in self.commands.services:
+            self._touched.add(served.name)  # it goes on with the next batch
         served.admitted += sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
         served.admitted += sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED)
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
@@ -467,6 +491,8 @@ class ShardState:
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
             if len(records) < pull.count:
                 served.engine.count_gone(pull.count - len(records))
+                if pull.reason is Reason.CANCELLED:
+                    self.commands.missing(served.name, pull.count - len(records))
                 self.missed.add(Partition(served.topics.delayed, pull.partition))
         turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
         batch.refuse(served.topics, version, turn.pieces, turn.refused)
@@ -522,8 +548,8 @@ class ShardState:
         return {f"{OFFSETS_KIND}/{service}": self.positions.record(service, self._meta.format) for service in changed}
 
     def told(self) -> dict[str, bytes | None]:
-        """Return the state records of what workers told, and of how far that is read."""
-        return self.feedback.changes(self._meta.format)
+        """Return the state records of what workers told and operators commanded, and of how far that has come."""
+        return {**self.feedback.changes(self._meta.format), **self.commands.changes(self._meta.format)}
 
     @property
     def decided_until(self) -> int:
@@ -587,6 +613,11 @@ class ShardState:
 def _seen(piece: PartitionSlice, seen: Mapping[int, int]) -> int:
     """Tell how many of the first requests of a piece were held before."""
     return bisect_left(piece.records, seen.get(piece.source, 0), key=attrgetter("offset"))
+
+
+def _paused(until: int) -> dict[str, int | None]:
+    """Return a pause as the audit shows it."""
+    return {"paused_until_ms": None if until >= UNTIL_RESUMED else until // MS}
 
 
 def _specs(policy: Policy) -> dict[str, Spec]:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gate.admission.model import Reason
 from gate.policy import Policy
 from gate.protocol.headers import not_before
 from gate.shard.changelog import LEAVING_KEY, META_KEY, StateClosedError, read_meta
@@ -328,6 +329,7 @@ class Shard:
         keys, leaving = len(claim.state), claim.state.get(LEAVING_KEY)
         del claim  # of a large state there is no room for two
         await in_slices(state.restore(records, now), self._env.local)
+        state.commands.exact = session.atomic
         self._state = state
         await writer.finish_leaving(state, leaving, self._now())
         await self._refresh(state)
@@ -504,6 +506,7 @@ class Shard:
             self._reader.release(state, service, batch.now)
         taken, retried = self._reader.take(state, refusals, batch.now)
         judges = await self._reader.judges(state, taken, retried, refusals)
+        await self._reader.look(state, refusals.pulls)
         turns = [
             state.decide(
                 state.services[service],
@@ -549,7 +552,9 @@ class Shard:
                 and (created := piece.records[0].timestamp) >= 0
             ]
             release = [
-                (at - due) / 1e3 for _, records in turn.pulled if records and (due := not_before(records[0].headers))
+                (at - due) / 1e3
+                for pull, records in turn.pulled
+                if records and pull.reason is not Reason.CANCELLED and (due := not_before(records[0].headers))
             ]
             observer.lagged(name, decision, release)
             if turn.refused:

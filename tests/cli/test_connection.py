@@ -42,6 +42,8 @@ topics:
   usage: "{{prefix}}_numbers"
   state: "{{prefix}}_memory"
   control: "{{prefix}}_orders"
+  answers: "{{prefix}}_replies"
+  audit: "{{prefix}}_book"
 services:
   pay: {{requests_per_second: 4, burst_size: 2}}
 """
@@ -197,6 +199,14 @@ def resume(desk):
     desk.until(lambda: desk.json("usage", "pay")["paused_until_ms"] is None)
 
 
+def cancel(desk):
+    assert desk.run("cancel", "pay", "--all", "--dry-run") == "0 requests of pay fit; nothing was changed\n"
+
+
+def audit(desk):
+    desk.until(lambda: "resume  pay" in desk.run("audit", "pay"))
+
+
 def alerts(desk):
     with desk.process("alerts", "--from-beginning", "--group", f"{desk.prefix}-alerts") as process:
         assert "gate.breach.opened" in process.stdout.readline()
@@ -235,7 +245,23 @@ def reshard(desk):
     )
 
 
-WALK = (submit, run, tail, usage, worker, pause, resume, alerts, replay, doctor, transactions, upgrade, reshard)
+WALK = (
+    submit,
+    run,
+    tail,
+    usage,
+    worker,
+    pause,
+    resume,
+    cancel,
+    audit,
+    alerts,
+    replay,
+    doctor,
+    transactions,
+    upgrade,
+    reshard,
+)
 
 
 def topics(desk):

@@ -176,6 +176,7 @@ ARGUMENTS = {
     ("worker",): ["pay", "--", "true"],
     ("pause",): ["pay"],
     ("resume",): ["pay"],
+    ("cancel",): ["pay", "--all", "--dry-run"],
     ("replay",): ["pay"],
     ("reshard",): ["4"],
     ("transactions", "abort"): ["--topic", "t", "--partition", "0", "--start-offset", "0"],

@@ -15,6 +15,7 @@ services:
   "open-*": {extends: open}
   "slow-*": {requests_per_second: 2, burst_size: 1}
   "strict-*": {requests_per_second: 1, burst_size: 1, overflow: reject}
+  "idle-*": {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}
   "small-*": {requests_per_second: 1, burst_size: 1, max_delay: 1}
 """
 

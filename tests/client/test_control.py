@@ -16,21 +16,27 @@ def usage_of(gated, service):
     return next(one for one in json.loads(gated.process.get("/v1/usage"))["services"] if one["service"] == service)
 
 
+async def commands_about(gated, service):
+    records = await gated.log.read(gated.names.control)
+    return [record for record in records if control.decode(record.value).service == service]
+
+
 async def test_a_service_is_paused_and_resumed_at_the_gate(gated):
     service = await gated.service()
     await gated.log.write(gated.names.requests(service), b"so that the gate knows it and tells its usage")
     await read_count(gated.bootstrap, [gated.names.admitted(service)], 1)
-    async with GateControl(gated.bootstrap, prefix=gated.names.prefix) as gate:
+    async with GateControl(gated.bootstrap, prefix=gated.names.prefix, who="ann@ops") as gate:
         paused = await gate.pause(service, for_=3600, reason="the bank is down")
         await asyncio.to_thread(
             until, lambda: service in gated.process.get("/v1/usage") and usage_of(gated, service)["paused_until_ms"]
         )
         resumed = await gate.resume(service)
         await asyncio.to_thread(until, lambda: usage_of(gated, service)["paused_until_ms"] is None)
-    records = [record for record in await gated.log.read(gated.names.control) if record.key == service.encode()]
+    records = await commands_about(gated, service)
+    assert [record.key for record in records] == [paused.encode(), resumed.encode()]
     first, second = ({name: value.decode() for name, value in record.headers} for record in records)
-    assert first == {"gate-by": "operator", "gate-command-id": paused, "gate-reason": "the bank is down"}
-    assert second == {"gate-by": "operator", "gate-command-id": resumed}
+    assert first == {"gate-by": "operator", "gate-who": "ann@ops", "gate-reason": "the bank is down"}
+    assert second == {"gate-by": "operator", "gate-who": "ann@ops"}
     assert paused != resumed
 
 
@@ -47,11 +53,11 @@ async def test_ends_are_spelt_in_three_ways_and_without_one_it_lasts(gated):
 
     before = time.time()
     await asyncio.to_thread(script)
-    records = [record for record in await gated.log.read(gated.names.control) if record.key == service.encode()]
+    records = await commands_about(gated, service)
     dated, timed, *others = [control.decode(record.value) for record in records]
-    assert dated == control.PauseUntil(int(until_then.timestamp() * 1000), "Müller")
+    assert dated == control.PauseUntil(int(until_then.timestamp() * 1000), "Müller", service)
     assert before + 900 - 0.001 <= timed.until / 1000 <= time.time() + 900
-    assert others == [control.PauseUntil(control.FOREVER_MS, "b"), control.Resume("b")]
+    assert others == [control.PauseUntil(control.FOREVER_MS, "b", service), control.Resume("b", service)]
 
 
 async def test_what_makes_no_sense_is_refused_and_says_what_would(gated):
@@ -72,7 +78,7 @@ async def test_what_makes_no_sense_is_refused_and_says_what_would(gated):
             with pytest.raises(ArgumentError) as refused:
                 await gate.pause(service, **wrong)
             assert refused.value.hint
-    assert not [record for record in await gated.log.read(gated.names.control) if record.key == service.encode()]
+    assert not await commands_about(gated, service)
 
 
 async def test_outside_of_its_block_and_where_no_gate_ran_it_says_so(gated):

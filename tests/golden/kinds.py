@@ -3,7 +3,18 @@
 from typing import Any
 
 from gate.admission.model import Pull, Reason, Verdict
-from gate.admission.state import GroupRecord, ScheduledRecord, SegmentRecord, ServiceRecord, TenantRecord, decode
+from gate.admission.state import (
+    GroupRecord,
+    ScheduledRecord,
+    SegmentRecord,
+    ServiceRecord,
+    TenantRecord,
+    decode,
+    encode,
+)
+from gate.protocol.answers import AnswerState
+from gate.protocol.control import Cancel, Selection
+from gate.protocol.control import encode as encode_command
 from gate.protocol.topics import Names
 from gate.shard.changelog import (
     FORMAT,
@@ -15,6 +26,7 @@ from gate.shard.changelog import (
     read_leaving,
     read_meta,
 )
+from gate.shard.commands import CommandRecord
 from gate.shard.feedback_state import FeedbackPositionsRecord, FeedbackState
 from gate.shard.positions import Positions, PositionsRecord
 from gate.shard.records import CommittedOffset, Partition
@@ -24,6 +36,7 @@ KINDS: dict[str, Any] = {
     "service": ServiceRecord, "tenant": TenantRecord, "group": GroupRecord, "parked": SegmentRecord,
     "scheduled": ScheduledRecord,
     "offsets": PositionsRecord, "returns": FeedbackPositionsRecord, "told": SeenFeedbackRecord,
+    "command": CommandRecord,
 }  # fmt: skip
 AT = 1_764_000_123_456_000_000
 
@@ -60,8 +73,14 @@ def shell_records() -> dict[str, bytes]:
         ("mail", Pull(0, 7, 1, Verdict.REJECTED, Reason.DEADLINE, "mail.rate")),
     ]
     changed = {key: data for key, data in feedback.changes().items() if data is not None}
+    given = Cancel("pay", Selection(tenant="acme", keep_newest=5))
+    command = CommandRecord(
+        encode_command(given), 41, AT, 1200, 900, "ann@ops", "left us", 300, 100, 2, (1, 77), AnswerState.ABORTED,
+        "by command 2b", "send it again",
+    )  # fmt: skip
     return {
         **changed,
+        "command/pay/1a": encode(command),
         "offsets/pay": positions.record("pay"),
         LEAVING_KEY: encode_leaving(pulls),
         META_KEY: encode_meta(Meta(FORMAT, 16, AT, AT - 5_000_000, 12)),

@@ -5,13 +5,14 @@ order of offset. What is remembered per request is small, so that a million fit.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gate.admission.state import ScheduledRecord, SegmentRecord, decode
 from gate.limits import Spec
 from gate.policy import Policy
+from gate.protocol.answers import FINAL, Answer, AnswerState, Audit, decode_answer, decode_audit
 from gate.protocol.headers import Malformed, RequestOptions, read_options
 from gate.protocol.topics import Names
 from gate.shard.changelog import META_KEY, read_meta
@@ -81,6 +82,8 @@ class _Service:
     dropped: bool = False  # a request that waited was refused, so that those behind it moved up
     shed: bool = False  # a request was refused on arrival, after others were planned behind it
     versions: dict[str, None] = field(default_factory=dict)
+    cancelled: list[int] = field(default_factory=list)  # when they were parked
+    taken: list[int] = field(default_factory=list)  # when commands on it were
 
 
 class Checker:
@@ -94,6 +97,8 @@ class Checker:
         self._services: dict[str, _Service] = {}
         self._state: dict[int, dict[str, bytes]] = {}
         self._alerts: dict[bytes | None, list[str]] = {}
+        self._ends: dict[str, list[Answer]] = {}  # last answers, by command
+        self._audits: dict[str, list[Audit]] = {}
         self._newest_at = 0
         self._counts: dict[str, int] = {}
         self._problems: list[str] = []
@@ -110,8 +115,20 @@ class Checker:
                 newest[key] = record.value
         elif record.topic == self._names.alerts:
             self._alerts.setdefault(record.key, []).append((record.value or b"").decode())
+        elif record.topic == self._names.answers:
+            self._feed_answer(decode_answer(record.value))
+        elif record.topic == self._names.audit:
+            audit = decode_audit(record.value)
+            if audit.command:
+                self._audits.setdefault(audit.command, []).append(audit)
         else:
             self._feed_service(record)
+
+    def _feed_answer(self, answer: Answer) -> None:
+        if answer.state is AnswerState.TAKEN:
+            self._service(answer.service).taken.append(answer.at)
+        elif answer.state in FINAL:
+            self._ends.setdefault(answer.command, []).append(answer)
 
     def _feed_service(self, record: Committed) -> None:
         name = self._names.service_of(record.topic)
@@ -168,7 +185,8 @@ class Checker:
         newest = service.newest.get((kind, record.partition), 0)
         if int(at) < newest:
             self._add("order", f"{place} was decided at {int(at)}, behind one decided at {newest}")
-        service.newest[kind, record.partition] = request.at = int(at)
+        waits_since, request.at = request.at, int(at)
+        service.newest[kind, record.partition] = request.at
         request.visible = record.visible
         self._newest_at = max(self._newest_at, int(at))
         service.versions[version.decode()] = None
@@ -183,6 +201,10 @@ class Checker:
             service.dropped |= request.delayed > 0 or reason == b"unforwardable"
             if reason == b"unforwardable" and not request.strange:
                 self._add("unforwardable", f"{place} was rejected as such, and nothing refuses it")
+            if reason == b"cancelled":
+                service.cancelled.append(waits_since)
+                if not request.delayed:
+                    self._add("command", f"{place} was cancelled, and never waited")
             service.shed |= reason in {b"deadline", b"max-delay"}
             if (reason == b"malformed") != (request.options is None):
                 self._add("malformed", f"{place} was rejected as {reason!r}")
@@ -230,6 +252,7 @@ class Checker:
         last_fault_ms: int | None = None,
         timely_from_ms: int | None = None,
         torn: bool = False,
+        commands: Collection[str] = (),
     ) -> list[str]:
         """Return all problems.
 
@@ -249,6 +272,7 @@ class Checker:
         self._check_limits()
         if not torn:
             self._check_alerts()
+            self._check_commands(commands if drained else ())
         if timely_from_ms is not None:
             for service in self._services.values():
                 self._check_timely(service, timely_from_ms)
@@ -369,6 +393,28 @@ class Checker:
                 if (kind == "opened") == (open_ is not None) or (kind != "opened" and since != open_):
                     self._add("alerts", f"{key!r}: {kind} {since} while {open_} was open")
                 open_ = None if kind == "resolved" else since
+
+    def _check_commands(self, commands: Collection[str]) -> None:
+        """Each of these commands has an end, and each that has one had it once: what was told is what was done."""
+        for command in commands:
+            if command not in self._ends:
+                self._add("command", f"{command} was never answered")
+        told: dict[str, int] = {}
+        for command, ends in self._ends.items():
+            last, audits = ends[-1], self._audits.get(command, [])
+            if any((end.state, end.done, end.of) != (last.state, last.done, last.of) for end in ends):
+                self._add("command", f"{command} had several ends: {ends}")
+            if len(audits) != 1:
+                self._add("command", f"{command} has {len(audits)} records in the audit")
+            elif (audits[0].result, audits[0].after["done"]) != (last.state, last.done):
+                self._add("command", f"{command}: the answer says {last}, the audit {audits[0]}")
+            told[last.service] = told.get(last.service, 0) + last.done
+        for name, service in self._services.items():
+            if commands and len(service.cancelled) != told.get(name, 0):
+                self._add("command", f"{name}: {len(service.cancelled)} were cancelled, {told.get(name, 0)} told")
+            if service.cancelled and max(service.cancelled) > max(service.taken, default=0):
+                self._add("command", f"{name}: what was parked at {max(service.cancelled)} was cancelled by a command"
+                          f" that was taken at {max(service.taken, default=0)}")  # fmt: skip
 
     def _check_timely(self, service: _Service, start_ms: int) -> None:
         """No request went later than it could have: its limits, as they stood, were what it waited for."""

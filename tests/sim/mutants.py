@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -11,12 +12,14 @@ import msgspec
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.scheduled import Scheduled
+from gate.admission.queues.selectable import SelectablePlaces
 from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
 from gate.limits.runs import Ring
 from gate.shard import routing
 from gate.shard import task as shard
 from gate.shard.buffer import FetchBuffer
+from gate.shard.commands import OperatorCommands
 from gate.shard.commit import BatchWriter
 from gate.shard.positions import Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, RecoveredState, Written
@@ -30,9 +33,12 @@ from tests.sim.log import PartitionLog
 from tests.sim.scenario import START_MS
 
 MUTANTS: dict[str, Callable[[], Any]] = {}
+OF_COMMANDS: dict[str, Callable[[], Any]] = {}  # that only runs with many commands are certain to find
 
 
-def _plant(owner: Any, name: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+def _plant(
+    owner: Any, name: str, found: dict[str, Callable[[], Any]] = MUTANTS
+) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """Register a bug: the decorated function takes the method and returns what stands in its place."""
 
     def register(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -41,7 +47,7 @@ def _plant(owner: Any, name: str) -> Callable[[Callable[[Any], Any]], Callable[[
             with mock.patch.object(owner, name, make(getattr(owner, name))):  # made anew: some remember
                 yield
 
-        MUTANTS[make.__name__] = planted
+        found[make.__name__] = planted
         return make
 
     return register
@@ -381,3 +387,32 @@ def new_leaders_believed() -> Iterator[None]:
 
 
 MUTANTS["new_leaders_believed"] = new_leaders_believed
+
+
+@_plant(OperatorCommands, "changes", OF_COMMANDS)
+def commands_not_written(_changes: Any) -> Any:
+    """A command is known in memory only: the next owner does not go on with it."""
+    return lambda self, *given: {}
+
+
+@_plant(OperatorCommands, "_finish", OF_COMMANDS)
+def command_forgotten_when_done(finish: Any) -> Any:
+    """A command that is sent again is carried out again."""
+
+    def forget(self: OperatorCommands, command: Any, *given: Any) -> None:
+        finish(self, command, *given)
+        self._known.pop((command.service, command.id))
+
+    return forget
+
+
+@_plant(SelectablePlaces, "select", OF_COMMANDS)
+def set_not_frozen(select: Any) -> Any:
+    """What comes while a command is under way is meant, too."""
+    return lambda self, cursor, end, *given: select(self, cursor, 1 << 60, *given)
+
+
+@_plant(SelectablePlaces, "_cuts", OF_COMMANDS)
+def cut_one_too_many(cuts: Any) -> Any:
+    """Behind what is meant goes one more."""
+    return lambda self, spans: cuts(self, [replace(span, count=span.count + 1) for span in spans])

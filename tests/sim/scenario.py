@@ -88,6 +88,7 @@ class Kind:
     CLOCK = "broker clock"
     HIDE = "topic not seen"  # by whoever assigns, for a while
     COMMAND = "command"
+    CANCEL = "cancel"  # some of what waits
     ELECTION = "election"  # of the leaders of some partitions
     ALL = (KILL, PAUSE, EXPEL, LEAVE, JOIN, REBALANCE, DOWN, POLICY, POLICY, CLOCK, CLOCK, HIDE, COMMAND)
 
@@ -121,6 +122,8 @@ class Scenario:
     runs: int  # that a window counts exactly
     look: float  # when to check in mid-run
     picky: Picky = EASY
+    at_once: int = 500  # requests that a command takes in a batch
+    looked_at: int = 20_000  # entries of the state that it looks at
 
     @property
     def ill_until(self) -> float:
@@ -145,6 +148,7 @@ def draw(seed: int, hours: float) -> Scenario:
     offers = sorted(_offers(random, services, episodes), key=lambda offer: offer.at)
     offers = _scheduled(Random(f"start {seed}"), offers)
     faults, events = Faults(0, 0), []
+    orders = Random(f"orders {seed}")
     if seed % 4:
         fates = tuple(Fate)[1:]
         if random.random() < 0.5:
@@ -164,6 +168,9 @@ def draw(seed: int, hours: float) -> Scenario:
             fates = [at for at, kind in events if kind in {Kind.KILL, Kind.EXPEL, Kind.LEAVE, Kind.REBALANCE}]
             more = [at + elections.uniform(0, TAKE_OVER) for at in fates for _ in range(3)]
             events += [(min(at, 0.8 * seconds), Kind.ELECTION) for at in more]
+        for _ in range(orders.choice((0, 2, 4, 8))):
+            at = orders.choice(offers).at + orders.uniform(0, orders.choice((0.5, 5, 20)))
+            events.append((min(at, 0.8 * seconds), Kind.CANCEL))
     small = random.random() < 0.3
     return Scenario(
         seed=seed,
@@ -180,6 +187,8 @@ def draw(seed: int, hours: float) -> Scenario:
         fetch=random.choice((1, 4)) if small else 500,
         runs=random.choice((4, 120)),
         look=random.choice(offers).at + random.uniform(0.1, 20),
+        at_once=orders.choice((1, 3, 500)),
+        looked_at=orders.choice((1, 20_000)),
     )
 
 
@@ -237,3 +246,26 @@ def _headers(random: Random, service: str, at: float) -> Iterator[tuple[str, byt
         yield "traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         yield "retry-after", b"7"  # of the producer's own
         yield "gate", b"forged"
+
+
+def commanded(seed: int) -> Scenario:
+    """Draw a run of one service in which much waits, and many commands come amid faults that no broker dies of."""
+    random = Random(f"commanded {seed}")
+    service = random.choice(("plain", "lanes", "tenants", "slow"))
+    numbers, offers = iter(range(10_000)), []
+    for burst in range(12):
+        at = 20.0 + 5 * burst
+        requests = [_request(random, service, next(numbers), at) for _ in range(random.choice((3, 20)))]
+        place = Partition(NAMES.requests(service), random.randrange(PARTITIONS))
+        offers.append(Offer(at, place, tuple(requests), transactional=False))
+    offers.append(Offer(550.0, place, (Outgoing(None, b"last", START_MS + 550_000, ()),), transactional=False))
+    kinds = random.choices((Kind.KILL, Kind.EXPEL, Kind.REBALANCE, Kind.PAUSE), k=random.choice((1, 2, 3)))
+    events = [(random.uniform(25, 110), kind) for kind in kinds]
+    events += [(random.uniform(25, 110), Kind.CANCEL) for _ in range(6)]
+    return Scenario(
+        seed=seed, seconds=600.0, members=2, shards=1, services=(service,),
+        faults=Faults(random.choice((0.0, 0.05)), 4),
+        events=tuple(sorted(events)), offers=tuple(offers), batch=4000, pulls=random.choice((3, PULLS)),
+        buffer=1 << 20, fetch=500, runs=120, look=random.uniform(30, 100), at_once=random.choice((1, 3, 500)),
+        looked_at=random.choice((1, 20_000)),
+    )  # fmt: skip

@@ -13,8 +13,8 @@ from gate.shard.records import Outgoing, Partition
 from tests.sim.checker import Checker, Committed
 from tests.sim.client import Fate, Faults
 from tests.sim.loop import DeadlockError, LivelockError, Process, SimLoop, run
-from tests.sim.mutants import MUTANTS
-from tests.sim.scenario import NAMES, START_MS, Kind, Offer, Scenario, policy
+from tests.sim.mutants import MUTANTS, OF_COMMANDS
+from tests.sim.scenario import NAMES, START_MS, Kind, Offer, Scenario, commanded, policy
 from tests.sim.world import play, simulate
 
 SEEDS = 1000
@@ -36,6 +36,17 @@ def test_no_fault_breaks_a_promise(first):
 def test_a_planted_bug_is_found(mutant):
     """Within a hundred seeds, which all pass without it."""
     assert any(simulate(seed, mutant=MUTANTS[mutant]()).problems for seed in range(100))
+
+
+def test_commands_are_carried_out_once_amid_faults():
+    results = [play(commanded(seed)) for seed in range(15)]
+    assert {result.seed: result.problems for result in results if result.problems} == {}
+
+
+@pytest.mark.parametrize("mutant", sorted(OF_COMMANDS))
+def test_a_bug_in_commands_is_found(mutant):
+    with OF_COMMANDS[mutant]():
+        assert any(play(commanded(seed)).problems for seed in range(25))
 
 
 def test_the_same_seed_runs_the_same_way():

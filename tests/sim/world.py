@@ -15,7 +15,8 @@ from gate.kafka.assignor import balance
 from gate.kafka.instance import Gate
 from gate.limits import runs as runs_module
 from gate.policy import Policy, Settings
-from gate.protocol.control import PauseUntil, Resume
+from gate.protocol.control import Cancel, PauseUntil, Resume, Selection
+from gate.shard import commands as commands_module
 from gate.shard import reader as reader_module
 from gate.shard import state as state_module
 from gate.shard import task as shard_module
@@ -144,6 +145,7 @@ class Commands:
 
     def __init__(self) -> None:
         self.lags: dict[str, Lag] = {}
+        self.generation = 0  # of the state: nobody tells of another one
         self.given: list[Received] = []
 
     def since(self, offset: int) -> list[Received]:
@@ -229,6 +231,7 @@ class World:
     def __post_init__(self) -> None:
         self.random = Random(f"world {self.scenario.seed}")
         self.elections = Random(f"leaders {self.scenario.seed}")
+        self.orders = Random(f"orders {self.scenario.seed} in the world")
         self.clock_shift_ms = 0
         self.clock_set = False
         self.variant = 0
@@ -376,6 +379,8 @@ class World:
             self.network.later(self.random.uniform(5, 60), self._show)
         elif kind == Kind.COMMAND:
             self._command(self.random.choice(self.scenario.services))
+        elif kind == Kind.CANCEL:
+            self._cancel(self.orders.choice(self.scenario.services))
 
     def _crash(self) -> Callable[[], bool] | None:
         """Let the broker die at the end of a transaction, now and then. See `Broker`."""
@@ -405,6 +410,26 @@ class World:
         self.commands.given.append(Received(len(self.commands.given), service, command))
         for each in self.gates.values():
             self.loop.call_later(self.random.uniform(0, 1), each._heed, context=each.process.context)
+
+    def _cancel(self, service: str) -> None:
+        """Cancel some of what waits; now and then the same command is sent twice."""
+        selection = self.orders.choice(
+            (
+                Selection(all=True), Selection(all=True, keep_newest=3), Selection(tenant="acme"), Selection(key="k1"),
+                Selection(key="k2", keep_newest=1), Selection(older_than_ms=5_000), Selection(id="gate.requests.x-0@1"),
+            )
+        )  # fmt: skip
+        known = f"c{len(self.commands.given)}"
+        self.note(Kind.CANCEL, service, known, selection)
+        self._give(Received(0, service, Cancel(service, selection), id=known, reason="because", at=self.clock_ms()))
+        if self.orders.random() < 0.4:
+            again = Received(0, service, Cancel(service, selection), id=known, reason="because", at=self.clock_ms())
+            self.loop.call_later(self.orders.choice((0.5, 20.0, 600.0)), self._give, again)
+
+    def _give(self, received: Received) -> None:
+        self.commands.given.append(received._replace(offset=len(self.commands.given)))
+        for each in self.gates.values():
+            self.loop.call_later(self.orders.uniform(0, 1), each._heed, context=each.process.context)
 
     async def _retire(self, member: Member) -> None:
         await member.stop()
@@ -472,6 +497,7 @@ class World:
             last_fault_ms=None if self.clock_set else START_MS + int(self.last_fault * 1000),
             timely_from_ms=START_MS + 20_000 if self.scenario.calm else None,
             torn=self.torn,
+            commands=dict.fromkeys(received.id for received in self.commands.given if received.id),
         )
 
     def _read(self) -> Checker:
@@ -517,6 +543,9 @@ def _installed(scenario: Scenario) -> Iterator[None]:
             (reader_module, "log", _Silent()),
             (gate_module, "log", _Silent()),
             (state_module, "PULLS", scenario.pulls),
+            (commands_module, "AT_ONCE", scenario.at_once),
+            (commands_module, "LOOKED_AT", scenario.looked_at),
+            (commands_module, "log", _Silent()),
             (runs_module, "LOG_RUNS", scenario.runs),
             (UsageSchedule, "EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
         ]

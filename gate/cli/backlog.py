@@ -1,0 +1,93 @@
+"""What the commands on what waits share: filters, progress, and the answer."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import msgspec
+from cyclopts import CycloptsError, Parameter
+from cyclopts.validators import Number
+
+from gate.cli.client import Client, Duration, Flag, read_seconds, say
+from gate.cli.pause import Tenant, command
+from gate.cli.times import is_moment, moment
+from gate.client import Answer, AnswerState, Filter, GateControl
+
+ANSWERED: Final = {AnswerState.DONE: "", AnswerState.ABORTED: ", then it was aborted"}
+Moment = Annotated[str | None, Parameter(validator=is_moment)]
+Count = Annotated[int, Parameter(validator=Number(gte=0))]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """Which requests are meant: those that fit all that is given."""
+
+    id: str = ""
+    """The request of this id (topic-partition@offset), as its stamp says."""
+
+    producer_id: str = ""
+    """Those of which the header gate-id is this."""
+
+    key: str | None = None
+    """Those of which the record's key is this."""
+
+    tenant: Tenant = None
+    """Those of this tenant."""
+
+    lane: str = ""
+    """Those that wait in this lane."""
+
+    older_than: Annotated[Duration | None, Parameter(converter=read_seconds)] = None
+    """Those that have waited for longer: 90s, 15m, 1h30m."""
+
+    deadline_before: Moment = None
+    """Those whose deadline is before a time: 18:30, or 2026-01-31T18:30:00Z."""
+
+    all_: Annotated[Flag, Parameter(name="--all")] = False
+    """All that wait."""
+
+    keep_newest: Count = 0
+    """Leave the newest so many of those that fit alone."""
+
+    @property
+    def filter(self) -> Filter:
+        """What was given. Raises CycloptsError where nothing is."""
+        deadline = None if self.deadline_before is None else moment(self.deadline_before, datetime.now(UTC))
+        given = Filter(
+            id=self.id, producer_id=self.producer_id, key=self.key, tenant=self.tenant, lane=self.lane,
+            older_than=self.older_than or 0, deadline_before=deadline, everything=self.all_,
+            keep_newest=self.keep_newest,
+        )  # fmt: skip
+        if given == Filter(keep_newest=self.keep_newest):
+            raise CycloptsError(msg="nothing says which requests are meant: give a filter, or --all")
+        return given
+
+
+Give = Callable[[GateControl, Callable[[Answer], None]], Awaitable[Answer]]
+
+
+def follow(client: Client | None, give: Give, what: str, *, dry_run: bool, as_json: bool) -> None:
+    """Give a command, show how far it is, and print what became of it. `what` stands before `N of M requests`."""
+    last: list[Answer] = []
+
+    def told(answer: Answer) -> None:
+        if answer.state is AnswerState.TAKEN and not last:
+            say(f"command {answer.command} is taken; what comes from now on is not meant")
+        elif answer.state is AnswerState.WORKING and answer.of is not None and sys.stderr.isatty():
+            say(f"{answer.done} of {answer.of}")
+        last.append(answer)
+
+    answer = command(client or Client(), lambda control: give(control, told))
+    if as_json:
+        print(msgspec.json.encode(answer).decode(), flush=True)
+        return
+    if dry_run:
+        print(f"{answer.of} requests of {answer.service} fit; nothing was changed")
+        return
+    left = (answer.of or 0) - answer.done - answer.gone
+    rest = f"; {left} had left before it came to them" if left > 0 and answer.state is AnswerState.DONE else ""
+    gone = f"; {answer.gone} were gone from the topic, and are forgotten" if answer.gone else ""
+    print(f"{what} {answer.done} of {answer.of} requests of {answer.service}{ANSWERED[answer.state]}{rest}{gone}")

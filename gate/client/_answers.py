@@ -1,0 +1,66 @@
+"""Answers to commands, as gates give them on the answers topic."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from gate.config import Connection
+from gate.errors import GateError
+from gate.kafka.connect import running
+from gate.log import get_logger
+from gate.protocol.answers import FINAL, Answer, AnswerState, decode_answer
+
+_POLL_MS: Final = 200
+_IMPATIENT: Final = 10.0  # seconds without an answer, before that is told
+
+log = get_logger("gate.client")
+
+
+class CommandRefusedError(GateError):
+    """A command that the gates did not carry out; nothing of it was done."""
+
+
+class Answers:
+    """Reads what is answered from the moment on at which it was opened."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+
+    @classmethod
+    @asynccontextmanager
+    async def following(cls, connection: Connection) -> AsyncIterator["Answers"]:
+        """Read from now on. Raises KafkaError."""
+        partition = TopicPartition(connection.names.answers, 0)
+        consumer = AIOKafkaConsumer(
+            **connection.access(), isolation_level="read_committed", auto_offset_reset="earliest"
+        )
+        async with running(consumer):
+            consumer.assign([partition])
+            end = (await consumer.end_offsets([partition]))[partition]
+            consumer.seek(partition, end)
+            yield cls(consumer)
+
+    async def wait_for(self, command: str, told: Callable[[Answer], object] | None) -> Answer:
+        """Return the last answer to a command, telling each on the way. Raises CommandRefusedError."""
+        loop = asyncio.get_running_loop()
+        impatient: float | None = loop.time() + _IMPATIENT
+        while True:
+            for records in (await self._consumer.getmany(timeout_ms=_POLL_MS)).values():
+                for record in records:
+                    if record.key != command.encode():
+                        continue
+                    impatient = None
+                    answer = decode_answer(record.value)
+                    if told is not None:
+                        told(answer)
+                    if answer.state is AnswerState.FAILED:
+                        raise CommandRefusedError(answer.why, hint=answer.hint or None)
+                    if answer.state in FINAL:
+                        return answer
+            if impatient is not None and loop.time() > impatient:
+                impatient = None
+                log.warning("no gate has taken the command yet; waiting on", command=command)

@@ -1,0 +1,78 @@
+"""Answers and audit: what became of operators' commands, step by step, and who did what, when and why.
+
+On `gate.answers` the key is the command's id, and there are several records of a command that takes its time. On
+`gate.audit` the key is the service; each command that was carried out, or refused, has one record there.
+"""
+
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class AnswerState(StrEnum):
+    """How far a command is."""
+
+    TAKEN = "taken"  # by the owner: what comes from now on is not meant
+    WORKING = "working"  # `done` of `of`
+    DONE = "done"
+    FAILED = "failed"  # refused: nothing was done
+    ABORTED = "aborted"  # by another command: what was done stays done
+
+
+FINAL = frozenset({AnswerState.DONE, AnswerState.FAILED, AnswerState.ABORTED})
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answer to a command, JSON on the wire."""
+
+    command: str  # its id
+    service: str
+    state: AnswerState
+    at: int = 0  # unix ms
+    done: int = 0  # requests
+    of: int | None = None  # requests that were meant; None: not counted yet
+    gone: int = 0  # were meant, and had been deleted from the topic by somebody else
+    why: str = ""  # it failed, or was aborted
+    hint: str = ""  # what to do about that
+
+
+class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One record of the audit, JSON on the wire."""
+
+    at: int  # unix ms
+    what: str  # cancel, pause, resume, ...
+    service: str
+    command: str  # its id
+    who: str = ""
+    claimed: bool = True  # `who` is what the sender said of himself; the broker's ACLs say who may send
+    reason: str = ""
+    said: dict[str, Any] = msgspec.field(default_factory=dict)  # the command, with its filter
+    before: dict[str, Any] = msgspec.field(default_factory=dict)
+    after: dict[str, Any] = msgspec.field(default_factory=dict)
+    result: str = ""  # as in the last answer
+    why: str = ""
+
+
+def encode(record: Answer | Audit) -> bytes:
+    """Return the value of a record."""
+    return msgspec.json.encode(record)
+
+
+def decode_answer(value: bytes | None) -> Answer:
+    """Read an answer. Raises ValueError that says what is wrong."""
+    return _decode(value, Answer)
+
+
+def decode_audit(value: bytes | None) -> Audit:
+    """Read a record of the audit. Raises ValueError that says what is wrong."""
+    return _decode(value, Audit)
+
+
+def _decode(value: bytes | None, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(value or b"", type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
