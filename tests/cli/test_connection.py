@@ -18,12 +18,14 @@ from cyclopts import App
 
 from gate.cli import COMMANDS, main
 from gate.cli.client import Client
+from gate.client import Connection, SyncGateControl, SyncJobClient, SyncPacer
 from tests.system.gates import gate, until
 
 OF_THEIR_OWN = {
     "demo": "brings its own broker, unless told of one, and its own policy",
     "broker": "is what others connect to",
     "policy": "reads files, and asks nobody",
+    "sidecar": "decides by its file alone, and asks nobody",
 }
 
 POLICY = """
@@ -286,3 +288,16 @@ def test_topics_and_group_of_the_file_are_those_of_every_command(desk, command):
     command(desk)
     usual = (f"{desk.prefix}.", *(f"gate.{kind}.pay" for kind in ("requests", "admitted", "feedback", "results")))
     assert [topic for topic in topics(desk) if topic.startswith(usual)] == []
+
+
+def test_clients_find_topics_by_the_same_file(desk):
+    connection = Connection.load()
+    with SyncJobClient(connection) as jobs, SyncPacer(connection, "pay", max_wait=60.0) as pacer:
+        pacer.acquire()
+        ticket = jobs.submit("pay", b"x")
+        assert ticket.id.startswith(f"pay_{desk.prefix}_todo-")
+        assert [decision.verdict for decision in ticket][-1] == "admitted"
+    with SyncGateControl(connection) as control:
+        control.pause("pay", for_=600)
+        desk.until(lambda: desk.json("usage", "pay")["paused_until_ms"] is not None)
+        control.resume("pay")
