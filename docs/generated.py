@@ -59,6 +59,7 @@ SPELT: Final = {
 }
 UNITS: Final = {
     "max_in_flight": "requests",
+    "max_running": "requests",
     "windows": "units of cost, seconds",
     "quotas": "units of cost",
     "shards": "partitions of the state",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from gate.admission.engine import Engine
-from gate.admission.model import MS, Decision, Pull, Run, Step, Verdict
+from gate.admission.model import MS, Decision, Pull, Run, Started, Step, Verdict
 
 ROOM: Final = 1_000  # parked requests pulled per step
 
@@ -49,8 +49,15 @@ class Driver:
             self._outcomes.decided(numbers, decision, self.now)
         if places:
             self.engine.parked(places)
+        if step.started:
+            self.engine.name_running([f"{number}" for part in step.started for number in self._numbers(first, part)])
         self._outcomes.stepped()
         return step
+
+    def _numbers(self, first: int, part: Started) -> Sequence[int]:
+        begin = part.first if part.partition is not None else first + part.first
+        numbers = range(begin, begin + part.requests)
+        return numbers if part.partition is None else self._logs[part.partition][begin : begin + part.requests]
 
     def advance_to(self, time: int, late: Callable[[], int] | None = None, room: int = ROOM) -> None:
         """Wake the engine whenever it wants to be woken, up to and with `time`; each time `late()` ns too late."""

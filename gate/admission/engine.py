@@ -8,7 +8,7 @@ from gate.admission.breach import AlertSchedule, Situation
 from gate.admission.engine_state import EngineState
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
-from gate.admission.model import MS, UNTIL_RESUMED, Event, Pull, Reason, Run, Step, Usage
+from gate.admission.model import MS, SECOND, UNTIL_RESUMED, Event, Pull, Reason, Run, Started, Step, Usage
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.queue import Arrival
 from gate.admission.queues.segment import NO_DEADLINE
@@ -43,6 +43,8 @@ class Engine:
         self.state = EngineState(service, policy, budgets, now, version, schedule or AlertSchedule())
         self._events: list[Event] = []
         self._unplaced: Sequence[tuple[Arrival, int, int]] = ()  # delayed: with number in the batch and count
+        self._unnamed: Sequence[Started] = ()  # running, by ids that are not known yet
+        self._freed = False  # requests that ran are done, so that others of the group may go
         self._base = 0  # the sequence of the batch's first request
 
     @property
@@ -59,6 +61,11 @@ class Engine:
     def now(self) -> int:
         """The newest time seen."""
         return self.state.now
+
+    @property
+    def tracks_running(self) -> bool:
+        """Whether what is admitted counts as running."""
+        return self.state.limits.running.tracking
 
     @property
     def waiting(self) -> int:
@@ -89,7 +96,11 @@ class Engine:
         state = self.state
         if self._unplaced:
             raise RuntimeError(f"{state.service}: step was called before parked, which it still expects")
+        if self._unnamed:
+            raise RuntimeError(f"{state.service}: step was called before name_running, which it still expects")
         now = state.now = max(now, state.now)
+        if expired := list(state.limits.running.expire(now)):
+            self._free(now, expired)
         state.changed, self._base = True, state.sequence
         state.holding.again = again
         offered, due = 0, list[Arrival]()
@@ -105,7 +116,7 @@ class Engine:
             state.offered.add(now, offered - sum(state.holding.known(run.first, run.count) for run in runs if again))
             state.sequence += runs[-1].first + runs[-1].count
         result = decide(state, now, runs, offered, room, due)
-        self._unplaced, state.held = result.unplaced, result.held
+        self._unplaced, self._unnamed, state.held = result.unplaced, result.step.started, result.held
         self._watch_breach(now)
         state.tenants.sweep(now, quiet=not runs)
         return result.step
@@ -139,6 +150,37 @@ class Engine:
         state.scheduler.coming.clear()
         state.changed = True
 
+    def name_running(self, ids: Sequence[str | None]) -> None:
+        """Take the id of each request that the last step had started, in that order; None: it is gone, and runs not.
+
+        ValueError: there are more or fewer ids than started requests.
+        """
+        state, started = self.state, self._unnamed
+        tenants = [part.tenant for part in started for _ in range(part.requests)]
+        if len(ids) != len(tenants):
+            raise ValueError(f"{state.service}: {len(ids)} ids for {len(tenants)} started requests")
+        self._unnamed = ()
+        if freed := state.limits.running.name(state.now, zip(ids, tenants, strict=True)):
+            self._free(state.now, freed)
+
+    def done(self, now: int, ids: Iterable[str]) -> int:
+        """Take that requests are done, by their ids. Returns how many of them ran: each counts once."""
+        state = self.state
+        now = state.now = max(now, state.now)
+        ended = [state.limits.running.done(request) for request in ids]
+        if freed := [tenant for ran, tenant in ended if ran]:
+            self._free(now, freed)
+        return len(freed)
+
+    def pop_freed(self) -> bool:
+        """Tell whether requests that ran have ended since the last call, so that others of the group may go."""
+        freed, self._freed = self._freed, False
+        return freed
+
+    def _free(self, now: int, tenants: Sequence[str | None]) -> None:
+        self._freed = True
+        self.state.free(now, tenants)
+
     def wake_at(self) -> int | None:
         """Return when to call `step` again even if nothing arrives, in whole ms; None: not by itself."""
         state = self.state
@@ -155,6 +197,11 @@ class Engine:
             times.append(start * MS)
         if state.held is not None and (state.held.until is not None or not state.limits.closed(now)):
             times.append(state.held.until or now)
+        expires = state.limits.running.expires_at()
+        if expires is not None:
+            budget = state.limits.budget
+            awaited = state.waiting or state.held or (budget is not None and budget.others(state.service))
+            times.append(expires if awaited else expires + SECOND)
         due = state.breach.due(state.waiting)
         if due is not None:
             times.append(due)

@@ -1,6 +1,7 @@
 """State of one service's engine: all that its records keep, in one place."""
 
 from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
 
 from gate.admission.breach import AlertSchedule, Breach, DecayingRate
@@ -35,7 +36,7 @@ class EngineState:
         self.now = now
         self.budgets = budgets
         self.lanes = lanes_of(policy.lanes)
-        self.limits = Limits(service, Limiter(policy.spec, now), budgets.get(policy.group), policy.in_flight)
+        self.limits = Limits(service, policy, budgets.get(policy.group), now)
         self.tenants = Tenants(service, policy, self.lanes, now)
         self.scheduled = Scheduled(service)
         self.places = SelectablePlaces(service)
@@ -68,6 +69,17 @@ class EngineState:
             lane = self.lanes[self.policy.default_lane]
         return lane
 
+    def free(self, now: int, tenants: Iterable[str | None]) -> None:
+        """Take that requests of these tenants run no more: others may go."""
+        for name in tenants:
+            if name is not None:
+                tenant = self.tenants.find(name, now)
+                tenant.running = max(0, tenant.running - 1)
+                self.scheduler.look_again(tenant, now)
+        if self.held is not None:
+            self.held = Held(now)
+        self.changed = True
+
     def admit(self, now: int, requests: int, units: int) -> None:
         """Count what a step admitted."""
         if requests:
@@ -86,7 +98,7 @@ class EngineState:
     def take_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
         """Take another policy's limits; what was used stays counted."""
         self.policy, self.version, self.changed = policy, version, True
-        self.limits.reconfigure(policy.spec, self.budgets.get(policy.group), policy.in_flight, now)
+        self.limits.reconfigure(policy, self.budgets.get(policy.group), now)
 
     def take_lanes(self, kept: dict[str, Lane]) -> None:
         """Have these lanes and no others; turns begin anew."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -37,6 +37,7 @@ class Reason(StrEnum):
     TENANT = "tenant"
     GROUP = "group"
     IN_FLIGHT = "in-flight"
+    RUNNING = "running"
     PAUSED = "paused"
     LANE = "lane"  # others wait in front
     NEVER = "never"  # the cost is above what a limit can ever give
@@ -89,12 +90,28 @@ class Pull:
     not_before: tuple[int, ...] | None = None  # of those rejected as their time came, as in a decision
 
 
+class Started(NamedTuple):
+    """`requests` that are admitted and count as running from now on.
+
+    `first` numbers them in the batch, or is their offset in a partition of the delayed topic.
+    """
+
+    partition: int | None  # of the delayed topic; None: they came with the batch
+    first: int
+    requests: int
+    tenant: str | None  # that they count for; None: for none
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The answer to a batch: decisions cover every fresh request exactly once, in order."""
+    """The answer to a batch: decisions cover every fresh request exactly once, in order.
+
+    The ids of what has `started` must be told by `Engine.name_running` before the next step.
+    """
 
     decisions: tuple[Decision, ...]
     pulls: tuple[Pull, ...]
+    started: tuple[Started, ...] = ()
 
 
 class EventKind(StrEnum):
@@ -218,6 +235,7 @@ class Usage:
     gone: int = 0  # requests that waited, and that somebody deleted from the delayed topic
     scheduled: int = 0  # requests that wait for the time their producer wants: no part of the backlog
     next_start: int | None = None  # ns: the time of the first of them
+    running: int | None = None  # requests that are admitted and not told to be done; None: nothing limits them
 
     @property
     def backlog(self) -> int:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from gate.admission.forecast.forecast import Forecast
 from gate.admission.limits.service import Bound, Limits
-from gate.admission.model import FOREVER, Reason, Verdict
+from gate.admission.model import FOREVER, UNTIL_RESUMED, Reason, Verdict
 from gate.admission.queues.queue import Arrival, Tenant
 from gate.admission.queues.sharing import label
 
@@ -33,6 +33,14 @@ def never(service: str, shared: tuple[int, str] | None, tenant: Tenant, cost: in
     return f"{service}.{label(tenant.name)}" if own is not None and cost > own else None
 
 
+def tenant_bound(service: str, tenant: Tenant, now: int) -> Bound:
+    """Name what of a tenant's own makes it wait."""
+    name = f"{service}.{label(tenant.name)}"
+    if tenant.paused_until > now:
+        return Bound(Reason.PAUSED, name)
+    return Bound(Reason.TENANT, name) if tenant.may_run(1) else Bound(Reason.RUNNING, f"{name}.running")
+
+
 def shed(service: str, arrival: Arrival, time: int) -> None:
     """Refuse what is left of an arrival, which could be admitted at `time` at the earliest."""
     reason = Reason.DEADLINE if arrival.deadline is not None and time > arrival.deadline else Reason.MAX_DELAY
@@ -47,15 +55,22 @@ def delay(
     max_delay: int | None,
     why: Why,
     start: int,
+    waiting: int,
 ) -> list[tuple[Arrival, int, int]]:  # fmt: skip
-    """Park what is left, as far as it can go in time. Returns arrival, number in the batch and count of each."""
+    """Park what is left, as far as it can go in time. Returns arrival, number in the batch and count of each.
+
+    So many requests wait then. No time is promised where some of them may have to wait for one that runs.
+    """
+    sure = not limits.running.tracking or limits.promises(now, waiting)
     booked = forecast.book(arrivals, start, [latest(arrival, now, max_delay) for arrival in arrivals])
     parked = []
     for arrival, (times, time) in zip(arrivals, booked, strict=True):
         if times:
-            bound = why(arrival)
+            bound, tenant = why(arrival), arrival.queue.tenant
+            promised = sure and (not limits.running.tracking or tenant.may_run(tenant.requests) == tenant.requests)
             parked.append((arrival, arrival.first + arrival.count - arrival.left, len(times)))
-            arrival.decide(len(times), Verdict.DELAYED, bound.reason, bound.limit, times)
+            told = times if promised else [UNTIL_RESUMED]
+            arrival.decide(len(times), Verdict.DELAYED, bound.reason, bound.limit, told)
         if arrival.left:
             shed(limits.service, arrival, time)
     return parked
@@ -66,6 +81,8 @@ def reject(forecast: Forecast, arrivals: Sequence[Arrival], now: int, why: Why, 
     for arrival in arrivals:
         bound = why(arrival)
         time = forecast.estimate(arrival.queue, arrival.cost, now, start)
+        if bound.reason is Reason.RUNNING:
+            time = UNTIL_RESUMED
         arrival.decide(arrival.left, Verdict.REJECTED, bound.reason, bound.limit, [time] * arrival.left)
 
 
@@ -74,12 +91,14 @@ def admit_in_order(limits: Limits, arrival: Arrival, now: int) -> None:
     count = arrival.left
     tenant = arrival.queue.tenant
     if tenant.limiter is not None:
-        count = tenant.limiter.fit(now, count, arrival.cost)
+        count = tenant.may_run(tenant.limiter.fit(now, count, arrival.cost))
     count = limits.fit(now, count, arrival.cost) if count else 0
     if count:
         limits.charge(now, count, arrival.cost)
         if tenant.limiter is not None:
             tenant.limiter.charge(now, count * arrival.cost)
+            if limits.running.tracking:
+                tenant.running += count
         arrival.decide(count, Verdict.ADMITTED)
 
 
@@ -89,8 +108,8 @@ def bound_in_order(limits: Limits, arrival: Arrival, now: int) -> Bound:
     if closed is not None:
         return closed
     tenant = arrival.queue.tenant
-    if tenant.limiter is not None and not tenant.limiter.fit(now, 1, arrival.cost):
-        return Bound(Reason.TENANT, f"{limits.service}.{label(tenant.name)}")
+    if tenant.limiter is not None and not tenant.may_run(tenant.limiter.fit(now, 1, arrival.cost)):
+        return tenant_bound(limits.service, tenant, now)
     return limits.bound(now, arrival.cost) or Bound(Reason.LANE, limits.service)
 
 
@@ -119,6 +138,8 @@ def hold(
             if time > latest(arrival, now, max_delay):
                 shed(limits.service, arrival, time)
                 continue
+            if bound.reason is Reason.RUNNING:
+                time = UNTIL_RESUMED  # or until a request is done
             held = Held(None if bound.reason is Reason.IN_FLIGHT else max(time, now + 1))
         arrival.decide(arrival.left, Verdict.HELD, bound.reason, bound.limit, [time] * arrival.left)
     return held

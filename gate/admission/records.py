@@ -19,6 +19,7 @@ def drain_changes(state: EngineState) -> dict[str, bytes | None]:
         changed[f"service/{state.service}"] = encode(state.record(), version)
     changed |= state.places.drain_changes(version) | state.tenants.drain_changes(version)
     changed |= state.scheduled.drain_changes(version)
+    changed |= state.limits.running.drain_changes(version)
     return changed | state.budgets.drain_changes()
 
 
@@ -29,16 +30,19 @@ def restore(state: EngineState, records: dict[str, bytes]) -> Generator[None, No
     """
     key = f"service/{state.service}"
     tenants, parked = f"tenant/{state.service}/", f"parked/{state.service}/"
-    scheduled = f"scheduled/{state.service}/"
+    scheduled, runs = f"scheduled/{state.service}/", f"running/{state.service}/"
     record = decode(key, records[key], ServiceRecord) if key in records else None
     if record is not None:
         state.restore(record)
     segments: list[tuple[int, int, int, str]] = []
     later: list[tuple[int, int, str]] = []
+    running: dict[int, bytes] = {}
     kept = {}
     for number, name in enumerate(list(records)):
         if name.startswith(tenants):
             kept[name.removeprefix(tenants)] = records.pop(name)
+        elif name.startswith(runs):
+            running[int(name.removeprefix(runs))] = records.pop(name)
         elif name.startswith(parked):
             partition, _, base = name.removeprefix(parked).partition("/")
             late = base.removeprefix(LATE)
@@ -61,6 +65,9 @@ def restore(state: EngineState, records: dict[str, bytes]) -> Generator[None, No
     starts = ((partition, decode(name, records.pop(name), ScheduledRecord)) for _, partition, name in sorted(later))
     yield from state.scheduled.restore(starts)
     yield from state.scheduler.rebuild()
+    state.limits.running.restore(running)
+    for name in state.limits.running.tenants():
+        state.tenants.find(name, state.now).running += 1
     for name, until in ({} if record is None else record.paused).items():
         state.tenants.pause(state.tenants.find(name, state.now), until)
     if record is not None and record.policy != state.version:

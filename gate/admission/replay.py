@@ -108,8 +108,8 @@ class _Recorder:
 
 def _driver(service: str, policy: Policy, requests: Sequence[Request], outcome: ReplayResult) -> Driver:
     now = requests[0].at * MS
-    groups: dict[str, Spec] = {name: group.spec for name, group in policy.groups.items()}
-    effective = policy.effective(service)
+    groups: dict[str, Spec] = {name: replace(group.spec, running=None) for name, group in policy.groups.items()}
+    effective = policy.effective(service).without_running()
     # what holds back would wait in its own topic: for the times that is the same; of workers nothing is recorded
     replayed = replace(effective, overflow=_waits(effective.overflow), max_in_flight=None, shadow=False)
     engine = Engine(service, replayed, Budgets(now, groups), now, policy.version)

@@ -19,7 +19,7 @@ from gate.admission.model import (
     Total,
     Usage,
 )
-from gate.admission.queues.sharing import label
+from gate.admission.overflow import tenant_bound
 from gate.limits import NEVER, Limiter
 
 _SHOWN: Final = 20  # paused tenants
@@ -112,8 +112,7 @@ def _bound(state: EngineState, now: int) -> Bound | None:
     blocked = state.scheduler.next_blocked()
     if blocked is None:
         return None
-    reason = Reason.PAUSED if blocked.tenant.paused_until > now else Reason.TENANT
-    return Bound(reason, f"{state.service}.{label(blocked.tenant.name)}")
+    return tenant_bound(state.service, blocked.tenant, now)
 
 
 def _held_end(state: EngineState, start: int) -> int:
@@ -190,4 +189,5 @@ def service_usage(state: EngineState, now: int) -> Usage:
         gone=state.gone,
         scheduled=state.scheduled.requests,
         next_start=None if (start := state.scheduled.next_start()) is None else start * MS,
+        running=state.limits.running.used if state.limits.running.tracking else None,
     )

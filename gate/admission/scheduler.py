@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from gate.admission.limits.service import Bound, Limits, is_shifted
-from gate.admission.model import Pull, Verdict, whole_ms
+from gate.admission.model import UNTIL_RESUMED, Pull, Started, Verdict, whole_ms
 from gate.admission.queues.fair import COST_CAP, Aside, FairQueue
 from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
@@ -21,13 +21,14 @@ _Blocked = tuple[int, str, int, Queue]  # until, lane, order
 class StepCounts:
     """What a step admitted."""
 
-    __slots__ = ("pulled", "pulled_units", "requests", "units")
+    __slots__ = ("pulled", "pulled_units", "requests", "started", "units")
 
-    def __init__(self) -> None:
+    def __init__(self, *, tracking: bool = False) -> None:
         self.requests = 0
         self.units = 0
         self.pulled: dict[str, int] = {}  # requests, by lane
         self.pulled_units = 0
+        self.started: list[Started] | None = [] if tracking else None  # parked ones that run now
 
 
 class Scheduler:
@@ -143,12 +144,16 @@ class Scheduler:
         if limits.budget is not None:
             head = self.head()
             units = 0 if head is None else sum(lane.ready_units for lane in self._all.values())
-            ready = now if head is None else limits.limiter.ready_at(now, self.head_cost(head))
+            ready = now if head is None else limits.own_ready_at(now, self.head_cost(head))
             limits.budget.wait(limits.service, units, ready)
 
     def pause(self, tenant: Tenant, until: int, now: int) -> None:
         """Let nothing of a tenant go before `until`; 0: let it go on."""
         self._tenants.pause(tenant, until)
+        self.look_again(tenant, now)
+
+    def look_again(self, tenant: Tenant, now: int) -> None:
+        """See at the next step whether what blocks a tenant still does."""
         for queue in tenant.queues.values():
             if queue.until:  # looked at anew at the next step, which blocks it again where that is right
                 queue.until = now
@@ -163,7 +168,7 @@ class Scheduler:
                 count, cost = self._parked.head(queue)
                 count = min(count, room)
                 room -= count
-                self._pull(queue, count, cost, pulls)
+                self._pull(queue, count, cost, pulls, None)
 
     def head_cost(self, queue: Queue) -> int:
         """Return the cost of the oldest request that waits in a queue; there must be one."""
@@ -248,7 +253,12 @@ class Scheduler:
                     self.block(queue, whole_ms(tenant.limiter.ready_at(now, cost)))
                     blocking -= bool(queue.requests)
                     continue
-                count = fitting
+                count = tenant.may_run(fitting)
+                if not count:
+                    lane.fair.leave(queue)
+                    self.block(queue, UNTIL_RESUMED)  # or until one of its requests is done
+                    blocking -= bool(queue.requests)
+                    continue
             count = limits.fit(now, count, cost)
             if not count:
                 stopped = limits.bound(now, cost)
@@ -256,6 +266,8 @@ class Scheduler:
             limits.charge(now, count, cost)
             if tenant.limiter is not None:
                 tenant.limiter.charge(now, count * cost)
+                if limits.running.tracking:
+                    tenant.running += count
             if limits.concurrent:
                 closed = limits.closed(now)
             self._served.add(queue)
@@ -263,7 +275,7 @@ class Scheduler:
             self.tally.units += count * cost
             if queue.requests or fresh is None:
                 room -= count
-                self._pull(queue, count, cost, pulls)
+                self._pull(queue, count, cost, pulls, None if tenant.limiter is None else tenant.name)
             else:
                 fresh[0].decide(count, Verdict.ADMITTED)
                 if not fresh[0].left:
@@ -286,8 +298,10 @@ class Scheduler:
                 fresh.setdefault(queue.lane, []).append(queue)
         return [(lane, lane.fair.only(fresh.get(lane, ()))) for lane in self._all.values()] if fresh else []
 
-    def _pull(self, queue: Queue, count: int, cost: int, pulls: list[Pull]) -> None:
+    def _pull(self, queue: Queue, count: int, cost: int, pulls: list[Pull], runs_for: str | None) -> None:
         partition, offset = self._parked.take(queue, count)
+        if self.tally.started is not None:
+            self.tally.started.append(Started(partition, offset, count, runs_for))
         self.shrink(queue, count, count * cost)
         self.tally.pulled[queue.lane.name] = self.tally.pulled.get(queue.lane.name, 0) + count
         self.tally.pulled_units += count * cost

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gate.admission import overflow
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
-from gate.admission.model import MS, Pull, Reason, Run, Step, Verdict
+from gate.admission.model import MS, UNTIL_RESUMED, Pull, Reason, Run, Step, Verdict
 from gate.admission.queues.queue import Arrival
 from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.queues.tenants import short
@@ -26,6 +26,7 @@ def postpone(
     held = next((decision for decision in step.decisions if decision.verdict is Verdict.HELD), None)
     earliest: dict[tuple[str, str, int], int] = {}
     arrivals, placed = [], [*unplaced]
+    limits, ahead = state.limits, state.waiting + state.scheduled.requests
     for run in runs:
         assert run.start is not None
         tenant = state.tenants.find(short(run.tenant), now)
@@ -46,11 +47,13 @@ def postpone(
             continue
         arrival.start = run.start
         placed.append((arrival, run.first, run.count))
-        times = [max(run.start, earliest[key])] * run.count
+        ahead += run.count
+        sure = not limits.running.tracking or limits.promises(now, ahead)
+        times = [max(run.start, earliest[key]) if sure else UNTIL_RESUMED] * run.count
         arrival.decide(run.count, Verdict.DELAYED, Reason.SCHEDULED, None, times)
     told = sorted((*step.decisions, *decisions(arrivals)), key=lambda decision: decision.first)
     placed.sort(key=lambda entry: entry[1])
-    return Step(tuple(told), step.pulls), placed, arrivals
+    return Step(tuple(told), step.pulls, step.started), placed, arrivals
 
 
 def take_due(state: EngineState, now: int, room: int) -> list[Arrival]:

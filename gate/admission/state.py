@@ -131,6 +131,14 @@ class ServiceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     gone: int = field(default=0, name="g")
 
 
+class RunningRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`running/<service>/<number>`: requests that were admitted at one time and run, by their ids."""
+
+    at: int = field(name="a")  # ns
+    ids: list[str] = field(name="i")
+    tenants: list[str | None] = field(default_factory=list, name="t")  # that each counts for; none: for none of them
+
+
 class ClaimRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one service has had of a group's budget, and what it waits for."""
 

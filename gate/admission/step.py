@@ -1,15 +1,15 @@
 """Step of an engine: a batch is admitted at once where nothing stands in the way, else decided about by fair turns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from gate.admission import overflow, scheduling
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
 from gate.admission.limits.service import Bound
-from gate.admission.model import MS, Decision, Pull, Reason, Run, Step, Verdict
+from gate.admission.model import MS, Decision, Pull, Reason, Run, Started, Step, Verdict
 from gate.admission.queues.queue import Arrival, Tenant
-from gate.admission.queues.sharing import is_shared, label
+from gate.admission.queues.sharing import is_shared
 from gate.admission.queues.tenants import short
 from gate.admission.scheduler import StepCounts, add_pull
 from gate.policy import Overflow
@@ -45,6 +45,8 @@ def decide(
 def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room: int) -> StepResult | None:
     """Admit the whole batch if only tenants' own limits stand in its way: the usual case, cheap per run."""
     if state.waiting or state.holding.again or state.policy.shadow or state.paused_until > now or state.tenants.paused:
+        return None
+    if state.limits.running.tracking:
         return None
     units = 0
     by_lane: dict[str, int] = {}
@@ -112,7 +114,7 @@ def _contend(
     scheduling.begin(state, now, due)
     arrivals = _arrive(state, now, runs, granted)
     shadow = state.policy.shadow
-    tally = state.scheduler.tally = StepCounts()
+    tally = state.scheduler.tally = StepCounts(tracking=state.limits.running.tracking)
     if not shadow:
         state.scheduler.queue(arrival for arrival in due if arrival.left and not arrival.late)
         if state.policy.overflow is not Overflow.HOLD:
@@ -143,7 +145,20 @@ def _contend(
     state.admit(now, requests + sum(tally.pulled.values()), units + tally.pulled_units)
     state.scheduler.rest(now, state.limits)
     state.forecast.stepped(now, start, admitted=bool(tally.requests))
-    return StepResult(Step(decisions(arrivals), tuple(pulls)), unplaced, held)
+    started = () if tally.started is None else (*_started((*due, *arrivals)), *tally.started)
+    return StepResult(Step(decisions(arrivals), tuple(pulls), started), unplaced, held)
+
+
+def _started(arrivals: Sequence[Arrival]) -> Iterator[Started]:
+    """Yield the requests that came and run now; those that shadow let pass count for no tenant."""
+    for arrival in arrivals:
+        partition, first = (None, arrival.first) if arrival.place is None else arrival.place
+        tenant = arrival.queue.tenant
+        owner = None if tenant.limiter is None else tenant.name
+        for count, verdict, reason, _, _ in arrival.outcomes:
+            if verdict is Verdict.ADMITTED:
+                yield Started(partition, first, count, owner if reason is None else None)
+            first += count
 
 
 def _arrive(state: EngineState, now: int, runs: Sequence[Run], granted: set[Tenant]) -> list[Arrival]:
@@ -181,8 +196,7 @@ def _settle(
     def why(arrival: Arrival) -> Bound:
         tenant = arrival.queue.tenant
         if arrival.queue.until and state.paused_until <= now:
-            reason = Reason.PAUSED if tenant.paused_until > now else Reason.TENANT
-            return Bound(reason, f"{state.service}.{label(tenant.name)}")
+            return overflow.tenant_bound(state.service, tenant, now)
         return blocked or Bound(Reason.LANE, f"{state.service}.lane.{arrival.queue.lane.name}")
 
     if policy.shadow or policy.overflow is Overflow.HOLD:
@@ -193,7 +207,7 @@ def _settle(
     elif policy.overflow is Overflow.HOLD:
         if due := [arrival for arrival in left if arrival.place is not None]:  # there is no topic to be held back in
             state.scheduler.park(due)
-            unplaced = overflow.delay(limits, forecast, due, now, policy.max_delay, why, start)
+            unplaced = overflow.delay(limits, forecast, due, now, policy.max_delay, why, start, state.waiting)
             left = [arrival for arrival in left if arrival.place is None]
         if blocked is None and state.waiting:
             blocked = Bound(Reason.LANE, state.service)
@@ -203,7 +217,7 @@ def _settle(
         overflow.reject(forecast, left, now, why, start)
     else:
         state.scheduler.park(left)
-        unplaced = overflow.delay(limits, forecast, left, now, policy.max_delay, why, start)
+        unplaced = overflow.delay(limits, forecast, left, now, policy.max_delay, why, start, state.waiting)
         for arrival, _, _ in unplaced:
             state.scheduler.coming.setdefault(arrival.queue, arrival.cost)
     return held, unplaced

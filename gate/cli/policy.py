@@ -238,8 +238,9 @@ def _more(entry: ServicePolicy) -> Iterable[str]:
     if entry.tenants is not None:
         names = list(entry.tenants.rules)
         yield f"tenants {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-    if entry.in_flight is not None:
-        yield entry.in_flight.words(spell_rate, spell_duration)
+    for limit in (entry.in_flight, entry.spec.running):
+        if limit is not None:
+            yield limit.words(spell_rate, spell_duration)
     if entry.shadow:
         yield "shadow"
 
@@ -325,6 +326,8 @@ def _summary(entry: ServicePolicy) -> dict[str, Any]:
         "default_lane": entry.default_lane,
         "group": entry.group,
         "max_in_flight": entry.max_in_flight,
+        "max_running": None if entry.spec.running is None else entry.spec.running.capacity,
+        "running_timeout": None if entry.running_timeout is None else spell_duration(entry.running_timeout),
         "worker_group": entry.worker_group,
         "shadow": entry.shadow,
         "near_limit": entry.near_limit,

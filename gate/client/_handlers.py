@@ -18,7 +18,7 @@ import msgspec
 from gate.client._headers import attempt, job_id, last
 from gate.client._retry import Backoff
 from gate.errors import GateError
-from gate.protocol.headers import ID, origin
+from gate.protocol.headers import ID, is_running, origin, original_id
 
 _SECRET: Final = re.compile(r"GATE_(.*(PASSWORD|SECRET|TOKEN).*|SLACK_URL)")  # such a URL is one
 _UNFIT_FOR_ENV: Final = re.compile(r"[^A-Z0-9]")
@@ -44,6 +44,16 @@ class Job:
     def id(self) -> str:
         """The id of the gate's stamp on the first request about this job: the same at every redelivery and attempt."""
         return job_id(self.headers) or f"{self.topic}-{self.partition}@{self.offset}"
+
+    @property
+    def request_id(self) -> str:
+        """The id of the gate's stamp on this very request: of each attempt another one."""
+        return original_id(self.headers) or f"{self.topic}-{self.partition}@{self.offset}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the gate counts it as running until it is told that it has ended (`max_running`)."""
+        return is_running(self.headers)
 
     @property
     def attempt(self) -> int:

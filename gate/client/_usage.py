@@ -54,6 +54,7 @@ class Usage(msgspec.Struct, frozen=True):
     totals: tuple[Total, ...]
     paused_until_ms: int | None = None
     in_flight: int | None = None
+    running: int | None = None
 
     def lane(self, name: str | None) -> Lane | None:
         """Return the lane that takes requests of this priority: itself, else `default`, else the lightest."""
@@ -67,7 +68,8 @@ class Usage(msgspec.Struct, frozen=True):
         if lane is None:
             return Report(self.at_ms / 1000, 0.0, 0, inf, 0, 0, paused=False)
         wait = inf if lane.eta_seconds is None else lane.eta_seconds
-        if self.in_flight is not None and lane.backlog:  # how fast workers are is in no plan: by Little's law
+        by_workers = self.in_flight is not None or self.running is not None
+        if by_workers and lane.backlog:  # how fast workers are is in no plan: by Little's law
             backlog = sum(other.backlog for other in self.lanes)
             wait = max(wait, backlog / self.requests_per_second if self.requests_per_second > 0 else inf)
         competing = sum(other.weight for other in self.lanes if other.backlog and other is not lane)

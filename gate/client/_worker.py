@@ -54,6 +54,8 @@ class Worker(Program):
     another, in the order in which they were admitted (a retry is a new request, and comes behind). A handler that takes
     longer than `timeout` seconds has failed.
 
+    Where the policy says `max_running`, the worker tells the gate of each job that has ended, before it commits it.
+
     A job is done when its handler has returned, its result is written (if `results` and it is not None), or it was put
     off or given up. What is done is committed several times a second, also behind jobs that are not; so a worker that
     is killed loses nothing, and only what ran or had just ended is done again. A worker that dies is missed after
@@ -267,13 +269,19 @@ class Worker(Program):
             if isinstance(error, HandlerTimeoutError) and self._threads.hung >= self._concurrency:
                 raise _too_many_hang(self._threads.hung) from None
             return
-        if result is None:
+        if result is None and not job.is_running:
             self._done(taken, commits)
             return
         try:
-            await self._settle(taken, commits, lambda: self._outcomes.answer(job, result))
+            await self._settle(taken, commits, lambda: self._write_end(job, result))
         except TooLargeError as error:
             await self._dead_letter(taken, commits, str(error))
+
+    async def _write_end(self, job: Job, result: bytes | None) -> None:
+        if result is not None:
+            await self._outcomes.answer(job, result)
+        if job.is_running:
+            await self._outcomes.finish(job)
 
     async def _failed(self, taken: TakenJob, commits: Commits, error: BaseException) -> None:
         job = taken.job

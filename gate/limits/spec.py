@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 from gate.limits.checks import MOST, NEVER, check_amount, check_count, shown
 from gate.limits.codec import varints
+from gate.limits.concurrency import Running
 from gate.limits.limit import Counted, Limit
 from gate.limits.quota import Quota
 
@@ -87,6 +88,7 @@ class Spec:
     burst: int
     windows: tuple[Window, ...]
     quotas: tuple[Quota, ...] = field(default=(), metadata={"later": True})
+    running: Running | None = field(default=None, metadata={"later": True})  # no matter of units: no limiter counts it
     # The bucket in whole numbers: a ns is `scale` ticks, a unit of cost `step` ticks, the whole burst `depth` ticks.
     # A rate of p/q per second makes a unit take q * 10^9 / p ns, so p / gcd ticks in a ns leave no fraction anywhere.
     scale: int = field(init=False, repr=False, compare=False, default=0)

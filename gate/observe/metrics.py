@@ -186,6 +186,7 @@ class Metrics(Collector):
             "gate_shared_tenant_requests", "Requests of tenants beyond max_tenants, which share limits.",
             labels=["service"],
         )  # fmt: skip
+        running = _gauge("gate_running_requests", "Requests that run, where `max_running` limits them.")
         undecided = _gauge("gate_undecided_requests", "Requests in the request topic that are not decided yet.")
         age = _gauge("gate_undecided_age_seconds", "How long the oldest of these has waited; 0: there are none.")
         for service, (count, seconds) in sorted(self._undecided.items()):
@@ -212,6 +213,8 @@ class Metrics(Collector):
             breach.add_metric([service], usage.breach_since is not None)
             tenants.add_metric([service], usage.tenants)
             scheduled.add_metric([service], usage.scheduled)
+            if usage.running is not None:
+                running.add_metric([service], usage.running)
         for service in sorted(self._known.keys() | self._usage.keys() | self._refused.keys()):
             told = self._usage.get(service)
             for (priority, verdict, reason), count in sorted(self._totals(service, told).items()):
@@ -219,7 +222,7 @@ class Metrics(Collector):
             gone.add_metric([service], 0 if told is None else told.gone)
             shared.add_metric([service], 0 if told is None else told.shared_tenant_requests)
         families = [requests, backlog, eta, tokens, fill, left, renews, rate, offered, breach]
-        return [*families, undecided, age, tenants, shared, gone, scheduled]
+        return [*families, running, undecided, age, tenants, shared, gone, scheduled]
 
     def _totals(self, service: str, usage: Usage | None) -> Tally[tuple[str, str, str]]:
         """Return how often each outcome was, and 0 for those that can be and were not."""

@@ -36,6 +36,8 @@ def _limits(policy: ServicePolicy) -> Iterator[Reason]:
         yield Reason.GROUP
     if policy.in_flight is not None:
         yield Reason(policy.in_flight.reason)
+    if policy.counts_running:
+        yield Reason.RUNNING
     yield from dict.fromkeys(Reason(limit.reason) for limit in policy.spec.limits)
     yield Reason.PAUSED
     yield Reason.LANE

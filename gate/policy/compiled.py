@@ -3,14 +3,14 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final, Self
 
 from pydantic import BaseModel
 
-from gate.limits import InFlight, Per, Quota, Spec, Window
+from gate.limits import InFlight, Per, Quota, Running, Spec, Window
 from gate.limits.spec import MOST
 from gate.policy.fields import Overflow
 from gate.policy.layers import Key
@@ -20,6 +20,7 @@ from gate.units import SECOND
 WINDOW_SIZE: Final = 60 * SECOND  # ns; where nothing else is said, as in RateLimitConfig
 NEAR_LIMIT: Final = 0.8
 KEEP_RELEASED: Final = 86_400 * SECOND  # ns
+RUNNING_TIMEOUT: Final = 3_600 * SECOND  # ns
 MAX_TENANTS: Final = 100_000  # per service: some 100 MB where all of them wait
 ONE_LANE: Final[Mapping[str, Fraction]] = MappingProxyType({DEFAULT: Fraction(1)})
 
@@ -91,6 +92,27 @@ class ServicePolicy:
     max_tenants: int = MAX_TENANTS
     keep_released: int | None = KEEP_RELEASED
     tenants: Tenants | None = None
+    running_timeout: int | None = field(default=RUNNING_TIMEOUT, metadata={"later": True})
+
+    @property
+    def tenants_run(self) -> bool:
+        """Tell whether tenants are limited by how many of their requests run."""
+        return self.tenants is not None and any(rule.get("max_running") for rule in self.tenants.rules.values())
+
+    @property
+    def counts_running(self) -> bool:
+        """Tell whether it limits how many requests run, of the service or of tenants; its group may as well."""
+        return self.spec.running is not None or self.tenants_run
+
+    def without_running(self) -> Self:
+        """Return the same without limits of what runs."""
+        tenants = self.tenants
+        if tenants is not None and self.tenants_run:
+            rules = {
+                name: {k: v for k, v in rule.items() if k != "max_running"} for name, rule in tenants.rules.items()
+            }
+            tenants = Tenants.of(rules)
+        return replace(self, spec=replace(self.spec, running=None), tenants=tenants)
 
     @property
     def in_flight(self) -> InFlight | None:
@@ -126,7 +148,7 @@ class GroupPolicy:
 
 def is_limited(spec: Spec) -> bool:
     """Tell whether a spec limits anything at all."""
-    return bool(spec.limits)
+    return bool(spec.limits) or spec.running is not None
 
 
 def compile_spec(said: Mapping[Any, Any]) -> Spec:
@@ -149,7 +171,9 @@ def compile_spec(said: Mapping[Any, Any]) -> Spec:
             limits[size] = min(limit, limits.get(size, limit))
     burst = said.get("burst_size") or (1 if rate is None else math.ceil(rate))
     windows = tuple(Window(limits[size], size) for size in sorted(limits))
-    return Spec(rate=rate, burst=burst, windows=windows, quotas=_quotas(said.get("quotas") or ()))
+    most = said.get("max_running")
+    running = None if most is None else Running(most)
+    return Spec(rate=rate, burst=burst, windows=windows, quotas=_quotas(said.get("quotas") or ()), running=running)
 
 
 def _quotas(said: Sequence[Any]) -> tuple[Quota, ...]:
@@ -186,6 +210,7 @@ def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
         max_tenants=said.get("max_tenants", MAX_TENANTS),
         keep_released=said.get("keep_released", KEEP_RELEASED),
         tenants=Tenants.of(rules) if rules else None,
+        running_timeout=said.get("running_timeout", RUNNING_TIMEOUT),
     )
 
 
@@ -215,4 +240,5 @@ def _plain(value: object) -> object:
     assert is_dataclass(value)
     # the rest follows from these; what came later than others counts where it says something, so versions stay
     parts = [part for part in fields(value) if part.init]
-    return [getattr(value, part.name) for part in parts if "later" not in part.metadata or getattr(value, part.name)]
+    said = [(part, getattr(value, part.name)) for part in parts]
+    return [value for part, value in said if "later" not in part.metadata or value != part.default]

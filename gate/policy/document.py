@@ -30,6 +30,7 @@ from gate.policy.source import Node
 from gate.units import SECOND
 
 MAX_LANES = 32  # each is a queue and a label of metrics
+MOST_RUNNING = 1_000_000  # each takes some 300 B in memory, and its place in the state
 MAX_TENANTS_BOUND = 10_000_000  # each that waits costs a gate 2 KB
 
 
@@ -57,6 +58,7 @@ class LimitFields(StrictModel):
     window_limit: Count | None = None
     windows: tuple[WindowFields, ...] | None = None
     quotas: tuple[QuotaFields, ...] | None = None
+    max_running: Annotated[int, whole_number(1, MOST_RUNNING)] | None = None
 
 
 def _some_lanes(lanes: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class ServiceFields(LimitFields):
     near_limit: Ratio = 0.8
     max_tenants: Annotated[int, whole_number(1, MAX_TENANTS_BOUND)] = 100_000
     keep_released: Duration | None = 86_400 * SECOND
+    running_timeout: Duration | None = 3_600 * SECOND
 
 
 class EntryFields(ServiceFields):

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gate.limits import Spec
-from gate.policy.compiled import KEEP_RELEASED, MAX_TENANTS, NEAR_LIMIT, WINDOW_SIZE, ServicePolicy, compile_spec
+from gate.policy.compiled import (
+    KEEP_RELEASED,
+    MAX_TENANTS,
+    NEAR_LIMIT,
+    RUNNING_TIMEOUT,
+    WINDOW_SIZE,
+    ServicePolicy,
+    compile_spec,
+)
 from gate.policy.document import LimitFields
 from gate.policy.errors import dotted
 from gate.policy.fields import Overflow
@@ -27,8 +35,12 @@ _BUILT_IN: Final[Mapping[str, Any]] = {
     "near_limit": NEAR_LIMIT,
     "max_tenants": MAX_TENANTS,
     "keep_released": "1d",
+    "running_timeout": "1h",
     "extends": None,
 }
+
+
+_MEANT: Final[Mapping[str, Any]] = {"keep_released": KEEP_RELEASED, "running_timeout": RUNNING_TIMEOUT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,7 @@ def origins_of(policy: ServicePolicy, decided: Mapping[Key, Layer], root: Node) 
         part[name] = _said(key, by, root)
     origins = dict(_limits(policy.spec, own))
     for name, fallback in _BUILT_IN.items():
-        meaning = KEEP_RELEASED if name == "keep_released" else fallback
+        meaning = _MEANT.get(name, fallback)
         origins[name] = own.get(name) or Origin(fallback, meaning, BUILT_IN)
     for tenant in tenants:
         assert policy.tenants is not None

@@ -6,6 +6,7 @@ Whoever may write there may write anything, so reading never fails: it tells wha
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Final, NamedTuple
 
@@ -49,6 +50,15 @@ class Failed(_Outcome, frozen=True, tag="failed", kw_only=True):
     cost: Annotated[int, msgspec.Meta(ge=1, le=MAX_COST)] | None = None
 
 
+class Finished(msgspec.Struct, frozen=True, tag_field="outcome", tag="finished"):
+    """Requests that run no more, by the ids of their stamps; the key of the record says nothing then.
+
+    What is told of others, or told again, is passed over.
+    """
+
+    ids: Annotated[list[Annotated[str, msgspec.Meta(max_length=300)]], msgspec.Meta(min_length=1, max_length=1_000)]
+
+
 class BackOff(_Outcome, frozen=True, tag="back-off", kw_only=True):
     """The service behind the worker wants to be left alone for `seconds`; the attempt does not count."""
 
@@ -57,6 +67,7 @@ class BackOff(_Outcome, frozen=True, tag="back-off", kw_only=True):
 
 
 Outcome = Done | Failed | BackOff
+_TOLD: Final = b'"finished"'
 
 
 class Place(NamedTuple):
@@ -93,13 +104,16 @@ def place_of(text: bytes | None) -> Place | None:
     return Place(found[1].decode("ascii"), int(found[2]), int(found[3]))
 
 
-def encode(outcome: Outcome) -> bytes:
+def encode(outcome: Outcome | Finished) -> bytes:
     """Return the value of a feedback record."""
     return msgspec.json.encode(outcome)
 
 
-def read(key: bytes | None, value: bytes | None, admitted: str, partition: int) -> Heard | Ignored:
+def read(key: bytes | None, value: bytes | None, admitted: str, partition: int) -> Heard | Finished | Ignored:
     """Read a record of the `partition` of a feedback topic whose service's admitted topic is `admitted`."""
+    if value is not None and _TOLD in value and len(value) <= MOST_BYTES:
+        with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+            return msgspec.json.decode(value, type=Finished)
     place = place_of(key)
     if place is None:
         return Ignored("place", f"its key {(key or b'')[:80]!r} is no place of a record")

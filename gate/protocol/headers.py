@@ -163,12 +163,14 @@ class Stamp:
     reason: str | None = None
     limit: str | None = None
     created_ms: int | None = None
+    running: bool = False  # it counts as running until a worker tells that it is done, or for `running_timeout`
 
     def encode(self) -> bytes:
         """Return an RFC 9651 item with parameters."""
         template = StampTemplate(
-            self.verdict, self.at_ms, self.attempt, self.policy, reason=self.reason, limit=self.limit
-        )
+            self.verdict, self.at_ms, self.attempt, self.policy,
+            reason=self.reason, limit=self.limit, running=self.running,
+        )  # fmt: skip
         return template.stamp(self.id.encode("ascii"), -1 if self.created_ms is None else self.created_ms)
 
 
@@ -189,12 +191,15 @@ class StampTemplate:
         *,
         reason: str | None = None,
         limit: str | None = None,
+        running: bool = False,
     ) -> None:
         tail = f'";at={at_ms};attempt={attempt};policy={_string(policy)}'
         if reason is not None:
             tail += f";reason={reason}"
         if limit is not None:
             tail += f";limit={_string(limit)}"
+        if running:
+            tail += ";running"
         self._head = f'{verdict};id="'.encode("ascii")
         self._tail = tail.encode("ascii")
         self._dated = self._tail + b";created="
@@ -243,7 +248,9 @@ def parse_stamp(value: bytes) -> Stamp:
             texts = {name: str(given[name]) if name in given else None for name in ("reason", "limit")}
             created = given.get("created")
             dated = created if type(created) is int and created >= 0 else None
-            return Stamp(verdict, str(given["id"]), at_ms, attempt, str(given["policy"]), **texts, created_ms=dated)
+            running = given.get("running") is True
+            policy = str(given["policy"])
+            return Stamp(verdict, str(given["id"]), at_ms, attempt, policy, **texts, created_ms=dated, running=running)
     missing = ", ".join(sorted({"id", "at", "attempt", "policy"} - given.keys())) or "parameters of the right types"
     raise ValueError(f"the stamp {value[:80]!r} lacks {missing}")
 
@@ -276,6 +283,15 @@ def decided_at(headers: Headers) -> int | None:
     """Return by what time a stamped record was decided, unix ms; None without a stamp."""
     found = _stamp(headers)
     return int(found[2]) if found else None
+
+
+def is_running(headers: Headers) -> bool:
+    """Tell whether a record was admitted as one that counts as running until somebody tells that it is done."""
+    found = _stamp(headers)
+    if found is None:
+        return False
+    before, created, _ = found.string.rpartition(b";created=")
+    return (before if created else found.string).endswith(b";running")
 
 
 def not_before(headers: Headers) -> int | None:

@@ -5,8 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from gate.protocol.feedback import BackOff, Done, Heard, Ignored
-from gate.protocol.headers import ERROR, ERROR_ATTEMPTS, FAULT, UNFORWARDABLE, Malformed, decided_at, origin
+from gate.protocol.feedback import BackOff, Done, Finished, Heard, Ignored
+from gate.protocol.headers import (
+    ERROR,
+    ERROR_ATTEMPTS,
+    FAULT,
+    UNFORWARDABLE,
+    Malformed,
+    decided_at,
+    is_running,
+    origin,
+    original_id,
+)
 from gate.shard.feedback_state import FeedbackState
 from gate.shard.forwarding import Refusal, estimate, rejected
 from gate.shard.records import Outgoing, Partition, Record
@@ -22,7 +32,7 @@ REPEATED: Final = "repeated"  # told before; all other counts are of faults, or 
 class FeedbackEntry(NamedTuple):
     """One record of a feedback topic: what it says, when it was told (unix ms), and what it is about."""
 
-    said: Heard | Ignored
+    said: Heard | Finished | Ignored
     offset: int
     told_at: int
     record: Record | None = None
@@ -54,6 +64,7 @@ class FeedbackResult:
     """What followed from a part: until when the service is to be left alone (unix ms), and how much of what."""
 
     paused_until: int = 0
+    done: list[str] = field(default_factory=list)  # ids of requests that run no more
     counts: Counter[str] = field(default_factory=Counter)
     ignored: list[tuple[int, Ignored]] = field(default_factory=list)  # by feedback offset
 
@@ -71,6 +82,10 @@ def act(
     result = FeedbackResult()
     now = batch.now // MS
     for entry in part.entries:
+        if isinstance(entry.said, Finished):
+            result.done += entry.said.ids
+            result.counts["done"] += len(entry.said.ids)
+            continue
         said = entry.said if isinstance(entry.said, Ignored) else unfit(entry.said, entry.record) or entry.said
         if isinstance(said, Ignored):
             result.counts[said.kind] += 1
@@ -78,6 +93,9 @@ def act(
             continue
         outcome, record = said.outcome, entry.record
         assert record is not None  # or it would not fit
+        ends = original_id(record.headers) if is_running(record.headers) else None
+        if ends is not None:  # also of what was told before: it may run again
+            result.done.append(ends)
         told = feedback.told(part.service, part.partition.number)
         if isinstance(outcome, Done):
             told.settle(outcome.group, min(outcome.settled, said.offset))

@@ -178,7 +178,7 @@ class FeedbackListener:
     async def _entry(self, service: str, number: int, record: Record) -> FeedbackEntry:
         admitted = Partition(self._env.names.admitted(service), number)
         said = read(record.key, record.value, *admitted)
-        if not isinstance(said, Heard):
+        if not isinstance(said, Heard):  # what has ended is known by its id
             return FeedbackEntry(said, record.offset, record.timestamp)
         about = await self._env.hearing.look(admitted, said.offset)
         outcome = said.outcome

@@ -232,16 +232,20 @@ class Batch:
         decisions: Sequence[Decision],
         *,
         clean: bool,
+        running: bool = False,
     ) -> list[tuple[Partition, int]]:
-        """Stamp and route fresh requests. Returns (partition, index in its output) of each delayed one, in order."""
+        """Stamp and route fresh requests; `running`: workers are to tell when those that are admitted are done.
+
+        Returns (partition, index in its output) of each delayed one, in order.
+        """
         at = self.now // MS
         parked: list[tuple[Partition, int]] = []
         for decision in decisions:
             if decision.verdict is Verdict.HELD:
                 continue
-            stamps = _Stamps(decision.verdict, at, policy, decision.reason, decision.limit)
+            stamps = _Stamps(decision.verdict, at, policy, decision.reason, decision.limit, running=running)
             topic = _topic(topics, decision.verdict)
-            for piece, start, stop in _overlaps(pieces, decision.first, decision.first + decision.count):
+            for piece, start, stop in overlaps(pieces, decision.first, decision.first + decision.count):
                 records = piece.records[start - piece.first : stop - piece.first]
                 if piece.retried:
                     told = decision.not_before and decision.not_before[start - decision.first : stop - decision.first]
@@ -301,7 +305,7 @@ class Batch:
     ) -> None:
         """Route requests that can't go on to the rejected topic, with the reason in words."""
         for wish in refused:
-            for piece, _, _ in _overlaps(pieces, wish.index, wish.index + 1):
+            for piece, _, _ in overlaps(pieces, wish.index, wish.index + 1):
                 record = piece.records[wish.index - piece.first]
                 source = topics.retries if piece.retried else topics.delayed if piece.returned else topics.requests
                 self._reject(topics, policy, piece.partition, record, wish.refusal, source, piece.homes)
@@ -331,7 +335,14 @@ class Batch:
         self.to(topics.rejected, partition).append(out)
 
     def release(
-        self, topics: Topics, policy: str, pull: Pull, records: Sequence[Record], rejections: Rejections = NO_REJECTIONS
+        self,
+        topics: Topics,
+        policy: str,
+        pull: Pull,
+        records: Sequence[Record],
+        rejections: Rejections = NO_REJECTIONS,
+        *,
+        running: bool = False,
     ) -> None:
         """Route parked requests that leave now; those that are sentenced, as their output was refused, are rejected."""
         if rejections:
@@ -346,7 +357,7 @@ class Batch:
                     self._reject(topics, policy, pull.partition, record, refusal, topics.delayed)
             records = went
         at = self.now // MS
-        stamps = _Stamps(pull.verdict, at, policy, pull.reason, pull.limit)
+        stamps = _Stamps(pull.verdict, at, policy, pull.reason, pull.limit, running=running)
         stamp = stamps.returned(topics.delayed, pull.partition)
         out = self.to(_topic(topics, pull.verdict), pull.partition)
         if pull.not_before is not None and len(pull.not_before) == len(records):
@@ -361,10 +372,26 @@ class Batch:
 class _Stamps:
     """The stamps of one decision: all that is alike is encoded once."""
 
-    def __init__(self, verdict: Verdict, at: int, policy: str, reason: Reason | None, limit: str | None) -> None:
+    def __init__(
+        self,
+        verdict: Verdict,
+        at: int,
+        policy: str,
+        reason: Reason | None,
+        limit: str | None,
+        *,
+        running: bool = False,
+    ) -> None:
         self._at = at
+        running = running and verdict is Verdict.ADMITTED
         self._make = partial(
-            StampTemplate, verdict.value, at, policy=policy, reason=reason and reason.value, limit=limit
+            StampTemplate,
+            verdict.value,
+            at,
+            policy=policy,
+            reason=reason and reason.value,
+            limit=limit,
+            running=running,
         )
 
     def plainly(
@@ -435,7 +462,7 @@ def _topic(topics: Topics, verdict: Verdict) -> str:
     return topics.delayed if verdict is Verdict.DELAYED else topics.rejected
 
 
-def _overlaps(pieces: Sequence[PartitionSlice], first: int, stop: int) -> Iterator[tuple[PartitionSlice, int, int]]:
+def overlaps(pieces: Sequence[PartitionSlice], first: int, stop: int) -> Iterator[tuple[PartitionSlice, int, int]]:
     """Yield the pieces that hold numbers from `first` up to `stop`, with the part of the range in each."""
     for piece in pieces:
         start, end = max(first, piece.first), min(stop, piece.first + len(piece.records))

@@ -52,6 +52,7 @@ from gate.shard.routing import (
     read_runs,
     without_start,
 )
+from gate.shard.running import running_ids
 from gate.shard.snapshots import Feedback, Received, RetainedOffsets
 from gate.shard.usage_schedule import UsageSchedule
 
@@ -453,6 +454,7 @@ class ShardState:
             if piece.retried:
                 self.feedback.advance(Partition(served.topics.retries, piece.partition), piece.end)
         self._schedule(served)
+        self._wake_group(served)
         return ServiceBatch(served, pieces, step, refused, reading.clean)
 
     @staticmethod
@@ -485,8 +487,12 @@ class ShardState:
         served, version = turn.served, self._policy.version
         served.weigh(turn.pulled)
         (self.large.add if served.pulls_large else self.large.discard)(served.name)
+        running = served.engine.tracks_running
+        if turn.step.started:
+            parts = turn.step.started, served.topics, turn.pieces, turn.pulled, rejections
+            served.engine.name_running(running_ids(*parts))
         for pull, records in turn.pulled:
-            batch.release(served.topics, version, pull, records, rejections)
+            batch.release(served.topics, version, pull, records, rejections, running=running)
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
             if len(records) < pull.count:
@@ -494,7 +500,9 @@ class ShardState:
                 if pull.reason is Reason.CANCELLED:
                     self.commands.missing(served.name, pull.count - len(records))
                 self.missed.add(Partition(served.topics.delayed, pull.partition))
-        turn.parked = batch.route(served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean)
+        turn.parked = batch.route(
+            served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean, running=running
+        )
         batch.refuse(served.topics, version, turn.pieces, turn.refused)
 
     def hear(self, part: FeedbackBatch, batch: Batch, rejections: Rejections = NO_REJECTIONS) -> FeedbackResult:
@@ -505,7 +513,21 @@ class ShardState:
         if followed.paused_until * MS > batch.now:
             served.engine.pause(batch.now, followed.paused_until * MS)
             self._touch(served)
+        if followed.done:
+            served.engine.done(batch.now, followed.done)
+            self._touch(served)
+            self._wake_group(served)
         return followed
+
+    def _wake_group(self, served: ServiceState) -> None:
+        """Have others of the group look whether they may go on, where requests that ran have ended."""
+        if not served.engine.pop_freed():
+            return
+        group = self._policy.effective(served.name).group
+        for other in self.services.values() if group is not None else ():
+            waits = other is not served and (other.engine.waiting or other.engine.holding.seen)
+            if waits and self._policy.effective(other.name).group == group:
+                self._touch(other)
 
     def parked(self, turns: Iterable[ServiceBatch], offsets: Mapping[Partition, Sequence[int]]) -> None:
         """Tell the engines where the broker has put what was parked."""

@@ -14,7 +14,7 @@ import msgspec
 
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run
-from gate.limits import Spec, Window
+from gate.limits import Running, Spec, Window
 from gate.policy import Overflow, ServicePolicy, Tenants
 from tests.admission.simulation import Simulation
 from tests.golden import kinds
@@ -62,7 +62,7 @@ def _engines() -> dict[str, bytes]:
         sim.offer(2, lane="low", tenant="late")
         sim.save()
         records |= {key if not key.startswith("group/") else f"group/bank-{name}": v for key, v in sim.state.items()}
-    return records | _scheduled()
+    return records | _scheduled() | _running()
 
 
 def _scheduled() -> dict[str, bytes]:
@@ -77,6 +77,16 @@ def _scheduled() -> dict[str, bytes]:
     sim.run_until(START + 7 * SECOND)
     sim.save()
     return {key: value for key, value in sim.state.items() if key.startswith(("parked/", "scheduled/"))}
+
+
+def _running() -> dict[str, bytes]:
+    """Return what an engine writes of what runs."""
+    spec = Spec(None, 1, (), running=Running(4))
+    policy = ServicePolicy("runs", spec, tenants=Tenants.of({"acme": {"max_running": 2}}))
+    sim = Simulation(policy, now=START)
+    sim.submit(Run(0, 3, "", "acme"), Run(3, 2))
+    sim.save()
+    return {key: value for key, value in sim.state.items() if key.startswith("running/")}
 
 
 def _policy(name: str, overflow: Overflow) -> ServicePolicy:

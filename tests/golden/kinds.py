@@ -5,6 +5,7 @@ from typing import Any
 from gate.admission.model import Pull, Reason, Verdict
 from gate.admission.state import (
     GroupRecord,
+    RunningRecord,
     ScheduledRecord,
     SegmentRecord,
     ServiceRecord,
@@ -37,6 +38,7 @@ KINDS: dict[str, Any] = {
     "scheduled": ScheduledRecord,
     "offsets": PositionsRecord, "returns": FeedbackPositionsRecord, "told": SeenFeedbackRecord,
     "command": CommandRecord,
+    "running": RunningRecord,
 }  # fmt: skip
 AT = 1_764_000_123_456_000_000
 

@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gate.protocol.feedback import BackOff, Done, Failed, Heard, Ignored, Place, bounded, encode, place_of, read
+from gate.protocol.feedback import (
+    BackOff,
+    Done,
+    Failed,
+    Finished,
+    Heard,
+    Ignored,
+    Place,
+    bounded,
+    encode,
+    place_of,
+    read,
+)
 
 TOPIC = "gate.admitted.payments"
 KEY = b"gate.admitted.payments-3@17"
@@ -85,3 +97,17 @@ def test_any_error_can_be_told(error):
     told = bounded(error)
     assert len(told) <= 1_000
     assert msgspec.json.decode(encode(Failed(group="g", attempt=1, error=told)), type=Failed).error == told
+
+
+@pytest.mark.parametrize("key", [None, b"", b"gate.admitted.pay-3@17", b"whatever"])
+def test_what_has_ended_is_told_by_ids_alone(key):
+    ended = Finished(["gate.requests.pay-3@17", "gate.retries.pay-0@2"])
+    assert encode(ended) == b'{"outcome":"finished","ids":["gate.requests.pay-3@17","gate.retries.pay-0@2"]}'
+    assert read(key, encode(ended), "gate.admitted.pay", 3) == ended
+
+
+@pytest.mark.parametrize("ids", ["[]", "[1]", "null", '"gate.requests.pay-3@17"', '["x", null]', str(["x"] * 1001)])
+def test_what_names_no_requests_ends_none(ids):
+    value = b'{"outcome": "finished", "ids": %b}' % ids.replace("'", '"').encode()
+    assert isinstance(read(None, value, "gate.admitted.pay", 3), Ignored)
+    assert isinstance(read(b"gate.admitted.pay-3@17", value, "gate.admitted.pay", 3), Ignored)

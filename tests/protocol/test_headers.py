@@ -13,6 +13,7 @@ from gate.protocol.headers import (
     RequestOptions,
     Stamp,
     StampTemplate,
+    is_running,
     is_stamped,
     origin,
     original_id,
@@ -252,3 +253,14 @@ def test_a_tenant_named_like_a_time_of_creation_is_none():
 def test_without_a_stamp_there_is_no_origin(headers):
     assert origin(headers) is None
     assert original_id(headers) is None
+
+
+@pytest.mark.parametrize("created_ms", [None, 1764025120000])
+def test_a_stamp_says_that_a_request_runs(created_ms):
+    runs = Stamp("admitted", "gate.requests.pay-3@9", 1764025123456, 1, "9f2c01", created_ms=created_ms, running=True)
+    told = replace(runs, limit=";running", reason="rate", running=False)
+    for stamp in (runs, told, replace(runs, running=False)):
+        assert parse_stamp(stamp.encode()) == stamp
+        assert is_running([("gate", stamp.encode())]) is stamp.running
+        assert origin([("gate", stamp.encode())]).id == b"gate.requests.pay-3@9"
+    assert not is_running([])

@@ -20,6 +20,7 @@ from gate.shard.records import Headers, Partition
 from gate.shard.state import ShardState
 from tests.sim import oracle
 from tests.sim.picky import EASY, Picky
+from tests.sim.running import RunningChecker
 
 MS: Final = 1_000_000
 SHOWN: Final = 20  # problems of one kind
@@ -28,7 +29,7 @@ SEEN_MS: Final = 2_000  # from a decision until all can see it, in a network tha
 STAMPED: Final = frozenset({"gate", "gate-not-before", "gate-error"})
 STAMP: Final = re.compile(
     rb'(admitted|delayed|rejected);id="([^"]+)-(\d+)@(\d+)";at=(\d+);attempt=(\d+);policy="([0-9a-f]{6})"'
-    rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?(?:;created=(\d+))?'
+    rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?(?:;running)?(?:;created=(\d+))?'
 )
 
 
@@ -100,6 +101,7 @@ class Checker:
         self._ends: dict[str, list[Answer]] = {}  # last answers, by command
         self._audits: dict[str, list[Audit]] = {}
         self._newest_at = 0
+        self.running = RunningChecker(names, policies)
         self._counts: dict[str, int] = {}
         self._problems: list[str] = []
         self._topics: dict[str, tuple[str, _Service]] = {}  # kind and service
@@ -109,6 +111,7 @@ class Checker:
         if record.topic == self._names.state:
             newest = self._state.setdefault(record.partition, {})
             key = (record.key or b"").decode()
+            self.running.write(record.partition, key, record.value)
             if record.value is None:
                 newest.pop(key, None)
             else:
@@ -121,7 +124,7 @@ class Checker:
             audit = decode_audit(record.value)
             if audit.command:
                 self._audits.setdefault(audit.command, []).append(audit)
-        else:
+        elif not self.running.tell(record.topic, record.partition, record.offset, record.value):
             self._feed_service(record)
 
     def _feed_answer(self, answer: Answer) -> None:
@@ -194,7 +197,8 @@ class Checker:
             request.delayed += 1
             service.parked[record.partition, record.offset] = request
             request.not_before = next((int(v) for n, v in record.headers if n == "gate-not-before" and v), -1)
-            if request.not_before < int(at):
+            untold = request.not_before < 0 and self._waits_for_workers(service.name, version.decode())
+            if request.not_before < int(at) and not untold:
                 self._add("not-before", f"{place} waits until {request.not_before}, before its decision")
         elif kind == "rejected":
             request.rejected += 1
@@ -212,6 +216,12 @@ class Checker:
             request.admitted += 1
             self._feed_admitted(service, record, request, int(offset), version.decode())
 
+    def _waits_for_workers(self, service: str, version: str) -> bool:
+        """Tell whether nobody may know when a request goes, as it depends on when others are done."""
+        policy = self._policies[version].effective(service)
+        group = None if policy.group is None else self._policies[version].group(policy.group)
+        return policy.counts_running or (group is not None and group.spec.running is not None)
+
     def _feed_admitted(
         self, service: _Service, record: Committed, request: _Request, offset: int, version: str
     ) -> None:
@@ -225,6 +235,9 @@ class Checker:
                       f" not to go before {request.options.start_ms}")  # fmt: skip
         moment = request.at * MS, version
         tenant, cost = request.options.tenant, request.options.cost
+        if any(name == "gate" and b";running" in (value or b"") for name, value in record.headers):
+            name = f"{self._names.requests(service.name)}-{record.partition}@{offset}"
+            self.running.admit(service.name, name, moment[0], tenant, version)
         service.used[moment] = service.used.get(moment, 0) + cost
         own = service.by_tenant.setdefault(tenant, {})
         own[moment] = own.get(moment, 0) + cost
@@ -270,6 +283,8 @@ class Checker:
             self._check_ends(service, offsets, places, drained=drained, torn=torn)
             self._check_not_before(service)
         self._check_limits()
+        for problem in self.running.problems():
+            self._add("running", problem)
         if not torn:
             self._check_alerts()
             self._check_commands(commands if drained else ())
@@ -422,6 +437,8 @@ class Checker:
         if not version or self._policies[version].effective(service.name).group is not None:
             return
         policy = self._policies[version].effective(service.name)
+        if self._waits_for_workers(service.name, version):
+            return
         for request in service.requests.values():
             if start_ms < request.at < request.visible - SEEN_MS:
                 self._add("late", f"{service.name}: decided at {request.at}, but to be seen from {request.visible} on")

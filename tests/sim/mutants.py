@@ -10,6 +10,7 @@ from unittest import mock
 import msgspec
 
 from gate.admission.forecast.single_queue import SingleQueue
+from gate.admission.limits.running import RunningCounter
 from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.scheduled import Scheduled
 from gate.admission.queues.selectable import SelectablePlaces
@@ -369,6 +370,31 @@ def empty_answer_believed(find: Any) -> Any:
         return None, None
 
     return soon
+
+
+@_plant(RunningCounter, "done")
+def done_counted_twice(done: Any) -> Any:
+    """Whatever is told to be done makes room, also if it runs no more, or never did."""
+
+    def count(self: RunningCounter, request: str) -> Any:
+        ran, tenant = done(self, request)
+        if not ran:
+            self.used -= 1
+        return True, tenant
+
+    return count
+
+
+@_plant(ShardState, "changes")
+def running_not_written(changes: Any) -> Any:
+    """What runs is known in memory only."""
+    return lambda self, turns: {k: v for k, v in changes(self, turns).items() if not k.startswith("running/")}
+
+
+@_plant(RunningCounter, "expires_at")
+def given_up_too_early(expires_at: Any) -> Any:
+    """A request is taken to be done before its time is over."""
+    return lambda self: None if (at := expires_at(self)) is None else at - 30 * 1000 * MS
 
 
 @contextmanager

@@ -21,6 +21,7 @@ LONG = 48.0  # hours, of every fiftieth run
 POLICIES = """
 defaults: {{requests_per_second: {rate}, burst_size: {burst}, window_size: 20, window_limit: {window}, max_delay: 7200}}
 groups:
+  runs: {{max_running: 3}}
   pair: {{requests_per_second: {rate}, burst_size: {burst}, window_size: 30, window_limit: {window}}}
 services:
   plain: {{}}
@@ -36,6 +37,18 @@ services:
   costly: {{}}
   short: {{max_delay: {burst}}}
   windows: {{window_limit: {burst}, window_size: 10, windows: [{{limit: {window}, size: 60}}]}}
+  runs: {{requests_per_second: 50, burst_size: 50, window_limit: 1000, max_running: {rate}, running_timeout: 60}}
+  runtenants:
+    max_running: 4
+    running_timeout: 60
+    requests_per_second: 50
+    burst_size: 50
+    window_limit: 1000
+    priorities: {{interactive: 6, default: 3}}
+    tenants: {{default: {{max_running: 1}}, acme: {{max_running: 2}}}}
+  runleft: {{group: runs, requests_per_second: 50, burst_size: 50, window_limit: 1000, running_timeout: 60}}
+  runright: {{group: runs, requests_per_second: 50, burst_size: 50, window_limit: 1000, running_timeout: 60}}
+  runhold: {{overflow: hold, requests_per_second: 50, window_limit: 1000, max_running: 2, running_timeout: 60}}
   hot: {{requests_per_second: 10, burst_size: 10, window_size: 20, window_limit: 1{window}}}
 """
 VARIANTS = ((2, 5, 30), (3, 4, 40), (1, 8, 20))
@@ -53,6 +66,7 @@ SERVICES = (
     "windows",
     "hot",
 )
+RUNS = ("runs", "runtenants", "runleft", "runhold")  # of which workers tell when requests are done
 MALFORMED = (
     ("gate-cost", b"NaN"),
     ("gate-cost", b"0"),
@@ -71,6 +85,7 @@ def policy(variant: int) -> Policy:
 
 
 TOGETHER = 0.5  # of the runs
+RUNNING = 0.3  # of the runs: with a service of which only so many may run
 TAKE_OVER = 10.0  # seconds after a fault in which a shard may have another owner
 
 
@@ -124,6 +139,8 @@ class Scenario:
     picky: Picky = EASY
     at_once: int = 500  # requests that a command takes in a batch
     looked_at: int = 20_000  # entries of the state that it looks at
+    job: float = 2.0  # seconds that a job takes whose worker tells
+    honest: bool = False  # each is told once
 
     @property
     def ill_until(self) -> float:
@@ -143,10 +160,17 @@ def draw(seed: int, hours: float) -> Scenario:
     seconds = 3600 * (LONG if seed % 50 == 49 else hours * LENGTHS[seed % len(LENGTHS)])
     chosen = random.sample(SERVICES, random.choice((1, 1, 2, 3)))
     services = tuple(dict.fromkeys([*chosen, *(["right"] if "left" in chosen else [])]))
+    runners = Random(f"running {seed}")
+    runs = runners.choice(RUNS) if runners.random() < RUNNING else ""
+    added = (runs, "runright") if runs == "runleft" else (runs,) if runs else ()
     episodes = sorted(random.uniform(0, 0.7 * seconds) for _ in range(random.choice((1, 2, 3))))
     episodes.append(0.85 * seconds)  # after the last fault
     offers = sorted(_offers(random, services, episodes), key=lambda offer: offer.at)
-    offers = _scheduled(Random(f"start {seed}"), offers)
+    offers = [
+        *_scheduled(Random(f"start {seed}"), offers),
+        *_scheduled(Random(f"later {seed}"), [*_offers(runners, added, episodes)]),
+    ]
+    offers.sort(key=lambda offer: offer.at)
     faults, events = Faults(0, 0), []
     orders = Random(f"orders {seed}")
     if seed % 4:
@@ -177,7 +201,7 @@ def draw(seed: int, hours: float) -> Scenario:
         seconds=seconds,
         members=random.choice((2, 2, 3)),
         shards=random.choice((1, 2, 2, 3)),
-        services=services,
+        services=services + added,
         faults=faults,
         events=tuple(sorted(events)),
         offers=tuple(offers),

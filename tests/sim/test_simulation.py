@@ -15,7 +15,7 @@ from tests.sim.client import Fate, Faults
 from tests.sim.loop import DeadlockError, LivelockError, Process, SimLoop, run
 from tests.sim.mutants import MUTANTS, OF_COMMANDS
 from tests.sim.scenario import NAMES, START_MS, Kind, Offer, Scenario, commanded, policy
-from tests.sim.world import play, simulate
+from tests.sim.world import World, play, simulate
 
 SEEDS = 1000
 CHUNK = 50
@@ -126,6 +126,19 @@ def test_late_requests_of_the_protocol_do_no_harm():
     offers = [(20.0 + 5 * i, 6, []) for i in range(20)]
     for seed in range(10):
         assert play(scenario("plain", *offers, faults=faults, seed=seed)).problems == ()
+
+
+def test_places_are_taken_as_long_as_something_waits():
+    """At most so many run, and hardly ever fewer while more wait and workers tell."""
+    most = policy(0).effective("runs").spec.running.capacity
+    worlds: list[World] = []
+    played = play(scenario("runs", (20.0, 60 * most, []), seconds=400.0, job=5.0, honest=True), meet=worlds.append)
+    assert played.problems == ()
+    (world,) = worlds
+    runs = world.read().running
+    (times,) = [sorted(at for at, _, _ in service.admitted.values()) for service in runs.services.values()]
+    assert times[-1] - times[0] > 250 * 10**9  # they came one after another
+    assert runs.used("runs", most, times[0], times[-1]) >= 0.99
 
 
 # -- the checker -------------------------------------------------------------------------------------------------------

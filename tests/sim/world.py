@@ -30,6 +30,7 @@ from tests.sim.client import Network, SimSession, SimSource
 from tests.sim.log import Broker, KafkaError, PartitionLog, Trace
 from tests.sim.loop import DeadlockError, LivelockError, Process, SimLoop, run
 from tests.sim.scenario import NAMES, PARTITIONS, START_MS, VARIANTS, Kind, Scenario, draw, policy
+from tests.sim.workers import Workers
 
 SESSION_TIMEOUT = 6.0
 REVOKE_DEADLINE = 3.0
@@ -252,6 +253,10 @@ class World:
         self.group = Group(self)
         self.gates: dict[Process, Member] = {}
         self.commands = Commands()
+        self.workers = Workers(
+            self.network, self.broker, NAMES, Random(f"workers {self.scenario.seed}"), self.scenario.job,
+            honest=self.scenario.honest,
+        )  # fmt: skip
         self.hidden = ""  # a service
         self.offered = 0
         self._names = 0
@@ -455,6 +460,9 @@ class World:
             loop.call_later(
                 offer.at, lambda o=offer: self._offer(o.partition, o.records, transactional=o.transactional)
             )
+        for service in scenario.services:
+            if service.startswith("run"):
+                self.workers.watch(service, PARTITIONS)
         loop.call_later(scenario.look, self.look)
         for at, kind in scenario.events:
             loop.call_later(at, self._strike, kind)
@@ -472,6 +480,7 @@ class World:
         for member in self.gates.values():
             await member.process.spawn(member.stop())
         group.cancel()
+        self.workers.stop()
         await asyncio.sleep(60)  # what is late arrives
 
     def _decided(self) -> int:
@@ -485,11 +494,11 @@ class World:
         if self.broker.hanging:
             self.loop.call_later(1.0, self.look)
             return
-        self.problems += self._read().finish(policy=self.policy, offsets=self.broker.offsets, torn=self.torn)
+        self.problems += self.read().finish(policy=self.policy, offsets=self.broker.offsets, torn=self.torn)
 
     def check(self) -> None:
         """Check the whole run."""
-        self.problems += self._read().finish(
+        self.problems += self.read().finish(
             policy=self.policy,
             offsets=self.broker.offsets,
             drained=True,
@@ -500,10 +509,11 @@ class World:
             commands=dict.fromkeys(received.id for received in self.commands.given if received.id),
         )
 
-    def _read(self) -> Checker:
+    def read(self) -> Checker:
+        """Have all that is committed read by a new checker."""
         policies = map(policy, range(len(VARIANTS)))
         checker = Checker(NAMES, {p.version: p for p in policies}, self.scenario.shards, self.scenario.picky)
-        order = {"requests": 0, "delayed": 1}
+        order = {"requests": 0, "delayed": 1, "state": 3}
         for partition in sorted(self.broker.logs, key=lambda p: (order.get(p.topic.split(".")[1], 2), p)):
             for r in self.broker.logs[partition].committed():
                 seen = r.transaction.ended_ms
@@ -566,8 +576,10 @@ def simulate(
         return play(draw(seed, hours), show)
 
 
-def play(scenario: Scenario, show: Callable[[str], None] | None = None) -> Result:
-    """Run a scenario to its end and check it. `show` is given a line for everything that happens."""
+def play(
+    scenario: Scenario, show: Callable[[str], None] | None = None, meet: Callable[["World"], None] | None = None
+) -> Result:
+    """Run a scenario to its end and check it. `show` is given a line for everything that happens, `meet` the world."""
     trace = Trace(show)
     world: World | None = None
 
@@ -583,6 +595,8 @@ def play(scenario: Scenario, show: Callable[[str], None] | None = None) -> Resul
             return Result(scenario.seed, 0, str(trace), (f"{type(error).__name__}: {error}",), 0, 0)
         assert world is not None
         world.check()
+        if meet is not None:
+            meet(world)
     return Result(
         seed=scenario.seed,
         hours=scenario.seconds / 3600,

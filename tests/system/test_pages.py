@@ -140,8 +140,11 @@ def test_the_page_about_the_wire_shows_a_stamp_commands_and_feedback_that_can_be
     assert headers.parse_stamp(shown[0].strip().encode()).limit == "payments.window"
     commands = [control.PauseUntil, control.Resume, control.WriteFormat, control.NewGeneration]
     assert [type(control.decode(text.encode())) for text in shown[1:5]] == commands
-    told = [outcomes.read(b"gate.admitted.payments-3@17", t.encode(), "gate.admitted.payments", 3) for t in shown[5:]]
+    told = [outcomes.read(b"gate.admitted.payments-3@17", t.encode(), "gate.admitted.payments", 3) for t in shown[5:7]]
     assert [type(heard.outcome) for heard in told] == [outcomes.Failed, outcomes.BackOff]
+    piped = next(lines(shown[8]))
+    for ended in (shown[7], piped[1]):
+        assert isinstance(outcomes.read(None, ended.encode(), "gate.admitted.payments", 3), outcomes.Finished)
 
 
 async def test_the_page_about_the_wire_tells_how_topics_are_made():

@@ -1,7 +1,7 @@
 """Budgets that several services share: one limiter per group, given out in fair turns to those that wait for it."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from gate.admission.model import SECOND
 from gate.admission.queues.fair import COST_CAP
@@ -10,6 +10,12 @@ from gate.limits import Limiter, Spec
 
 # A service whose turn it is and that does not take it (its shard task hangs, say) is waited for no longer than this.
 _PATIENCE: Final = SECOND
+
+
+class Runner(Protocol):
+    """A service of which requests run."""
+
+    used: int
 
 
 class Demand:
@@ -35,20 +41,40 @@ class Budget:
         self.name = name
         self.limiter = limiter
         self.changed = True
+        self.runners: dict[str, Runner] = {}  # by service
         self._virtual = 0
         self._claims: dict[str, Demand] = {}
+
+    @property
+    def running(self) -> int:
+        """Requests of all services that run."""
+        return sum(runner.used for runner in self.runners.values())
+
+    def _room(self, count: int) -> int:
+        """Return how many of `count` requests may run beside those that do."""
+        limit = self.limiter.spec.running
+        return count if limit is None else max(0, min(count, limit.capacity - self.running))
+
+    def promises(self, service: str, waiting: int) -> bool:
+        """Tell whether so many requests could run beside all that others wait with."""
+        wanted = waiting + sum(self.others(service))
+        return self._room(wanted) >= wanted
 
     def fit(self, service: str, now: int, count: int, cost: int) -> int:
         """Tell how many of `count` equal requests a service may admit now, leaving to others that wait their part."""
         rivals = {name: claim for name, claim in self._claims.items() if name != service and claim.active(now)}
+        room = self._room(count)
         if not rivals:
-            return self.limiter.fit(now, count, cost)
+            return self.limiter.fit(now, room, cost)
         wanted = count * cost + sum(claim.units for claim in rivals.values())
-        part = self._part(service, rivals, self.limiter.fit(now, wanted, 1))
+        given = self.limiter.fit(now, wanted, 1)
+        if self.limiter.spec.running is not None:  # requests of this cost, as far as may run
+            given = min(given, self._room(wanted) * cost)
+        part = self._part(service, rivals, given)
         mine = self._claim(service).start
         first = all((mine, service) < (claim.start, name) for name, claim in rivals.items())
         # Whole requests only; the one whose turn it is may go beyond its part, or it would never go.
-        allowed = min(count, max(part // cost, 1 if first else 0))
+        allowed = min(room, max(part // cost, 1 if first else 0))
         allowed = self.limiter.fit(now, allowed, cost) if allowed else 0
         if allowed < count:
             for claim in rivals.values():

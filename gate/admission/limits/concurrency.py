@@ -11,6 +11,10 @@ class Concurrency(Protocol):
     """A limit of the requests that are under way, in force or not: for them what a `Limiter` is for units."""
 
     @property
+    def owner(self) -> str:
+        """Whose limit it is: a service, or a group as `group.NAME`."""
+
+    @property
     def limit(self) -> Limit | None:
         """The limit, as it describes itself; None: there is none now."""
 
@@ -31,9 +35,10 @@ class Concurrency(Protocol):
 class LagCounter:
     """What workers have not finished, by their lag as it was last reported and by what was admitted since."""
 
-    __slots__ = ("admitted", "lag", "limit")
+    __slots__ = ("admitted", "lag", "limit", "owner")
 
-    def __init__(self, limit: InFlight | None = None) -> None:
+    def __init__(self, service: str, limit: InFlight | None) -> None:
+        self.owner = service
         self.limit = limit
         self.lag: int | None = None  # None: not known, so nothing is held back
         self.admitted = 0  # since it was reported

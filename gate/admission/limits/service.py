@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 from gate.admission.limits.budget import Budget
 from gate.admission.limits.concurrency import Concurrency, LagCounter
+from gate.admission.limits.running import GroupRunning, RunningCounter
 from gate.admission.model import Reason
-from gate.limits import InFlight, Limiter, Spec
+from gate.limits import Limiter
+from gate.policy import ServicePolicy
 
 
 class Bound(NamedTuple):
@@ -18,25 +20,35 @@ class Bound(NamedTuple):
 class Limits:
     """The limits that all requests of a service share: its own, its group's, and those of what is under way."""
 
-    def __init__(self, service: str, limiter: Limiter, budget: Budget | None, in_flight: InFlight | None) -> None:
+    def __init__(self, service: str, policy: ServicePolicy, budget: Budget | None, now: int) -> None:
         self.service = service
-        self.limiter = limiter
+        self.limiter = Limiter(policy.spec, now)
         self.budget = budget
-        self.in_flight = LagCounter(in_flight)
+        self.in_flight = LagCounter(service, policy.in_flight)
+        self.running = RunningCounter(service, policy.spec.running, policy.running_timeout)
         self.concurrent: tuple[Concurrency, ...] = ()  # those in force
-        self._enforce()
+        self._enforce(policy)
 
-    def reconfigure(self, spec: Spec, budget: Budget | None, in_flight: InFlight | None, now: int) -> None:
+    def reconfigure(self, policy: ServicePolicy, budget: Budget | None, now: int) -> None:
         """Go over to other limits, and maybe to another budget; what was used stays counted."""
-        self.limiter.reconfigure(spec, now)
+        self.limiter.reconfigure(policy.spec, now)
         if self.budget is not None:
             self.budget.wait(self.service, 0, now)
+            self.budget.runners.pop(self.service, None)
         self.budget = budget
-        self.in_flight.limit = in_flight
-        self._enforce()
+        self.in_flight.limit = policy.in_flight
+        self.running.limit, self.running.timeout = policy.spec.running, policy.running_timeout
+        self._enforce(policy)
 
-    def _enforce(self) -> None:
-        self.concurrent = tuple([each for each in (self.in_flight,) if each.limit is not None])
+    def _enforce(self, policy: ServicePolicy) -> None:
+        each: list[Concurrency] = [self.in_flight, self.running]
+        if self.budget is not None:
+            self.budget.runners[self.service] = self.running
+            each.append(GroupRunning(self.budget))
+        self.concurrent = tuple([concurrent for concurrent in each if concurrent.limit is not None])
+        self.running.tracking = policy.tenants_run or any(
+            concurrent.limit is not None and concurrent.limit.reason == Reason.RUNNING for concurrent in self.concurrent
+        )
 
     def ceiling(self) -> tuple[int, str] | None:
         """Return the largest cost that can ever be admitted, and the limit that says so; None: no bound."""
@@ -64,6 +76,7 @@ class Limits:
     def charge(self, now: int, count: int, cost: int) -> None:
         """Take what `fit` allowed."""
         self.in_flight.charge(now, count, cost)
+        self.running.charge(now, count, cost)
         self.limiter.charge(now, count * cost)
         if self.budget is not None:
             self.budget.charge(self.service, now, count, cost)
@@ -79,6 +92,7 @@ class Limits:
     def charge_all(self, now: int, count: int, units: int) -> None:
         """Take what `fit_all` allowed."""
         self.in_flight.charge(now, count, 1)
+        self.running.charge(now, count, 1)
         if units:
             self.limiter.charge(now, units)
             if self.budget is not None:
@@ -87,14 +101,25 @@ class Limits:
     def let_pass(self, now: int, count: int) -> None:
         """Count requests that go whatever the limits say: they are under way, and take nothing else."""
         self.in_flight.charge(now, count, 1)
+        self.running.charge(now, count, 1)
 
     def closed(self, now: int) -> Bound | None:
         """Name the limit that lets nothing go until somebody is done; None: none does."""
         for concurrent in self.concurrent:
             limit = concurrent.limit
             if limit is not None and not concurrent.fit(now, 1, 1):
-                return Bound(Reason(limit.reason), f"{self.service}.{limit.name}")
+                return Bound(Reason(limit.reason), f"{concurrent.owner}.{limit.name}")
         return None
+
+    def own_ready_at(self, now: int, cost: int) -> int:
+        """Return when the service's own limits let a request go, whatever its group's say."""
+        own = [self.limiter.ready_at(now, cost), self.in_flight.ready_at(now, cost), self.running.ready_at(now, cost)]
+        return max(own)
+
+    def promises(self, now: int, waiting: int) -> bool:
+        """Tell whether so many requests could go, all that wait, whenever those that run are done."""
+        own = self.running.fit(now, waiting, 1) >= waiting
+        return own and (self.budget is None or self.budget.promises(self.service, waiting))
 
     def bound(self, now: int, cost: int) -> Bound | None:
         """Name the limit that makes a request of this cost wait longest; None: none does."""

@@ -160,13 +160,14 @@ def lanes_of(weights: Mapping[str, Fraction]) -> dict[str, Lane]:
 class Tenant:
     """One tenant, over all lanes."""
 
-    __slots__ = ("_forecast", "entered", "limiter", "look_at", "name", "overdue", "paused_until", "queues")
+    __slots__ = ("_forecast", "entered", "limiter", "look_at", "name", "overdue", "paused_until", "queues", "running")
 
     def __init__(self, name: str, limiter: Limiter | None) -> None:
         self.name = name
         self.limiter = limiter  # None: no limit of its own
         self.overdue = False  # it was not served when its limit would have, so the forecast can't come true
         self.paused_until = 0
+        self.running = 0  # requests that run, where it has limits of its own
         self.queues: dict[str, Queue] = {}  # by lane
         self.look_at = 0  # when to look whether it can be forgotten; 0: nothing of it is kept
         self.entered = 0  # for when it stands in the heap of those to be looked at; 0: it does not
@@ -189,10 +190,16 @@ class Tenant:
         """Parked requests."""
         return sum([queue.requests for queue in self.queues.values()])
 
+    def may_run(self, count: int) -> int:
+        """Return how many of `count` requests may run beside those that do."""
+        limit = None if self.limiter is None else self.limiter.spec.running
+        return count if limit is None else max(0, min(count, limit.capacity - self.running))
+
     def idle(self, now: int) -> bool:
         """Tell whether nothing would change if it were forgotten."""
         return (
             self.paused_until <= now
+            and not self.running
             and (self.limiter is None or self.limiter.idle(now))
             and all(
                 not queue.requests and (queue.epoch != queue.lane.epoch or queue.start <= queue.lane.fair.virtual)

@@ -91,7 +91,7 @@ class Tenants:
         key = shared_name(slot, policy.tenant_globs(name))
         if key in self._shared.get(slot, ()):
             shared = self.find(key, now)
-            if not room or shared.requests or shared.paused_until > now:
+            if not room or shared.requests or shared.running or shared.paused_until > now:
                 return shared
         self.renamed.pop(name, None)
         return self._make(name if room else key, now, slot)
@@ -158,7 +158,7 @@ class Tenants:
         if self.paused:
             self.paused = {name: until for name, until in self.paused.items() if until > now}
         for tenant in self._met:
-            if not tenant.look_at and not tenant.requests:
+            if not (tenant.look_at or tenant.requests or tenant.running):
                 self._drop(tenant)
         self._met.clear()
         looks, pops = _QUIET_SWEEP if quiet else _SWEEP, _POPPED
