@@ -139,9 +139,7 @@ class Budget:
             self.direct = targets is None
         if targets is None:
             targets = [self.parts.whole, *[self.parts.nothing] * len(holders)]
-        self.parts.own_target = targets[0]
-        for held, target in zip(holders, targets[1:], strict=True):
-            held.target = target
+        self.parts.aim(now, holders, targets)
 
     def _judge(self, wanting: int) -> None:
         """Go over to direct requests where a part would be less than about a unit per lease."""

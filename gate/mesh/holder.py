@@ -129,10 +129,11 @@ class Holder:
         if leaving:
             self._lapse()
             self.until, self._left = now, True
-        if now >= self._next:
+        periodic = leaving or now >= self._next
+        if periodic:
             self._end_period(now)
         self._urgent = False
-        told = [held for held in self._held.values() if held.news(self._answered, asking=bool(self.questions.denied))]
+        told = [held for held in self._held.values() if held.news(self._answered, periodic=periodic)]
         asking = self.questions.unsent()
         renewed = self._renewed is not None and now - self._renewed < self.terms.lease_ns // _RENEW
         if not told and not asking and renewed and not leaving:

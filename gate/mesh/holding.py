@@ -47,6 +47,7 @@ class Holding:
         "open",
         "part",
         "sent",
+        "shrunk",
         "starts",
         "stock",
         "uses",
@@ -73,6 +74,7 @@ class Holding:
         self.want = 0  # as told to the owner: units per 1,000 s
         self._average = 0
         self.changed = False  # since it was last told
+        self.shrunk = False  # and became smaller
         self.floor: tuple[int, PartSpec, Part | None] | None = None  # halvings, the last part, one of the granted units
         self.sent = 0  # seq of the report that told it last
 
@@ -137,15 +139,19 @@ class Holding:
             self.part.empty(now)
         self.floor = None
         self._take_grant(share, now)
+        self.shrunk = self.shrunk or shrunk
         self.limits, self.granting = limits, limits.granted
         self.version, self.live, self.changed = share.version, True, True
         return shrunk
 
-    def news(self, answered: int, *, asking: bool) -> bool:
-        """Tell whether there is anything to tell: what changed or was not answered, or that units are wanted still."""
-        if self.changed or self.sent > answered or self.uses:
+    def news(self, answered: int, *, periodic: bool) -> bool:
+        """Tell whether there is anything to tell: at once what became smaller or was not answered, else by the period.
+
+        Units that are wanted still are asked for with each period.
+        """
+        if self.shrunk or self.sent > answered:
             return True
-        return self.granting and self.want > 0 and not asking
+        return periodic and (self.changed or bool(self.uses) or (self.granting and self.want > 0))
 
     def floors(self, now: int, halvings: int, stock_ns: int) -> list[Part]:
         """Return what it goes on with while there is no owner: its last part, and what it was granted, halved so often.
@@ -177,7 +183,7 @@ class Holding:
             use.seq = use.seq or seq
         self.fresh_until = -1  # what is told stays as it was told
         runs = tuple([Run(use.position, NONE if use.at is None else max(0, now - use.at)) for use in self.uses])
-        self.changed, self.sent = False, seq
+        self.changed, self.shrunk, self.sent = False, False, seq
         version = self.version if self.live else 0
         counts = self.part.counted(now) if self.part is not None else ()
         return BudgetReport(self.name, version, self.want, self.consumed, counts, runs)

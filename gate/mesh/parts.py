@@ -11,6 +11,7 @@ from gate.mesh.terms import NANO, Terms, longer, slower
 from gate.units import SECOND
 
 MILLI: Final = 1000  # wants and flows are in units per 1,000 s
+_SLACK: Final = 8  # an n-th more than its want is enough for a holder
 _SPARE: Final = 200  # an n-th is kept for who comes new, where that is a unit
 
 
@@ -24,6 +25,7 @@ class Parts:
         self.terms = terms
         self.rests: list[Rest] = []
         self.crowded = 0  # units of the smallest part, where some who want have none in this turn
+        self._turn = -1
         self._compile(spec)
         self.own = self.own_target = self.whole
         self.account = Account(now, slower(self.whole[0]), self.whole[1], tokens=True)
@@ -40,6 +42,7 @@ class Parts:
     def reconfigure(self, now: int, spec: Spec, holders: Collection[Held]) -> None:
         """Go over to other limits: what stays stays counted, what is new starts empty."""
         sizes, bucket = self.sizes, self.bucket
+        self._turn = -1
         ledgers = {ledger.size: ledger for ledger in self.windows}
         self._compile(spec)
 
@@ -94,6 +97,44 @@ class Parts:
         """Return what is kept for who comes new."""
         spare = tuple([limit // _SPARE for limit in self.whole])
         return spare if all(units for units, limit in zip(spare, self.whole, strict=True) if limit) else self.nothing
+
+    def aim(self, now: int, holders: Sequence[Held], targets: Sequence[Shape]) -> None:
+        """Set what the owner and each holder are to have: in each turn their targets, and else as little new as may be.
+
+        Who has enough keeps what he has, unless somebody who has not needs it.
+        """
+        self.own_target = targets[0]
+        turn, self._turn = self._turn, now // self.terms.turn_ns
+        pairs = list(zip(holders, targets[1:], strict=True))
+        content = [
+            turn == self._turn and any(target) and self._is_enough(held.shape, held.want) for held, target in pairs
+        ]
+        lacks = [max(0, unit - mine) for unit, mine in zip(self.own_target, self.own, strict=True)]
+        for enough, (held, target) in zip(content, pairs, strict=True):
+            held.target = held.shape if enough else target
+            if not enough:
+                lacks = [lack + unit - mine for lack, unit, mine in zip(lacks, target, held.shape, strict=True)]
+        if not any(content):
+            return
+        own = tuple(map(min, self.own, self.own_target))
+        free = _less(self.free(now, holders), self.own, own)
+        lacks = [lack - max(0, left) for lack, left in zip(lacks, free, strict=True)]
+        spare = [(held, target) for enough, (held, target) in zip(content, pairs, strict=True) if enough]
+        for held, target in sorted(spare, key=lambda pair: pair[1][0] - pair[0].shape[0]):
+            if all(lack <= 0 for lack in lacks):
+                break
+            held.target = tuple(map(min, held.shape, target))
+            lacks = [lack - mine + unit for lack, mine, unit in zip(lacks, held.shape, held.target, strict=True)]
+
+    def _is_enough(self, shape: Shape, want: int) -> bool:
+        want += want // _SLACK
+        if not want:
+            return True
+        if not all(units for units, limit in zip(shape[1:], self.whole[1:], strict=True) if limit):
+            return False
+        if self.bucket and shape[0] * MILLI < want * NANO:
+            return False
+        return all(units * MILLI * SECOND >= want * size for units, size in zip(shape[2:], self.sizes, strict=True))
 
     def _flow(self) -> int:
         """Return what bucket and short windows yield, in units per 1,000 s."""
