@@ -14,6 +14,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from gate.cli.logs import let_libraries_go
+from gate.kafka.aio.compat import CHOICE
 from gate.kafka.local import LocalBroker, LocalCluster
 from gate.kafka.local.config import free_port
 from gate.kafka.local.jars import KAFKA_VERSION
@@ -29,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
+        if item.get_closest_marker("fast_path") and not CHOICE.fast:
+            item.add_marker(pytest.mark.skip(f"the public path over aiokafka can't do it: {CHOICE.why}"))
 
 
 def pytest_collection_finish() -> None:

@@ -46,6 +46,14 @@ def access(bootstrap: str, environment: Mapping[str, str] = os.environ) -> dict[
 
     Raises GateError for variables that make no sense, or not together.
     """
+    options = _options(bootstrap, environment)
+    protocol = options["security_protocol"]
+    if protocol.startswith("SASL"):
+        need_fast(f"{PROTOCOL}={protocol}: the gate must see that credentials are refused, and when a session ends")
+    return options
+
+
+def _options(bootstrap: str, environment: Mapping[str, str]) -> dict[str, Any]:
     protocol = _one_of(PROTOCOL, _PROTOCOLS, environment)
     options: dict[str, Any] = {"bootstrap_servers": bootstrap, "security_protocol": protocol}
     encrypted, named = protocol.endswith("SSL"), protocol.startswith("SASL")
@@ -54,7 +62,6 @@ def access(bootstrap: str, environment: Mapping[str, str] = os.environ) -> dict[
     if encrypted:
         options["ssl_context"] = _ssl_context(environment)
     if named:
-        need_fast(f"{PROTOCOL}={protocol}: the gate must see that credentials are refused, and when a session ends")
         mechanism = options["sasl_mechanism"] = _one_of(MECHANISM, _MECHANISMS, environment)
         for variable in (USERNAME, PASSWORD) if mechanism == OAUTHBEARER else _OAUTH:
             if environment.get(variable):

@@ -124,7 +124,7 @@ async def running(client: C, *, start_seconds: float = START_SECONDS) -> AsyncIt
         try:
             await _stop(client)
         finally:
-            connections.cut()  # stop() closes them last, so not at all where it fails or is given up
+            await connections.end()  # stop() closes them last, so not at all where it fails or is given up
 
 
 async def _stop(client: Client) -> None:

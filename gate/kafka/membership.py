@@ -122,7 +122,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             if task is not None and task.cancelling():
                 raise
         finally:
-            self._connections.cut()  # aiokafka closes them last, so not at all where it is given up
+            await self._connections.end()  # aiokafka closes them last, so not at all where it is given up
 
     def services(self) -> set[str]:
         """Return all services that have a request topic, whoever owns them."""

@@ -22,6 +22,7 @@ def test_nothing_set_is_plain_text():
     assert described({}) == "PLAINTEXT"
 
 
+@pytest.mark.fast_path
 def test_credentials_are_handed_on_and_not_told():
     assert access("a:1", SASL) == {
         "bootstrap_servers": "a:1",
@@ -42,6 +43,7 @@ TOKENS = {
 }
 
 
+@pytest.mark.fast_path
 def test_all_clients_of_a_process_share_one_token():
     first, second = (access("a:1", dict(TOKENS))["sasl_oauth_token_provider"] for _ in range(2))
     assert first is second
@@ -51,6 +53,7 @@ def test_all_clients_of_a_process_share_one_token():
     assert "secret" not in repr(first._source)
 
 
+@pytest.mark.fast_path
 def test_extensions_are_shown_beside_the_token():
     environment = TOKENS | {"GATE_OAUTH_EXTENSIONS": "logicalCluster=lkc-1, identityPoolId=pool-2"}
     shown = access("a:1", environment)["sasl_oauth_token_provider"].extensions()

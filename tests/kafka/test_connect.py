@@ -57,6 +57,7 @@ async def test_a_broker_that_does_not_answer_is_told_once_and_given_up_in_time(k
     assert said == [] if kind == "mute" else [f"no Kafka broker answers at {address} yet; trying for 0.5 s"]
 
 
+@pytest.mark.fast_path
 async def test_what_is_cut_off_at_the_end_does_not_hide_the_reason(closed, monkeypatch):
     tries = 0
     refused = connect._refused

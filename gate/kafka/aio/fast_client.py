@@ -209,6 +209,10 @@ class Client(OpenClient):
         finally:
             self.cut()
 
+    async def end(self) -> None:
+        """Close all connections, and wait for nothing."""
+        self.cut()
+
     def cut(self) -> None:
         """Close all connections without waiting for anything."""
         self._ended = True

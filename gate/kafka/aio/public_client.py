@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError
 
 from gate.kafka.aio.asked import Asked
 from gate.kafka.aio.compat.shared import AIOKafkaClient, ConnectionGroup, ProduceRequest, client_of
@@ -29,7 +29,6 @@ class Client:
         self.asked = Asked()
         self.hears: list[Hears] = []
         self._ended = self._closed = False
-        self._cutting: asyncio.Future[Any] | None = None
         self._send, self._ready, self._close = self._client.send, self._client.ready, self._client.close
         self._client.send, self._client.ready, self._client.close = self.send, self.ready, self.close
 
@@ -77,16 +76,14 @@ class Client:
         await self._close()
         self._closed = True
 
-    def cut(self) -> None:
-        """Close all connections without waiting for anything."""
+    async def end(self) -> None:
+        """Close all connections, and wait no longer for what they still have to send than CUT_DEADLINE."""
         self._ended = True
-        if self._cutting is None and not self._closed:
-            self._cutting = asyncio.ensure_future(self._cut())
-
-    async def _cut(self) -> None:
-        with suppress(Exception):
-            async with asyncio.timeout(CUT_DEADLINE):
-                await self._close()
+        if not self._closed:
+            self._closed = True
+            with suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(CUT_DEADLINE):
+                    await self._close()
 
 
 def adopt(owner: Any) -> Client:

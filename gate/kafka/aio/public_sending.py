@@ -154,9 +154,9 @@ class PublicSending:
 
     async def stop(self, seconds: float) -> None:
         """See `Sending`. `stop` waits for batches, and its client would connect for ever."""
-        self.client.cut()
         for batch in list(self._batches):
             batch.cancel()
+        await self.client.end()
         stopping = asyncio.ensure_future(self._producer.stop())
         with suppress(KafkaError, OSError, asyncio.CancelledError):
             await asyncio.wait([stopping], timeout=seconds)
