@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "pause": "Admit nothing of a service, or of one of its tenants, for a time.",
     "resume": "End a pause now.",
     "cancel": "Reject requests that wait, by filter, exactly once.",
+    "move": "Put requests that wait into another lane, by filter.",
     "audit": "Show who commanded what, when and why.",
     "alerts": "Print alerts as they come, and carry them to Alertmanager, chat, mail or a webhook.",
     "replay": "Show what a policy would have done to the recorded requests.",

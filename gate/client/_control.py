@@ -132,6 +132,21 @@ class GateControl:
         command = control.Cancel(service, which.encode(), dry_run)
         return await self._followed(service, command, reason, command_id, on_answer)
 
+    async def move(
+        self,
+        service: str,
+        which: Filter,
+        lane: str,
+        *,
+        reason: str = "",
+        dry_run: bool = False,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Put requests that wait into another lane, each where it would be had it come there; else as `cancel`."""
+        command = control.Move(service, which.encode(), lane, dry_run)
+        return await self._followed(service, command, reason, command_id, on_answer)
+
     async def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
         """Have no more of a command carried out; what is done stays done. Raises CommandRefusedError if it is over."""
         return await self._followed(service, control.Abort(service, command_id), reason, "", None)
@@ -261,6 +276,24 @@ class SyncGateControl(Twin[GateControl]):
         return self._background.run(
             self._inner.cancel(
                 service, which, reason=reason, dry_run=dry_run, command_id=command_id, on_answer=on_answer
+            )
+        )
+
+    def move(
+        self,
+        service: str,
+        which: Filter,
+        lane: str,
+        *,
+        reason: str = "",
+        dry_run: bool = False,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Put requests that wait into another lane; as `GateControl.move`."""
+        return self._background.run(
+            self._inner.move(
+                service, which, lane, reason=reason, dry_run=dry_run, command_id=command_id, on_answer=on_answer
             )
         )
 

@@ -103,6 +103,17 @@ class Cancel(
     dry_run: bool = False  # only count
 
 
+class Move(
+    msgspec.Struct, frozen=True, tag="move", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Put what waits into another lane, each where it would be had it come there."""
+
+    service: _Service
+    selection: Selection
+    lane: _Text
+    dry_run: bool = False
+
+
 class Abort(
     msgspec.Struct, frozen=True, tag="abort", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -112,8 +123,8 @@ class Abort(
     id: Annotated[str, msgspec.Meta(max_length=MAX_ID)]
 
 
-BacklogCommand = Cancel  # on what waits: carried out in many batches
-Command = PauseUntil | Resume | WriteFormat | NewGeneration | Cancel | Abort
+BacklogCommand = Cancel | Move  # on what waits: carried out in many batches
+Command = PauseUntil | Resume | WriteFormat | NewGeneration | Cancel | Move | Abort
 
 
 def encode(command: Command) -> bytes:

@@ -167,10 +167,11 @@ class OperatorCommands:
             return why, "set `delivery: exactly_once`"
         if not (selection.narrows or selection.all):
             return "the command does not say which requests it means", "give a filter, or --all"
-        if not (reason or command.dry_run):
+        if isinstance(command, control.Cancel) and not (reason or command.dry_run):
             return "what is cancelled is lost, and no reason is given", "say why: --reason TEXT"
-        if selection.lane and selection.lane not in lanes:
-            return f"there is no lane {selection.lane!r}; there are {', '.join(lanes)}", "check the name"
+        named = {selection.lane} - {""} | ({command.lane} if isinstance(command, control.Move) else set())
+        if unknown := sorted(named - set(lanes)):
+            return f"there is no lane {unknown[0]!r}; there are {', '.join(lanes)}", "check the name"
         return None
 
     def _abort(self, received: Received, command: control.Abort, now: int) -> None:
@@ -256,6 +257,11 @@ class OperatorCommands:
     def _act(
         self, command: OperatorCommand, spans: Sequence[Span], behind: Cursor | None, engine: Engine, now: int
     ) -> list[Pull]:
+        given = command.given
+        if isinstance(given, control.Move) and given.lane not in engine.policy.lanes:
+            self._over(engine.service)
+            self._finish(command, AnswerState.ABORTED, engine, now, f"the policy has no lane {given.lane!r} any more")
+            return []
         if behind is None and not spans:
             self._over(engine.service)
             self._finish(command, AnswerState.DONE, engine, now)
@@ -269,6 +275,9 @@ class OperatorCommands:
         if now - command.told_at >= TELL_EVERY:
             self._answer(command, now)
             command.told_at = now
+        if isinstance(given, control.Move):
+            engine.shift(now, spans, given.lane)
+            return []
         return engine.reject(now, spans, Reason.CANCELLED)
 
     def _count(
@@ -407,6 +416,7 @@ def _filter(command: OperatorCommand) -> Filter:
     return Filter(
         selection.tenant, selection.lane or None,
         selection.deadline_before_ms * MS if selection.deadline_before_ms else None,
+        command.given.lane if isinstance(command.given, control.Move) else None,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from gate.admission.state import decode
 from gate.errors import GateError
 from gate.limits import Spec
 from gate.policy import Overflow, Policy
-from gate.protocol.control import FOREVER_MS, Abort, Cancel, NewGeneration, PauseUntil, WriteFormat, within
+from gate.protocol.control import FOREVER_MS, Abort, BacklogCommand, NewGeneration, PauseUntil, WriteFormat, within
 from gate.protocol.topics import Names
 from gate.shard.buffer import FetchBuffer, weight_of
 from gate.shard.changelog import (
@@ -302,7 +302,7 @@ class ShardState:
 
     def _carry_out(self, served: ServiceState, received: Received, now: int) -> None:
         command, engine = received.command, served.engine
-        if isinstance(command, Cancel | Abort):
+        if isinstance(command, BacklogCommand | Abort):
             self.commands.take(received, engine, now)
             return
         assert not isinstance(command, WriteFormat | NewGeneration)  # these are not about a service

@@ -205,6 +205,11 @@ def cancel(desk):
     assert desk.run("cancel", "pay", "--all", "--dry-run") == "0 requests of pay fit; nothing was changed\n"
 
 
+def move(desk):
+    said = desk.run("move", "pay", "--all", "--to", "default", "--dry-run")
+    assert said == "0 requests of pay fit; nothing was changed\n"
+
+
 def audit(desk):
     desk.until(lambda: "resume  pay" in desk.run("audit", "pay"))
 
@@ -256,6 +261,7 @@ WALK = (
     pause,
     resume,
     cancel,
+    move,
     audit,
     alerts,
     replay,

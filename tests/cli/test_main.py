@@ -177,6 +177,7 @@ ARGUMENTS = {
     ("pause",): ["pay"],
     ("resume",): ["pay"],
     ("cancel",): ["pay", "--all", "--dry-run"],
+    ("move",): ["pay", "--all", "--to", "default"],
     ("replay",): ["pay"],
     ("reshard",): ["4"],
     ("transactions", "abort"): ["--topic", "t", "--partition", "0", "--start-offset", "0"],

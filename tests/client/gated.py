@@ -16,6 +16,7 @@ services:
   "slow-*": {requests_per_second: 2, burst_size: 1}
   "strict-*": {requests_per_second: 1, burst_size: 1, overflow: reject}
   "idle-*": {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}
+  "lanes-*": {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d, priorities: {high: 6, low: 1}}
   "small-*": {requests_per_second: 1, burst_size: 1, max_delay: 1}
 """
 

@@ -164,3 +164,18 @@ def test_what_a_command_says_is_read_back():
     assert control.decode(control.encode(command)) == command
     with pytest.raises(ValueError, match="unknown field"):
         control.decode(b'{"command":"cancel","service":"pay","selection":{"tenants":"a"}}')
+
+
+async def test_what_is_moved_waits_in_the_other_lane(gated):
+    service = await parked(gated, (300, tenant("acme"), {}), (20, tenant("beta"), {}), kind="lanes")
+    async with GateControl(gated.bootstrap, prefix=gated.names.prefix) as gate:
+        with pytest.raises(CommandRefusedError, match="there is no lane 'fast'; there are high, low"):
+            await gate.move(service, Filter(tenant="acme"), "fast")
+        moved = await gate.move(service, Filter(tenant="acme"), "high")
+        assert (moved.state, moved.of, moved.done) == (AnswerState.DONE, 300, 300)
+        with pytest.raises(CommandRefusedError, match="nothing that waits"):
+            await gate.move(service, Filter(tenant="acme"), "high")
+        assert (await gate.cancel(service, Filter(lane="high"), dry_run=True)).of == 300
+        assert (await gate.cancel(service, Filter(lane="low"), dry_run=True)).of == 20
+    moves = [(noted.what, noted.result, noted.said["lane"]) for noted in await audit(gated, service)]
+    assert moves == [("move", "failed", "fast"), ("move", "done", "high"), ("move", "failed", "high")]

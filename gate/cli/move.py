@@ -1,0 +1,49 @@
+"""`gate move`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from gate.cli.backlog import Which, follow
+from gate.cli.client import Client, Flag, Service
+from gate.client import GateControl
+
+
+def move(
+    service: Service,
+    *,
+    to: Annotated[str, Parameter(name="--to")],
+    which: Which | None = None,
+    dry_run: Flag = False,
+    reason: str = "",
+    json: Flag = False,
+    client: Client | None = None,
+) -> None:
+    """Put requests that wait into another lane, each where it would be had it come there.
+
+    What waits when the owner takes the command is meant, and nothing that comes later. `gate cancel --abort ID`
+    ends it.
+
+    Example: `gate move payments --to batch --tenant acme`
+
+    Parameters
+    ----------
+    service
+        The service.
+    to
+        The lane, one of the service's `priorities`.
+    dry_run
+        Only count what would be moved.
+    reason
+        Why, for the audit.
+    json
+        Print the last answer as JSON.
+    """
+    wanted = (which or Which()).filter
+    follow(
+        client,
+        lambda control, told: GateControl.move(
+            control, service, wanted, to, reason=reason, dry_run=dry_run, on_answer=told
+        ),
+        "moved", dry_run=dry_run, as_json=json,
+    )  # fmt: skip
