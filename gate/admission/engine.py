@@ -195,8 +195,8 @@ class Engine:
         start = state.scheduled.next_start()
         if start is not None:
             times.append(start * MS)
-        if state.held is not None and (state.held.until is not None or not state.limits.closed(now)):
-            times.append(state.held.until or now)
+        if state.held is not None and (state.held.until_ns is not None or not state.limits.closed(now)):
+            times.append(state.held.until_ns or now)
         expires = state.limits.running.expires_at()
         if expires is not None:
             budget = state.limits.budget

@@ -13,9 +13,9 @@ Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
 
 
 class Held(NamedTuple):
-    """When what was held can be tried again: at `until`, or, if that is None, when workers have caught up."""
+    """When what was held can be tried again: at `until_ns`, or, if that is None, when workers have caught up."""
 
-    until: int | None
+    until_ns: int | None
 
 
 def latest(arrival: Arrival, now: int, max_delay: int | None) -> int:

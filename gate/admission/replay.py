@@ -18,14 +18,14 @@ WAITING: Final = -1  # in `ReplayResult.decided`: not within the recording
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A recorded request. `at` is unix ms; `deadline` and `start` too."""
+    """A recorded request. Times are unix ms."""
 
-    at: int
+    at_ms: int
     lane: str = ""
     tenant: str = ""
     cost: int = 1
-    deadline: int | None = None
-    start: int | None = None
+    deadline_ms: int | None = None
+    start_ms: int | None = None
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ def replay(service: str, policy: Policy, requests: Sequence[Request]) -> ReplayR
 
     Of a group's budget the service is taken to have all: what others used is not in the recording.
     """
-    offered = array("q", [request.at for request in requests])
+    offered = array("q", [request.at_ms for request in requests])
     outcome = ReplayResult(policy.version, offered, array("q", [WAITING]) * len(requests), [None] * len(requests))
     if not requests:
         return outcome
@@ -64,9 +64,9 @@ def replay(service: str, policy: Policy, requests: Sequence[Request]) -> ReplayR
     at = 0
     while at < len(requests):
         end = at + 1
-        while end < len(requests) and requests[end].at <= requests[at].at:
+        while end < len(requests) and requests[end].at_ms <= requests[at].at_ms:
             end += 1
-        moment = requests[at].at * MS
+        moment = requests[at].at_ms * MS
         driver.advance_to(moment - MS)
         driver.now = max(driver.now, moment)
         driver.offer(at, list(_runs(requests[at:end])))
@@ -107,7 +107,7 @@ class _Recorder:
 
 
 def _driver(service: str, policy: Policy, requests: Sequence[Request], outcome: ReplayResult) -> Driver:
-    now = requests[0].at * MS
+    now = requests[0].at_ms * MS
     groups: dict[str, Spec] = {name: replace(group.spec, running=None) for name, group in policy.groups.items()}
     effective = policy.effective(service).without_running()
     # what holds back would wait in its own topic: for the times that is the same; of workers nothing is recorded
@@ -125,11 +125,11 @@ def _runs(requests: Sequence[Request]) -> Iterable[Run]:
     for number in range(1, len(requests) + 1):
         if number == len(requests) or _alike(requests[number]) != _alike(requests[first]):
             one = requests[first]
-            deadline = None if one.deadline is None else one.deadline * MS
-            start = None if one.start is None else one.start * MS
+            deadline = None if one.deadline_ms is None else one.deadline_ms * MS
+            start = None if one.start_ms is None else one.start_ms * MS
             yield Run(first, number - first, one.lane, one.tenant, one.cost, deadline, start)
             first = number
 
 
 def _alike(request: Request) -> tuple[str, str, int, int | None, int | None]:
-    return request.lane, request.tenant, request.cost, request.deadline, request.start
+    return request.lane, request.tenant, request.cost, request.deadline_ms, request.start_ms

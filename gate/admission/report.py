@@ -119,7 +119,7 @@ def _held_end(state: EngineState, start: int) -> int:
     """Return when the last of what is held is admitted, in the order of its topic and behind what is parked."""
     units = state.holding.total_units + sum(lane.units for lane in state.lanes.values())
     end = SharedLimits(state.limits).time_of(units, start)
-    until = None if state.held is None else state.held.until
+    until = None if state.held is None else state.held.until_ns
     return end if until is None else max(end, until)
 
 

@@ -142,7 +142,7 @@ async def _anew(
         usage.service: replace(
             usage,
             undecided=one.requests,
-            undecided_age_seconds=0.0 if one.since is None else max(0, now - one.since) / SECOND,
+            undecided_age_seconds=0.0 if one.since_ns is None else max(0, now - one.since_ns) / SECOND,
             waiting=usage.waiting if one.requests else (),
         )
         for usage in usages

@@ -291,7 +291,7 @@ async def _guarded(check: str, look: Callable[[], Awaitable[list[Finding]]]) -> 
 
 def _stands(one: StalledRequests, profile: Profile) -> Finding:
     waiting = one.waiting
-    age = max(0, time.time_ns() - waiting.since) / 1e9
+    age = max(0, time.time_ns() - waiting.since_ns) / 1e9
     place = f"{waiting.topic}-{waiting.partition}"
     count = f"{one.requests} request{'' if one.requests == 1 else 's'}"
     if one.blocked:

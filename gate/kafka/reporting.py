@@ -134,7 +134,7 @@ class Reporter:
             self._undecided.pop(service, None)
             self.metrics.undecided(service, None)
         else:
-            age = 0.0 if undecided.since is None else max(0, self._wall() - undecided.since) / 1e9
+            age = 0.0 if undecided.since_ns is None else max(0, self._wall() - undecided.since_ns) / 1e9
             self._undecided[service] = undecided.requests, age
             self.metrics.undecided(service, (undecided.requests, age))
         if (shown := self.board.usage.get(service)) is not None:

@@ -64,7 +64,7 @@ async def recorded(
             done += fetched.next_offset - position
             position = fetched.next_offset
             on_progress(done, total)
-    found.sort(key=lambda request: request.at)
+    found.sort(key=lambda request: request.at_ms)
     return found, malformed
 
 

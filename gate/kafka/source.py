@@ -31,10 +31,10 @@ log = structlog.get_logger("gate.source")
 
 
 class Trouble(NamedTuple):
-    """Why a partition can't be read, and since when, monotonic seconds."""
+    """Why a partition can't be read, and since when by a monotonic clock."""
 
     why: str
-    since: float
+    since_seconds: float
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class _Followed:
 
 
 def _note_lost(followed: _Followed, why: str) -> None:
-    since = time.monotonic() if followed.lost is None else followed.lost.since
+    since = time.monotonic() if followed.lost is None else followed.lost.since_seconds
     followed.lost = Trouble(why, since)
 
 
@@ -75,7 +75,7 @@ class KafkaSource:
         """Return why some of what goes into a buffer is not read for longer than a moment; None: all of it is."""
         late = time.monotonic() - MOMENT
         mine = [followed.lost for followed in self._followed.values() if followed.buffer is buffer]
-        lost = [trouble for trouble in mine if trouble is not None and trouble.since <= late]
+        lost = [trouble for trouble in mine if trouble is not None and trouble.since_seconds <= late]
         if not lost:
             return None
         return Blocked("; ".join(sorted({trouble.why for trouble in lost})), wholly=len(lost) == len(mine))
@@ -213,7 +213,7 @@ class KafkaSource:
             followed.position = first
             return
         self._trouble(partition, followed, f"its log ends before offset {followed.position}")
-        if followed.trouble is not None and time.monotonic() - followed.trouble.since >= SETTLED:
+        if followed.trouble is not None and time.monotonic() - followed.trouble.since_seconds >= SETTLED:
             log.error(
                 "made anew, or emptied; reading from its beginning",
                 topic=partition.topic, partition=partition.number, offset=followed.position,
@@ -228,7 +228,7 @@ class KafkaSource:
         """Note why a partition can't be read, and say it once."""
         if followed.trouble is None or followed.trouble.why != why:
             log.info("partition not readable now", partition=f"{partition.topic}-{partition.number}", why=why)
-            since = time.monotonic() if followed.trouble is None else followed.trouble.since
+            since = time.monotonic() if followed.trouble is None else followed.trouble.since_seconds
             followed.trouble = Trouble(why, since)
             self._troubled[partition] = followed
 
@@ -243,7 +243,7 @@ class KafkaSource:
         return {
             partition: followed.trouble.why
             for partition, followed in self._troubled.items()
-            if followed.buffer is buffer and followed.trouble is not None and followed.trouble.since <= late
+            if followed.buffer is buffer and followed.trouble is not None and followed.trouble.since_seconds <= late
         }
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:

@@ -104,9 +104,9 @@ class Sweeper:
             await self._confirm(shard.number)
         for service, partitions in rooms.items():
             keep = self._keep(service)
-            if keep is None or kept.now - kept.since < keep:
+            if keep is None or kept.now_ns - kept.since_ns < keep:
                 continue
-            young = await self._offsets(service, partitions, (kept.now - keep) // MS)
+            young = await self._offsets(service, partitions, (kept.now_ns - keep) // MS)
             begins = await self._offsets(service, partitions, EARLIEST)
             bounds = {
                 partition: bound

@@ -62,7 +62,7 @@ async def look(
     if not torn:
         return None
     newest = await read_all(reader, places.state)
-    seen = [read_meta(newest.get(META_KEY), shards).at // MS, *(mark.at for mark in (await committed()).values())]
+    seen = [read_meta(newest.get(META_KEY), shards).at // MS, *(mark.at_ms for mark in (await committed()).values())]
     for partition, end in (await reader.offsets(places.outputs, LATEST)).items():
         newest_there = await reader.last_committed(partition, end)
         seen.append((_decided(newest_there) if newest_there is not None else None) or 0)

@@ -32,10 +32,10 @@ log = structlog.get_logger("gate.undecided")
 
 
 class Undecided(NamedTuple):
-    """What of a service is not decided. `since`: when the first of it came, unix ns; None: there is nothing."""
+    """What of a service is not decided. `since_ns`: when the first of it came; None: there is nothing."""
 
     requests: int
-    since: int | None
+    since_ns: int | None
 
 
 async def nobody_tells(_partition: Partition, _offset: int) -> str | None:
@@ -102,7 +102,7 @@ class _Open(NamedTuple):
     """A partition that can't be read beyond its last stable offset."""
 
     offset: int
-    since: int  # when it was first seen so
+    since_ns: int  # when it was first seen so
     head: Head | None = None
     name: str | None = None  # its transactional id, if that is told
 
@@ -213,7 +213,7 @@ class Watch:
                 self._open.pop(partition, None)
             elif seen is None or seen.offset != offset:
                 self._open[partition] = _Open(offset, now)
-            elif seen.head is None and now - seen.since >= OPEN_AFTER:
+            elif seen.head is None and now - seen.since_ns >= OPEN_AFTER:
                 head = await self._ends.head(partition, offset)
                 self._open[partition] = seen._replace(head=head, name=await self._name(partition, offset))
         for partition in self._open.keys() - behind.keys():
@@ -226,10 +226,10 @@ class Watch:
         news: dict[int, dict[str, int]] = {}
         stands = set()
         for one in owned:
-            open_here = [p for p in one.positions if p in self._open and now - self._open[p].since >= OPEN_AFTER]
+            open_here = [p for p in one.positions if p in self._open and now - self._open[p].since_ns >= OPEN_AFTER]
             waiting[one.shard] += [self._waiting(one.service, p, self._open[p]) for p in open_here]
             undecided = known.get(one.service)
-            if undecided is not None and undecided.since is not None and now - undecided.since >= STANDS_AFTER:
+            if undecided is not None and undecided.since_ns is not None and now - undecided.since_ns >= STANDS_AFTER:
                 stands.add(one.service)
             if one.service in stands or one.service in self._stood:
                 news.setdefault(one.shard, {})[one.service] = 0 if undecided is None else undecided.requests
@@ -250,7 +250,7 @@ class Watch:
         self._services = set(known)
 
     def _waiting(self, service: str, partition: Partition, found: _Open) -> StalledPartition:
-        return open_transaction(service, partition, found.offset, found.since, found.head, self._where, found.name)
+        return open_transaction(service, partition, found.offset, found.since_ns, found.head, self._where, found.name)
 
 
 def options(bootstrap: str, prefix: str) -> str:

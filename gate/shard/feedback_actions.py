@@ -30,11 +30,11 @@ REPEATED: Final = "repeated"  # told before; all other counts are of faults, or 
 
 
 class FeedbackEntry(NamedTuple):
-    """One record of a feedback topic: what it says, when it was told (unix ms), and what it is about."""
+    """One record of a feedback topic: what it says, when it was told, and what it is about."""
 
     said: Heard | Finished | Ignored
     offset: int
-    told_at: int
+    told_at_ms: int
     record: Record | None = None
 
 
@@ -61,9 +61,9 @@ class FeedbackBatch:
 
 @dataclass(slots=True)
 class FeedbackResult:
-    """What followed from a part: until when the service is to be left alone (unix ms), and how much of what."""
+    """What followed from a part: until when the service is to be left alone, and how much of what."""
 
-    paused_until: int = 0
+    paused_until_ms: int = 0
     done: list[str] = field(default_factory=list)  # ids of requests that run no more
     counts: Counter[str] = field(default_factory=Counter)
     ignored: list[tuple[int, Ignored]] = field(default_factory=list)  # by feedback offset
@@ -105,11 +105,11 @@ def act(
             result.counts[REPEATED] += 1
             continue
         if isinstance(outcome, BackOff):
-            result.paused_until = max(result.paused_until, paused_until(outcome, entry.told_at, now))
+            result.paused_until_ms = max(result.paused_until_ms, paused_until(outcome, entry.told_at_ms, now))
             result.counts["back-off"] += 1
         job = job_of(record.headers)
         rejection = rejections.get(job[0], {}).get(job[1]) if job is not None else None
-        what = follow(outcome, record, entry.told_at, now, waits_out=waits_out)
+        what = follow(outcome, record, entry.told_at_ms, now, waits_out=waits_out)
         if isinstance(what, Retry):
             why = rejection.why if rejection else too_large(what.record, batch.limit(topics.retries), topics.retries)
             if why is None:

@@ -59,7 +59,7 @@ class Positions:
         if position is not None:
             return position.next
         mark = self._marks.get(partition)
-        alone = mark is not None and self._since and mark.at * MS >= self._since
+        alone = mark is not None and self._since and mark.at_ms * MS >= self._since
         return None if mark is None or alone else mark.offset
 
     def knows(self, service: str, number: int) -> bool:

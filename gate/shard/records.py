@@ -34,7 +34,7 @@ class CommittedOffset(NamedTuple):
     """How far the group has decided a partition."""
 
     offset: int  # of the next request
-    at: int = 0  # by what time the batch was decided, unix ms; 0: it was not committed together with the state
+    at_ms: int = 0  # by what time the batch was decided, unix ms; 0: it was not committed together with the state
 
 
 class Outgoing(NamedTuple):

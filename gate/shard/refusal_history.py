@@ -57,16 +57,16 @@ class ClosedOutput:
     """An output that takes nothing. Times are monotonic seconds."""
 
     why: str
-    since: float
-    until: float  # then it is tried again
+    since_seconds: float
+    until_seconds: float  # then it is tried again
     tries: int = 1
     halts: bool = False  # all of the service: what it has parked goes there, too
 
     def again(self, why: str, now: float) -> None:
         """Wait for twice as long. Refused before its time, it was not fresh requests that went there."""
-        self.halts |= now < self.until
+        self.halts |= now < self.until_seconds
         self.why, self.tries = why, self.tries + 1
-        self.until = now + min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self.tries - 1))
+        self.until_seconds = now + min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self.tries - 1))
 
 
 @dataclass(slots=True)
@@ -179,11 +179,11 @@ class RefusalHistory:
 
     def waiting(self, now: float) -> Iterator[tuple[Partition, ClosedOutput]]:
         """Yield the outputs that are not to be tried yet."""
-        return ((output, closed) for output, closed in self.closed.items() if now < closed.until)
+        return ((output, closed) for output, closed in self.closed.items() if now < closed.until_seconds)
 
     def wakes_at(self, now: float) -> float | None:
         """Return when the next one is to be tried again, monotonic seconds; None: nothing waits."""
-        return min((closed.until for _, closed in self.waiting(now)), default=None)
+        return min((closed.until_seconds for _, closed in self.waiting(now)), default=None)
 
     def service_of(self, output: Partition) -> str | None:
         """Return the service whose output this is."""

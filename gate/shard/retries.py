@@ -47,7 +47,7 @@ class Retry:
     """A job on its way back: to which partition of the retries topic, and the record."""
 
     stage: int
-    due: int  # unix ms
+    due_ms: int
     record: Outgoing
 
 

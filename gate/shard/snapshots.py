@@ -27,8 +27,8 @@ class Parking(NamedTuple):
 class RetainedOffsets(NamedTuple):
     """What of a shard still waits, as of a commit."""
 
-    now: int  # by which it was decided, ns: the broker's time, by which what waits is dated as well
-    since: int  # from when on the state knows, ns: what was parked before was forgotten, and may be wanted by somebody
+    now_ns: int  # by which it was decided: the broker's time, by which what waits is dated as well
+    since_ns: int  # from when on the state knows: what was parked before was forgotten, and may be wanted by somebody
     floors: Mapping[Partition, int | None]  # the oldest offset that waits; None: nothing does. Others are not known
 
 

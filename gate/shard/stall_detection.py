@@ -41,7 +41,7 @@ def find_stalled(
         if decided(service, output):
             waiting += [p for p in reader.partitions(service) if p.number == output.number or closed.halts]
         for partition in waiting:
-            at = unix + int(closed.since * 1e9)
+            at = unix + int(closed.since_seconds * 1e9)
             found[partition] = StalledPartition(*partition, state.read_up_to(partition), at, why, remedy, service)
     for partition, (began, why, remedy) in troubles.items():
         service = names.service_of(partition.topic, "feedback") or ""

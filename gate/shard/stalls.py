@@ -19,12 +19,12 @@ log = structlog.get_logger("gate")
 
 @dataclass(frozen=True, slots=True)
 class StalledPartition:
-    """A partition that does not go on: the request at `offset` is the first that waits, since `since` (unix ns)."""
+    """A partition that does not go on: the request at `offset` is the first that waits, since `since_ns` (unix)."""
 
     topic: str
     partition: int
     offset: int
-    since: int
+    since_ns: int
     why: str
     remedy: str
     service: str = ""
@@ -41,7 +41,7 @@ class StalledPartition:
             "topic": self.topic,
             "partition": self.partition,
             "offset": self.offset,
-            "since_ms": self.since // MS,
+            "since_ms": self.since_ns // MS,
             "why": self.why,
             "remedy": self.remedy,
         }
@@ -128,6 +128,6 @@ class StalledPartitions:
     def _alert(self, make: Callable[..., AlertRecord], shard: int, told: _Told, now: int) -> AlertRecord:
         one = told.waiting
         return make(
-            service=one.service, topic=one.topic, partition=one.partition, offset=one.offset, since=one.since,
+            service=one.service, topic=one.topic, partition=one.partition, offset=one.offset, since=one.since_ns,
             reason=one.why, remedy=one.remedy, shard=shard, at=now, prefix=self._prefix,
         )  # fmt: skip

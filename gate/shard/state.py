@@ -510,8 +510,8 @@ class ShardState:
         served = self.services[part.service]
         waits_out = self._policy.effective(part.service).overflow is Overflow.REJECT
         followed = act(part, served.topics, self.feedback, batch, rejections, waits_out=waits_out)
-        if followed.paused_until * MS > batch.now:
-            served.engine.pause(batch.now, followed.paused_until * MS)
+        if followed.paused_until_ms * MS > batch.now:
+            served.engine.pause(batch.now, followed.paused_until_ms * MS)
             self._touch(served)
         if followed.done:
             served.engine.done(batch.now, followed.done)

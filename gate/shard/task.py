@@ -535,7 +535,7 @@ class Shard:
             service = self._refusals.service_of(output) if closed.halts else None
             if service is not None and service in state.services and self._decided(service, output):
                 halted.add(service)
-                state.postpone(service, now + int((closed.until - local) * 1e9))
+                state.postpone(service, now + int((closed.until_seconds - local) * 1e9))
         return halted
 
     def _tell(self, turns: Sequence[ServiceBatch], now: int, started: int) -> None:

@@ -24,7 +24,7 @@ class TopicLimit:
 
     size: int | None = None
     compacted: bool = False
-    asked: float = float("-inf")  # monotonic seconds
+    asked_seconds: float = float("-inf")  # by a monotonic clock
 
 
 UNKNOWN: Final = TopicLimit()
@@ -55,18 +55,18 @@ class TopicLimits:
     def forget(self, topic: str) -> None:
         """Ask anew for a topic before it is judged by: something was refused there."""
         if topic in self._limits:
-            self._limits[topic] = replace(self._limits[topic], asked=UNKNOWN.asked)
+            self._limits[topic] = replace(self._limits[topic], asked_seconds=UNKNOWN.asked_seconds)
 
     def learn(self, topic: str, refused: int) -> None:
         """Note that a batch of `refused` bytes was too large for a topic: half of it is tried if no more is known."""
         known = self.of(topic)
         if known.size is None or known.size >= refused:
-            self._limits[topic] = replace(known, size=max(SMALLEST, refused // 2), asked=UNKNOWN.asked)
+            self._limits[topic] = replace(known, size=max(SMALLEST, refused // 2), asked_seconds=UNKNOWN.asked_seconds)
 
     async def refresh(self, topics: Collection[str]) -> None:
         """Ask for those that were not asked for lately. Where the broker does not tell, what was learnt stays."""
         now = self._clock()
-        stale = [topic for topic in topics if now - self.of(topic).asked > FRESH]
+        stale = [topic for topic in topics if now - self.of(topic).asked_seconds > FRESH]
         if not stale:
             return
         configs = await self._ask(stale)

@@ -43,7 +43,7 @@ def test_hold_waits_as_delay_does():
 
 def test_what_is_rejected_and_why():
     policy = "services: {pay: {requests_per_second: 1, burst_size: 2, max_delay: 1}}"
-    requests = [Request(T, cost=3), Request(T), Request(T), Request(T), Request(T), Request(T, deadline=T + 100)]
+    requests = [Request(T, cost=3), Request(T), Request(T), Request(T), Request(T), Request(T, deadline_ms=T + 100)]
     result = outcome(policy, *requests)
     assert result.rejected == {Reason.NEVER: 1, Reason.MAX_DELAY: 1, Reason.DEADLINE: 1}
     assert result.verdicts.count(Verdict.ADMITTED) == 3

@@ -64,7 +64,7 @@ async def test_old_requests_that_do_not_move_stand(world):
     world.end, world.marks = {PAY: 8, CALM: 0}, {PAY: 3, CALM: 0}
     world.heads[PAY, 3] = aged(3, LONG)
     (found,) = await world.find()
-    assert (found.waiting.place, found.waiting.service, found.waiting.since) == ((*PAY, 3), "pay", AT - LONG)
+    assert (found.waiting.place, found.waiting.service, found.waiting.since_ns) == ((*PAY, 3), "pay", AT - LONG)
     assert (found.requests, found.blocked) == (5, False)
 
 

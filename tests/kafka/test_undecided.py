@@ -236,7 +236,7 @@ async def test_an_open_transaction_is_told_after_a_while_until_it_ends(world):
     assert world.waits == {1: []}
     await world.look(1)
     (waiting,) = world.waits[1]
-    assert (waiting.place, waiting.service, waiting.since) == ((*PAY, 3), "pay", AT - 2 * SECOND)
+    assert (waiting.place, waiting.service, waiting.since_ns) == ((*PAY, 3), "pay", AT - 2 * SECOND)
     assert "producer 77 (epoch 5)" in waiting.why
     assert waiting.remedy.endswith(
         "gate transactions abort --topic gate.requests.pay --partition 0 --start-offset 3 --bootstrap here:9092"

@@ -112,10 +112,10 @@ def test_what_a_broker_has_refused_is_not_tried_in_the_same_way():
 
 def test_who_wants_to_be_left_alone_is_and_the_job_comes_back():
     outputs, followed, _ = hear(BackOff(group="g", attempt=1, seconds=30))
-    assert followed.paused_until == NOW + 30_000
+    assert followed.paused_until_ms == NOW + 30_000
     assert list(outputs) == [Partition(TOPICS.retries, 0)]
     outputs, followed, _ = hear(BackOff(group="g", attempt=1, seconds=10**9), waits_out=True)
-    assert followed.paused_until == NOW + 3_600_000
+    assert followed.paused_until_ms == NOW + 3_600_000
     assert list(outputs) == [Partition(TOPICS.retries, 13)]
 
 

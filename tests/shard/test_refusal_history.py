@@ -65,17 +65,17 @@ def test_a_rejection_that_is_refused_loses_more_and_more_and_then_waits():
         refusals.learn(refusal(REJECTED, [record], 0), 0.0)
         assert refusals.condemned[REQUESTS][5] == ("gate-cost is odd", level, "malformed")
     refusals.learn(refusal(REJECTED, [record], 0), 0.0)
-    assert refusals.closed[REJECTED].until == FIRST_WAIT
+    assert refusals.closed[REJECTED].until_seconds == FIRST_WAIT
 
 
 def test_what_takes_nothing_waits_ever_longer_and_is_open_once_it_takes_something():
     refusals, now, waits = RefusalHistory(Names()), 0.0, []
     for _ in range(8):
         refusals.learn(OutputError(ADMITTED, "this gate may not write there"), now)
-        waits.append(refusals.closed[ADMITTED].until - now)
+        waits.append(refusals.closed[ADMITTED].until_seconds - now)
         assert [output for output, _ in refusals.waiting(now)] == [ADMITTED]
-        assert refusals.wakes_at(now) == refusals.closed[ADMITTED].until
-        now = refusals.closed[ADMITTED].until
+        assert refusals.wakes_at(now) == refusals.closed[ADMITTED].until_seconds
+        now = refusals.closed[ADMITTED].until_seconds
         assert not list(refusals.waiting(now))
     assert waits[:4] == [5.0, 10.0, 20.0, 40.0]
     assert max(waits) == LONGEST_WAIT

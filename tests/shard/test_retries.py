@@ -73,8 +73,8 @@ def test_a_job_given_up_is_one_with_an_error_of_bounded_length():
 def test_after_a_back_off_the_attempt_has_not_counted():
     outcome = BackOff(group="g", attempt=1, seconds=30)
     retry = follow(outcome, Admitted(), NOW, NOW)
-    assert (retry.stage, retry.due, dict(retry.record.headers)["gate-job-attempt"]) == (0, NOW, b"1")
-    assert follow(outcome, Admitted(), NOW, NOW, waits_out=True).due == NOW + 30_000
+    assert (retry.stage, retry.due_ms, dict(retry.record.headers)["gate-job-attempt"]) == (0, NOW, b"1")
+    assert follow(outcome, Admitted(), NOW, NOW, waits_out=True).due_ms == NOW + 30_000
 
 
 def test_a_back_off_is_an_hour_at_most_and_counts_from_when_it_was_told():

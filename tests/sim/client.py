@@ -198,7 +198,7 @@ class SimSession:
             own = {p: log for p, log in broker.logs.items() if name in log.epochs}
             services = {p.topic.split(".")[-1] for p in own}
             seen = [at_of(r) for log in own.values() for r in log.committed()] if left else []
-            seen += [mark.at for p, mark in broker.marks.items() if p.topic.split(".")[-1] in services]
+            seen += [mark.at_ms for p, mark in broker.marks.items() if p.topic.split(".")[-1] in services]
             opened = (at_of(r) for log in left.values() for r in log.stored if r.transaction is log.open[name])
             return list(left), was_committed(opened, seen)
 

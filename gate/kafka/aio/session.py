@@ -216,7 +216,7 @@ class KafkaSession:
         await self._sending.expect((*outputs, self._state))  # each batch writes state
         parts: list[Awaitable[Any]] = [self._send(partition, records) for partition, records in outputs.items()]
         if marks and self.atomic:
-            offsets = {TopicPartition(*p): OffsetAndMetadata(mark.offset, str(mark.at)) for p, mark in marks.items()}
+            offsets = {TopicPartition(*p): OffsetAndMetadata(mark.offset, str(mark.at_ms)) for p, mark in marks.items()}
             parts.append(self._producer.send_offsets_to_transaction(offsets, self._group))
         try:
             async with self._within("writing a batch"):
