@@ -35,7 +35,8 @@ def group_partition(group: str) -> int:
     code = 0
     for letter in group:
         code = (31 * code + ord(letter)) & 0xFFFFFFFF
-    return (code & 0x7FFFFFFF) % OFFSET_PARTITIONS
+    signed = code - (1 << 32) if code >> 31 else code
+    return abs(signed) % OFFSET_PARTITIONS
 
 
 def like(group: str, prefix: str) -> str:

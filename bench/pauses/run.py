@@ -65,6 +65,7 @@ async def run(
         await stage.create()
         load = Load(cluster.bootstrap, contenders, rate)
         struck: list[Struck] = []
+        done = 0
         begun = time.monotonic()
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run())
@@ -76,8 +77,8 @@ async def run(
             await stage.elect()
             for number in range(rounds):
                 for kind in kinds:
-                    struck.append(await _strike(stage, kind, number + 1))
-                    done, seconds = len(struck), time.monotonic() - begun
+                    struck += await _strike(stage, kind, number + 1)
+                    done, seconds = done + 1, time.monotonic() - begun
                     say(f"   {done} of {rounds * len(kinds)} faults after {seconds:.0f} s")
             load.enough = True
         outputs = {contender.name: await _read(cluster.bootstrap, contender, load) for contender in contenders}
@@ -94,16 +95,26 @@ async def run(
     return Outcome(struck, [text for _, wrong in outputs.values() for text in wrong])
 
 
-async def _strike(stage: Stage, kind: str, number: int) -> Struck:
-    """Have one fault happen, and wait until nothing of it is left."""
+async def _strike(stage: Stage, kind: str, number: int) -> list[Struck]:
+    """Have a kind of fault happen, and wait until nothing of it is left."""
     if kind in BEFORE:
         await BEFORE[kind](stage)
     stage.say(f"-- {kind}")
-    begun = time.time()
+    struck = [Struck(kind, number, round(1000 * time.time()), 0)]
+
+    async def over() -> None:
+        await stage.whole()
+        await stage.flows()
+        struck[-1].ended = round(1000 * time.time())
+
+    async def another() -> None:
+        await over()
+        await asyncio.sleep(BETWEEN)
+        struck.append(Struck(kind, number, round(1000 * time.time()), 0))
+
+    stage.next = another
     await KINDS[kind](stage)
-    await stage.whole()
-    await stage.flows()
-    struck = Struck(kind, number, round(1000 * begun), round(1000 * time.time()))
+    await over()
     await stage.elect()
     await asyncio.sleep(BETWEEN)
     await stage.flows()

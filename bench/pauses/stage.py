@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -26,6 +26,10 @@ ORDER_MS = 20_000
 ANSWER_MS = 5_000
 
 
+async def _nothing() -> None:
+    pass
+
+
 class NotWholeError(Exception):
     """Something did not come back in time."""
 
@@ -37,6 +41,7 @@ class Stage:
     cluster: LocalCluster
     contenders: Sequence[Contender]
     say: Callable[[str], None]
+    next: Callable[[], Awaitable[None]] = _nothing  # what a kind calls between two faults
 
     @property
     def bootstrap(self) -> str:

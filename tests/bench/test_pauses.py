@@ -24,6 +24,7 @@ def test_a_pause_is_the_longest_time_without_an_output_that_touches_the_fault():
 
 def test_both_groups_have_the_same_coordinator_and_each_lane_a_key():
     assert group_partition("gate") == 3165387 % 4  # "gate".hashCode()
+    assert group_partition("streams-1") == 315607593 % 4  # its hashCode() is -315607593
     assert group_partition(like("gate", "streams")) == group_partition("gate")
     assert len({key_of(lane) for lane in range(LANES)}) == LANES
 
