@@ -56,6 +56,7 @@ SPELT: Final = {
     "windows": "list of `{limit, size}`",
     "quotas": "list of `{limit, per, timezone}`",
     "group": "name of a group",
+    "deduplicate": "length of time, or `{for, at_most, by}`",
 }
 UNITS: Final = {
     "max_in_flight": "requests",
@@ -63,6 +64,7 @@ UNITS: Final = {
     "windows": "units of cost, seconds",
     "quotas": "units of cost",
     "shards": "partitions of the state",
+    "deduplicate": "seconds",
 }
 
 

@@ -51,8 +51,8 @@ def gate_command(setting: Setting, delivery: str, limits: Mapping[str, object]) 
     return [*command, "--bootstrap", setting.bootstrap]
 
 
-def gate(delivery: str) -> Contender:
-    """Return the gate with both kinds of limit: bucket and window."""
+def gate(delivery: str, *, once: bool = False) -> Contender:
+    """Return the gate with both kinds of limit: bucket and window; `once`: no id twice."""
 
     def command(setting: Setting) -> list[str]:
         limits: dict[str, object] = {
@@ -63,9 +63,13 @@ def gate(delivery: str) -> Contender:
         }
         if setting.tenants:
             limits["tenants"] = {"default": {"requests_per_second": UNREACHED, "burst_size": UNREACHED}}
+        if once:
+            limits["deduplicate"] = "24h"
         return gate_command(setting, delivery, limits)
 
-    return Contender(f"gate {delivery}", command, commits=True, warm_up=8_000, load=200_000)
+    return Contender(
+        f"gate {delivery}{' deduplicate' if once else ''}", command, commits=True, warm_up=8_000, load=200_000
+    )
 
 
 def python_peer(name: str, module: str, load: int) -> Contender:
@@ -94,6 +98,7 @@ def kafka_streams() -> Contender:
 
 
 EXACTLY_ONCE, AT_LEAST_ONCE = gate("exactly_once"), gate("at_least_once")
+DEDUPLICATE = gate("exactly_once", once=True)
 PYTHON_PEERS = (
     python_peer("naive", "bench.peers.naive", 60_000),
     python_peer("faststream", "bench.peers.faststream_app", 10_000),

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +18,21 @@ HEADERS = [("source", b"checkout"), ("traceparent", b"00-4bf92f3577b34da6a3ce929
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What each request looks like. `tenants`: how many share the load; 0: no header names one."""
+    """What each request looks like. `tenants`: how many share the load; 0: no header names one. `ids`: each has one."""
 
     value_size: int = 100
     tenants: int = 0
+    ids: bool = False
 
     def requests(self) -> Iterator[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
         value = bytes(itertools.islice(itertools.cycle(b"admission "), self.value_size))
+        own = os.urandom(4).hex().encode()  # warm-up and load come apart
         for number in itertools.count():
             headers = HEADERS
             if self.tenants:
                 headers = [*HEADERS, ("gate-tenant", b"t%06d" % (number % self.tenants))]
+            if self.ids:
+                headers = [*headers, ("gate-id", b"%b-%012d" % (own, number))]
             yield b"k%09d" % (number % 1000), value, headers
 
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bench.pipeline.contenders import AT_LEAST_ONCE, EXACTLY_ONCE, KAFKA_STREAMS, PYTHON_PEERS, Contender
+from bench.pipeline.contenders import AT_LEAST_ONCE, DEDUPLICATE, EXACTLY_ONCE, KAFKA_STREAMS, PYTHON_PEERS, Contender
 from bench.pipeline.load import Shape
 from bench.pipeline.run import Case, Outcome
 from bench.results import Result, from_rounds
@@ -13,6 +13,7 @@ EVERYONE = (EXACTLY_ONCE, AT_LEAST_ONCE, *PYTHON_PEERS, KAFKA_STREAMS)
 NAIVE = PYTHON_PEERS[0]
 SMALL, LARGE = Shape(100), Shape(1024)
 ONE_TENANT, MANY_TENANTS = Shape(100, tenants=1), Shape(100, tenants=100_000)
+WITH_IDS = Shape(100, ids=True)
 SCALE_LOAD, TENANTS_LOAD = 100_000, 200_000  # each of 100,000 tenants comes more than once
 
 # One round of one case each: name -> outcomes by round; None where it failed
@@ -39,6 +40,8 @@ def scale_cases() -> list[Case]:
         Case(EXACTLY_ONCE, ONE_TENANT, TENANTS_LOAD),
         Case(EXACTLY_ONCE, MANY_TENANTS, TENANTS_LOAD),
         Case(EXACTLY_ONCE, LARGE, SCALE_LOAD, services=64),
+        Case(EXACTLY_ONCE, WITH_IDS, TENANTS_LOAD),
+        Case(DEDUPLICATE, WITH_IDS, TENANTS_LOAD),
     ]
 
 
@@ -62,9 +65,10 @@ def ratios(rounds: Rounds) -> list[Result]:
 
 def scale_ratios(rounds: Rounds) -> list[Result]:
     """Return what services and tenants cost, and the memory of all shards under load."""
-    one, services, tenant, tenants, shards = scale_cases()
+    one, services, tenant, tenants, shards, ids, once = scale_cases()
     results = []
-    for name, many, few in (("services/1000", services, one), ("tenants/100000", tenants, tenant)):
+    pairs_of = (("services/1000", services, one), ("tenants/100000", tenants, tenant), ("deduplicate", once, ids))
+    for name, many, few in pairs_of:
         pairs = [(a.cpu, b.cpu) for a, b in zip(rounds[many], rounds[few], strict=True) if a and b]
         if pairs:
             results.append(

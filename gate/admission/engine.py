@@ -14,6 +14,7 @@ from gate.admission.queues.queue import Arrival
 from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.queues.selectable import Cursor, Span
 from gate.admission.queues.tenants import short
+from gate.admission.recent_ids import RecentIds
 from gate.admission.report import eta_of_all, fullest, service_usage
 from gate.admission.scheduling import take_due
 from gate.admission.step import decide
@@ -76,6 +77,11 @@ class Engine:
     def scheduled(self) -> int:
         """Requests that are not to go before a time of their own: parked too, but they wait for nothing else."""
         return self.state.scheduled.requests
+
+    @property
+    def recent(self) -> RecentIds:
+        """The ids of requests that were not rejected, where the policy asks for each only once."""
+        return self.state.recent
 
     @property
     def holding(self) -> Holding:

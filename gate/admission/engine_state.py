@@ -16,10 +16,11 @@ from gate.admission.queues.queue import Lane, Queue, lanes_of
 from gate.admission.queues.scheduled import Scheduled
 from gate.admission.queues.selectable import SelectablePlaces
 from gate.admission.queues.tenants import Tenants
+from gate.admission.recent_ids import RecentIds
 from gate.admission.scheduler import Scheduler
 from gate.admission.state import LaneRecord, ServiceRecord, TotalRecord
 from gate.limits import Limiter
-from gate.policy import ServicePolicy
+from gate.policy import Deduplicate, ServicePolicy
 
 TotalKey = tuple[str, Verdict, Reason | None, bool]  # lane, verdict, reason, pulled
 
@@ -42,6 +43,7 @@ class EngineState:
         self.places = SelectablePlaces(service)
         self.scheduler = Scheduler(self.lanes, self.places, self.tenants)
         self.forecast = Forecast(self.scheduler, self.places, self.limits)
+        self.recent = RecentIds(service, self.tenants.salt, _once(policy))
         self.sequence = 0  # numbers all requests in the order of arrival
         self.paused_until = 0
         self.purge = False  # a new policy may have made parked requests impossible
@@ -98,6 +100,7 @@ class EngineState:
     def take_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
         """Take another policy's limits; what was used stays counted."""
         self.policy, self.version, self.changed = policy, version, True
+        self.recent.follow(_once(policy), self.tenants.salt)
         self.limits.reconfigure(policy, self.budgets.get(policy.group), now)
 
     def take_lanes(self, kept: dict[str, Lane]) -> None:
@@ -177,6 +180,7 @@ class EngineState:
         if record.refusal is not None:
             self.refusal = record.refusal[0], Reason(record.refusal[1]), record.refusal[2]
         self.tenants.salt = record.salt or self.tenants.salt
+        self.recent.follow(_once(self.policy), self.tenants.salt)
         self.tenants.shared_requests, self.tenants.forecasts = record.shared_requests, record.plans
         self.tenants.renamed = dict.fromkeys(record.renamed)
         self.held = None if record.held is None else Held(*record.held)
@@ -184,3 +188,8 @@ class EngineState:
     def _kept_lane(self, name: str) -> Lane:
         """Return a lane by its name; the policy may have lost it while no gate ran."""
         return self.lanes.setdefault(name, Lane(name, Fraction(1), 1, len(self.lanes)))
+
+
+def _once(policy: ServicePolicy) -> Deduplicate | None:
+    """Return by which rules repeats are told apart; a shadow refuses nothing, so it does not ask."""
+    return None if policy.shadow else policy.deduplicate

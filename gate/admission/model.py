@@ -45,6 +45,7 @@ class Reason(StrEnum):
     MAX_DELAY = "max-delay"
     MALFORMED = "malformed"  # this and the next are the shell's: an engine never sees such a request
     UNFORWARDABLE = "unforwardable"  # the broker takes no such record
+    DUPLICATE = "duplicate"  # of a request that was not rejected; the shell's too
     SCHEDULED = "scheduled"  # its producer wants it not before a time
     CANCELLED = "cancelled"  # by an operator's command
 
@@ -234,6 +235,8 @@ class Usage:
     held: int = 0  # requests that wait in the request topic (overflow `hold`): part of the backlog
     gone: int = 0  # requests that waited, and that somebody deleted from the delayed topic
     scheduled: int = 0  # requests that wait for the time their producer wants: no part of the backlog
+    remembered: int | None = None  # ids, where each may come only once; None: not asked for
+    forgotten: int = 0  # ids that had to make room before their time, since its owner took over
     next_start: int | None = None  # ns: the time of the first of them
     running: int | None = None  # requests that are admitted and not told to be done; None: nothing limits them
 

@@ -6,7 +6,7 @@ from gate.admission.engine_state import EngineState
 from gate.admission.queues.parked import LATE
 from gate.admission.queues.queue import lanes_of
 from gate.admission.queues.tenants import SLICE
-from gate.admission.state import ScheduledRecord, SegmentRecord, ServiceRecord, decode, encode
+from gate.admission.state import ScheduledRecord, SeenRecord, SegmentRecord, ServiceRecord, decode, encode
 from gate.policy import ServicePolicy
 
 
@@ -20,6 +20,7 @@ def drain_changes(state: EngineState) -> dict[str, bytes | None]:
     changed |= state.places.drain_changes(version) | state.tenants.drain_changes(version)
     changed |= state.scheduled.drain_changes(version)
     changed |= state.limits.running.drain_changes(version)
+    changed |= state.recent.drain_changes(version)
     return changed | state.budgets.drain_changes()
 
 
@@ -31,6 +32,7 @@ def restore(state: EngineState, records: dict[str, bytes]) -> Generator[None, No
     key = f"service/{state.service}"
     tenants, parked = f"tenant/{state.service}/", f"parked/{state.service}/"
     scheduled, runs = f"scheduled/{state.service}/", f"running/{state.service}/"
+    seen = f"seen/{state.service}/"
     record = decode(key, records[key], ServiceRecord) if key in records else None
     if record is not None:
         state.restore(record)
@@ -38,6 +40,7 @@ def restore(state: EngineState, records: dict[str, bytes]) -> Generator[None, No
     later: list[tuple[int, int, str]] = []
     running: dict[int, bytes] = {}
     kept = {}
+    recent: dict[int, str] = {}
     for number, name in enumerate(list(records)):
         if name.startswith(tenants):
             kept[name.removeprefix(tenants)] = records.pop(name)
@@ -52,6 +55,8 @@ def restore(state: EngineState, records: dict[str, bytes]) -> Generator[None, No
         elif name.startswith(scheduled):
             partition, _, base = name.removeprefix(scheduled).partition("/")
             later.append((int(base), int(partition), name))
+        elif name.startswith(seen):
+            recent[int(name.removeprefix(seen))] = name
         if number % SLICE == 0:
             yield
     yield from state.tenants.restore(kept)
@@ -64,6 +69,8 @@ def restore(state: EngineState, records: dict[str, bytes]) -> Generator[None, No
     yield from state.places.restore(places, state.queue)
     starts = ((partition, decode(name, records.pop(name), ScheduledRecord)) for _, partition, name in sorted(later))
     yield from state.scheduled.restore(starts)
+    chunks = ((number, decode(name, records.pop(name), SeenRecord)) for number, name in sorted(recent.items()))
+    yield from state.recent.restore(chunks)
     yield from state.scheduler.rebuild()
     state.limits.running.restore(running)
     for name in state.limits.running.tenants():

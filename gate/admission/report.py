@@ -188,6 +188,8 @@ def service_usage(state: EngineState, now: int) -> Usage:
         held=state.holding.total,
         gone=state.gone,
         scheduled=state.scheduled.requests,
+        remembered=None if state.recent.rules is None else len(state.recent),
+        forgotten=state.recent.forgotten,
         next_start=None if (start := state.scheduled.next_start()) is None else start * MS,
         running=state.limits.running.used if state.limits.running.tracking else None,
     )

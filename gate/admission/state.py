@@ -186,6 +186,15 @@ class ScheduledRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline: bytes | None = field(default=None, name="d")  # i64 of ms; None: none has one
 
 
+class SeenRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`seen/<service>/<n>`: recent ids in the order in which they came, in columns of little-endian integers."""
+
+    at: int = field(name="t")  # ms
+    digests: bytes = field(name="d")  # 16 bytes each
+    places: bytes = field(name="p")  # u64: partition << 48 | offset; all ones: forgotten
+    ats: bytes = field(name="a")  # u32 of ms since `at`
+
+
 @cache
 def _decoder(kind: type[msgspec.Struct]) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import structlog
 
-from gate.admission.model import Event, EventKind, Usage
+from gate.admission.model import Event, EventKind, Reason, Usage
 from gate.errors import GateError, reason_of
 from gate.kafka.undecided import Undecided
 from gate.observe import alerts
@@ -65,6 +65,8 @@ class Reporter:
         for reason in sorted({request.reason for request in requests}):
             told = [str(request) for request in requests if request.reason == reason]
             self.metrics.refused(service, reason, len(told))
+            if reason == Reason.DUPLICATE:  # nobody's mistake, and there may be many
+                continue
             log.warning("requests rejected", reason=reason, service=service, count=len(told), first=told[0])
 
     def heard(self, service: str, partition: Partition, followed: FeedbackResult) -> None:

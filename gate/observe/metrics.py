@@ -193,6 +193,11 @@ class Metrics(Collector):
             undecided.add_metric([service], count)
             age.add_metric([service], seconds)
         scheduled = _gauge("gate_scheduled_requests", "Requests that wait for a time of their own (`gate-start`).")
+        remembered = _gauge("gate_deduplicate_ids", "Ids that are remembered, where each may come only once.")
+        forgotten = CounterMetricFamily(
+            "gate_deduplicate_forgotten", "Ids that had to make room for newer ones before their time (`at_most`).",
+            labels=["service"],
+        )  # fmt: skip
         gone = CounterMetricFamily(
             "gate_gone_requests", "Requests that waited, and that somebody deleted from the delayed topic.",
             labels=["service"],
@@ -215,14 +220,17 @@ class Metrics(Collector):
             scheduled.add_metric([service], usage.scheduled)
             if usage.running is not None:
                 running.add_metric([service], usage.running)
+            if usage.remembered is not None:
+                remembered.add_metric([service], usage.remembered)
         for service in sorted(self._known.keys() | self._usage.keys() | self._refused.keys()):
             told = self._usage.get(service)
             for (priority, verdict, reason), count in sorted(self._totals(service, told).items()):
                 requests.add_metric([service, priority, verdict, reason], count)
+            forgotten.add_metric([service], 0 if told is None else told.forgotten)
             gone.add_metric([service], 0 if told is None else told.gone)
             shared.add_metric([service], 0 if told is None else told.shared_tenant_requests)
         families = [requests, backlog, eta, tokens, fill, left, renews, rate, offered, breach]
-        return [*families, running, undecided, age, tenants, shared, gone, scheduled]
+        return [*families, running, undecided, age, tenants, shared, gone, scheduled, remembered, forgotten]
 
     def _totals(self, service: str, usage: Usage | None) -> Tally[tuple[str, str, str]]:
         """Return how often each outcome was, and 0 for those that can be and were not."""

@@ -25,6 +25,8 @@ def outcomes(policy: ServicePolicy) -> Iterator[Outcome]:
             yield lane, Verdict.REJECTED, Reason.DEADLINE
             if policy.max_delay is not None:
                 yield lane, Verdict.REJECTED, Reason.MAX_DELAY
+    if policy.deduplicate is not None and not policy.shadow:
+        yield "", Verdict.REJECTED, Reason.DUPLICATE
     for reason in (Reason.MALFORMED, Reason.UNFORWARDABLE):  # no engine sees them, so that no lane is known
         yield "", Verdict.REJECTED, reason
 

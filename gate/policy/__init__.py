@@ -1,6 +1,6 @@
 """The policy: the file that the user writes, its inheritance, and settings."""
 
-from gate.policy.compiled import GroupPolicy, ServicePolicy, Tenants
+from gate.policy.compiled import Deduplicate, GroupPolicy, ServicePolicy, Tenants
 from gate.policy.errors import PolicyError, Problem, Span
 from gate.policy.fields import Overflow
 from gate.policy.origins import Origin
@@ -9,6 +9,7 @@ from gate.policy.settings import Compression, Delivery, Settings, Topics
 
 __all__ = [
     "Compression",
+    "Deduplicate",
     "Delivery",
     "GroupPolicy",
     "Origin",

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from gate.limits import InFlight, Per, Quota, Running, Spec, Window
 from gate.limits.spec import MOST
+from gate.policy.document import DeduplicateFields
 from gate.policy.fields import Overflow
 from gate.policy.layers import Key
 from gate.policy.names import DEFAULT, Glob, globs_of, is_glob
@@ -75,6 +76,15 @@ class Tenants:
 
 
 @dataclass(frozen=True, slots=True)
+class Deduplicate:
+    """Of requests with one id the first one passes, for `time` ns; at most so many ids are kept."""
+
+    time: int
+    at_most: int = 1_000_000
+    by: str = "id"  # the header gate-id; "key": the record's key; else the name of a header
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePolicy:
     """What holds for one service. Times in ns; None: no such limit."""
 
@@ -92,6 +102,7 @@ class ServicePolicy:
     max_tenants: int = MAX_TENANTS
     keep_released: int | None = KEEP_RELEASED
     tenants: Tenants | None = None
+    deduplicate: Deduplicate | None = field(default=None, metadata={"later": True})
     running_timeout: int | None = field(default=RUNNING_TIMEOUT, metadata={"later": True})
 
     @property
@@ -211,7 +222,12 @@ def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
         keep_released=said.get("keep_released", KEEP_RELEASED),
         tenants=Tenants.of(rules) if rules else None,
         running_timeout=said.get("running_timeout", RUNNING_TIMEOUT),
+        deduplicate=_deduplicate(said.get("deduplicate")),
     )
+
+
+def _deduplicate(said: DeduplicateFields | None) -> Deduplicate | None:
+    return None if said is None else Deduplicate(said.for_, said.at_most, said.by)
 
 
 def _default_lane(lanes: Mapping[str, Fraction]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from gate.limits import Per
@@ -31,6 +31,7 @@ from gate.units import SECOND
 
 MAX_LANES = 32  # each is a queue and a label of metrics
 MOST_RUNNING = 1_000_000  # each takes some 300 B in memory, and its place in the state
+MOST_IDS = 10_000_000  # some 500 MB
 MAX_TENANTS_BOUND = 10_000_000  # each that waits costs a gate 2 KB
 
 
@@ -47,6 +48,18 @@ class QuotaFields(StrictModel):
     limit: Count
     per: Annotated[Per, one_of(Per)]
     timezone: Annotated[str, PlainValidator(read_timezone)] = "UTC"
+
+
+class DeduplicateFields(StrictModel):
+    """Of requests with one id the first one passes, for so many ns; at most so many ids are kept."""
+
+    for_: Duration = Field(alias="for")
+    at_most: Annotated[int, whole_number(1, MOST_IDS)] = 1_000_000
+    by: Text = "id"
+
+
+def _with_its_time(value: object) -> object:
+    return value if isinstance(value, dict) else {"for": value}
 
 
 class LimitFields(StrictModel):
@@ -86,6 +99,7 @@ class ServiceFields(LimitFields):
     max_tenants: Annotated[int, whole_number(1, MAX_TENANTS_BOUND)] = 100_000
     keep_released: Duration | None = 86_400 * SECOND
     running_timeout: Duration | None = 3_600 * SECOND
+    deduplicate: Annotated[DeduplicateFields, BeforeValidator(_with_its_time)] | None = None
 
 
 class EntryFields(ServiceFields):
@@ -127,6 +141,8 @@ def fields_at(loc: Loc) -> type[StrictModel] | None:
             return WindowFields
         case (*_, "quotas", int()):
             return QuotaFields
+        case (*_, "deduplicate"):
+            return DeduplicateFields
         case ("groups", _) | (*_, "tenants", _):
             return LimitFields
         case ("templates" | "services", _):
@@ -139,7 +155,8 @@ def _problem(item: ErrorDetails, root: Node) -> Problem:
     if loc and loc[-1] == "[key]":
         loc, at_key = loc[:-1], True
     here = fields_at(loc[:-1])
-    message, hint = describe(item, here.model_fields if here else ())
+    known = [field.alias or name for name, field in here.model_fields.items()] if here else ()
+    message, hint = describe(item, known)
     if at_key and not hint:
         hint = _elsewhere(loc[-1])
     return Problem(message, dotted(loc), root.locate(loc, key=at_key), hint)

@@ -36,6 +36,7 @@ _BUILT_IN: Final[Mapping[str, Any]] = {
     "max_tenants": MAX_TENANTS,
     "keep_released": "1d",
     "running_timeout": "1h",
+    "deduplicate": None,
     "extends": None,
 }
 

@@ -19,7 +19,7 @@ TENANT: Final = "gate-tenant"
 COST: Final = "gate-cost"
 DEADLINE: Final = "gate-deadline"
 START: Final = "gate-start"  # not before, unix ms
-ID: Final = "gate-id"  # the producer's own; passed on unread
+ID: Final = "gate-id"  # the producer's own; passed on, and read only where each is to come once
 STAMP: Final = "gate"
 RETRY_AFTER: Final = "retry-after"
 NOT_BEFORE: Final = "gate-not-before"
@@ -153,6 +153,7 @@ class Stamp:
     `id` is `topic-partition@offset` of the request, `at_ms` unix ms, `attempt` counts the decisions about it from 1.
     `reason` and `limit` say why it was not plainly admitted. `created_ms` is the producer's timestamp, unix ms; None
     where it gave none. The record itself bears the time of the decision, from which Kafka counts its retention.
+    `first` is the id of the request that a duplicate repeats.
     """
 
     verdict: str
@@ -164,12 +165,13 @@ class Stamp:
     limit: str | None = None
     created_ms: int | None = None
     running: bool = False  # it counts as running until a worker tells that it is done, or for `running_timeout`
+    first: str | None = None
 
     def encode(self) -> bytes:
         """Return an RFC 9651 item with parameters."""
         template = StampTemplate(
             self.verdict, self.at_ms, self.attempt, self.policy,
-            reason=self.reason, limit=self.limit, running=self.running,
+            reason=self.reason, limit=self.limit, running=self.running, first=self.first,
         )  # fmt: skip
         return template.stamp(self.id.encode("ascii"), -1 if self.created_ms is None else self.created_ms)
 
@@ -192,6 +194,7 @@ class StampTemplate:
         reason: str | None = None,
         limit: str | None = None,
         running: bool = False,
+        first: str | None = None,
     ) -> None:
         tail = f'";at={at_ms};attempt={attempt};policy={_string(policy)}'
         if reason is not None:
@@ -200,6 +203,8 @@ class StampTemplate:
             tail += f";limit={_string(limit)}"
         if running:
             tail += ";running"
+        if first is not None:
+            tail += f";first={_string(first)}"
         self._head = f'{verdict};id="'.encode("ascii")
         self._tail = tail.encode("ascii")
         self._dated = self._tail + b";created="
@@ -245,7 +250,7 @@ def parse_stamp(value: bytes) -> Stamp:
     verdict, given = str(item[0]), item[1]
     match given:
         case {"id": str(), "at": int(at_ms), "attempt": int(attempt), "policy": _}:
-            texts = {name: str(given[name]) if name in given else None for name in ("reason", "limit")}
+            texts = {name: str(given[name]) if name in given else None for name in ("reason", "limit", "first")}
             created = given.get("created")
             dated = created if type(created) is int and created >= 0 else None
             running = given.get("running") is True

@@ -25,6 +25,7 @@ class Refusal:
 
     malformed: Malformed
     level: RejectionLevel = RejectionLevel.WHOLE
+    first: str = ""  # the request that it repeats
 
 
 def estimate(key: bytes | None, value: bytes | None, headers: Headers) -> int:

@@ -321,7 +321,8 @@ class Batch:
         homes: int = 0,
     ) -> None:
         at = self.now // MS
-        stamps = _Stamps(Verdict.REJECTED, at, policy, Reason(refusal.malformed.reason), None)
+        first = refusal.first or None
+        stamps = _Stamps(Verdict.REJECTED, at, policy, Reason(refusal.malformed.reason), None, first=first)
         if source == topics.delayed:
             headers = restamp(record.headers, stamps.returned(source, partition)(record))
         elif source == topics.retries:
@@ -381,6 +382,7 @@ class _Stamps:
         limit: str | None,
         *,
         running: bool = False,
+        first: str | None = None,
     ) -> None:
         self._at = at
         running = running and verdict is Verdict.ADMITTED
@@ -392,6 +394,7 @@ class _Stamps:
             reason=reason and reason.value,
             limit=limit,
             running=running,
+            first=first,
         )
 
     def plainly(

@@ -7,6 +7,7 @@ import heapq
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from operator import attrgetter
 from typing import Final
 
@@ -22,6 +23,7 @@ from gate.limits import Spec
 from gate.policy import Overflow, Policy
 from gate.protocol.control import FOREVER_MS, Abort, BacklogCommand, NewGeneration, PauseUntil, WriteFormat, within
 from gate.protocol.topics import Names
+from gate.shard import duplicates
 from gate.shard.buffer import FetchBuffer, weight_of
 from gate.shard.changelog import (
     FLOORS_KEY,
@@ -39,7 +41,7 @@ from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act
 from gate.shard.feedback_state import FeedbackState
 from gate.shard.positions import OFFSETS_KIND, Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record
-from gate.shard.refusal_history import NO_REJECTIONS, Rejections
+from gate.shard.refusal_history import NO_REJECTIONS, Rejections, request_of
 from gate.shard.routing import (
     NO_JUDGES,
     Batch,
@@ -84,6 +86,7 @@ class ServiceState:
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
     first: int = 0  # which of the partitions has its turn first while requests are held
     resting: dict[int, int] = field(default_factory=dict)  # retries that wait: when the first is due, ns, by partition
+    forgets: bool = False  # it was told that ids are forgotten before their time
     pulls_large: bool = False  # those of the last batch were so large that it took much memory
     # Parked requests to release in one batch, as large as those of the last one were. Few at first would be capacity
     # lost at each take-over, as the bucket runs over.
@@ -423,16 +426,30 @@ class ShardState:
         reading = read_runs(pieces, judges)
         if self._meta.format < SCHEDULES:
             reading = without_start(reading, now, self._meta.format)
-        refused = reading.refused
+        refused, runs = reading.refused, reading.runs
+        recent, repeats = served.engine.recent, None
+        if recent.rules is not None and taken:
+            repeats = duplicates.find(recent, now, pieces, runs)
+            runs = duplicates.without(runs, repeats)
+            if repeats.cut is not None:
+                cut = repeats.cut
+                pieces = [self._give_back(served, piece, cut - piece.first, buffer) for piece in pieces]
+                refused = [wish for wish in refused if wish.index < cut]
+                self._touched.add(served.name)  # they are looked at again at once
         holding = served.engine.holding
         again = [(piece.first, _seen(piece, holding.seen)) for piece in pieces] if holding.seen else []
         most = min(pulls, served.pulls)
         commanded = self.commands.work(served.engine, now, most)
-        step = served.engine.step(now, reading.runs, most, [span for span in again if span[1]])
+        step = served.engine.step(now, runs, most, [span for span in again if span[1]])
         if commanded:
             step = replace(step, pulls=(*commanded, *step.pulls))
         if served.name in self.commands.services:
             self._touched.add(served.name)  # it goes on with the next batch
+        if repeats is not None:
+            refused = [
+                *refused,
+                *duplicates.settle(recent, now, served.topics.requests, pieces, step.decisions, repeats),
+            ]
         served.admitted += sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
         served.admitted += sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED)
         held = min((d.first for d in step.decisions if d.verdict is Verdict.HELD), default=None)
@@ -477,6 +494,10 @@ class ShardState:
         pieces = number_through(parts, returned=True)
         reading = read_runs(pieces)
         step = served.engine.step(now, reading.runs, 0)
+        records = list(chain.from_iterable(piece.records for piece in pieces))
+        for decision in step.decisions:
+            if decision.verdict is Verdict.REJECTED:
+                self._forget_ids(served, records[decision.first : decision.first + decision.count])
         if any(decision.verdict is Verdict.HELD for decision in step.decisions):
             raise GateError(f"{service} holds requests that were on their way out; trying again when its limits allow")
         self._schedule(served)
@@ -493,6 +514,9 @@ class ShardState:
             served.engine.name_running(running_ids(*parts))
         for pull, records in turn.pulled:
             batch.release(served.topics, version, pull, records, rejections, running=running)
+            if served.engine.recent.rules is not None and (rejections or pull.verdict is Verdict.REJECTED):
+                whole = pull.verdict is Verdict.REJECTED
+                self._forget_ids(served, [r for r in records if whole or _is_condemned(r, rejections)])
             end = pull.offset + pull.count
             served.delayed_end[pull.partition] = max(served.delayed_end.get(pull.partition, 0), end)
             if len(records) < pull.count:
@@ -504,6 +528,12 @@ class ShardState:
             served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean, running=running
         )
         batch.refuse(served.topics, version, turn.pieces, turn.refused)
+
+    @staticmethod
+    def _forget_ids(served: ServiceState, records: Sequence[Record]) -> None:
+        """Let others come in place of requests that waited and are rejected now."""
+        places = [(record, place[0].number, place[1]) for record in records if (place := request_of(record.headers))]
+        duplicates.forget(served.engine.recent, [(record, (number, offset)) for record, number, offset in places])
 
     def hear(self, part: FeedbackBatch, batch: Batch, rejections: Rejections = NO_REJECTIONS) -> FeedbackResult:
         """Write what follows from what workers told, and leave the service alone where they ask for it."""
@@ -598,6 +628,13 @@ class ShardState:
         for name in self._publication.due(now):
             served = self.services[name]
             told.append(usage := served.engine.usage(now))
+            if usage.forgotten and not served.forgets:
+                served.forgets = True
+                log.warning(
+                    "ids had to make room before their time: who repeats one of them passes; raise `at_most` of "
+                    "`deduplicate`",
+                    service=name, forgotten=usage.forgotten, remembered=usage.remembered,
+                )  # fmt: skip
             if usage.offered_per_second > QUIET or usage.requests_per_second > QUIET:
                 self._publication.plan(name, len(self.services))
             elif not served.settled:  # a last look: what is told once must be ready to be told again
@@ -630,6 +667,11 @@ class ShardState:
     def events(turns: Iterable[ServiceBatch]) -> list[Event]:
         """Return the breach events of a batch."""
         return [event for turn in turns for event in turn.served.engine.drain_events()]
+
+
+def _is_condemned(record: Record, rejections: Rejections) -> bool:
+    place = request_of(record.headers)
+    return place is not None and place[1] in rejections.get(place[0], {})
 
 
 def _seen(piece: PartitionSlice, seen: Mapping[int, int]) -> int:

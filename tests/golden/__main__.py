@@ -14,8 +14,9 @@ import msgspec
 
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, Run
+from gate.admission.recent_ids import RecentIds, pack
 from gate.limits import Running, Spec, Window
-from gate.policy import Overflow, ServicePolicy, Tenants
+from gate.policy import Deduplicate, Overflow, ServicePolicy, Tenants
 from tests.admission.simulation import Simulation
 from tests.golden import kinds
 
@@ -62,7 +63,7 @@ def _engines() -> dict[str, bytes]:
         sim.offer(2, lane="low", tenant="late")
         sim.save()
         records |= {key if not key.startswith("group/") else f"group/bank-{name}": v for key, v in sim.state.items()}
-    return records | _scheduled() | _running()
+    return records | _scheduled() | _running() | _seen()
 
 
 def _scheduled() -> dict[str, bytes]:
@@ -87,6 +88,17 @@ def _running() -> dict[str, bytes]:
     sim.submit(Run(0, 3, "", "acme"), Run(3, 2))
     sim.save()
     return {key: value for key, value in sim.state.items() if key.startswith("running/")}
+
+
+def _seen() -> dict[str, bytes]:
+    """Return what is written of ids that may come only once."""
+    recent = RecentIds("once", 7, Deduplicate(3600 * SECOND))
+    for number, ids in enumerate(([b"a", b"b"], [b"c"])):
+        recent.keep(
+            START + number * SECOND, recent.digests("acme", ids), [pack((number, 40 + n)) for n in range(len(ids))]
+        )
+    recent.forget(recent.digests("acme", [b"b"])[0], (0, 41))
+    return {key: value for key, value in recent.drain_changes().items() if value is not None}
 
 
 def _policy(name: str, overflow: Overflow) -> ServicePolicy:

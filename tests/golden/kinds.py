@@ -7,6 +7,7 @@ from gate.admission.state import (
     GroupRecord,
     RunningRecord,
     ScheduledRecord,
+    SeenRecord,
     SegmentRecord,
     ServiceRecord,
     TenantRecord,
@@ -35,7 +36,7 @@ from gate.shard.seen_feedback import SeenFeedbackRecord
 
 KINDS: dict[str, Any] = {
     "service": ServiceRecord, "tenant": TenantRecord, "group": GroupRecord, "parked": SegmentRecord,
-    "scheduled": ScheduledRecord,
+    "scheduled": ScheduledRecord, "seen": SeenRecord,
     "offsets": PositionsRecord, "returns": FeedbackPositionsRecord, "told": SeenFeedbackRecord,
     "command": CommandRecord,
     "running": RunningRecord,

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from gate.admission.state import ScheduledRecord, SegmentRecord, decode
 from gate.limits import Spec
-from gate.policy import Policy
+from gate.policy import Deduplicate, Policy
 from gate.protocol.answers import FINAL, Answer, AnswerState, Audit, decode_answer, decode_audit
 from gate.protocol.headers import Malformed, RequestOptions, read_options
 from gate.protocol.topics import Names
@@ -29,7 +29,7 @@ SEEN_MS: Final = 2_000  # from a decision until all can see it, in a network tha
 STAMPED: Final = frozenset({"gate", "gate-not-before", "gate-error"})
 STAMP: Final = re.compile(
     rb'(admitted|delayed|rejected);id="([^"]+)-(\d+)@(\d+)";at=(\d+);attempt=(\d+);policy="([0-9a-f]{6})"'
-    rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?(?:;running)?(?:;created=(\d+))?'
+    rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?(?:;running)?(?:;first="([^"]+)")?(?:;created=(\d+))?'
 )
 
 
@@ -57,6 +57,9 @@ class _Request:
     rejected: int = 0
     delayed: int = 0
     at: int = -1  # of the last decision
+    decided: int = -1  # at the first one
+    ids: dict[str, bytes | None] = field(default_factory=dict)  # what may name it, by header
+    repeats: str = ""  # the id of the request that it repeats, as the gate says
     visible: int = -1
     not_before: int = -1
 
@@ -65,6 +68,10 @@ class _Request:
         """When it counts as come: at its own time, where it names a later one; ms."""
         named = self.options.start_ms if self.options is not None else None
         return self.arrived if named is None else max(self.arrived, named)
+
+    def passed(self, at: int) -> bool:
+        """Tell whether it was not rejected, or had waited and was only later than `at`."""
+        return not self.rejected or (self.delayed > 0 and self.at > at)
 
     @property
     def is_scheduled(self) -> bool:
@@ -141,6 +148,9 @@ class Checker:
             service.requests[record.partition, record.offset] = _Request(
                 None if isinstance(options, Malformed) else options, record.timestamp, _print(record)
             )
+            given = dict(record.headers)
+            request = service.requests[record.partition, record.offset]
+            request.ids = {name: given[name] for name in ("gate-id", "key-of-mine") if name in given}
             if self._picky.part:
                 request = service.requests[record.partition, record.offset]
                 request.strange = self._picky.is_strange(record.key, record.value)
@@ -165,7 +175,7 @@ class Checker:
         if found is None:
             self._add("stamp", f"{place} has no stamp of its own: {stamps}")
             return
-        verdict, topic, partition, offset, at, attempt, version, reason, created = found.groups()
+        verdict, topic, partition, offset, at, attempt, version, reason, first, created = found.groups()
         request = service.requests.get((int(partition), int(offset)))
         if (
             request is None
@@ -183,6 +193,8 @@ class Checker:
             self._add("dated", f"{place}: its timestamp is {record.timestamp}, but it was decided at {int(at)}")
         if int(attempt) != 1 + (kind != "delayed" and request.delayed > 0):
             self._add("attempt", f"{place} is decision {int(attempt)} about a request delayed {request.delayed} times")
+        if request.decided < 0:
+            request.decided = int(at)
         if int(at) < request.at:
             self._add("order", f"{place} was decided at {int(at)}, before it was delayed")
         newest = service.newest.get((kind, record.partition), 0)
@@ -202,6 +214,9 @@ class Checker:
                 self._add("not-before", f"{place} waits until {request.not_before}, before its decision")
         elif kind == "rejected":
             request.rejected += 1
+            request.repeats = first.decode() if first is not None and reason == b"duplicate" else ""
+            if (reason == b"duplicate") != (first is not None):
+                self._add("duplicate", f"{place} is rejected as {reason!r}, and names {first!r} as the first one")
             service.dropped |= request.delayed > 0 or reason == b"unforwardable"
             if reason == b"unforwardable" and not request.strange:
                 self._add("unforwardable", f"{place} was rejected as such, and nothing refuses it")
@@ -282,6 +297,7 @@ class Checker:
         for service in self._services.values():
             self._check_ends(service, offsets, places, drained=drained, torn=torn)
             self._check_not_before(service)
+            self._check_once(service, policy.effective(service.name).deduplicate)
         self._check_limits()
         for problem in self.running.problems():
             self._add("running", problem)
@@ -370,6 +386,31 @@ class Checker:
             if request.admitted and request.at < request.not_before and not request.is_scheduled:
                 self._add("not-before", f"{service.name}: {partition}@{offset} was promised {request.not_before} and"
                           f" admitted at {request.at}")  # fmt: skip
+
+    def _check_once(self, service: _Service, rules: Deduplicate | None) -> None:
+        """Of the requests of one id that are not rejected, none comes within the time of another, and who is told to
+        repeat one does.
+        """
+        named: dict[tuple[str, bytes], list[tuple[int, str, _Request]]] = {}
+        for (partition, offset), request in service.requests.items():
+            own = "" if rules is None else request.ids.get({"id": "gate-id"}.get(rules.by, rules.by))
+            name = f"{self._names.requests(service.name)}-{partition}@{offset}"
+            if own and request.decided >= 0 and request.options is not None:
+                named.setdefault((request.options.tenant, own), []).append((request.decided, name, request))
+            elif request.repeats:
+                self._add("duplicate", f"{name} has no id, and was refused as if it repeated {request.repeats}")
+        for alike in named.values():
+            assert rules is not None
+            time = rules.time // MS
+            for at, name, request in alike:
+                others = [(then, other, it) for then, other, it in alike if it is not request]
+                if request.repeats:
+                    if not any(o == request.repeats and t <= at < t + time and it.passed(at) for t, o, it in others):
+                        self._add("duplicate", f"{name} was refused at {at}, but {request.repeats} is no reason to")
+                elif request.passed(at):
+                    for then, other, it in others:
+                        if then < at < then + time and it.passed(at) and it.passed(then):
+                            self._add("duplicate", f"{name} passed at {at}, although {other} had at {then}")
 
     def _check_limits(self) -> None:
         groups: dict[str, dict[tuple[int, str], int]] = {}

@@ -11,13 +11,15 @@ import msgspec
 
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.limits.running import RunningCounter
+from gate.admission.model import Verdict
 from gate.admission.queues.parked import ParkedPlaces
 from gate.admission.queues.scheduled import Scheduled
 from gate.admission.queues.selectable import SelectablePlaces
+from gate.admission.recent_ids import RecentIds
 from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
 from gate.limits.runs import Ring
-from gate.shard import routing
+from gate.shard import duplicates, routing
 from gate.shard import task as shard
 from gate.shard.buffer import FetchBuffer
 from gate.shard.commands import OperatorCommands
@@ -123,6 +125,24 @@ def late_ones_in_one_record(key: Any) -> Any:
     return lambda self, segment: (
         key(self, segment).partition("late-")[0] + "late-1" if segment.late else key(self, segment)
     )
+
+
+@_plant(ShardState, "changes")
+def ids_not_written(changes: Any) -> Any:
+    """Which ids have come is known in memory only."""
+    return lambda self, turns: {k: v for k, v in changes(self, turns).items() if not k.startswith("seen/")}
+
+
+@_plant(duplicates, "_KEPT")
+def refused_ones_count(kept: Any) -> Any:
+    """Who is rejected on arrival keeps others out."""
+    return frozenset({*kept, Verdict.REJECTED})
+
+
+@_plant(RecentIds, "find")
+def ids_of_a_batch_only(find: Any) -> Any:
+    """Only what is in one batch is told apart."""
+    return lambda self, now, digests: {}
 
 
 @_plant(Shard, "_batch")

@@ -24,18 +24,19 @@ groups:
   runs: {{max_running: 3}}
   pair: {{requests_per_second: {rate}, burst_size: {burst}, window_size: 30, window_limit: {window}}}
 services:
-  plain: {{}}
+  plain: {{deduplicate: 5m}}
   slow: {{requests_per_second: {window}/min, burst_size: {rate}}}
-  lanes: {{priorities: {{interactive: 6, default: 3, batch: 1}}}}
+  lanes: {{deduplicate: 1h, priorities: {{interactive: 6, default: 3, batch: 1}}}}
   tenants:
+    deduplicate: 1h
     tenants: {{default: {{requests_per_second: 1, burst_size: 2}}, acme: {{requests_per_second: 2, burst_size: 4}}}}
   left: {{group: pair, requests_per_second: 20, burst_size: 20, window_limit: 400}}
   right: {{group: pair, requests_per_second: 20, burst_size: 20, window_limit: 400}}
-  hold: {{overflow: hold}}
+  hold: {{overflow: hold, deduplicate: 1h}}
   holdtenants: {{overflow: hold, tenants: {{default: {{requests_per_second: 1, burst_size: 2}}}}}}
-  reject: {{overflow: reject}}
+  reject: {{overflow: reject, deduplicate: {{for: 1m, by: key-of-mine}}}}
   costly: {{}}
-  short: {{max_delay: {burst}}}
+  short: {{max_delay: {burst}, deduplicate: 20}}
   windows: {{window_limit: {burst}, window_size: 10, windows: [{{limit: {window}, size: 60}}]}}
   runs: {{requests_per_second: 50, burst_size: 50, window_limit: 1000, max_running: {rate}, running_timeout: 60}}
   runtenants:
@@ -170,6 +171,7 @@ def draw(seed: int, hours: float) -> Scenario:
         *_scheduled(Random(f"start {seed}"), offers),
         *_scheduled(Random(f"later {seed}"), [*_offers(runners, added, episodes)]),
     ]
+    offers = _named(Random(f"id {seed}"), offers)
     offers.sort(key=lambda offer: offer.at)
     faults, events = Faults(0, 0), []
     orders = Random(f"orders {seed}")
@@ -246,6 +248,24 @@ def _scheduled(random: Random, offers: list[Offer]) -> list[Offer]:
         return request._replace(headers=[*request.headers, ("gate-start", b"%d" % start)])
 
     return [replace(offer, records=tuple(map(later, offer.records))) for offer in offers]
+
+
+def _named(random: Random, offers: list[Offer]) -> list[Offer]:
+    """Give requests ids of their own, some of them more than once, in half of the runs."""
+    if random.random() < 0.5:
+        return offers
+    many = random.choice((5, 60, 1_000))
+
+    def named(request: Outgoing, service: str) -> Outgoing:
+        if random.random() < 0.1:
+            return request
+        header = "key-of-mine" if service == "reject" else "gate-id"
+        return request._replace(headers=[*request.headers, (header, b"%d" % random.randrange(many))])
+
+    return [
+        replace(offer, records=tuple(named(r, offer.partition.topic.rpartition(".")[2]) for r in offer.records))
+        for offer in offers
+    ]
 
 
 def _request(random: Random, service: str, number: int, at: float) -> Outgoing:

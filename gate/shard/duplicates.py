@@ -1,0 +1,177 @@
+"""Duplicates: requests that come once more, found before the engine decides about a batch.
+
+The first one of an id may be in the same batch, and its fate not known yet: what repeats it, word for word as far as
+the gate reads it, shares that fate. What asks for something else is looked at again with the next batch.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final, cast
+
+from gate.admission.model import Decision, Reason, Run, Verdict
+from gate.admission.recent_ids import Place, RecentIds, pack, unpack
+from gate.protocol.headers import ID, TENANT, Malformed, last
+from gate.shard.forwarding import Refusal
+from gate.shard.records import Record
+from gate.shard.routing import PartitionSlice, RefusedRequest
+
+KEY: Final = "key"
+_HEADERS: Final = {"id": ID}
+_NONE: Final = ("", None)
+_KEPT: Final = frozenset({Verdict.ADMITTED, Verdict.DELAYED})
+
+
+@dataclass(slots=True)
+class Repeats:
+    """What of a batch has come before, by number: with the place of the first, or with its number in the batch."""
+
+    digests: list[bytes | None] = field(default_factory=list)  # by number
+    known: dict[int, Place] = field(default_factory=dict)
+    within: dict[int, int] = field(default_factory=dict)
+    cut: int | None = None  # from this number on the batch is to be looked at again
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of all that repeat others, ascending."""
+        return sorted((*self.known, *self.within))
+
+
+def find(recent: RecentIds, now: int, pieces: Sequence[PartitionSlice], runs: Sequence[Run]) -> Repeats:
+    """Find what of a batch repeats what came before. Retries, and what is decided anew, are not asked."""
+    assert recent.rules is not None
+    fresh = [piece for piece in pieces if piece.is_fresh]
+    records = list(chain.from_iterable(piece.records for piece in fresh))
+    found = Repeats([None] * len(records))
+    by = recent.rules.by
+    for run in runs:
+        if run.first < len(records):
+            end = run.first + run.count
+            ids = _ids(by, records[run.first : end])
+            found.digests[run.first : end] = recent.digests(run.tenant, ids)
+    places: dict[int, Place] = {}
+    for number, place in recent.find(now, found.digests).items():
+        piece = fresh[bisect_right(fresh, number, key=lambda piece: piece.first) - 1]
+        if place != (piece.partition, records[number].offset):  # else it is itself: read again, as with at_least_once
+            places[number] = place
+    found.known = places
+    if len(set(found.digests)) + found.digests.count(None) - (None in found.digests) == len(found.digests):
+        return found  # none of this batch repeats another one
+    first: dict[bytes, int] = {}
+    for number, digest in enumerate(found.digests):
+        if digest is not None and (other := first.setdefault(digest, number)) != number and number not in places:
+            if _run(runs, other) != _run(runs, number):
+                found.cut = number
+                break
+            found.within[number] = other
+    if found.cut is not None:
+        found.known = {number: place for number, place in places.items() if number < found.cut}
+    return found
+
+
+def _ids(by: str, records: Sequence[Record]) -> list[bytes | None]:
+    if by == KEY:
+        return [record.key for record in records]
+    header = _HEADERS.get(by, by)
+    if records and records[0].headers and records[0].headers[-1][0] == header:  # mostly all stand in the same place
+        pairs = [record.headers[-1] if record.headers else _NONE for record in records]
+        if {name for name, _ in pairs} == {header}:
+            return [value for _, value in pairs]
+    ids = []
+    for record in records:
+        value = None
+        for name, given in record.headers:
+            if name == header:
+                value = given
+        ids.append(value)
+    return ids
+
+
+def _run(runs: Sequence[Run], number: int) -> tuple[object, ...]:
+    """Return what a request wishes for."""
+    run = runs[bisect_right(runs, number, key=lambda run: run.first) - 1]
+    return run.lane, run.cost, run.deadline, run.start
+
+
+def without(runs: Sequence[Run], repeats: Repeats) -> list[Run]:
+    """Leave out what repeats others, and all from the cut on."""
+    left, gaps, end = [], iter(repeats.numbers), repeats.cut
+    gap = next(gaps, None)
+    for run in runs:
+        first, stop = run.first, run.first + run.count
+        if end is not None:
+            stop = min(stop, end)
+        while gap is not None and gap < stop:
+            if gap > first:
+                left.append(_part(run, first, gap))
+            first, gap = gap + 1, next(gaps, None)
+        if first < stop:
+            left.append(run if (first, stop) == (run.first, run.first + run.count) else _part(run, first, stop))
+    return left
+
+
+def _part(run: Run, first: int, stop: int) -> Run:
+    return Run(first, stop - first, run.lane, run.tenant, run.cost, run.deadline, run.start)
+
+
+def settle(
+    recent: RecentIds,
+    now: int,
+    topic: str,
+    pieces: Sequence[PartitionSlice],
+    decisions: Sequence[Decision],
+    repeats: Repeats,
+) -> list[RefusedRequest]:
+    """Keep the ids of what was not rejected, and refuse what repeats others. `topic` is that of the requests."""
+    fresh = [piece for piece in pieces if piece.is_fresh]
+    places: list[int] = []
+    for piece in fresh:
+        base = pack((piece.partition, 0))
+        places += [base + record.offset for record in piece.records]
+    digests: list[bytes] = []
+    at: list[int] = []
+    for decision in decisions:
+        if decision.verdict in _KEPT and decision.first < len(places):
+            end = min(decision.first + decision.count, len(places))
+            part, there = repeats.digests[decision.first : end], places[decision.first : end]
+            for gap in [number for number, digest in enumerate(part) if digest is None][::-1] if None in part else ():
+                del part[gap], there[gap]
+            digests += cast("list[bytes]", part)
+            at += there
+    recent.keep(now, digests, at)
+    refused = [_refused(number, topic, *place) for number, place in repeats.known.items()]
+    for number, other in repeats.within.items():
+        first = _decision(decisions, other)
+        if first is None or first.verdict is Verdict.HELD:
+            continue  # it is read again
+        if first.verdict in _KEPT:
+            refused.append(_refused(number, topic, *unpack(places[other])))
+        else:
+            partition, offset = unpack(places[other])
+            why = f"repeats {topic}-{partition}@{offset} of the same batch, which was rejected"
+            reason = first.reason or Reason.DUPLICATE
+            refused.append(RefusedRequest(number, Refusal(Malformed("", why, reason.value))))
+    return refused
+
+
+def _decision(decisions: Sequence[Decision], number: int) -> Decision | None:
+    found = bisect_right(decisions, number, key=lambda decision: decision.first) - 1
+    return decisions[found] if found >= 0 and number < decisions[found].first + decisions[found].count else None
+
+
+def _refused(number: int, topic: str, partition: int, offset: int) -> RefusedRequest:
+    first = f"{topic}-{partition}@{offset}"
+    malformed = Malformed("", f"the first one with this id is {first}", Reason.DUPLICATE.value)
+    return RefusedRequest(number, Refusal(malformed, first=first))
+
+
+def forget(recent: RecentIds, records: Sequence[tuple[Record, Place]]) -> None:
+    """Forget the ids of requests that waited and are rejected now."""
+    if recent.rules is None:
+        return
+    for record, place in records:
+        tenant = (last(record.headers, TENANT) or b"").decode("utf-8", "replace")
+        (digest,) = recent.digests(tenant, _ids(recent.rules.by, [record]))
+        if digest is not None:
+            recent.forget(digest, place)
