@@ -1,6 +1,6 @@
 """Scheduled requests: parked until the time their producer wants, without a turn, some 35 bytes each.
 
-They lie in the delayed topic. A segment is one state record: up to 64 entries of one partition, each a run of
+They lie in the delayed topic. A segment is one state record: up to 128 entries of one partition, each a run of
 consecutive offsets whose requests are alike. Lanes and tenants are kept by name: which they are is asked when the time
 comes, and by the policy of then.
 """
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from gate.admission.queues.segment import COUNT_MAX, NO_DEADLINE, append, little
 from gate.admission.state import VERSION, ScheduledRecord, encode
 
-ENTRIES: Final = 64  # of a segment: what is rewritten when one of its requests leaves
+ENTRIES: Final = 128  # of a segment: what is rewritten when one of its requests leaves
 COST_MAX: Final = 2**62  # no limit is so high; keeps hostile costs inside the columns
 NEVER: Final = 2**63 - 1  # in ms
 _KNOWN: Final = 4_096  # owners
