@@ -50,6 +50,7 @@ class Budget:
         self.grants.reconfigure(now, spec)
         self.limits = self._limits()
         for held in self.held.values():
+            held.void = held.granted
             held.pending.append((next(version), held.shape))
         self.eager = True
         return list(self.held.values())
@@ -172,4 +173,6 @@ class Budget:
             later = [(position, longer(longer(max(0, at - now)))) for position, at in held.starts]
             starts = ((held.opened, 0), *later)
         version, stock = held.version, held.stock
-        return Share(self.name, version, self.limits, shape[0], shape[1], shape[2:], held.granted, starts, stock)
+        return Share(
+            self.name, version, self.limits, shape[0], shape[1], shape[2:], held.granted, starts, stock, held.void
+        )

@@ -32,6 +32,7 @@ class Held:
         "starts",
         "stock",
         "target",
+        "void",
         "want",
     )
 
@@ -46,6 +47,7 @@ class Held:
         self.granted = self.accounted = position
         self.opened = position  # up to which they may be used at once
         self.starts: deque[tuple[int, int]] = deque()  # (position, time): up to which from then on
+        self.void = 0  # position up to which units were granted under other limits
         self.want = 0  # units per 1,000 s
         self.pace = 0  # of the long windows' flow, in units per 1,000 s
         self.credit = 0

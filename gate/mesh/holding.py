@@ -221,6 +221,7 @@ class Holding:
             self.open = max(self.open, share.granted)
         elif not share.starts[0][1]:
             self.open = max(self.open, share.starts[0][0])
+        self.give_back(share.void - self.consumed)
 
     @staticmethod
     def _spec(nano: int | None, share: Share, sizes: tuple[int, ...]) -> PartSpec:

@@ -48,6 +48,7 @@ class HeldRecord(msgspec.Struct, frozen=True, array_like=True, tag="held"):
     starts: list[tuple[int, int]]
     want: int
     stock: int
+    void: int
 
 
 class BudgetRecord(msgspec.Struct, frozen=True, array_like=True, tag="budget"):
@@ -110,6 +111,7 @@ def held_record(name: str, held: Held) -> HeldRecord:
         list(held.starts),
         held.want,
         held.stock,
+        held.void,
     )
 
 
@@ -174,6 +176,7 @@ def _held(now: int, record: HeldRecord, shift: int, budget: Budget) -> Held:
     held.counts = record.counts
     held.counts_until = tuple([until + shift for until in record.counts_until])
     held.accounted, held.opened, held.want, held.stock = record.accounted, record.opened, record.want, record.stock
+    held.void = record.void
     held.starts = deque([(position, at + shift) for position, at in record.starts])
     return held
 

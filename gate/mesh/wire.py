@@ -75,6 +75,7 @@ class Share(_Struct, frozen=True):
     granted: int  # position up to which units are granted
     starts: tuple[tuple[int, int], ...] = ()  # (position, ns from receipt): from when on units up to it may be used
     stock: int = 0  # how many units it gets at a time; a dearer call asks
+    void: int = 0  # position up to which units were granted under other limits: they are given back
 
 
 class Slot(_Struct, frozen=True):

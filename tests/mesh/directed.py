@@ -378,6 +378,17 @@ def a_limit_is_lowered() -> list[str]:
     return table.problems(begin=begin)
 
 
+@_finds("grants_outlast_their_limit")
+def a_limit_is_lowered_under_units_that_are_out() -> list[str]:
+    table = _alone(LONG)
+    table.limits["s"] = Spec(None, 1, (Window(1, 6 * SECOND),))
+    table.owner.reload(table.now)
+    table.share(0, seconds=4.2)
+    begin = table.now
+    table.spend(0)
+    return table.problems(begin=begin)
+
+
 # 8: what is kept
 
 

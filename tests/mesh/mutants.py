@@ -358,6 +358,19 @@ def lower_limit_not_told(reload: Any) -> Any:
     return quiet
 
 
+@_plant(Budget, "reconfigure")
+def grants_outlast_their_limit(reconfigure: Any) -> Any:
+    """What was granted under a higher limit is used under the lower one, whenever that is."""
+
+    def keep(self: Budget, now: int, spec: Any, version: Any) -> Any:
+        told = reconfigure(self, now, spec, version)
+        for each in told:
+            each.void = 0
+        return told
+
+    return keep
+
+
 # 8: what is kept
 
 

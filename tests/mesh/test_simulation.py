@@ -14,7 +14,7 @@ SEEDS = 60
 FINDS: dict[str, int] = {
     "charged_when_granted": 6,
     "grown_before_shrunk": 1,
-    "lapse_ignored": 12,
+    "lapse_ignored": 41,
     "new_epoch_replaces": 6,
     "not_before_forgotten": 5,
     "only_acknowledged_reserved": 1,
