@@ -56,6 +56,7 @@ SPELT: Final = {
     "windows": "list of `{limit, size}`",
     "quotas": "list of `{limit, per, timezone}`",
     "group": "name of a group",
+    "match": "`{domain, descriptors, tenant}`, or a list of them",
     "deduplicate": "length of time, or `{for, at_most, by}`",
 }
 UNITS: Final = {

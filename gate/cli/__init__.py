@@ -38,6 +38,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "transactions": "Show transactions that hold readers up, and end them.",
     "reshard": "Change the number of shards, or the group of a service; state and backlog come along.",
     "upgrade": "Show in which format the state is written, and switch to the newest.",
+    "sidecar": "Serve limits to programs in any language: Envoy's rate limit service, and HTTP.",
     "policy": "Check, show and compare policy files.",
 }
 """Name and one line of each command, in the order of `gate --help`; its module is imported when it is called."""

@@ -15,17 +15,20 @@ from gate.limits.result import LimitState, RateLimitResult
 _MOST: Final = 999_999_999_999_999  # an Integer of RFC 9651 has 15 digits
 
 
-def rate_limit_fields(result: RateLimitResult) -> dict[str, str]:
-    """Return what a response says about the limits that were asked; nothing where there are none."""
+def rate_limit_fields(result: RateLimitResult, prefix: str = "") -> dict[str, str]:
+    """Return what a response says about the limits that were asked; nothing where there are none.
+
+    `prefix` stands before the names of all limits, and holds nothing that a String of RFC 9651 must escape.
+    """
     if not result.states:
         return {}
     names = names_of(result.states)
     policies, limits = [], []
     for name, state in zip(names, result.states, strict=True):
         window = "" if state.window is None else f";w={_whole(state.window) or 1}"
-        policies.append(f'"{name}";q={min(state.limit, _MOST)}{window}')
+        policies.append(f'"{prefix}{name}";q={min(state.limit, _MOST)}{window}')
         more = f";t={_whole(state.more)}" if state.remaining < state.limit else ""
-        limits.append(f'"{name}";r={min(state.remaining, _MOST)}{more}')
+        limits.append(f'"{prefix}{name}";r={min(state.remaining, _MOST)}{more}')
     return {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(limits)}
 
 

@@ -59,7 +59,7 @@ class Line:
 
     def names(self, tenant: str) -> list[Name]:
         """Return the keys that decide about a request."""
-        return [self._service, (self._service, tenant)] if tenant else [self._service]
+        return self._keys.names(self._service, tenant)
 
     def join(self, waiter: Waiter, now: int) -> None:
         """Wait behind the others."""
@@ -94,7 +94,7 @@ class Line:
         if waiter is None:
             return None
         ready = now if self._due else self._later[0][0]
-        return waiter, max(ready, self._keys.ready(self._service, waiter.cost, now))
+        return waiter, max(ready, *[self._keys.ready(name, waiter.cost, now) for name in self.names("")])
 
     def arm(self, now: int) -> None:
         """See to it that who is next knows it."""

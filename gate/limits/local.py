@@ -12,7 +12,7 @@ from gate.limits.checks import check_cost, check_spelling, shown
 from gate.limits.config import RateLimitConfig
 from gate.limits.errors import NeverAdmittedError
 from gate.limits.forking import make_lock
-from gate.limits.keys import DEFAULT_TENANT, Key, Keys, Name, Refusals, Waited, step_back, time_told
+from gate.limits.keys import DEFAULT_TENANT, GROUP, Key, Keys, Name, Refusals, Source, Waited, step_back, time_told
 from gate.limits.line import Waiter
 from gate.limits.reading import dump_keys, load_keys, usage_of
 from gate.limits.result import LimitState, RateLimitResult, states
@@ -37,11 +37,13 @@ class LocalLimits:
         clock: Callable[[], int] | None = None,
         default: RateLimitConfig | None = None,
         max_default_keys: int = _MOST_PASSING,
+        source: Source | None = None,
     ) -> None:
         self._fail_open = fail_open
         self._hooks = hooks
         self._lock = make_lock()
-        self._book = Keys(clock, None if default is None else _spec("default", default), max_default_keys)
+        own = Source(None if default is None else _spec("default", default))
+        self._book = Keys(clock, own if source is None else source, max_default_keys)
         self._clock = self._book.clock
         self._keys = self._book.known
         self._lines = Lines(self._book, fail_open=fail_open)
@@ -82,6 +84,13 @@ class LocalLimits:
         """Return how much of its limits a service, or its tenant, uses; None for one without any."""
         with self._lock:
             return usage_of(self._book, service_id, tenant, current_time)
+
+    def limits_changed(self) -> None:
+        """Go over to the limits that the `source` gives now."""
+        with self._lock:
+            self._book.limits_changed()
+            for service in list(self._book.waited):
+                self._lines.limits_changed(service)
 
     def forget_idle(self, current_time: float | None = None) -> int:
         """Free the memory of all keys that are equal to new ones; return how many.
@@ -128,8 +137,8 @@ class LocalLimits:
             key = self._book.find(service_id, current_time)
             if key is None:
                 return None if self._fail_open else math.inf
-            if key.__class__ is Waited and (wait := self._behind(service_id, "", key, current_time, cost)) is not None:
-                return wait
+            if key.__class__ is Waited:
+                return self._decide_together(service_id, "", current_time, cost)
         told = current_time is not None or key.told
         now = time_told(service_id, key, current_time) if told else self._clock() + key.shift
         if now < key.last:
@@ -185,13 +194,12 @@ class LocalLimits:
     def _find(self, service_id: str, tenant: str, current_time: float | None) -> list[tuple[Name, Key]]:
         """Return the keys that decide about a request: the service's first, if it has one."""
         check_spelling(service_id)
-        names: list[Name] = [service_id]
         if tenant:
             check_spelling(tenant, "tenant")
-            names.append((service_id, tenant))
         if current_time is not None:
             seconds.to_ns(current_time)
-        keys = [(name, self._book.find(name, current_time, service_id)) for name in names]
+        names = self._book.names(service_id, tenant)
+        keys = [(name, self._book.find(name, current_time, names)) for name in names]
         return [(name, key) for name, key in keys if key is not None]
 
     def _time(self, name: Name, key: Key, current_time: float | None) -> int:
@@ -247,7 +255,7 @@ class LocalLimits:
         found: list[LimitState] = []
         for name, key in keys:
             now = max(key.last, self._time(name, key, current_time))
-            found += states(key, now, "" if isinstance(name, str) else "tenant.")
+            found += states(key, now, "" if isinstance(name, str) else "group." if name[0] == GROUP else "tenant.")
         return tuple(found)
 
     def _hit(self, service_id: str, tenant: str, current_time: float | None, cost: int) -> RateLimitResult:

@@ -28,7 +28,8 @@ class RateLimiter(LocalLimits):
     was set: time goes on from there, and what passed since the last decision is lost, no more.
 
     A service without limits is allowed, or refused with `fail_open=False`; with `default` each has these limits, for
-    itself as long as there are at most `max_default_keys` such at once, and what comes beyond shares one.
+    itself as long as there are at most `max_default_keys` such at once, and what comes beyond shares one. A `source`
+    gives limits that are said elsewhere, as in a policy: of services, tenants, and groups that share a budget.
     """
 
     @property

@@ -85,6 +85,15 @@ class Deduplicate:
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """Requests of Envoy that belong to a service: those with this domain and a descriptor of just these keys."""
+
+    domain: str
+    descriptors: Mapping[str, str]  # values, or globs of them, by key
+    tenant: str | None = None  # the key whose value is the tenant
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePolicy:
     """What holds for one service. Times in ns; None: no such limit."""
 
@@ -104,6 +113,7 @@ class ServicePolicy:
     tenants: Tenants | None = None
     deduplicate: Deduplicate | None = field(default=None, metadata={"later": True})
     running_timeout: int | None = field(default=RUNNING_TIMEOUT, metadata={"later": True})
+    match: tuple[Match, ...] = field(default=(), metadata={"later": True})
 
     @property
     def tenants_run(self) -> bool:
@@ -217,6 +227,7 @@ def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
         max_in_flight=said.get("max_in_flight") if worker_group else None,
         worker_group=worker_group,
         shadow=said.get("shadow", False),
+        match=tuple([Match(one.domain, one.descriptors, one.tenant) for one in said.get("match") or ()]),
         near_limit=said.get("near_limit", NEAR_LIMIT),
         max_tenants=said.get("max_tenants", MAX_TENANTS),
         keep_released=said.get("keep_released", KEEP_RELEASED),

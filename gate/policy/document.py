@@ -35,6 +35,17 @@ MOST_IDS = 10_000_000  # some 500 MB
 MAX_TENANTS_BOUND = 10_000_000  # each that waits costs a gate 2 KB
 
 
+def _some_keys(keys: dict[str, str]) -> dict[str, str]:
+    if not keys:
+        raise wrong("must name at least one key of a descriptor", 'write as in {path: /search} or {user: "*"}')
+    return keys
+
+
+def _listed(value: object) -> object:
+    """Take one mapping for a list of one."""
+    return [value] if isinstance(value, dict) else value
+
+
 class WindowFields(StrictModel):
     """At most `limit` units in any interval of `size` ns."""
 
@@ -60,6 +71,14 @@ class DeduplicateFields(StrictModel):
 
 def _with_its_time(value: object) -> object:
     return value if isinstance(value, dict) else {"for": value}
+
+
+class MatchFields(StrictModel):
+    """The requests of Envoy that belong to a service: a domain, and the keys of a descriptor with their values."""
+
+    domain: Text
+    descriptors: Annotated[dict[Text, Text], mapping_of("keys to values"), AfterValidator(_some_keys)]
+    tenant: Text | None = None  # the key whose value is the tenant
 
 
 class LimitFields(StrictModel):
@@ -95,6 +114,7 @@ class ServiceFields(LimitFields):
     worker_group: Text | None = None
     tenants: dict[TenantName, Limits] | None = None
     shadow: Flag = False
+    match: Annotated[tuple[MatchFields, ...] | None, BeforeValidator(_listed)] = None
     near_limit: Ratio = 0.8
     max_tenants: Annotated[int, whole_number(1, MAX_TENANTS_BOUND)] = 100_000
     keep_released: Duration | None = 86_400 * SECOND
@@ -141,6 +161,8 @@ def fields_at(loc: Loc) -> type[StrictModel] | None:
             return WindowFields
         case (*_, "quotas", int()):
             return QuotaFields
+        case (*_, "match", int()):
+            return MatchFields
         case (*_, "deduplicate"):
             return DeduplicateFields
         case ("groups", _) | (*_, "tenants", _):

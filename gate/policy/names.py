@@ -18,7 +18,7 @@ _WILDCARDS: Final = frozenset("*?")
 _SERVICE: Final = re.compile(r"[a-zA-Z0-9._-]+")
 _SERVICE_GLOB: Final = re.compile(r"[a-zA-Z0-9._*?-]+")
 _LABEL: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
-_MAX_TENANT: Final = 256
+MAX_TENANT: Final = 256
 
 
 def is_glob(name: str) -> bool:
@@ -62,8 +62,8 @@ def read_service(value: object) -> str:
 def read_tenant(value: object) -> str:
     """Read a tenant's name or glob: any printable text of at most 256 characters."""
     name = _text(value, "a tenant's name")
-    if not 0 < len(name) <= _MAX_TENANT or not name.isprintable() or name != name.strip():
-        raise wrong(f"{quoted(name)} cannot be a tenant", f"use 1 to {_MAX_TENANT} printable characters")
+    if not 0 < len(name) <= MAX_TENANT or not name.isprintable() or name != name.strip():
+        raise wrong(f"{quoted(name)} cannot be a tenant", f"use 1 to {MAX_TENANT} printable characters")
     return name
 
 

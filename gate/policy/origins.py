@@ -32,6 +32,7 @@ _BUILT_IN: Final[Mapping[str, Any]] = {
     "max_in_flight": None,
     "worker_group": None,
     "shadow": False,
+    "match": None,
     "near_limit": NEAR_LIMIT,
     "max_tenants": MAX_TENANTS,
     "keep_released": "1d",

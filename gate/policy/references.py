@@ -28,6 +28,7 @@ def check_references(root: Node, settings: Settings) -> list[Problem]:
         if isinstance(group, str) and group not in groups:
             where = root.locate((*loc, "group"))
             problems.append(_unknown("group", group, (*loc, "group"), where, groups))
+    problems += _matches(root)
     room = MAX_TOPIC - settings.topics.overhead(settings.prefix)
     for name in _section(root, "services"):
         if len(name) > room and not is_glob(name):
@@ -53,6 +54,36 @@ def check_resolved(root: Node, document: Document, layers: Layers) -> Iterator[P
                 root.locate(loc, key=True),
                 "set worker_group to the consumer group of the workers",
             )
+
+
+def _matches(root: Node) -> Iterator[Problem]:
+    """Find what matches requests of Envoy where no service is named, twice, or by a tenant that is no key."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for loc, entry in _entries(root):
+        if entry.get("match") is None:
+            continue
+        at = (*loc, "match")
+        if loc[0] != "services" or is_glob(str(loc[-1])):
+            hint = "write it below `services`, at a name without `*` and `?`"
+            yield Problem(
+                "only a service with a name of its own can match", dotted(at), root.locate(at, key=True), hint
+            )
+            continue
+        listed = entry["match"] if isinstance(entry["match"], list) else [entry["match"]]
+        for one in listed:
+            descriptors = one.get("descriptors") if isinstance(one, dict) else None
+            if not isinstance(descriptors, dict):
+                continue
+            tenant = one.get("tenant")
+            if tenant is not None and tenant not in descriptors:
+                message = f"the tenant {quoted(tenant)} is no key of the descriptors"
+                hint = f"known keys: {', '.join(map(str, descriptors))}"
+                yield Problem(message, dotted((*at, "tenant")), root.locate(at), hint)
+            what = (one.get("domain"), *sorted((str(key), str(value)) for key, value in descriptors.items()))
+            other = seen.setdefault(what, str(loc[-1]))
+            if other != loc[-1]:
+                hint = "each descriptor belongs to one service: let the keys or values differ"
+                yield Problem(f"matches what {quoted(other)} matches", dotted(at), root.locate(at), hint)
 
 
 def _cycles(root: Node, templates: dict[str, Any]) -> Iterator[Problem]:

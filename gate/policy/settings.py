@@ -50,6 +50,13 @@ class Compression(StrEnum):
     ZSTD = "zstd"
 
 
+class Unmatched(StrEnum):
+    """What a sidecar answers where no service matches a descriptor."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
 class StrictModel(BaseModel):
     """A part of the document: frozen, and it refuses what it does not know."""
 
@@ -163,6 +170,7 @@ class Settings(StrictModel):
     delivery: Annotated[Delivery, one_of(Delivery)] = Delivery.EXACTLY_ONCE
     compression: Annotated[Compression, one_of(Compression)] = Compression.NONE
     fail_open: Flag = True
+    unmatched: Annotated[Unmatched, one_of(Unmatched)] = Unmatched.ALLOW
     http: Annotated[str | None, PlainValidator(_read_http)] = None
     http_host: Annotated[tuple[str, ...], BeforeValidator(_read_hosts)] = ()
     max_clock_skew: Seconds = 10.0

@@ -169,7 +169,7 @@ def nobody(tmp_path, monkeypatch):
     gc.unfreeze()
 
 
-WITHOUT_A_BROKER = {"demo", "broker", "policy"}
+WITHOUT_A_BROKER = {"demo", "broker", "policy", "sidecar"}
 ARGUMENTS = {
     ("submit",): ["pay", "--count", "1"],
     ("tail",): ["admitted"],
