@@ -52,6 +52,7 @@ class Line:
         self._armed: Waiter | None = None  # who was told to be next
         self._at: int = NEVER  # when
         self._plan: Limiter | None = None  # the service's limits, charged with all who wait
+        self._shift = 0  # ns from our clock to the plan's
         self._changes = 0  # in who waits, since the plan was made
 
     def __len__(self) -> int:
@@ -70,7 +71,7 @@ class Line:
         if len(lane) == 1:
             self._stand_first(waiter, now)
         if self._plan is not None:
-            _plan_one(self._plan, waiter.cost)
+            _plan_one(self._plan, now + self._shift, waiter.cost)
 
     def leave(self, waiter: Waiter, now: int) -> None:
         """Wait no longer, admitted or not."""
@@ -138,11 +139,11 @@ class Line:
             return max(0, self._at - now) if self._at != NEVER else 0
         if self._plan is None or self._changes > 2 * self._waiting + 16:  # who left early still stands in the plan
             self._changes = 0
-            self._plan = key.copy()
+            self._plan, self._shift = key.copy(), key.shift
             waiting = [waiter for lane in self._lanes.values() for waiter in lane.values()]
             for waiter in sorted(waiting, key=lambda waiter: waiter.order):
-                _plan_one(self._plan, waiter.cost)
-        ready = self._plan.ready_at(max(self._plan.last, now + key.shift), cost)
+                _plan_one(self._plan, now + key.shift, waiter.cost)
+        ready = self._plan.ready_at(now + key.shift, cost)
         return NEVER if ready == NEVER else max(0, ready - key.shift - now)
 
     def _first(self, now: int) -> Waiter | None:
@@ -169,7 +170,7 @@ class Line:
         heapq.heappush(self._later, (ready, waiter.order, waiter))
 
 
-def _plan_one(plan: Limiter, cost: int) -> None:
-    ready = plan.ready_at(plan.last, cost)
+def _plan_one(plan: Limiter, now: int, cost: int) -> None:
+    ready = plan.ready_at(now, cost)
     if ready != NEVER:
         plan.charge(ready, cost)

@@ -156,7 +156,7 @@ class LocalLimits:
             ready = key._when(now, full, cost)
             if ready > now:
                 key.last = now
-                return self._refuse(service_id, key, _wait(key, current_time, ready))
+                return self._refuse(service_id, key, _wait(key, now, current_time, ready))
             for window in key._more:
                 window._add(now, cost)
         if now > key._edge:
@@ -173,9 +173,9 @@ class LocalLimits:
         if not keys:
             return None if self._fail_open else math.inf
         times = [self._time(name, key, current_time) for name, key in keys]
-        for (_, key), now in zip(keys, times, strict=True):
-            if now < key.last:
-                step_back(key, now)
+        for place, (_, key) in enumerate(keys):
+            if times[place] < key.last:
+                times[place] = step_back(key, times[place])
         if service_id in self._book.waited:
             wait = self._behind(service_id, tenant, keys[0][1], current_time, cost)
             if wait is not None:
@@ -183,8 +183,9 @@ class LocalLimits:
         waits = [0.0]
         for (name, key), now in zip(keys, times, strict=True):
             ready = key.ready_at(now, cost)
-            if ready > key.last:
-                waits.append(self._refuse(name, key, _wait(key, current_time, ready)))
+            if ready > now:
+                key.last = now
+                waits.append(self._refuse(name, key, _wait(key, now, current_time, ready)))
         if len(waits) > 1:
             return max(waits)
         for (_, key), now in zip(keys, times, strict=True):
@@ -216,6 +217,7 @@ class LocalLimits:
         if not line.holds_up(tenant, now):
             return None
         wait = line.wait_behind(cost, now)
+        key.last = max(key.last, now + key.shift)
         return self._refuse(service_id, key, math.inf if wait == NEVER else wait / SECOND)
 
     def _refuse(self, name: Name, key: Key, wait: float) -> float:
@@ -244,7 +246,7 @@ class LocalLimits:
             now = max(key.last, self._time(name, key, current_time))
             ready = key.ready_at(now, cost)
             if ready > now:
-                wait = max(wait, _wait(key, current_time, ready))
+                wait = max(wait, _wait(key, now, current_time, ready))
         line = self._lines.line(service_id)
         if line is not None and line.holds_up(tenant, self._clock()):
             behind = line.wait_behind(cost, self._clock())
@@ -367,11 +369,11 @@ class LocalLimits:
             _log.exception("a hook of the rate limiter failed; the decision about %r stands", service_id)
 
 
-def _wait(key: Key, current_time: float | None, ready: int) -> float:
-    """Return the seconds until a key admits what it now refuses."""
+def _wait(key: Key, now: int, current_time: float | None, ready: int) -> float:
+    """Return the seconds until a key admits what it refuses at `now`."""
     if ready == NEVER:
         return math.inf
-    return (ready - key.last) / SECOND if current_time is None else seconds.delay(current_time, ready - key.shift)
+    return (ready - now) / SECOND if current_time is None else seconds.delay(current_time, ready - key.shift)
 
 
 def checked(timeout: float | None) -> float | None:

@@ -357,3 +357,37 @@ class TestDefaults:
         assert [moved.usage("s", tenant=tenant).tokens for tenant in "abc"] == [1, 1, 2]
         assert moved._book._passing == 4
         assert [moved.check("u")[0] for _ in range(2)] == [True, False]
+
+
+class TestLooks:
+    def test_a_look_says_what_a_hit_would_also_long_after_the_last_charge(self) -> None:
+        now = [10**18]
+        limiter = RateLimiter(clock=lambda: now[0])
+        limiter.configure("s", RateLimitConfig("1/min", 2, 1, 9))
+        limiter.configure("s", RateLimitConfig("1/min", 2, 1, 9), tenant="a")
+        for tenant in ("", "a"):
+            limiter.clear("s")
+            limiter.check("s", tenant=tenant, cost=2)
+            for seconds, wait in ((0, 60), (20, 40), (39, 1)):
+                now[0] += seconds * SECOND
+                assert limiter.look("s", tenant=tenant).retry_after == wait
+                assert limiter.check("s", tenant=tenant) == (False, wait)
+            now[0] += SECOND
+            assert limiter.look("s", tenant=tenant)
+            assert limiter.check("s", tenant=tenant)[0]
+
+    def test_who_comes_long_after_the_last_charge_is_told_its_place_as_well(self) -> None:
+        async def work() -> None:
+            limiter = simulated_limiter(api=RateLimitConfig("1/min", 1, 1, 9))
+            await limiter.acquire("api")
+            await asyncio.sleep(50)
+            first = asyncio.ensure_future(limiter.acquire("api"))
+            await asyncio.sleep(5)
+            assert limiter.check("api") == (False, 65)
+            second = asyncio.ensure_future(limiter.acquire("api"))
+            await asyncio.sleep(1)
+            assert limiter.check("api")[1] == pytest.approx(124)
+            first.cancel()
+            second.cancel()
+
+        simulate(work())
