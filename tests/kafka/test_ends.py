@@ -32,4 +32,4 @@ async def test_a_broker_that_is_away_is_left_out(own_broker, prefix):
             assert await reader.ends(parts, LATEST, committed=True) == {}
             assert await reader.head(parts[1], 0) is None
     finally:
-        client.cut()
+        await client.end()
