@@ -136,15 +136,19 @@ def test_the_page_about_the_wire_names_all_there_is():
 
 
 def test_the_page_about_the_wire_shows_a_stamp_commands_and_feedback_that_can_be_read():
-    shown = [text for _, text in blocks(WIRE)]
-    assert headers.parse_stamp(shown[0].strip().encode()).limit == "payments.window"
-    commands = [control.PauseUntil, control.Resume, control.WriteFormat, control.NewGeneration]
-    assert [type(control.decode(text.encode())) for text in shown[1:5]] == commands
-    told = [outcomes.read(b"gate.admitted.payments-3@17", t.encode(), "gate.admitted.payments", 3) for t in shown[5:7]]
-    assert [type(heard.outcome) for heard in told] == [outcomes.Failed, outcomes.BackOff]
-    piped = next(lines(shown[8]))
-    for ended in (shown[7], piped[1]):
-        assert isinstance(outcomes.read(None, ended.encode(), "gate.admitted.payments", 3), outcomes.Finished)
+    shown = blocks(WIRE)
+    assert headers.parse_stamp(shown[0][1].strip().encode()).limit == "payments.window"
+    said = [text.encode() for language, text in shown if language == "json"]
+    commands = [control.PauseUntil, control.Resume, control.Cancel, control.Move, control.Abort]
+    commands += [control.WriteFormat, control.NewGeneration]
+    given = [text for text in said if b'"command"' in text and b'"state"' not in text]
+    assert [type(control.decode(text)) for text in given] == commands
+    read = [outcomes.read(b"gate.admitted.payments-3@17", text, "gate.admitted.payments", 3) for text in said]
+    told = [heard.outcome for heard in read if isinstance(heard, outcomes.Heard)]
+    assert [type(outcome) for outcome in told] == [outcomes.Failed, outcomes.BackOff]
+    assert len([heard for heard in read if isinstance(heard, outcomes.Finished)]) == 1
+    (piped,) = [next(lines(text)) for language, text in shown if language == "sh" and "gate.feedback." in text]
+    assert isinstance(outcomes.read(None, piped[1].encode(), "gate.admitted.payments", 3), outcomes.Finished)
 
 
 async def test_the_page_about_the_wire_tells_how_topics_are_made():
