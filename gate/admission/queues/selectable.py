@@ -1,8 +1,9 @@
 """Places of parked requests, some of which can be looked for, taken out of the midst, and put into other queues."""
 
 import heapq
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -88,6 +89,7 @@ class SelectablePlaces(ParkedPlaces):
 
     def take_out(self, spans: Sequence[Span]) -> Iterator[Left]:
         """Let these go, wherever they are in their queues."""
+        moved: dict[Queue, list[int]] = {}
         for number, segment, cuts in self._cuts(spans):
             for index, low, high in cuts:
                 queue = segment.queues[segment.owners[index]]
@@ -95,13 +97,14 @@ class SelectablePlaces(ParkedPlaces):
                 yield queue, segment.partition, first, high - low, segment.cost(index)
             if _is_split(segment, cuts):
                 self.requests -= sum(high - low for _, low, high in cuts)
-                self._rebuild(number, segment, _rows(segment, cuts, None))
+                self._rebuild(number, segment, _rows(segment, cuts, None), moved)
                 continue
             for index, low, high in cuts:
                 if not low:
                     segment.offsets[index] += high
                     segment.seqs[index] += high
                 self._leave(number, segment, index, high - low)
+        self._line_up(moved)
 
     def shift(
         self, spans: Sequence[Span], target_of: Callable[[Queue], Queue]
@@ -110,6 +113,7 @@ class SelectablePlaces(ParkedPlaces):
 
         Yields source, target, count and cost of each part.
         """
+        moved: dict[Queue, list[int]] = {}
         for number, segment, cuts in self._cuts(spans):
             targets: dict[Queue, Queue] = {}
             for index, low, high in cuts:
@@ -117,7 +121,8 @@ class SelectablePlaces(ParkedPlaces):
                 if queue not in targets:
                     targets[queue] = target_of(queue)
                 yield queue, targets[queue], high - low, segment.cost(index)
-            self._rebuild(number, segment, _rows(segment, cuts, targets))
+            self._rebuild(number, segment, _rows(segment, cuts, targets), moved)
+        self._line_up(moved)
 
     def _cuts(self, spans: Sequence[Span]) -> Iterator[tuple[int, Segment, list[_Cut]]]:
         """Yield each segment that holds some of these, with its entries that do."""
@@ -144,8 +149,11 @@ class SelectablePlaces(ParkedPlaces):
                 if cuts:
                     yield number, segment, cuts
 
-    def _rebuild(self, number: int, segment: Segment, rows: Sequence[_Row]) -> None:
-        """Have these entries instead of a segment's: in its place, so that segments lie one behind the other."""
+    def _rebuild(self, number: int, segment: Segment, rows: Sequence[_Row], moved: dict[Queue, list[int]]) -> None:
+        """Have these entries instead of a segment's: in its place, so that segments lie one behind the other.
+
+        The queues are to learn of them by `_line_up`.
+        """
         numbers = self._partitions[segment.room]
         place = numbers.index(number)
         del self._segments[number], numbers[place]
@@ -169,7 +177,7 @@ class SelectablePlaces(ParkedPlaces):
                 owner = owners.setdefault(queue, len(owners))
                 index = made.append(owner, offset, seq, count, cost, deadline)
                 made.live += count
-                queue.refs.insert(self._position(queue, seq), self._numbers << 8 | index)
+                moved.setdefault(queue, []).append(self._numbers << 8 | index)
                 self._watch(self._numbers, made, deadline)
             made.queues = list(owners)
             made.names = sum(len(queue.lane.name) + len(queue.tenant.name) for queue in owners)
@@ -179,19 +187,20 @@ class SelectablePlaces(ParkedPlaces):
                 heapq.heappush(self._lows.setdefault(segment.partition, []), (made.low, self._numbers))
             self._changed.add(self._numbers)
 
-    def _position(self, queue: Queue, seq: int) -> int:
-        """Return where an arrival number belongs in a queue; references to what has left mean nothing."""
-        refs = queue.refs
-        low, high = queue.head, len(refs)
-        while low < high:
-            middle = at = (low + high) // 2
-            while at < high and refs[at] >> 8 not in self._segments:
-                at += 1
-            if at < high and self._segments[refs[at] >> 8].seq(refs[at] & 255) < seq:
-                low = at + 1
-            else:
-                high = middle
-        return low
+    def _line_up(self, moved: Mapping[Queue, Sequence[int]]) -> None:
+        """Put references into their queues, by the order of arrival, and those away that mean nothing any more."""
+        segments = self._segments
+
+        def seq_of(ref: int) -> int:
+            return segments[ref >> 8].seq(ref & 255)
+
+        for queue, new in moved.items():
+            refs = array("Q", [ref for ref in queue.refs[queue.head :] if ref >> 8 in segments])
+            seqs = [seq_of(ref) for ref in new]
+            low = bisect_left(refs, min(seqs), key=seq_of)
+            high = bisect_right(refs, max(seqs), lo=low, key=seq_of)
+            refs[low:high] = array("Q", sorted([*refs[low:high], *new], key=seq_of))
+            queue.refs, queue.head = refs, 0
 
 
 def _place_of(room: int) -> tuple[bool, int]:
