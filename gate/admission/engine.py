@@ -5,6 +5,7 @@ from typing import Final, Self
 
 from gate.admission import commands, records
 from gate.admission.breach import AlertSchedule, Situation
+from gate.admission.decide_batch import decide
 from gate.admission.engine_state import EngineState
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
@@ -16,8 +17,7 @@ from gate.admission.queues.selectable import Cursor, Span
 from gate.admission.queues.tenants import short
 from gate.admission.recent_ids import RecentIds
 from gate.admission.report import eta_of_all, fullest, service_usage
-from gate.admission.scheduling import take_due
-from gate.admission.step import decide
+from gate.admission.start_times import take_due
 from gate.policy import ServicePolicy
 
 _SWEEP_PAUSE: Final = 1_000 * MS  # between looks that only forget tenants

@@ -13,7 +13,7 @@ from gate.admission.model import FOREVER, Reason, Verdict
 from gate.admission.overflow import Held
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.queue import Lane, Queue, lanes_of
-from gate.admission.queues.scheduled import Scheduled
+from gate.admission.queues.scheduled_places import Scheduled
 from gate.admission.queues.selectable import SelectablePlaces
 from gate.admission.queues.tenants import Tenants
 from gate.admission.recent_ids import RecentIds

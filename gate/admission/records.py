@@ -3,7 +3,7 @@
 from collections.abc import Generator
 
 from gate.admission.engine_state import EngineState
-from gate.admission.queues.parked import LATE
+from gate.admission.queues.parked_places import LATE
 from gate.admission.queues.queue import lanes_of
 from gate.admission.queues.tenants import SLICE
 from gate.admission.state import ScheduledRecord, SeenRecord, SegmentRecord, ServiceRecord, decode, encode

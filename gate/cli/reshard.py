@@ -11,8 +11,8 @@ from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.cli.output import tell
 from gate.errors import GateError
 from gate.kafka.aio.reader import Reader
+from gate.kafka.generation_layout import Layout
 from gate.kafka.generations import Moving
-from gate.kafka.placing import Layout
 from gate.kafka.reshard import Plan, Resharding, Wanted, estimate
 
 _MOST_SHARDS: Final = 1_000

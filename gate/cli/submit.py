@@ -24,7 +24,7 @@ from gate.client import Pacer
 from gate.errors import GateError
 from gate.files import NotAFileError, open_regular
 from gate.kafka.connect import running
-from gate.kafka.creating import TopicSpec
+from gate.kafka.topic_creation import TopicSpec
 from gate.progress import bar
 from gate.protocol.headers import COST, DEADLINE, MAX_COST, PRIORITY, START, TENANT, Malformed, read_options
 

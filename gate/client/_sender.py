@@ -19,7 +19,7 @@ from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import BrokerUnreachableError, running
-from gate.kafka.creating import TopicSpec
+from gate.kafka.topic_creation import TopicSpec
 from gate.protocol.topics import Names
 
 Header = tuple[str, bytes | None]

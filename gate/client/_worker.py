@@ -18,7 +18,7 @@ from gate.client._handlers import Handler, HandlerTimeoutError, Job, Threads, ca
 from gate.client._headers import is_for
 from gate.client._job_queue import JobQueue, TakenJob
 from gate.client._offsets import Commits, session
-from gate.client._outcomes import JobOutcomes, encode_result
+from gate.client._outcome_writer import JobOutcomes, encode_result
 from gate.client._program import Program
 from gate.client._retry import Retry, asked_to_wait
 from gate.client._sender import TooLargeError

@@ -14,8 +14,8 @@ from gate.errors import GateError
 from gate.kafka.aio.asked import within
 from gate.kafka.aio.client import adopt
 from gate.kafka.aio.compat.shared import ConfigResource, ConfigResourceType
-from gate.kafka.coalesced import CoalescedCall
-from gate.kafka.creating import Creator, TopicSpec
+from gate.kafka.coalesced_call import CoalescedCall
+from gate.kafka.topic_creation import Creator, TopicSpec
 from gate.log import get_logger
 from gate.protocol.control import RETENTION_MS
 from gate.protocol.topics import Names

@@ -17,15 +17,15 @@ from gate.kafka.aio.compat import CHOICE, RANGE, VARIABLE, Choice
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession
 from gate.kafka.cluster import STAMP_ROOM, Cluster
-from gate.kafka.creating import TopicSpec
 from gate.kafka.durability import broker_settings, examine
 from gate.kafka.findings import Finding, Health
 from gate.kafka.generations import FIRST, Moving, find, known
 from gate.kafka.open_transactions import Transactions
 from gate.kafka.profiles import OWN, Profile
+from gate.kafka.retention_sweeper import refused_to_delete
 from gate.kafka.stalled_requests import StalledRequests, stalled_requests
-from gate.kafka.sweeping import refused_to_delete
-from gate.kafka.undecided import options
+from gate.kafka.topic_creation import TopicSpec
+from gate.kafka.undecided_requests import options
 from gate.kafka.worker_pauses import unnamed
 from gate.policy import Settings
 from gate.protocol.topics import Names

@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from gate.kafka.cluster import FOREVER, Cluster, Copied
-from gate.kafka.creating import MIN_ISR, SAFE
 from gate.kafka.findings import Finding, Health
 from gate.kafka.profiles import UNCLEAN, Profile
+from gate.kafka.topic_creation import MIN_ISR, SAFE
 from gate.protocol.topics import Names
 from gate.shard.routing import Topics
 

@@ -21,25 +21,25 @@ from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
 from gate.kafka.generations import FIRST, Generation, Moving, find, in_force
 from gate.kafka.health import Health, health_of
-from gate.kafka.losses import Losses
+from gate.kafka.lost_requests import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.memory import keep_small
 from gate.kafka.open_transactions import Transactions
 from gate.kafka.reporting import Reporter
 from gate.kafka.reset import reset
+from gate.kafka.retention_sweeper import Sweeper
 from gate.kafka.sessions import RESTORE_DEADLINE, Sessions
 from gate.kafka.source import KafkaSource
 from gate.kafka.start_checks import check_shards, check_topics, last_shards
-from gate.kafka.sweeping import Sweeper
-from gate.kafka.undecided import Watch, options
+from gate.kafka.undecided_requests import Watch, options
 from gate.observe import alerts
 from gate.policy import Policy, Settings
 from gate.protocol.topics import Names, Templates
 from gate.shard.buffer import MemoryPool
+from gate.shard.owner import Shard
 from gate.shard.placement import shard_of
 from gate.shard.ports import Session, UnavailableError
 from gate.shard.records import CommittedOffset, Partition
-from gate.shard.task import Shard
 from gate.shard.topic_limits import CONFIGS, TopicLimits
 
 CALL_DEADLINE: Final = 10.0

@@ -16,7 +16,7 @@ from gate.errors import GateError
 from gate.kafka.aio.asked import within
 from gate.kafka.aio.client import adopt
 from gate.kafka.assignor import make_assignor
-from gate.kafka.coalesced import CoalescedCall
+from gate.kafka.coalesced_call import CoalescedCall
 from gate.protocol.topics import Names
 from gate.shard.placement import shard_of
 from gate.shard.records import Partition

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gate.kafka.creating import MIN_ISR
+from gate.kafka.topic_creation import MIN_ISR
 
 UNCLEAN: Final = "unclean.leader.election.enable"
 

@@ -10,7 +10,7 @@ import structlog
 
 from gate.admission.model import Event, EventKind, Reason, Usage
 from gate.errors import GateError, reason_of
-from gate.kafka.undecided import Undecided
+from gate.kafka.undecided_requests import Undecided
 from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
 from gate.observe.http import Board

@@ -22,8 +22,8 @@ from gate.kafka.aio.reader import Reader, newest, read_all
 from gate.kafka.aio.session import KafkaSession, Torn
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
+from gate.kafka.generation_layout import Layout, Shards, lay_out
 from gate.kafka.generations import Generation, Moving, find, known, transactional_id
-from gate.kafka.placing import Layout, Shards, lay_out
 from gate.kafka.torn_transactions import Places, look
 from gate.policy import Delivery, Policy, Settings
 from gate.protocol import control

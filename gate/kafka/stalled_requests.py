@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gate.kafka.aio.reader import EARLIEST, LATEST
-from gate.kafka.undecided import OPEN_AFTER, Ends, Undecided, nobody_tells, open_transaction
+from gate.kafka.undecided_requests import OPEN_AFTER, Ends, Undecided, nobody_tells, open_transaction
 from gate.shard.records import CommittedOffset, Partition
 from gate.shard.stalls import SECOND, StalledPartition
 from gate.units import MS

@@ -17,11 +17,11 @@ from gate.protocol.headers import (
     origin,
     original_id,
 )
+from gate.shard.failed_jobs import DeadLetter, Retry, follow, paused_until, unfit
 from gate.shard.feedback_state import FeedbackState
 from gate.shard.forwarding import Refusal, estimate, rejected
 from gate.shard.records import Outgoing, Partition, Record
 from gate.shard.refusal_history import RejectionLevel, Rejections, job_of
-from gate.shard.retries import DeadLetter, Retry, follow, paused_until, unfit
 from gate.shard.routing import Batch, Topics
 from gate.shard.topic_limits import TopicLimit
 from gate.units import MS

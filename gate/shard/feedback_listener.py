@@ -15,10 +15,10 @@ from gate.errors import GateError
 from gate.protocol.feedback import LONGEST_BACKOFF, BackOff, Failed, Heard, read
 from gate.shard.buffer import FetchBuffer, Wake, weight_of
 from gate.shard.environment import Environment
+from gate.shard.failed_jobs import stage_of
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackEntry
 from gate.shard.ports import UnavailableError
 from gate.shard.records import Partition, Record
-from gate.shard.retries import stage_of
 
 BUFFER_BYTES: Final = 256 << 10
 READY_BYTES: Final = 512 << 10  # of admitted requests that wait for the next batch

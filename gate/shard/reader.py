@@ -8,12 +8,12 @@ import structlog
 from gate.shard.batch_shares import BatchShares
 from gate.shard.buffer import MOST_WEIGHT, FetchBuffer, Wake, weight_of
 from gate.shard.environment import Environment
+from gate.shard.failed_jobs import due
 from gate.shard.feedback_listener import FeedbackListener
 from gate.shard.forwarding import STAMP_BYTES, Forwarding, Judge, Weigh
 from gate.shard.ports import MOST_READ, PulledTooMuchError
 from gate.shard.records import Partition, Record
 from gate.shard.refusal_history import RefusalHistory
-from gate.shard.retries import due
 from gate.shard.routing import TakenRecords, Topics, source_number
 from gate.shard.state import ServiceBatch, ShardState
 from gate.units import MS

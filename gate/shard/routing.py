@@ -29,10 +29,10 @@ from gate.protocol.headers import (
     source_of,
 )
 from gate.protocol.topics import Names
+from gate.shard.failed_jobs import as_request, home_of
 from gate.shard.forwarding import Judge, Refusal, rejected
 from gate.shard.records import Outgoing, Partition, Raw, Record
 from gate.shard.refusal_history import NO_REJECTIONS, Rejections, request_of
-from gate.shard.retries import as_request, home_of
 from gate.shard.topic_limits import UNKNOWN, TopicLimit
 from gate.units import MS
 

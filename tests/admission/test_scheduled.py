@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.admission.model import MS, SECOND, Reason, Run, Verdict
-from gate.admission.queues.scheduled import Scheduled
+from gate.admission.queues.scheduled_places import Scheduled
 from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.state import ScheduledRecord, decode
 from gate.limits import Spec

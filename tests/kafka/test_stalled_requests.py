@@ -6,7 +6,7 @@ from gate.kafka import stalled_requests as module
 from gate.kafka.aio.heads import Head
 from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.stalled_requests import LONG, stalled_requests, undecided_now
-from gate.kafka.undecided import OPEN_AFTER, Undecided
+from gate.kafka.undecided_requests import OPEN_AFTER, Undecided
 from gate.shard.records import CommittedOffset, Partition
 
 AT = 1_764_025_123_456_000_000

@@ -14,8 +14,8 @@ from gate.policy import parse_policy
 from gate.protocol.headers import STAMP, parse_stamp
 from gate.protocol.topics import Names
 from gate.shard.buffer import MemoryPool
+from gate.shard.owner import Shard
 from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition, RecoveredState, Written
-from gate.shard.task import Shard
 from gate.shard.topic_limits import TopicLimits, nothing_known
 from gate.units import MS
 from tests.sim.log import Stored

@@ -12,23 +12,23 @@ import msgspec
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.limits.running import RunningCounter
 from gate.admission.model import Verdict
-from gate.admission.queues.parked import ParkedPlaces
-from gate.admission.queues.scheduled import Scheduled
+from gate.admission.queues.parked_places import ParkedPlaces
+from gate.admission.queues.scheduled_places import Scheduled
 from gate.admission.queues.selectable import SelectablePlaces
 from gate.admission.recent_ids import RecentIds
 from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
 from gate.limits.runs import Ring
 from gate.shard import duplicates, routing
-from gate.shard import task as shard
+from gate.shard import owner as shard
+from gate.shard.batch_writer import BatchWriter
 from gate.shard.buffer import FetchBuffer
 from gate.shard.commands import OperatorCommands
-from gate.shard.commit import BatchWriter
+from gate.shard.owner import Shard
 from gate.shard.positions import Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, RecoveredState, Written
 from gate.shard.routing import Batch
 from gate.shard.state import ServiceBatch, ShardState
-from gate.shard.task import Shard
 from gate.units import MS
 from tests.sim import client
 from tests.sim.client import SimSession

@@ -17,9 +17,9 @@ from gate.limits import runs as runs_module
 from gate.policy import Policy, Settings
 from gate.protocol.control import Cancel, PauseUntil, Resume, Selection
 from gate.shard import commands as commands_module
+from gate.shard import owner as shard_module
 from gate.shard import reader as reader_module
 from gate.shard import state as state_module
-from gate.shard import task as shard_module
 from gate.shard.placement import shard_of
 from gate.shard.ports import Session
 from gate.shard.records import CommittedOffset, Outgoing, Partition

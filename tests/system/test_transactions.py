@@ -15,7 +15,7 @@ from aiokafka.protocol.produce import ProduceRequest
 
 from gate.kafka.connect import running as running_client
 from gate.kafka.open_transactions import shown
-from gate.kafka.undecided import open_transaction, options
+from gate.kafka.undecided_requests import open_transaction, options
 from gate.shard.records import Partition
 from tests.hostile.encoding import TRANSACTIONAL, RawBatch, RawRecord
 from tests.system.gates import create, gate, until

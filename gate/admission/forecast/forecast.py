@@ -17,7 +17,7 @@ from gate.admission.forecast.simulated import MOST, SimulatedQueues
 from gate.admission.forecast.single_queue import SingleQueue, ready_at
 from gate.admission.limits.service import Limits
 from gate.admission.model import FOREVER, SECOND, UNTIL_RESUMED, whole_ms
-from gate.admission.queues.parked import ParkedPlaces
+from gate.admission.queues.parked_places import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant
 from gate.admission.scheduler import Scheduler
 from gate.limits import NEVER, Limiter, Spec

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gate.admission.queues.parked import ENTRIES, ParkedPlaces
+from gate.admission.queues.parked_places import ENTRIES, ParkedPlaces
 from gate.admission.queues.queue import Queue
 from gate.admission.queues.segment import Segment
 

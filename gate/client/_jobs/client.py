@@ -15,7 +15,7 @@ from gate.client._errors import ArgumentError, NotConnectedError, UnknownService
 from gate.client._jobs.matching import Matching
 from gate.client._jobs.reader import Reader
 from gate.client._jobs.ticket import Ticket
-from gate.client._outcomes import encode_result
+from gate.client._outcome_writer import encode_result
 from gate.client._sender import Header, Sender
 from gate.config import Connection
 from gate.errors import GateError

@@ -7,8 +7,8 @@ from gate.admission.limits.budget import Budgets
 from gate.admission.model import SECOND, Pull, Verdict
 from gate.admission.state import ClaimRecord, GroupRecord, decode, encode
 from gate.errors import GateError
+from gate.kafka.generation_layout import Shards, lay_out
 from gate.kafka.generations import PLACEMENT_KEY, Generation, Placed
-from gate.kafka.placing import Shards, lay_out
 from gate.kafka.reshard import BATCH_RECORDS, _parts
 from gate.policy import parse_policy
 from gate.protocol.topics import Names

@@ -8,7 +8,7 @@ from aiokafka import errors
 
 from gate.errors import GateError
 from gate.kafka.cluster import Cluster
-from gate.kafka.creating import Copies, TopicSpec, choose_copies, left_out, refusal_hint
+from gate.kafka.topic_creation import Copies, TopicSpec, choose_copies, left_out, refusal_hint
 from gate.protocol.topics import Names
 from tests.system.test_pages import BROKERS, allow
 
@@ -96,7 +96,7 @@ async def test_where_only_the_broker_knows_it_decides_how_many_copies_there_are(
 
 
 async def test_a_broker_that_refuses_the_number_of_copies_chooses_it(cluster, prefix, monkeypatch):
-    monkeypatch.setattr("gate.kafka.creating.choose_copies", lambda *_: Copies(3, 2))  # of one broker
+    monkeypatch.setattr("gate.kafka.topic_creation.choose_copies", lambda *_: Copies(3, 2))  # of one broker
     spec = TopicSpec(f"{prefix}.a", 1, {"retention.ms": "-1"})
     await cluster.ensure(spec)
     assert (await made(cluster, spec.name))[spec.name]["min.insync.replicas"] == "1"

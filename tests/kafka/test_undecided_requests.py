@@ -6,10 +6,10 @@ import struct
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from gate.kafka import undecided
+from gate.kafka import undecided_requests
 from gate.kafka.aio.heads import Head, head_at
 from gate.kafka.aio.reader import EARLIEST
-from gate.kafka.undecided import (
+from gate.kafka.undecided_requests import (
     DATES,
     MARKS_EVERY,
     OPEN_AFTER,
@@ -276,7 +276,7 @@ async def test_those_that_stand_are_published_and_once_more_when_they_go_on(worl
 
 
 async def test_a_look_that_fails_says_nothing_rather_than_the_old_and_the_next_says_it_again(world, monkeypatch):
-    monkeypatch.setattr(undecided, "EVERY", 0.001)
+    monkeypatch.setattr(undecided_requests, "EVERY", 0.001)
     world.end = {PAY: 8, CALM: 0}
     seen = []
 

@@ -16,9 +16,9 @@ import structlog
 from gate.admission.model import Reason
 from gate.policy import Policy
 from gate.protocol.headers import not_before
+from gate.shard.batch_writer import BatchWriter
 from gate.shard.changelog import LEAVING_KEY, META_KEY, StateClosedError, read_meta
 from gate.shard.clock import BrokerClock
-from gate.shard.commit import BatchWriter
 from gate.shard.environment import Environment
 from gate.shard.failpoints import reach
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult

@@ -7,11 +7,11 @@ import pytest
 
 from gate.policy import parse_policy
 from gate.protocol.topics import Names
-from gate.shard import task as shard_module
+from gate.shard import owner as shard_module
 from gate.shard.buffer import MemoryPool
+from gate.shard.owner import Shard, SpentError
 from gate.shard.reader import LARGE_BYTES
 from gate.shard.records import Fetched, Partition
-from gate.shard.task import Shard, SpentError
 from gate.units import MS
 
 POLICY = parse_policy("defaults: {requests_per_second: 1}")

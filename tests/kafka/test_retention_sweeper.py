@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.aio.reader import EARLIEST, LATEST
-from gate.kafka.sweeping import FIRST, MOST, Sweeper
+from gate.kafka.retention_sweeper import FIRST, MOST, Sweeper
 from gate.shard.records import Partition
 from gate.shard.snapshots import RetainedOffsets
 from gate.shard.stalls import SECOND

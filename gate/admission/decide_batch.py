@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from gate.admission import overflow, scheduling
+from gate.admission import overflow, start_times
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
 from gate.admission.limits.service import Bound
@@ -37,7 +37,7 @@ def decide(
     offered -= sum(run.count for run in later)
     passed = None if due else _pass(state, now, runs, offered, room)
     result = passed or _contend(state, now, runs, room, set(), due)
-    step, unplaced, arrivals = scheduling.postpone(state, now, later, result.step, result.unplaced)
+    step, unplaced, arrivals = start_times.postpone(state, now, later, result.step, result.unplaced)
     _count(state, now, arrivals)
     return StepResult(step, unplaced, result.held)
 
@@ -111,7 +111,7 @@ def _contend(
     _drop(state, now, pulls)
     state.scheduler.unblock(now)
     start = max(now, state.paused_until)
-    scheduling.begin(state, now, due)
+    start_times.begin(state, now, due)
     arrivals = _arrive(state, now, runs, granted)
     shadow = state.policy.shadow
     tally = state.scheduler.tally = StepCounts(tracking=state.limits.running.tracking)
@@ -138,8 +138,8 @@ def _contend(
     if left:
         held, unplaced = _settle(state, now, left, blocked, start)
     if due:
-        unplaced = scheduling.place(state, unplaced)
-        came, cost = scheduling.leave(state, now, due, pulls)
+        unplaced = start_times.place(state, unplaced)
+        came, cost = start_times.leave(state, now, due, pulls)
         state.admit(now, came, cost)
     requests, units = _count(state, now, arrivals)
     state.admit(now, requests + sum(tally.pulled.values()), units + tally.pulled_units)

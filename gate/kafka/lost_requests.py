@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from gate.kafka.aio.reader import EARLIEST
-from gate.kafka.undecided import Ends
+from gate.kafka.undecided_requests import Ends
 from gate.shard.records import Partition
 from gate.shard.snapshots import Parking
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gate.kafka.aio.reader import EARLIEST
-from gate.kafka.losses import ANEW, Losses
+from gate.kafka.lost_requests import ANEW, Losses
 from gate.shard.records import Partition
 from gate.shard.snapshots import Parking
 

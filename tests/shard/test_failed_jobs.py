@@ -5,8 +5,8 @@ import pytest
 
 from gate.protocol.feedback import BackOff, Done, Failed, Heard
 from gate.protocol.headers import Stamp
+from gate.shard.failed_jobs import STAGES, DeadLetter, Retry, due, follow, home_of, paused_until, stage_of, unfit
 from gate.shard.records import Outgoing
-from gate.shard.retries import STAGES, DeadLetter, Retry, due, follow, home_of, paused_until, stage_of, unfit
 
 NOW = 1_764_025_123_456
 STAMP = Stamp("admitted", "gate.requests.payments-3@5", NOW - 60_000, 2, "9f2c01").encode()

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from gate.kafka.coalesced import CoalescedCall
+from gate.kafka.coalesced_call import CoalescedCall
 
 
 class Calls:
