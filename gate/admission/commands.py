@@ -1,6 +1,6 @@
 """Commands on what is parked: some of it is looked for, and leaves, or goes into another lane."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gate.admission.engine_state import EngineState
@@ -56,7 +56,9 @@ def take_out(state: EngineState, now: int, spans: Sequence[Span], reason: Reason
     They take nothing of the limits, and those behind them come earlier. Not between `step` and `parked`.
     """
     pulls: list[Pull] = []
+    queues: dict[Queue, None] = {}
     for queue, partition, offset, count, cost in state.places.take_out(spans):
+        queues[queue] = None
         state.scheduler.shrink(queue, count, count * cost)
         queue.tenant.forecast = None
         state.tenants.touch(queue.tenant, now)
@@ -66,29 +68,32 @@ def take_out(state: EngineState, now: int, spans: Sequence[Span], reason: Reason
             state.totals[queue.lane.name, Verdict.REJECTED, reason, True] += count
             add_pull(pulls, Pull(partition, offset, count, Verdict.REJECTED, reason))
     if spans:
-        _settle(state, now)
+        _settle(state, now, queues)
     return pulls
 
 
 def shift(state: EngineState, now: int, spans: Sequence[Span], lane: Lane) -> int:
     """Put parked requests into another lane, each where it would be had it come there; return how many."""
     shifted = 0
+    sources: dict[Queue, None] = {}
     for source, target, count, cost in state.places.shift(spans, lambda queue: state.tenants.queue(queue.tenant, lane)):
         state.scheduler.shrink(source, count, count * cost)
         state.scheduler.grow(target, count, count * cost)
         state.scheduler.join(target)  # where its tenant's limit blocks it, the next step finds that out
         state.tenants.touch(target.tenant, now)
         target.tenant.forecast = None
+        sources[source] = None
         shifted += count
     if shifted:
         state.forecast.forget()
-        _settle(state, now)
+        _settle(state, now, sources)
     return shifted
 
 
-def _settle(state: EngineState, now: int) -> None:
-    """Bring turns and forecasts in line with what waits now."""
+def _settle(state: EngineState, now: int, queues: Iterable[Queue]) -> None:
+    """Bring turns and forecasts in line with what waits now; `queues` have lost some."""
     state.changed = True
+    state.scheduler.hasten(queues, now)
     state.forecast.expired()
     state.scheduler.rest(now, state.limits)
     state.forecast.stepped(now, max(now, state.paused_until), admitted=True)

@@ -141,6 +141,8 @@ def _contend(
         unplaced = start_times.place(state, unplaced)
         came, cost = start_times.leave(state, now, due, pulls)
         state.admit(now, came, cost)
+    refused = (a.queue for a in left if a.outcomes and a.outcomes[-1][1] is Verdict.REJECTED)
+    state.scheduler.hasten(dict.fromkeys(refused), now)
     requests, units = _count(state, now, arrivals)
     state.admit(now, requests + sum(tally.pulled.values()), units + tally.pulled_units)
     state.scheduler.rest(now, state.limits)
@@ -241,6 +243,7 @@ def _drop(state: EngineState, now: int, pulls: list[Pull]) -> None:
         state.totals[queue.lane.name, Verdict.REJECTED, reason, True] += count
         add_pull(pulls, Pull(partition, offset, count, Verdict.REJECTED, reason, limit))
     if dropped:
+        state.scheduler.hasten(dict.fromkeys(queue for _, _, queue, *_ in dropped), now)
         state.forecast.expired()
 
 

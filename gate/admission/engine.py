@@ -11,7 +11,7 @@ from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, SECOND, UNTIL_RESUMED, Event, Pull, Reason, Run, Started, Step, Usage
 from gate.admission.queues.holding import Holding
-from gate.admission.queues.queue import Arrival
+from gate.admission.queues.queue import Arrival, Queue
 from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.queues.selectable import Cursor, Span
 from gate.admission.queues.tenants import short
@@ -252,7 +252,9 @@ class Engine:
         state = self.state
         now = state.now = max(now, state.now)
         gone = 0
+        queues: dict[Queue, None] = {}
         for queue, _, _, count, cost in state.places.drop_below(partition, end):
+            queues[queue] = None
             state.scheduler.shrink(queue, count, count * cost)
             queue.tenant.forecast = None
             state.tenants.touch(queue.tenant, now)
@@ -263,6 +265,7 @@ class Engine:
         if gone:
             state.gone += gone
             state.changed = True
+            state.scheduler.hasten(queues, now)
             state.forecast.expired()
             state.scheduler.rest(now, state.limits)
             state.forecast.stepped(now, max(now, state.paused_until), admitted=True)
