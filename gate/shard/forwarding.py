@@ -28,6 +28,11 @@ class Refusal:
     first: str = ""  # the request that it repeats
 
 
+def refused_before(rejection: Rejection) -> Refusal:
+    """Return why a request can't go on of which an output was refused before."""
+    return Refusal(Malformed("", rejection.why, rejection.reason), rejection.level, rejection.first)
+
+
 def estimate(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """Return about how many bytes a batch of one record has that is not compressed, never too many."""
     size = BATCH_OVERHEAD + RECORD_OVERHEAD + len(key or b"") + len(value or b"")
@@ -52,7 +57,7 @@ class Forwarding:
         """Return why a request can't be forwarded; None: it can, as far as can be told."""
         rejection = self.rejections.get(record.offset)
         if rejection is not None:
-            return Refusal(Malformed("", rejection.why, rejection.reason), rejection.level)
+            return refused_before(rejection)
         size, room = None, 0
         for topic, limit in self.topics.items():
             if limit.compacted and record.key is None:

@@ -46,6 +46,7 @@ class Rejection(NamedTuple):
     why: str
     level: RejectionLevel
     reason: str = UNFORWARDABLE
+    first: str = ""  # the request that it repeats
 
 
 Rejections = Mapping[Partition, Mapping[int, Rejection]]  # by request partition and offset
@@ -199,9 +200,9 @@ def request_of(headers: Headers) -> tuple[Partition, int] | None:
 
 def _as_rejected(headers: Headers, why: str) -> Rejection:
     given = dict(headers)
-    reason = parse_stamp(given[STAMP] or b"").reason or UNFORWARDABLE
-    told = given.get(ERROR)
-    return Rejection(why if told is None else told.decode("utf-8", "replace"), RejectionLevel.WHOLE, reason)
+    stamp, told = parse_stamp(given[STAMP] or b""), given.get(ERROR)
+    said = why if told is None else told.decode("utf-8", "replace")
+    return Rejection(said, RejectionLevel.WHOLE, stamp.reason or UNFORWARDABLE, stamp.first or "")
 
 
 def job_of(headers: Headers) -> tuple[Partition, int] | None:

@@ -30,7 +30,7 @@ from gate.protocol.headers import (
 )
 from gate.protocol.topics import Names
 from gate.shard.failed_jobs import as_request, home_of
-from gate.shard.forwarding import Judge, Refusal, rejected
+from gate.shard.forwarding import Judge, Refusal, refused_before, rejected
 from gate.shard.records import Outgoing, Partition, Raw, Record
 from gate.shard.refusal_history import NO_REJECTIONS, Rejections, request_of
 from gate.shard.topic_limits import UNKNOWN, TopicLimit
@@ -354,7 +354,7 @@ class Batch:
                 if rejection is None:
                     went.append(record)
                 else:
-                    refusal = Refusal(Malformed("", rejection.why, rejection.reason), rejection.level)
+                    refusal = refused_before(rejection)
                     self._reject(topics, policy, pull.partition, record, refusal, topics.delayed)
             records = went
         at = self.now // MS

@@ -132,7 +132,8 @@ def test_every_name_of_the_contract_comes_of_the_plan():
         peers = ("naive", "faststream", "quixstreams", "confluent", "kafka-streams", "at_least_once")
         assert {f"cpu/{peer}/100" for peer in peers} | {"cpu/naive/1024"} <= names
     scaled = plan.scale_ratios({case: outcomes(2.0, None) for case in plan.scale_cases()})
-    assert [result.name for result in scaled] == ["cpu/services/1000", "cpu/tenants/100000", "memory/16-shards"]
+    names = ["cpu/services/1000", "cpu/tenants/100000", "cpu/deduplicate", "memory/16-shards"]
+    assert [result.name for result in scaled] == names
 
 
 def test_figures_go_between_their_marks_and_nothing_else_changes():

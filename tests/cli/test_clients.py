@@ -323,6 +323,8 @@ def test_stamps_are_shown_as_json(gate, log, names):
             "reason": "never",
             "limit": "payments.rate",
             "created_ms": AT_MS - 1,
+            "first": None,
+            "running": False,
         },
         "retry_after": None,
         "not_before_ms": None,

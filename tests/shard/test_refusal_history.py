@@ -63,7 +63,7 @@ def test_a_rejection_that_is_refused_loses_more_and_more_and_then_waits():
     record = out(5, "rejected", reason="malformed")
     for level in (RejectionLevel.WITHOUT_VALUE, RejectionLevel.BARE):
         refusals.learn(refusal(REJECTED, [record], 0), 0.0)
-        assert refusals.condemned[REQUESTS][5] == ("gate-cost is odd", level, "malformed")
+        assert refusals.condemned[REQUESTS][5] == ("gate-cost is odd", level, "malformed", "")
     refusals.learn(refusal(REJECTED, [record], 0), 0.0)
     assert refusals.closed[REJECTED].until_seconds == FIRST_WAIT
 

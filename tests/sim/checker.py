@@ -151,8 +151,7 @@ class Checker:
             given = dict(record.headers)
             request = service.requests[record.partition, record.offset]
             request.ids = {name: given[name] for name in ("gate-id", "key-of-mine") if name in given}
-            if self._picky.part:
-                request = service.requests[record.partition, record.offset]
+            if self._picky.part or self._picky.stubborn:
                 request.strange = self._picky.is_strange(record.key, record.value)
                 if self._picky.is_stubborn(record.key, record.value):
                     request.bare = _print(record._replace(value=None))
