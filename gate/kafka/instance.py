@@ -139,7 +139,7 @@ class Gate:
         )  # fmt: skip
         stack.push_async_callback(self._membership.stop)
         self._sessions = Sessions(
-            self.names, settings, self.shards, self.policy_shard_key, self._reading, self._cluster,
+            self.names, settings, self.shards, self.policy_shard_key, self._reading, self._single, self._cluster,
             self.committed, self._membership.commit, self.limits,
         )  # fmt: skip
         if self._reset_state:

@@ -30,6 +30,7 @@ class Sessions:
         shards: int,
         shard_key: Callable[[str], str],
         client: Client,
+        reader: Reader,
         cluster: Cluster,
         committed: Callable[[Sequence[Partition]], Awaitable[Mapping[Partition, CommittedOffset]]],
         commit: Callable[[Mapping[Partition, int]], Awaitable[None]],
@@ -40,7 +41,7 @@ class Sessions:
         self._shards = shards
         self._shard_key = shard_key
         self._client = client
-        self._reader = Reader(client)
+        self._reader = reader  # over that client
         self._cluster = cluster
         self._committed = committed
         self._commit = commit

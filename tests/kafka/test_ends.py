@@ -33,3 +33,22 @@ async def test_a_broker_that_is_away_is_left_out(own_broker, prefix):
             assert await reader.head(parts[1], 0) is None
     finally:
         await client.end()
+
+
+async def test_two_readers_of_one_client_do_not_make_it_forget_each_others_topics(bootstrap, prefix):
+    """A client asks for the topics that it was told last; who had others waited for their leaders for ever."""
+    mine, others = (Partition(f"{prefix}.{name}", 0) for name in ("mine", "others"))
+    await create(bootstrap, mine.topic)
+    await create(bootstrap, others.topic)
+    client = Client(bootstrap_servers=bootstrap)
+    await client.bootstrap()
+    try:
+        one, other = Reader(client), Reader(client)
+        async with asyncio.timeout(60):
+            await one.locate(mine)
+            await other.learn({others.topic})
+            await client.force_metadata_update()
+            assert await one.locate(mine) in one.nodes()
+            assert await other.locate(others) in other.nodes()
+    finally:
+        await client.end()

@@ -131,6 +131,7 @@ class Reader:
             self._client.add_topic(partition.topic)
         node = self._client.cluster.leader_for_partition(TopicPartition(*partition))
         if node is None or node == -1:
+            self._client.add_topic(partition.topic)  # another reader of this client may have had it forgotten
             self._client.force_metadata_update()
             return None
         return int(node)
