@@ -51,8 +51,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     tokens = sys.argv[1:] if tokens is None else tokens
     json = is_json(tokens)
     try:
-        if failpoints.VARIABLE in os.environ:
-            failpoints.arm(os.environ)
+        failpoints.arm(os.environ)
         result = _app(tokens)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
