@@ -3,7 +3,11 @@
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Final
+from typing import Final, TypeAlias
+
+# The type of a field says the unit of the time in it; a moment counts from the unix epoch
+Ns: TypeAlias = int
+Ms: TypeAlias = int
 
 MS: Final = 1_000_000
 SECOND: Final = 1_000_000_000

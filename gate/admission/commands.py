@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gate.admission.engine_state import EngineState
+from gate.admission.fair_scheduler import add_pull
 from gate.admission.model import MS, Pull, Reason, Verdict
 from gate.admission.queues.queue import Lane, Queue
 from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.queues.selectable import Cursor, Span
 from gate.admission.queues.sharing import is_shared
 from gate.admission.queues.tenants import short
-from gate.admission.scheduler import add_pull
 
 
 @dataclass(frozen=True, slots=True)

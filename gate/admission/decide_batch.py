@@ -6,12 +6,12 @@ from typing import NamedTuple
 from gate.admission import overflow, start_times
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
+from gate.admission.fair_scheduler import StepCounts, add_pull
 from gate.admission.limits.service import Bound
 from gate.admission.model import MS, Decision, Pull, Reason, Run, Started, Step, Verdict
 from gate.admission.queues.queue import Arrival, Tenant
 from gate.admission.queues.sharing import is_shared
 from gate.admission.queues.tenants import short
-from gate.admission.scheduler import StepCounts, add_pull
 from gate.policy import Overflow
 
 

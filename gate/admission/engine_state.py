@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from gate.admission.breach import AlertSchedule, Breach, DecayingRate
+from gate.admission.fair_scheduler import FairScheduler
 from gate.admission.forecast.forecast import Forecast
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.limits.budget import Budgets
@@ -17,7 +18,6 @@ from gate.admission.queues.scheduled_places import Scheduled
 from gate.admission.queues.selectable import SelectablePlaces
 from gate.admission.queues.tenants import Tenants
 from gate.admission.recent_ids import RecentIds
-from gate.admission.scheduler import Scheduler
 from gate.admission.state import LaneRecord, ServiceRecord, TotalRecord
 from gate.limits import Limiter
 from gate.policy import Deduplicate, ServicePolicy
@@ -41,7 +41,7 @@ class EngineState:
         self.tenants = Tenants(service, policy, self.lanes, now)
         self.scheduled = Scheduled(service)
         self.places = SelectablePlaces(service)
-        self.scheduler = Scheduler(self.lanes, self.places, self.tenants)
+        self.scheduler = FairScheduler(self.lanes, self.places, self.tenants)
         self.forecast = Forecast(self.scheduler, self.places, self.limits)
         self.recent = RecentIds(service, self.tenants.salt, _once(policy))
         self.sequence = 0  # numbers all requests in the order of arrival

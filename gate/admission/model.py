@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from gate.units import Ns
+
 MS: Final = 1_000_000
 SECOND: Final = 1_000_000_000
 FOREVER: Final = 2**62  # a time, in ns, that fits into a record
@@ -58,8 +60,8 @@ class Run(msgspec.Struct, frozen=True):  # a dataclass takes four times as long 
     lane: str = ""  # unknown or empty: the default lane
     tenant: str = ""
     cost: int = 1  # of each request, >= 1
-    deadline: int | None = None  # ns: the last moment at which an admission is of use
-    start: int | None = None  # ns: not before; None, or a time that is past: at once
+    deadline: Ns | None = None  # the last moment at which an admission is of use
+    start: Ns | None = None  # not before; None, or a time that is past: at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Decision:
     verdict: Verdict
     reason: Reason | None = None
     limit: str | None = None  # names the limit that bound; may hold a tenant, so it is no metric label
-    not_before: tuple[int, ...] | None = None
+    not_before: tuple[Ns, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Pull:
     verdict: Verdict  # ADMITTED or REJECTED
     reason: Reason | None = None
     limit: str | None = None
-    not_before: tuple[int, ...] | None = None  # of those rejected as their time came, as in a decision
+    not_before: tuple[Ns, ...] | None = None  # of those rejected as their time came, as in a decision
 
 
 class Started(NamedTuple):
@@ -132,8 +134,8 @@ class Event:
     service: str
     limit: str  # the limit that bound when the breach opened
     reason: Reason
-    at: int  # ns
-    since: int  # ns; the start of the breach, for near_limit the crossing
+    at: Ns
+    since: Ns  # the start of the breach, for near_limit the crossing
     refused: int  # fresh requests refused (delayed, rejected, held) since the start of the breach
     offered_per_second: float
     backlog: int  # requests that wait
@@ -151,7 +153,7 @@ class LimitUsage:
     per_second: float  # units per second that it gives in the long run
     usage: float  # 0..1
     left: int | None = None  # units until it renews; None: it gives all the time
-    renews_at: int | None = None  # ns
+    renews_at: Ns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class Total:
 class Refusal:
     """The last request that could not go at once."""
 
-    at: int  # ns
+    at: Ns
     reason: Reason
     limit: str
 
@@ -200,7 +202,7 @@ class PausedTenant:
     """A tenant of which nothing is admitted."""
 
     tenant: str
-    until: int | None  # ns; None: until somebody resumes it
+    until: Ns | None  # None: until somebody resumes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class Usage:
     """One service at one moment, for `gate usage` and the metrics."""
 
     service: str
-    at: int  # ns
+    at: Ns
     policy: str  # version
     limits: tuple[LimitUsage, ...]
     requests_per_second: float  # admitted, over the last ten seconds or so
@@ -218,9 +220,9 @@ class Usage:
     window_fill: float  # 0..1, of the fullest window
     lanes: tuple[LaneUsage, ...]
     totals: tuple[Total, ...]
-    breach_since: int | None  # ns; None: no breach is open
+    breach_since: Ns | None  # None: no breach is open
     last_refusal: Refusal | None
-    paused_until: int | None
+    paused_until: Ns | None
     in_flight: int | None  # newest known lag of the workers plus what was admitted since; None: not watched
     tenants: int  # remembered: with something parked or a limiter that is not idle
     unknown_lanes: int  # requests that named a lane that the policy does not have
@@ -237,7 +239,7 @@ class Usage:
     scheduled: int = 0  # requests that wait for the time their producer wants: no part of the backlog
     remembered: int | None = None  # ids, where each may come only once; None: not asked for
     forgotten: int = 0  # ids that had to make room before their time, since its owner took over
-    next_start: int | None = None  # ns: the time of the first of them
+    next_start: Ns | None = None  # the time of the first of them
     running: int | None = None  # requests that are admitted and not told to be done; None: nothing limits them
 
     @property

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from gate.admission import overflow
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
+from gate.admission.fair_scheduler import add_pull
 from gate.admission.model import MS, UNTIL_RESUMED, Pull, Reason, Run, Step, Verdict
 from gate.admission.queues.queue import Arrival
 from gate.admission.queues.segment import NO_DEADLINE
 from gate.admission.queues.tenants import short
-from gate.admission.scheduler import add_pull
 
 Unplaced = Sequence[tuple[Arrival, int, int]]  # delayed requests: with number in the batch and count
 

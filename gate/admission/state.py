@@ -15,6 +15,7 @@ from msgspec import field
 
 from gate.admission import positional
 from gate.limits import StateError
+from gate.units import Ms, Ns
 
 VERSION: Final = 2
 _HEAD: Final = struct.Struct(">BI")  # version, CRC-32 of the rest
@@ -29,7 +30,7 @@ class QueueTag(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: int = field(default=0, name="e")
     start: int = field(default=0, name="s")
     order: int = field(default=0, name="o")
-    until: int = field(default=0, name="u")  # blocked by the tenant's own limit until then; 0: not blocked
+    until: Ns = field(default=0, name="u")  # blocked by the tenant's own limit until then; 0: not blocked
 
 
 class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,7 +40,7 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     plan: bytes | None = field(default=None, name="p")
     queues: list[QueueTag] = field(default_factory=list, name="q")
     overdue: bool = field(default=False, name="o")
-    look_at: int = field(default=0, name="a")  # when to look whether it can be forgotten
+    look_at: Ns = field(default=0, name="a")  # when to look whether it can be forgotten
     plans: int = field(default=0, name="n")  # the service's number when it was written: another one makes `plan` void
 
 
@@ -67,13 +68,13 @@ class TotalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 class BreachRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """An open breach, and which near-limit crossing was told already."""
 
-    since: int = field(default=0, name="s")  # 0: no breach is open
+    since: Ns = field(default=0, name="s")  # 0: no breach is open
     limit: str = field(default="", name="l")
     reason: str = field(default="", name="r")
     refused: int = field(default=0, name="n")
-    last: int = field(default=0, name="a")
+    last: Ns = field(default=0, name="a")
     beats: int = field(default=0, name="b")
-    next_beat: int = field(default=0, name="x")
+    next_beat: Ns = field(default=0, name="x")
     near: bool = field(default=False, name="c")
     near_told: int = field(default=0, name="t")
 
@@ -102,17 +103,17 @@ class ServiceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`service/<name>`."""
 
     policy: str = field(name="p")  # version
-    now: int = field(name="n")
+    now: Ns = field(name="n")
     sequence: int = field(name="s")
     limiter: bytes = field(name="l")
     plan: list[bytes] | None = field(default=None, name="f")
-    plan_at: int = field(default=0, name="fa")
+    plan_at: Ns = field(default=0, name="fa")
     virtual: int = field(default=0, name="v")
     lanes: list[LaneRecord] = field(default_factory=list, name="q")
     totals: list[TotalRecord] = field(default_factory=list, name="t")
     breach: BreachRecord = field(default_factory=BreachRecord, name="b")
     meters: list[tuple[float, int]] = field(default_factory=list, name="m")
-    paused_until: int = field(default=0, name="pu")
+    paused_until: Ns = field(default=0, name="pu")
     lag: int | None = field(default=None, name="w")
     admitted_since: int = field(default=0, name="as")
     unknown_lanes: int = field(default=0, name="ul")
@@ -134,7 +135,7 @@ class ServiceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 class RunningRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`running/<service>/<number>`: requests that were admitted at one time and run, by their ids."""
 
-    at: int = field(name="a")  # ns
+    at: Ns = field(name="a")
     ids: list[str] = field(name="i")
     tenants: list[str | None] = field(default_factory=list, name="t")  # that each counts for; none: for none of them
 
@@ -189,7 +190,7 @@ class ScheduledRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 class SeenRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`seen/<service>/<n>`: recent ids in the order in which they came, in columns of little-endian integers."""
 
-    at: int = field(name="t")  # ms
+    at: Ms = field(name="t")
     digests: bytes = field(name="d")  # 16 bytes each
     places: bytes = field(name="p")  # u64: partition << 48 | offset; all ones: forgotten
     ats: bytes = field(name="a")  # u32 of ms since `at`

@@ -11,9 +11,9 @@ from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.aio.asked import within
 from gate.kafka.aio.client import adopt
 from gate.kafka.aio.compat.shared import ConfigResource, ConfigResourceType
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.coalesced_call import CoalescedCall
 from gate.kafka.topic_creation import Creator, TopicSpec
 from gate.log import get_logger

@@ -12,8 +12,8 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import access
-from gate.kafka.aio.asked import within
 from gate.kafka.aio.client import Client
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import check_compression
 from gate.kafka.alert_producer import Notices

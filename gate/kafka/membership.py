@@ -13,8 +13,8 @@ from aiokafka.errors import IllegalStateError, InconsistentGroupProtocolError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.aio.asked import within
 from gate.kafka.aio.client import adopt
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.assignor import make_assignor
 from gate.kafka.coalesced_call import CoalescedCall
 from gate.protocol.topics import Names

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from gate.kafka.aio.asked import within
 from gate.kafka.aio.client import Client
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader, read_all
 from gate.kafka.aio.session import KafkaSession, Torn
 from gate.kafka.cluster import Cluster

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
-from gate.kafka.aio.heads import Head
+from gate.kafka.aio.batch_header import BatchHeader
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.open_transactions import shown
 from gate.protocol.topics import Names
@@ -50,7 +50,7 @@ class Ends(Protocol):
     async def ends(  # noqa: D102
         self, partitions: Collection[Partition], which: int, *, committed: bool
     ) -> dict[Partition, int]: ...
-    async def head(self, partition: Partition, offset: int) -> Head | None: ...  # noqa: D102
+    async def head(self, partition: Partition, offset: int) -> BatchHeader | None: ...  # noqa: D102
 
 
 class Teller(Protocol):
@@ -103,7 +103,7 @@ class _Open(NamedTuple):
 
     offset: int
     since_ns: int  # when it was first seen so
-    head: Head | None = None
+    head: BatchHeader | None = None
     name: str | None = None  # its transactional id, if that is told
 
 
@@ -263,7 +263,7 @@ def open_transaction(
     partition: Partition,
     offset: int,
     seen: int,
-    head: Head | None,
+    head: BatchHeader | None,
     where: str,
     name: str | None = None,
 ) -> StalledPartition:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gate.limits.codec import Reader, Writer
+from gate.units import Ns
 
 
 class Limit(Protocol):
@@ -53,7 +54,7 @@ class Fill(NamedTuple):
     limit: Limit
     share: float  # 0..1 of its capacity; above 1 where it was charged without asking, or lowered since
     left: int | None = None  # units until it renews; None: it gives all the time
-    renews_at: int | None = None  # ns
+    renews_at: Ns | None = None
 
 
 class Counter(Protocol):

@@ -13,12 +13,12 @@ from gate.limits.config import RateLimitConfig
 from gate.limits.errors import NeverAdmittedError
 from gate.limits.forking import make_lock
 from gate.limits.keys import DEFAULT_TENANT, GROUP, Key, Keys, Name, Refusals, Source, Waited, step_back, time_told
-from gate.limits.line import Waiter
 from gate.limits.reading import dump_keys, load_keys, usage_of
 from gate.limits.result import LimitState, RateLimitResult, states
 from gate.limits.spec import NEVER, SECOND, Spec
 from gate.limits.usage import Hooks, Usage
-from gate.limits.waiting import Lines, ThreadWaiter, wait_in_thread
+from gate.limits.wait_queue import Waiter
+from gate.limits.waiting import ThreadWaiter, WaitQueues, wait_in_thread
 
 _log = logging.getLogger(__name__)
 ALLOWED: Final = (True, None)
@@ -46,7 +46,7 @@ class LocalLimits:
         self._book = Keys(clock, own if source is None else source, max_default_keys)
         self._clock = self._book.clock
         self._keys = self._book.known
-        self._lines = Lines(self._book, fail_open=fail_open)
+        self._lines = WaitQueues(self._book, fail_open=fail_open)
         self._breaches: deque[tuple[str, float]] = deque()  # that hooks are to be told
 
     def check(

@@ -14,8 +14,8 @@ from contextlib import suppress
 from gate.limits.checks import shown
 from gate.limits.errors import NeverAdmittedError
 from gate.limits.keys import Keys
-from gate.limits.line import Line, Waiter
 from gate.limits.spec import NEVER, SECOND
+from gate.limits.wait_queue import Waiter, WaitQueue
 
 
 class LoopWaiter(Waiter):
@@ -74,15 +74,15 @@ class ThreadWaiter(Waiter):
         self._woken.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
-class Lines:
-    """The lines of a rate limiter. Its lock is held by whoever calls."""
+class WaitQueues:
+    """The queues of a rate limiter. Its lock is held by whoever calls."""
 
     def __init__(self, keys: Keys, *, fail_open: bool) -> None:
         self._keys = keys
         self._fail_open = fail_open
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, WaitQueue] = {}
 
-    def line(self, service: str) -> Line | None:
+    def line(self, service: str) -> WaitQueue | None:
         """Return the line of a service, if anybody waits for it."""
         line = self._lines.get(service) if self._lines else None
         if line is not None and line.process != os.getpid():
@@ -93,7 +93,7 @@ class Lines:
     def enter(self, service: str, waiter: Waiter) -> bool:
         """Go at once if one may: False. Else wait behind the others. Raises NeverAdmittedError."""
         now = self._keys.clock()
-        line = self.line(service) or Line(service, self._keys)
+        line = self.line(service) or WaitQueue(service, self._keys)
         self._check(service, line, waiter, now)
         if not len(line):
             self._lines[service] = line
@@ -143,14 +143,14 @@ class Lines:
     def expected(self, service: str, waiter: Waiter) -> float:
         """Return the seconds until one would be admitted if nobody else waited."""
         now = self._keys.clock()
-        ready = Line(service, self._keys).ready(waiter, now)
+        ready = WaitQueue(service, self._keys).ready(waiter, now)
         return math.inf if ready == NEVER else (ready - now) / SECOND
 
     def _close(self, service: str) -> None:
         del self._lines[service]
         self._keys.wait_for(service, waited=False)
 
-    def _check(self, service: str, line: Line, waiter: Waiter, now: int) -> None:
+    def _check(self, service: str, line: WaitQueue, waiter: Waiter, now: int) -> None:
         names = line.names(waiter.tenant)
         if not self._fail_open and not any(self._keys.find(name, None) for name in names):
             raise NeverAdmittedError(
@@ -167,7 +167,7 @@ class Lines:
 
 
 async def wait_in_loop(
-    lines: Lines,
+    lines: WaitQueues,
     lock: threading.Lock,
     service: str,
     waiter: LoopWaiter,
@@ -192,7 +192,7 @@ async def wait_in_loop(
 
 
 def wait_in_thread(
-    lines: Lines, lock: threading.Lock, service: str, waiter: ThreadWaiter, timeout: float | None
+    lines: WaitQueues, lock: threading.Lock, service: str, waiter: ThreadWaiter, timeout: float | None
 ) -> None:
     """Do as `wait_in_loop` does, in a thread of its own."""
     end = None if timeout is None else time.monotonic() + timeout
@@ -212,7 +212,7 @@ def wait_in_thread(
             lines.leave(service, waiter)
 
 
-def _timed_out(lines: Lines, service: str, waiter: Waiter, timeout: float | None) -> TimeoutError:
+def _timed_out(lines: WaitQueues, service: str, waiter: Waiter, timeout: float | None) -> TimeoutError:
     wait = lines.expected(service, waiter)
     behind = "others wait before it" if wait == 0 else f"it needs {wait:.3f} s more if nobody else comes"
     return TimeoutError(f"{shown(service)} admitted no {waiter.cost} units within {timeout} s: {behind}")

@@ -9,8 +9,8 @@ from typing import Final
 
 from gate.limits.checks import bad_time
 from gate.limits.codec import Reader, Writer
-from gate.limits.runs import CELL_MAX, LOG_RUNS, LastingRing, Log, Ring
 from gate.limits.spec import MOST, NEVER, Window
+from gate.limits.window_log import CELL_MAX, LOG_RUNS, LastingRing, Log, Ring
 
 BEFORE: Final = -NEVER  # the edge of no run at all
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gate.units import Ms
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -31,7 +33,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     command: str  # its id
     service: str
     state: AnswerState
-    at: int = 0  # unix ms
+    at: Ms = 0
     done: int = 0  # requests
     of: int | None = None  # requests that were meant; None: not counted yet
     gone: int = 0  # were meant, and had been deleted from the topic by somebody else
@@ -42,7 +44,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
     """One record of the audit, JSON on the wire."""
 
-    at: int  # unix ms
+    at: Ms
     what: str  # cancel, pause, resume, ...
     service: str
     command: str  # its id

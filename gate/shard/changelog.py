@@ -14,6 +14,7 @@ from gate.admission.model import Pull, Reason, Verdict
 from gate.admission.state import VERSION, decode, encode
 from gate.errors import GateError
 from gate.limits import StateError
+from gate.units import Ms, Ns
 
 META_KEY: Final = "meta"
 LEAVING_KEY: Final = "leaving"  # without transactions: what was taken off the delayed topic and may not be out yet
@@ -49,7 +50,7 @@ class ClosedGeneration(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int
     shards: int
     groups: dict[str, str | None] = {}  # of services that move into another one
-    at: int = 0  # since when, unix ms
+    at: Ms = 0  # since when
 
 
 class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,8 +58,8 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     format: int
     shards: int
-    at: int = 0  # by what time the last batch was decided, ns: the next owner starts no earlier
-    since: int = 0  # from when on positions have been kept here, ns; 0: they have not
+    at: Ns = 0  # by what time the last batch was decided: the next owner starts no earlier
+    since: Ns = 0  # from when on positions have been kept here; 0: they have not
     control: int = 0  # the next command of the control topic
     closed: ClosedGeneration | None = None  # nobody may decide by it any more; since format 2
 

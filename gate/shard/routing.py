@@ -34,7 +34,7 @@ from gate.shard.forwarding import Judge, Refusal, refused_before, rejected
 from gate.shard.records import Outgoing, Partition, Raw, Record
 from gate.shard.refusal_history import NO_REJECTIONS, Rejections, request_of
 from gate.shard.topic_limits import UNKNOWN, TopicLimit
-from gate.units import MS
+from gate.units import MS, Ns
 
 _HEADERS: Final = attrgetter("headers")
 _NAME: Final = itemgetter(0)
@@ -216,7 +216,7 @@ def without_start(reading: ParsedRequests, now: int, written: int) -> ParsedRequ
 class Batch:
     """What one transaction writes: outputs by partition, and the place in them of each request that is parked."""
 
-    now: int  # ns, whole ms
+    now: Ns  # whole ms
     outputs: dict[Partition, list[Outgoing | Raw]] = field(default_factory=dict)
     limit: Callable[[str], TopicLimit] = lambda _: UNKNOWN  # what a topic takes
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import field
 
 from gate.admission.state import VERSION, decode, encode
+from gate.units import Ms
 
 MOST_GROUPS: Final = 8  # of a partition; beyond, the one that was silent for longest is forgotten
 # Of a group. Its workers hold at most 10,000 jobs behind one that is not done, so no honest one comes from below these.
@@ -24,7 +25,7 @@ class GroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     floor: int = field(name="f")
     distances: list[int] = field(name="d")
     top: int = field(name="t")
-    at: int = field(name="a")
+    at: Ms = field(name="a")
 
 
 class SeenFeedbackRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from gate.protocol import control
 from gate.shard.records import Partition
+from gate.units import Ms
 
 
 class OwnedService(NamedTuple):
@@ -58,7 +59,7 @@ class Received(NamedTuple):
     id: str = ""  # by which the command is told from all others
     who: str = ""  # commands, as he says
     reason: str = ""
-    at: int = 0  # timestamp of the record, unix ms; 0: not known
+    at: Ms = 0  # timestamp of the record; 0: not known
 
 
 class Feedback(Protocol):

@@ -3,7 +3,7 @@
 import pytest
 
 from gate.kafka import stalled_requests as module
-from gate.kafka.aio.heads import Head
+from gate.kafka.aio.batch_header import BatchHeader
 from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.stalled_requests import LONG, stalled_requests, undecided_now
 from gate.kafka.undecided_requests import OPEN_AFTER, Undecided
@@ -51,7 +51,7 @@ def world(monkeypatch):
 
 
 def aged(offset, age):
-    return Head(offset, (AT - age) // 10**6, 77, 5, False)
+    return BatchHeader(offset, (AT - age) // 10**6, 77, 5, False)
 
 
 async def test_where_all_is_decided_nothing_stands(world):

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import NotLeaderForPartitionError
 
-from gate.kafka.aio.asked import Asked
+from gate.kafka.aio.pending_requests import PendingRequests
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession
 from gate.kafka.torn_transactions import Places, is_open
@@ -53,7 +53,7 @@ class Session(KafkaSession):
         self.atomic = True
         self._deadline = 0.5
         self._answers = answers
-        self._client = type("Asking", (), {"asked": Asked()})
+        self._client = type("Asking", (), {"asked": PendingRequests()})
         self._sending = type("Sending", (), {"producer_id": 7})
 
     async def _is_open(self, producer_id):

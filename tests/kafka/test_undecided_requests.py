@@ -7,7 +7,7 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from gate.kafka import undecided_requests
-from gate.kafka.aio.heads import Head, head_at
+from gate.kafka.aio.batch_header import BatchHeader, header_at
 from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.undecided_requests import (
     DATES,
@@ -44,15 +44,15 @@ def batch(base, count, *, producer=-1, transactional=0, at=1_764_025_123_456, co
 
 def test_the_head_of_the_batch_that_holds_an_offset_is_found():
     raw = batch(5, 3) + batch(8, 2, producer=77, transactional=1, at=1_764_025_125_000, codec=1) + batch(20, 1)
-    assert head_at(raw, 7) == Head(5, 1_764_025_123_456, -1, 3, False)
-    assert head_at(raw, 8) == head_at(raw, 9) == Head(8, 1_764_025_125_000, 77, 3, True)
-    assert head_at(raw, 12) == Head(20, 1_764_025_123_456, -1, 3, False), "compaction left gaps"
-    assert head_at(raw, 21) is None
+    assert header_at(raw, 7) == BatchHeader(5, 1_764_025_123_456, -1, 3, False)
+    assert header_at(raw, 8) == header_at(raw, 9) == BatchHeader(8, 1_764_025_125_000, 77, 3, True)
+    assert header_at(raw, 12) == BatchHeader(20, 1_764_025_123_456, -1, 3, False), "compaction left gaps"
+    assert header_at(raw, 21) is None
 
 
 @pytest.mark.parametrize("raw", [b"", batch(0, 1)[:60], batch(0, 1)[:16] + b"\1" + batch(0, 1)[17:], bytes(100)])
 def test_what_is_no_batch_has_none(raw):
-    assert head_at(raw, 0) is None
+    assert header_at(raw, 0) is None
 
 
 # Since when
@@ -178,7 +178,7 @@ async def test_undecided_is_what_lies_between_the_decided_position_and_the_end(w
 
 async def test_what_was_there_before_is_dated_by_its_batch(world):
     world.end = {PAY: 8, CALM: 0}
-    world.heads[PAY, 0] = Head(0, AT // 10**6 - 60_000, -1, -1, False)
+    world.heads[PAY, 0] = BatchHeader(0, AT // 10**6 - 60_000, -1, -1, False)
     await world.look()
     assert world.told["pay"] == Undecided(8, AT - 60 * SECOND)
     world.decided[PAY] = 8
@@ -230,7 +230,7 @@ async def test_nothing_is_said_where_something_is_not_known(world):
 async def test_an_open_transaction_is_told_after_a_while_until_it_ends(world):
     world.end, world.stable = {PAY: 8, CALM: 0}, {PAY: 3}
     world.decided[PAY] = 3
-    world.heads[PAY, 3] = Head(3, AT // 10**6 - 2_000, 77, 5, True)
+    world.heads[PAY, 3] = BatchHeader(3, AT // 10**6 - 2_000, 77, 5, True)
     await world.look()
     await world.look(OPEN_AFTER // SECOND - 1)
     assert world.waits == {1: []}

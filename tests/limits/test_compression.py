@@ -5,7 +5,7 @@ import random
 import pytest
 
 from gate.limits import Limiter, Spec, Window
-from gate.limits.runs import Ring
+from gate.limits.window_log import Ring
 
 MS = 10**6
 SECOND = 10**9

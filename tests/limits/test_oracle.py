@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gate.limits import NEVER, Limiter, Per, Quota, Spec, Window
-from gate.limits.runs import LOG_RUNS, Ring
+from gate.limits.window_log import LOG_RUNS, Ring
 from tests.limits.oracle import SECOND, Oracle
 
 START = 1_764_025_123 * SECOND

@@ -18,7 +18,7 @@ from gate.admission.queues.selectable import SelectablePlaces
 from gate.admission.recent_ids import RecentIds
 from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
-from gate.limits.runs import Ring
+from gate.limits.window_log import Ring
 from gate.shard import duplicates, routing
 from gate.shard import owner as shard
 from gate.shard.batch_writer import BatchWriter

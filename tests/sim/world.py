@@ -13,7 +13,7 @@ from gate.admission.model import SECOND, Event, Usage
 from gate.kafka import instance as gate_module
 from gate.kafka.assignor import balance
 from gate.kafka.instance import Gate
-from gate.limits import runs as runs_module
+from gate.limits import window_log
 from gate.policy import Policy, Settings
 from gate.protocol.control import Cancel, PauseUntil, Resume, Selection
 from gate.shard import commands as commands_module
@@ -556,7 +556,7 @@ def _installed(scenario: Scenario) -> Iterator[None]:
             (commands_module, "AT_ONCE", scenario.at_once),
             (commands_module, "LOOKED_AT", scenario.looked_at),
             (commands_module, "log", _Silent()),
-            (runs_module, "LOG_RUNS", scenario.runs),
+            (window_log, "LOG_RUNS", scenario.runs),
             (UsageSchedule, "EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
         ]
         for module, name, value in patches:

@@ -10,6 +10,7 @@ from heapq import nlargest
 from itertools import islice
 from typing import Final
 
+from gate.admission.fair_scheduler import FairScheduler
 from gate.admission.forecast.drift import REPLAY, Drift
 from gate.admission.forecast.fair_share import Places
 from gate.admission.forecast.shared_limits import DeepTenant, SharedLimits
@@ -19,7 +20,6 @@ from gate.admission.limits.service import Limits
 from gate.admission.model import FOREVER, SECOND, UNTIL_RESUMED, whole_ms
 from gate.admission.queues.parked_places import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant
-from gate.admission.scheduler import Scheduler
 from gate.limits import NEVER, Limiter, Spec
 
 Booked = tuple[list[int], int]  # the times of an arrival's requests, and that of the first that was not booked
@@ -31,7 +31,7 @@ _FEW: Final = 3  # of these, for which it is reckoned when they end
 class Forecast:
     """When each request of one service that waits will be admitted."""
 
-    def __init__(self, scheduler: Scheduler, parked: ParkedPlaces, limits: Limits) -> None:
+    def __init__(self, scheduler: FairScheduler, parked: ParkedPlaces, limits: Limits) -> None:
         self.single: SingleQueue | None = None  # charged with all that waits, if that is one queue; None: must be made
         self.drift = Drift()
         self._shared = SharedLimits(limits)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final
 
+from gate.admission.fair_scheduler import FairScheduler
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.model import FOREVER, MS, whole_ms
 from gate.admission.queues.fair import COST_CAP, FairQueue
 from gate.admission.queues.parked_places import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
 from gate.admission.queues.segment import NO_DEADLINE
-from gate.admission.scheduler import Scheduler
 from gate.limits import NEVER, Limiter
 
 MOST: Final = 128  # requests that wait: some ms of CPU for a batch that is added to them
@@ -38,7 +38,7 @@ class SimulatedQueues:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: FairScheduler,
         parked: ParkedPlaces,
         arrivals: Sequence[Arrival],
         counts: Sequence[int],

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from gate.admission.queues.segment import COUNT_MAX, NO_DEADLINE, append, little
 from gate.admission.state import VERSION, ScheduledRecord, encode
+from gate.units import Ms
 
 ENTRIES: Final = 128  # of a segment: what is rewritten when one of its requests leaves
 COST_MAX: Final = 2**62  # no limit is so high; keeps hostile costs inside the columns
@@ -25,15 +26,15 @@ Owner = tuple[str, str]  # lane and tenant, by name
 
 
 class Due(NamedTuple):
-    """Requests whose time has come. `start` and `deadline` are ms."""
+    """Requests whose time has come."""
 
     partition: int
     offset: int
     requests: int
     owner: Owner
     cost: int
-    deadline: int  # NO_DEADLINE: none
-    start: int
+    deadline: Ms  # NO_DEADLINE: none
+    start: Ms
 
 
 class _Segment:

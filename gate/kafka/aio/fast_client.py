@@ -8,11 +8,11 @@ from typing import Any, Final, cast
 
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError, StaleMetadata
 
-from gate.kafka.aio.asked import Asked, Silent
 from gate.kafka.aio.compat.connections import BOOTSTRAP, CloseReason, ConnectionGroup, OpenClient
 from gate.kafka.aio.compat.shared import MetadataRequest, ProduceRequest, client_of
 from gate.kafka.aio.connection import Connection, tell
 from gate.kafka.aio.lateness import LATE, Lateness
+from gate.kafka.aio.pending_requests import PendingRequests, Silent
 from gate.kafka.aio.sasl import AccessError
 
 AT_FIRST: Final = 2.0  # seconds for each of the named brokers, before all are asked once more
@@ -27,7 +27,7 @@ class Client(OpenClient):
     """
 
     _ended = False
-    _asked: Asked | None = None
+    _asked: PendingRequests | None = None
     _lateness: Lateness | None = None
     _turns: "dict[Any, asyncio.Lock] | None" = None  # to connect; one that stands still keeps nobody from the others
 
@@ -39,10 +39,10 @@ class Client(OpenClient):
         return self._lateness
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> PendingRequests:
         """What it has asked, and what of it is not answered."""
         if self._asked is None:  # it may have been adopted
-            self._asked = Asked(lambda moment: _silent.since(self._cluster_name, moment))
+            self._asked = PendingRequests(lambda moment: _silent.since(self._cluster_name, moment))
         return self._asked
 
     async def send(self, node_id: Any, request: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:

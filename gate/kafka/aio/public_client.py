@@ -12,9 +12,9 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError
 
-from gate.kafka.aio.asked import Asked
 from gate.kafka.aio.compat.shared import AIOKafkaClient, ConnectionGroup, ProduceRequest, client_of
-from gate.kafka.aio.public_lenient import readable
+from gate.kafka.aio.pending_requests import PendingRequests
+from gate.kafka.aio.public_skip_unreadable import readable
 
 CUT_DEADLINE: Final = 2.0  # seconds
 
@@ -26,7 +26,7 @@ class Client:
 
     def __init__(self, client: AIOKafkaClient | None = None, **options: Any) -> None:
         self._client = AIOKafkaClient(**options) if client is None else client
-        self.asked = Asked()
+        self.asked = PendingRequests()
         self.hears: list[Hears] = []
         self._ended = self._closed = False
         self._send, self._ready, self._close = self._client.send, self._client.ready, self._client.close

@@ -15,6 +15,7 @@ from typing import Any, Final
 from aiokafka import errors
 from aiokafka.structs import TopicPartition
 
+from gate.kafka.aio.batch_header import BatchHeader, header_at
 from gate.kafka.aio.batches import records_of
 from gate.kafka.aio.checksums import is_sound
 from gate.kafka.aio.compat.shared import (
@@ -28,7 +29,6 @@ from gate.kafka.aio.compat.shared import (
     OffsetRequest,
 )
 from gate.kafka.aio.fetch import Fetch, answers_of
-from gate.kafka.aio.heads import Head, head_at
 from gate.log import get_logger
 from gate.shard.records import Fetched, Partition, Record, Sliced, UnpackingCost
 
@@ -281,7 +281,7 @@ class Reader:
                         refused[Partition(topic, number)] = errors.for_code(code)
         return refused
 
-    async def head(self, partition: Partition, offset: int) -> Head | None:
+    async def head(self, partition: Partition, offset: int) -> BatchHeader | None:
         """Return the head of the batch at `offset`, committed or not; None: none is there, or it can't be read now."""
         node = self.leader(partition)
         if node is None:
@@ -290,7 +290,7 @@ class Reader:
         with suppress(errors.KafkaError, OSError, TimeoutError):
             async with asyncio.timeout(ENDS_DEADLINE):
                 for _, code, _, raw in answers_of(await self._client.send(node, request)):
-                    return None if code or not raw else head_at(raw, offset)
+                    return None if code or not raw else header_at(raw, offset)
         return None
 
     async def unstable(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:

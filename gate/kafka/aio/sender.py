@@ -10,7 +10,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.structs import TopicPartition
 
-from gate.kafka.aio.asked import Asked
 from gate.kafka.aio.compat.producers import (
     AddPartitions,
     CommitOffsets,
@@ -22,6 +21,7 @@ from gate.kafka.aio.compat.producers import (
     sender_of,
 )
 from gate.kafka.aio.fast_client import Client, adopt
+from gate.kafka.aio.pending_requests import PendingRequests
 from gate.kafka.aio.produce import Produce
 from gate.kafka.aio.sending import Refusal
 from gate.shard.records import Outgoing, Partition, Raw
@@ -113,7 +113,7 @@ class TrackedSender(OpenSender):
     refusals: int  # in a row
     refused: dict[TopicPartition, Refusal]  # the first by partition: nothing is written after it
     marking: float  # seconds; about what a broker takes to write the markers of a transaction, after its answer
-    asked: Asked
+    asked: PendingRequests
     lacking: dict[TopicPartition, float]  # partitions that are not there: since when, by the clock
     clock: Callable[[], float]
 
@@ -149,7 +149,7 @@ def track(sender: Any) -> TrackedSender:
     """Make a producer's own sender such a one."""
     sender.__class__ = TrackedSender
     client = getattr(sender, "client", None)
-    sender.asked = client.asked if isinstance(client, Client) else Asked()
+    sender.asked = client.asked if isinstance(client, Client) else PendingRequests()
     sender.mend()
     sender.requests, sender.refusals, sender.refused, sender.marking = set(), 0, {}, PROMPT_BACKOFF
     sender.lacking, sender.clock = {}, time.monotonic

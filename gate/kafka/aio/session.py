@@ -12,10 +12,10 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, Transacti
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.aio.asked import within
 from gate.kafka.aio.client import ProducerSending
 from gate.kafka.aio.compat import need_fast
 from gate.kafka.aio.compat.shared import BatchBuilder
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.sending import Sending
 from gate.log import get_logger
 from gate.policy import Compression

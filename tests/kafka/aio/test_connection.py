@@ -23,11 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.access import access
-from gate.kafka.aio import asked, fast_client, lateness
-from gate.kafka.aio.asked import Silent
+from gate.kafka.aio import fast_client, lateness, pending_requests
 from gate.kafka.aio.connection import Connection
 from gate.kafka.aio.fast_client import Client
 from gate.kafka.aio.frames import BELIEVED, LARGEST, SMALLEST, Frames
+from gate.kafka.aio.pending_requests import Silent
 from gate.kafka.aio.produce import Produce
 from gate.kafka.connect import running
 
@@ -336,7 +336,7 @@ async def test_one_that_has_not_answered_is_asked_after_the_others(client, monke
     assert {client.get_random_node() for _ in range(200)} == {1, 2, 3}
     silent.discard(client._bootstrap_servers, 3)
     assert client.get_random_node() == 3
-    monkeypatch.setattr(asked, "AVOIDED", 0.0)
+    monkeypatch.setattr(pending_requests, "AVOIDED", 0.0)
     silent.add(client._bootstrap_servers, 3)
     assert {client.get_random_node() for _ in range(200)} == {3}
 

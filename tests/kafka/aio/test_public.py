@@ -12,7 +12,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from gate.kafka.access import access
-from gate.kafka.aio import public_lenient, session
+from gate.kafka.aio import public_skip_unreadable, session
 from gate.kafka.aio.checksums import is_sound
 from gate.kafka.aio.public_client import Client, adopt
 from gate.kafka.aio.public_sending import MOST_LACKING, PublicSending
@@ -115,7 +115,7 @@ def read_all(raw: bytes) -> list[tuple[int, bytes]]:
 def test_a_batch_is_given_on_without_the_record_that_cant_be_read(codec):
     sound = batch([Rec(b"k", b"0")])
     answer = SimpleNamespace(topics=[("t", [(0, 0, 9, 9, 0, [], -1, sound + poisoned(codec) + sound[:20])])])
-    public_lenient.readable(FetchRequest(0, 0, 0, 0, []), answer)
+    public_skip_unreadable.readable(FetchRequest(0, 0, 0, 0, []), answer)
     ((_, (partition,)),) = answer.topics
     raw = partition[-1]
     assert raw.endswith(sound[:20]), "what is cut off stays so"
@@ -127,7 +127,7 @@ def test_what_can_be_read_is_given_on_as_it_is():
     builder.append(0, 1, b"k", b"v", [])
     raw = bytes(builder.build())
     answer = SimpleNamespace(topics=[("t", [(0, 0, 9, raw), (1, 0, 9, b""), (2, 0, 9, None)])])
-    public_lenient.readable(FetchRequest(0, 0, 0, 0, []), answer)
+    public_skip_unreadable.readable(FetchRequest(0, 0, 0, 0, []), answer)
     ((_, partitions),) = answer.topics
     assert partitions[0][-1] is raw
     assert [partition[-1] for partition in partitions[1:]] == [b"", None]
@@ -201,5 +201,5 @@ async def test_a_discarded_session_leaves_no_task_that_asks_on(bootstrap, prefix
 
 async def test_a_consumer_is_given_what_it_can_read(bootstrap):
     consumer = AIOKafkaConsumer(**access(bootstrap))
-    assert public_lenient.readable in adopt(consumer).hears
+    assert public_skip_unreadable.readable in adopt(consumer).hears
     await consumer.stop()

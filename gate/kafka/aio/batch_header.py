@@ -11,7 +11,7 @@ _BEFORE_LENGTH = 12  # bytes that a batch's length does not count: the offset, a
 _TRANSACTIONAL = 0x10
 
 
-class Head(NamedTuple):
+class BatchHeader(NamedTuple):
     """What a batch says about itself."""
 
     offset: int  # of its first record
@@ -21,7 +21,7 @@ class Head(NamedTuple):
     transactional: bool
 
 
-def head_at(raw: bytes, offset: int) -> Head | None:
+def header_at(raw: bytes, offset: int) -> BatchHeader | None:
     """Return the head of the batch that holds `offset` or is the first one behind it; None: it is not in `raw`."""
     at = 0
     while at + _HEAD.size <= len(raw):
@@ -29,6 +29,6 @@ def head_at(raw: bytes, offset: int) -> Head | None:
         if magic < 2 or length < _HEAD.size - _BEFORE_LENGTH:
             return None
         if base + last >= offset:
-            return Head(base, first_at, producer, epoch, bool(attributes & _TRANSACTIONAL))
+            return BatchHeader(base, first_at, producer, epoch, bool(attributes & _TRANSACTIONAL))
         at += _BEFORE_LENGTH + length
     return None

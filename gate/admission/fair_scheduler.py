@@ -31,7 +31,7 @@ class StepCounts:
         self.started: list[Started] | None = [] if tracking else None  # parked ones that run now
 
 
-class Scheduler:
+class FairScheduler:
     """The queues of one service that have work, and whose turn it is."""
 
     def __init__(self, lanes: Mapping[str, Lane], parked: ParkedPlaces, tenants: Tenants) -> None:

@@ -29,7 +29,7 @@ class Request:
 
 
 @dataclass
-class Asked:
+class PendingRequests:
     """The requests of one client."""
 
     is_silent: Callable[[float], bool] = lambda _since: False  # some broker, as others know, since a moment
@@ -118,7 +118,7 @@ class Asks(Protocol):
     """Who asks brokers."""
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> PendingRequests:
         """Its requests."""
 
 

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from aiokafka.protocol.transaction import EndTxnRequest
 
-from gate.kafka.aio.asked import Asked, Silent, within
+from gate.kafka.aio.pending_requests import PendingRequests, Silent, within
 
 END = EndTxnRequest("id", 1, 0, True)
 
 
-async def error_of(asked: Asked, *, amid: str = "") -> str:
+async def error_of(asked: PendingRequests, *, amid: str = "") -> str:
     with pytest.raises(TimeoutError) as caught:
         async with within(0.01, "committing a batch", [SimpleNamespace(asked=asked)]):
             if amid:
@@ -22,7 +22,7 @@ async def error_of(asked: Asked, *, amid: str = "") -> str:
 
 
 async def test_who_is_waited_for_is_named():
-    asked = Asked()
+    asked = PendingRequests()
     asked.begin(2, END).began -= 9.8
     found = await error_of(asked)
     assert re.fullmatch(
@@ -31,7 +31,7 @@ async def test_who_is_waited_for_is_named():
 
 
 async def test_what_was_answered_is_not():
-    asked = Asked()
+    asked = PendingRequests()
     request = asked.begin(2, END)
     request.began -= 9.8
     asked.answered(request)
@@ -40,7 +40,7 @@ async def test_what_was_answered_is_not():
 
 
 async def test_what_went_wrong_meanwhile_is_told_and_nothing_older():
-    asked = Asked()
+    asked = PendingRequests()
     asked.given_up(asked.begin(2, END), "the connection to broker 2 ended")
     assert asked.unanswered == {"EndTxn"}, "it may arrive yet"
     assert await error_of(asked) == "committing a batch took more than 0.01 s"
@@ -53,7 +53,7 @@ async def test_who_says_more_is_not_interrupted():
             raise TimeoutError("it is full")
 
 
-async def call(asked: Asked, seconds: float, if_away: float) -> None:
+async def call(asked: PendingRequests, seconds: float, if_away: float) -> None:
     async with within(0.05, "writing", [SimpleNamespace(asked=asked)], if_away=if_away):
         await asyncio.sleep(seconds)
 
@@ -62,7 +62,7 @@ async def call(asked: Asked, seconds: float, if_away: float) -> None:
 async def test_a_broker_that_is_away_is_waited_for_until_others_may_lead(how):
     silent = Silent()
     silent.add("elsewhere", 2)
-    asked = Asked(lambda since: silent.since("here", since))
+    asked = PendingRequests(lambda since: silent.since("here", since))
     calling = asyncio.create_task(call(asked, 0.3, 60))
     await asyncio.sleep(0)
     if how == "others know":  # what is written to one broker may wait for another
@@ -78,7 +78,7 @@ async def test_a_broker_that_is_away_is_waited_for_until_others_may_lead(how):
 
 
 async def test_one_that_answers_is_not_and_none_for_ever():
-    asked = Asked()
+    asked = PendingRequests()
     asked.away("before it began")
     await asyncio.sleep(0.01)
     with pytest.raises(TimeoutError, match=r"^writing took more than 0\.05 s; pay-0 takes nothing yet$"):

@@ -1,4 +1,4 @@
-"""Line of those who wait for one service: first come, first served, and nobody held up by another tenant's limits.
+"""Queue of those who wait for one service: first come, first served, and nobody held up by another tenant's limits.
 
 Each tenant has a lane, in the order in which its requests came. The first of a lane is due when its tenant's own limits
 admit it; of those that are due the one that came first is next, and none overtakes it while the service's limits lack
@@ -38,7 +38,7 @@ class Waiter:
         return False
 
 
-class Line:
+class WaitQueue:
     """Those who wait for one service. Not thread-safe: the limiter's lock is held."""
 
     def __init__(self, service: str, keys: Keys) -> None:
