@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from gate.errors import GateError
-from gate.kafka.aio.reader import Reader, newest, read_all
+from gate.kafka.aio.compacted import newest, read_all
+from gate.kafka.aio.reader import Reader
 from gate.protocol.topics import Names
 from gate.shard.changelog import META_KEY, ClosedGeneration, Meta
 from gate.shard.records import Partition

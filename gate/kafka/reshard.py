@@ -18,7 +18,8 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka import upgrade
-from gate.kafka.aio.reader import Reader, newest, read_all
+from gate.kafka.aio.compacted import newest, put_barrier, read_all
+from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession, Torn
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
@@ -246,7 +247,8 @@ class Resharding:
             try:
                 await session.fence()
                 async with asyncio.timeout(READ_DEADLINE):
-                    meta = read_meta(await newest(self._reader, place, META_KEY), generation.shards)
+                    barrier = await put_barrier(self._reader, place)
+                    meta = read_meta(await newest(self._reader, place, META_KEY, barrier), generation.shards)
                 if meta.closed is None or closed is None:
                     session.begin()
                     written = encode_meta(msgspec.structs.replace(meta, closed=closed))
@@ -365,6 +367,7 @@ class Resharding:
                     producer_id,
                     lambda: self._cluster.marks(self._group, requests),
                     generation.shards,
+                    await put_barrier(self._reader, place),
                 )
 
         identity = transactional_id(self._group, shard, generation.number) if atomic else None

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from gate.kafka.aio.client import Client
+from gate.kafka.aio.compacted import NO_BARRIER, put_barrier, read_all
 from gate.kafka.aio.pending_requests import within
-from gate.kafka.aio.reader import Reader, read_all
+from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession, Torn
 from gate.kafka.cluster import Cluster
 from gate.kafka.generations import transactional_id
@@ -50,16 +51,25 @@ class Sessions:
     def make(self, shard: int, deadline: float, **client_options: Any) -> KafkaSession:
         """Return a fresh session, each call of which may take `deadline` seconds."""
         state = Partition(self._names.state, shard)
+        barrier = NO_BARRIER  # put once nobody else can write, so before whatever is read
+
+        async def put() -> int:
+            nonlocal barrier
+            if barrier == NO_BARRIER:
+                barrier = await put_barrier(self._reader, state)
+            return barrier
 
         async def restore(partitions: Sequence[Partition]) -> RecoveredState:
             async with within(RESTORE_DEADLINE, f"reading {state.topic}-{state.number}", [self._client]):
-                stored = await read_all(self._reader, state)
+                stored = await read_all(self._reader, state, await put())
             return RecoveredState(stored, await self._committed(partitions))
 
         async def look_behind(producer_id: int) -> Torn | None:
             async with within(RESTORE_DEADLINE, "looking for what was left half-done", [self._client]):
                 requests, places = await self._places(shard)
-                return await look(self._reader, places, producer_id, lambda: self._committed(requests), self._shards)
+                return await look(
+                    self._reader, places, producer_id, lambda: self._committed(requests), self._shards, await put()
+                )
 
         async def still_open(producer_id: int) -> bool:
             _, places = await self._places(shard)

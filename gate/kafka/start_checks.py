@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from gate.errors import GateError
-from gate.kafka.aio.reader import Reader, read_all
+from gate.kafka.aio.compacted import read_all
+from gate.kafka.aio.reader import Reader
 from gate.kafka.cluster import Cluster
 from gate.kafka.membership import state_lost
 from gate.kafka.reporting import shard_in

@@ -17,7 +17,8 @@ from typing import Final
 import structlog
 
 from gate.errors import GateError
-from gate.kafka.aio.reader import LATEST, Reader, read_all
+from gate.kafka.aio.compacted import newest
+from gate.kafka.aio.reader import LATEST, Reader
 from gate.kafka.aio.session import Torn
 from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
 from gate.shard.changelog import META_KEY, read_meta
@@ -50,19 +51,22 @@ async def look(
     producer_id: int,
     committed: Callable[[], Awaitable[Mapping[Partition, CommittedOffset]]],
     shards: int,
+    barrier: int,
 ) -> Torn | None:
     """Look for what is left open by a producer that has been fenced. None: all is settled.
 
-    `committed` reads the group's committed offsets: they may have their end where nothing else has. Raises GateError
-    where somebody else has a transaction open in the changelog, and StateMismatchError.
+    `committed` reads the group's committed offsets: they may have their end where nothing else has. `barrier` is the
+    offset of what was written to the changelog after the fence. Raises GateError where somebody else has a transaction
+    open in the changelog, and StateMismatchError.
     """
     places = await _led(reader, places)
+    await _until_written(reader, places.state, barrier)
     left = await _left_open(reader, places, producer_id)
     torn = tuple(partition for partition, records in left.items() if records)
     if not torn:
         return None
-    newest = await read_all(reader, places.state)
-    seen = [read_meta(newest.get(META_KEY), shards).at // MS, *(mark.at_ms for mark in (await committed()).values())]
+    kept = await newest(reader, places.state, META_KEY)
+    seen = [read_meta(kept, shards).at // MS, *(mark.at_ms for mark in (await committed()).values())]
     for partition, end in (await reader.offsets(places.outputs, LATEST)).items():
         newest_there = await reader.last_committed(partition, end)
         seen.append((_decided(newest_there) if newest_there is not None else None) or 0)
@@ -79,10 +83,20 @@ def _decided(record: Record) -> int | None:
     return decided_at(record.headers)
 
 
+async def _until_written(reader: Reader, partition: Partition, barrier: int) -> None:
+    """Learn who leads what, until a leader knows the barrier: one that stood still does not know that others lead."""
+    while True:
+        await reader.renew()
+        if (await reader.offsets([partition], LATEST, committed=False))[partition] > barrier:
+            return
+        await asyncio.sleep(BACKOFF)
+
+
 async def is_open(reader: Reader, places: Places, producer_id: int) -> bool:
     """Tell whether a producer has anything open that is neither committed nor aborted yet."""
     everywhere = (places.state, *places.outputs, *places.reports)
     await reader.learn({partition.topic for partition in everywhere})
+    await reader.renew()
     unstable = await reader.unstable(everywhere)
     for partition, (start, end) in unstable.items():
         if await reader.left_open(partition, start, end, producer_id):

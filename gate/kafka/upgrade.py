@@ -13,8 +13,9 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 
 from gate.errors import GateError
+from gate.kafka.aio.compacted import newest
 from gate.kafka.aio.compat.shared import ConsumerProtocolMemberMetadata
-from gate.kafka.aio.reader import Reader, newest
+from gate.kafka.aio.reader import Reader
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
 from gate.kafka.generations import Moving, MovingError, find

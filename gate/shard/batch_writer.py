@@ -72,9 +72,12 @@ class BatchWriter:
         return meta
 
     async def correct(self, state: ShardState, partitions: Iterable[Partition]) -> None:
-        """Commit the offsets that a broker has lost, or committed by themselves."""
+        """Commit the offsets that a broker has lost, or committed by themselves.
+
+        A session that is spent leaves it to the next one.
+        """
         marks = state.positions.wrong(partitions, state.decided_until)
-        if marks and self._session.atomic:
+        if marks and self._session.atomic and self._session.spent is None:
             self._session.begin()
             await self._write_state({}, {META_KEY: state.meta(state.decided_until)}, [], marks)
             await self._session.commit()

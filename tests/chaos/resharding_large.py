@@ -22,7 +22,8 @@ from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import SECOND
 from gate.kafka.aio.client import Client
-from gate.kafka.aio.reader import Reader, read_all
+from gate.kafka.aio.compacted import read_all
+from gate.kafka.aio.reader import Reader
 from gate.kafka.local import LocalBroker
 from gate.policy import Policy, parse_policy
 from gate.protocol.topics import Names

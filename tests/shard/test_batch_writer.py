@@ -4,7 +4,7 @@ import pytest
 
 from gate.protocol.headers import parse_stamp
 from gate.shard.records import CommittedOffset, Partition
-from tests.shard.memory import ADMITS, Kafka, fetched, running, until
+from tests.shard.memory import ADMITS, Kafka, Session, fetched, running, until
 
 REQUESTS = Partition("gate.requests.pay", 0)
 
@@ -79,3 +79,34 @@ async def test_the_offset_of_a_batch_carries_the_time_by_which_it_was_decided():
         await offer(shard, around, 0, 1)
     (at,) = {parse_stamp(stamp).at_ms for stamp in kafka.stamps("gate.admitted.pay")}
     assert kafka.marks[REQUESTS] == CommittedOffset(2, at)
+
+
+async def test_a_session_that_is_spent_begins_no_transaction_to_correct_offsets(monkeypatch):
+    kafka = Kafka()
+    async with running(kafka) as (shard, around):
+        await offer(shard, around, 0, 1)
+    kafka.marks[REQUESTS] = CommittedOffset(0)  # a broker has lost what was committed
+    kafka.calls.clear()
+    sessions = []
+
+    def spent(session):
+        if session not in sessions:
+            sessions.append(session)
+        return "EndTxn was sent again" if session is sessions[0] else None
+
+    monkeypatch.setattr(Session, "spent", property(spent), raising=False)
+    async with running(kafka) as (shard, around):
+        await until(lambda: kafka.marks[REQUESTS].offset == 2)
+    first, second = (" ".join(calls) for calls in split(kafka.calls, "claim")[1:])
+    assert "offsets" not in first
+    assert "offsets" in second
+
+
+def split(calls, at):
+    """Return parts of a list, each but the first of which begins with `at`."""
+    parts = [[]]
+    for call in calls:
+        if call == at:
+            parts.append([])
+        parts[-1].append(call)
+    return parts

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from struct import Struct
 from typing import Any, Final
 
@@ -206,6 +206,10 @@ class Reader:
             return answer
         raise answer
 
+    async def ask_leader(self, partition: Partition, request: Any) -> Any:
+        """Return what the leader of a partition answers to a request, as far as it is known who leads."""
+        return await self._client.send(await self.locate(partition), request)
+
     async def offsets(
         self, partitions: Sequence[Partition], which: int, *, committed: bool = True
     ) -> dict[Partition, int]:
@@ -333,48 +337,3 @@ class Reader:
                     return last
             back *= 8
         return None
-
-
-async def read_all(reader: Reader, partition: Partition) -> dict[str, bytes]:
-    """Return the newest committed value of each key of a compacted partition; deleted keys are left out."""
-    position = (await reader.offsets([partition], EARLIEST))[partition]
-    end = (await reader.offsets([partition], LATEST))[partition]
-    newest: dict[str, bytes] = {}
-    while position < end:
-        answer = await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=SCAN_BYTES)
-        if answer is None:
-            continue
-        records = iter(answer.records)
-        while slice_ := list(islice(records, SCAN_RECORDS)):
-            for record in slice_:
-                if record.key is None:
-                    continue
-                key = record.key.decode(errors="replace")
-                if record.value is None:
-                    newest.pop(key, None)
-                else:
-                    newest[key] = record.value
-            await asyncio.sleep(0)  # others of this loop have heartbeats to send
-        position = answer.next_offset
-    return newest
-
-
-async def newest(reader: Reader, partition: Partition, key: str) -> bytes | None:
-    """Return the newest committed value of a key that is written again and again; None: there is none."""
-    wanted, found = key.encode(), None
-    begin = (await reader.offsets([partition], EARLIEST))[partition]
-    end = (await reader.offsets([partition], LATEST))[partition]
-    back = 64
-    while end > begin:
-        position = max(begin, end - back)
-        last = position == begin
-        while position < end:
-            answer = await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=SCAN_BYTES)
-            if answer is not None:
-                for record in answer.records:
-                    found = record.value if record.key == wanted else found
-                position = answer.next_offset
-        if found is not None or last:
-            break
-        back *= 16
-    return found
