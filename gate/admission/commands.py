@@ -1,16 +1,20 @@
 """Commands on what is parked: some of it is looked for, and leaves, or goes into another lane."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from gate.admission.engine_state import EngineState
 from gate.admission.fair_scheduler import add_pull
 from gate.admission.model import MS, Pull, Reason, Verdict
 from gate.admission.queues.queue import Lane, Queue
+from gate.admission.queues.scheduled_places import Owner
 from gate.admission.queues.segment import NO_DEADLINE
-from gate.admission.queues.selectable import Cursor, Span
 from gate.admission.queues.sharing import is_shared
+from gate.admission.queues.spans import FIRST_ROOM, WAITING, Cursor, Span
 from gate.admission.queues.tenants import short
+
+LAST_ROOM: Final = FIRST_ROOM + (1 << 31)  # behind those of what is scheduled
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,9 @@ class Filter:
     lane: str | None = None
     deadline_before: int | None = None  # ns; a request without a deadline does not fit
     outside: str | None = None  # not in this lane
+    scheduled: Mapping[int, int] = field(
+        default_factory=dict
+    )  # of what is scheduled, that in front of these offsets, by partition
 
 
 def names_tenants(state: EngineState) -> bool:
@@ -38,8 +45,7 @@ def select(
     tenant = None if fit.tenant is None else short(fit.tenant)
     latest = NO_DEADLINE if fit.deadline_before is None else fit.deadline_before // MS
 
-    def wanted(queue: Queue, deadline: int) -> bool:
-        lane, name = queue.lane.name, queue.tenant.name
+    def fits(lane: str, name: str, deadline: int) -> bool:
         return (
             (tenant is None or name == tenant or is_shared(name))
             and fit.lane in {None, lane}
@@ -47,7 +53,21 @@ def select(
             and (fit.deadline_before is None or deadline < latest)
         )
 
-    return state.places.select(cursor, end, wanted, entries, requests)
+    def is_wanted(owner: Owner, deadline: int) -> bool:
+        return fits(state.lane(owner[0], 0).name, owner[1], deadline)
+
+    def wanted(queue: Queue, deadline: int) -> bool:
+        return fits(queue.lane.name, queue.tenant.name, deadline)
+
+    found: list[Span] = []
+    if cursor[0] < LAST_ROOM:
+        found, behind = state.scheduled.select(cursor, fit.scheduled, is_wanted, entries, requests)
+        if behind is not None:
+            return found, behind
+        requests -= sum(span.count for span in found)
+        cursor = WAITING
+    more, behind = state.places.select(cursor, end, wanted, entries, requests, fit.scheduled)
+    return [*found, *more], behind
 
 
 def take_out(state: EngineState, now: int, spans: Sequence[Span], reason: Reason | None) -> list[Pull]:
@@ -66,6 +86,12 @@ def take_out(state: EngineState, now: int, spans: Sequence[Span], reason: Reason
             state.gone += count
         else:
             state.totals[queue.lane.name, Verdict.REJECTED, reason, True] += count
+            add_pull(pulls, Pull(partition, offset, count, Verdict.REJECTED, reason))
+    for (name, _), partition, offset, count, _ in state.scheduled.take_out(spans):
+        if reason is None:
+            state.gone += count
+        else:
+            state.totals[state.lane(name, 0).name, Verdict.REJECTED, reason, True] += count
             add_pull(pulls, Pull(partition, offset, count, Verdict.REJECTED, reason))
     if spans:
         _settle(state, now, queues)
@@ -87,7 +113,9 @@ def shift(state: EngineState, now: int, spans: Sequence[Span], lane: Lane) -> in
     if shifted:
         state.forecast.forget()
         _settle(state, now, sources)
-    return shifted
+    renamed = state.scheduled.rename(spans, lane.name)
+    state.changed |= bool(renamed)
+    return shifted + renamed
 
 
 def _settle(state: EngineState, now: int, queues: Iterable[Queue]) -> None:

@@ -13,7 +13,7 @@ from gate.admission.model import MS, SECOND, UNTIL_RESUMED, Event, Pull, Reason,
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.queue import Arrival, Queue
 from gate.admission.queues.segment import NO_DEADLINE
-from gate.admission.queues.selectable import Cursor, Span
+from gate.admission.queues.spans import Cursor, Span
 from gate.admission.queues.tenants import short
 from gate.admission.recent_ids import RecentIds
 from gate.admission.report import eta_of_all, fullest, service_usage
@@ -77,6 +77,11 @@ class Engine:
     def scheduled(self) -> int:
         """Requests that are not to go before a time of their own: parked too, but they wait for nothing else."""
         return self.state.scheduled.requests
+
+    @property
+    def scheduled_ends(self) -> dict[int, int]:
+        """By partition of the delayed topic, the offset behind the newest of these."""
+        return self.state.scheduled.ends
 
     @property
     def recent(self) -> RecentIds:
@@ -301,6 +306,14 @@ class Engine:
         """Put parked requests into another lane of the policy; return how many. Not between `step` and `parked`."""
         self.state.now = max(now, self.state.now)
         return commands.shift(self.state, self.state.now, spans, self.state.lanes[lane])
+
+    def expedite(self, now: int, spans: Sequence[Span]) -> int:
+        """Let parked requests go next, ahead of all others, as far as the limits allow; return how many.
+
+        Not between `step` and `parked`.
+        """
+        self.state.now = max(now, self.state.now)
+        return commands.shift(self.state, self.state.now, spans, self.state.express)
 
     def count_gone(self, count: int) -> None:
         """Count parked requests that turned out to be gone from the delayed topic when they were to leave it."""

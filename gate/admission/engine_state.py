@@ -10,10 +10,10 @@ from gate.admission.forecast.forecast import Forecast
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.limits.budget import Budgets
 from gate.admission.limits.service import Limits
-from gate.admission.model import FOREVER, Reason, Verdict
+from gate.admission.model import EXPEDITED, FOREVER, Reason, Verdict
 from gate.admission.overflow import Held
 from gate.admission.queues.holding import Holding
-from gate.admission.queues.queue import Lane, Queue, lanes_of
+from gate.admission.queues.queue import Lane, Queue, express_lane, lanes_of
 from gate.admission.queues.scheduled_places import Scheduled
 from gate.admission.queues.selectable import SelectablePlaces
 from gate.admission.queues.tenants import Tenants
@@ -65,11 +65,16 @@ class EngineState:
     def lane(self, name: str, count: int) -> Lane:
         """Return the lane that `count` requests name, and count those that name none of the policy's."""
         lane = self.lanes.get(name)
-        if lane is None:
+        if lane is None or not lane.stride:  # into that of the expedited only an operator puts anything
             if name:
                 self.unknown_lanes += count
             lane = self.lanes[self.policy.default_lane]
         return lane
+
+    @property
+    def express(self) -> Lane:
+        """The lane of what is expedited; it is there as long as something waits in it."""
+        return self.lanes.setdefault(EXPEDITED, express_lane())
 
     def free(self, now: int, tenants: Iterable[str | None]) -> None:
         """Take that requests of these tenants run no more: others may go."""
@@ -125,6 +130,7 @@ class EngineState:
             lanes=[
                 LaneRecord(lane.name, lane.start, lane.epoch, lane.fair.virtual, lane.orders, lane.busy)
                 for lane in self.lanes.values()
+                if lane.stride or lane.requests or lane.busy
             ],
             totals=[
                 TotalRecord(lane, verdict, reason or "", pulled, requests)
@@ -187,6 +193,8 @@ class EngineState:
 
     def _kept_lane(self, name: str) -> Lane:
         """Return a lane by its name; the policy may have lost it while no gate ran."""
+        if name == EXPEDITED:
+            return self.express
         return self.lanes.setdefault(name, Lane(name, Fraction(1), 1, len(self.lanes)))
 
 

@@ -15,6 +15,8 @@ FOREVER: Final = 2**62  # a time, in ns, that fits into a record
 # The end of a pause without one: so late that nobody sees it, and so early that limiters can be charged beyond it.
 UNTIL_RESUMED: Final = (FOREVER - 2**59) // MS * MS
 
+EXPEDITED: Final = "(expedited)"  # lane of what operators let go first; no policy can name one like that
+
 
 def whole_ms(time: int) -> int:
     """Round a time in ns up to whole milliseconds."""

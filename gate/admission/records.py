@@ -3,6 +3,7 @@
 from collections.abc import Generator
 
 from gate.admission.engine_state import EngineState
+from gate.admission.model import EXPEDITED
 from gate.admission.queues.parked_places import LATE
 from gate.admission.queues.queue import lanes_of
 from gate.admission.queues.tenants import SLICE
@@ -97,7 +98,7 @@ def _follow(state: EngineState) -> Generator[None, None, None]:
         known = state.lanes.setdefault(lane.name, lane)
         known.weight, known.stride, known.order = lane.weight, lane.stride, order
     heir = state.lanes[policy.default_lane]
-    removed = [name for name in state.lanes if name not in policy.lanes]
+    removed = [name for name in state.lanes if name not in policy.lanes and name != EXPEDITED]
     for number, tenant in enumerate(list(state.tenants)):
         for name in removed:
             source = tenant.queues.pop(name, None)
@@ -113,7 +114,8 @@ def _follow(state: EngineState) -> Generator[None, None, None]:
         state.tenants.touch(tenant, state.now)
         if number % SLICE == 0:
             yield
-    state.take_lanes({name: state.lanes[name] for name in policy.lanes})
+    kept = [*policy.lanes, *({EXPEDITED} & state.lanes.keys())]
+    state.take_lanes({name: state.lanes[name] for name in kept})
     yield from state.scheduler.rebuild()
     state.forecast.forget()
     yield from state.tenants.prepare(state.budgets.version)

@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "resume": "End a pause now.",
     "cancel": "Reject requests that wait, by filter, exactly once.",
     "move": "Put requests that wait into another lane, by filter.",
+    "expedite": "Let requests that wait go next, by filter.",
     "audit": "Show who commanded what, when and why.",
     "alerts": "Print alerts as they come, and carry them to Alertmanager, chat, mail or a webhook.",
     "replay": "Show what a policy would have done to the recorded requests.",

@@ -11,6 +11,7 @@ from cyclopts import CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from gate.cli.client import Client, Duration, Flag, read_seconds, say
+from gate.cli.output import tell
 from gate.cli.pause import Tenant, command
 from gate.cli.times import is_moment, moment
 from gate.client import Answer, AnswerState, Filter, GateControl
@@ -64,6 +65,13 @@ class Which:
         if given == Filter(keep_newest=self.keep_newest):
             raise CycloptsError(msg="nothing says which requests are meant: give a filter, or --all")
         return given
+
+
+def end(client: Client | None, service: str, abort: str, reason: str, *, as_json: bool) -> None:
+    """End the command of this id."""
+    answer = command(client or Client(), lambda control: control.abort(service, abort, reason=reason))
+    text = f"command {abort} is aborted; what it has done stays done"
+    tell(text, json=as_json, service=service, aborted=abort, command=answer.command)
 
 
 Give = Callable[[GateControl, Callable[[Answer], None]], Awaitable[Answer]]

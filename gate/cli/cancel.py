@@ -2,10 +2,8 @@
 
 from cyclopts import CycloptsError
 
-from gate.cli.backlog import Which, follow
+from gate.cli.backlog import Which, end, follow
 from gate.cli.client import Client, Flag, Service
-from gate.cli.output import tell
-from gate.cli.pause import command
 from gate.client import GateControl
 
 
@@ -40,9 +38,7 @@ def cancel(
         Print the last answer as JSON.
     """
     if abort:
-        answer = command(client or Client(), lambda control: control.abort(service, abort, reason=reason))
-        text = f"command {abort} is aborted; what it has done stays done"
-        tell(text, json=json, service=service, aborted=abort, command=answer.command)
+        end(client, service, abort, reason, as_json=json)
         return
     if not (reason or dry_run):
         raise CycloptsError(msg="what is cancelled is lost: say why with --reason TEXT, or look with --dry-run")

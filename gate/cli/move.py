@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
-from gate.cli.backlog import Which, follow
+from gate.cli.backlog import Which, end, follow
 from gate.cli.client import Client, Flag, Service
 from gate.client import GateControl
 
@@ -12,17 +12,17 @@ from gate.client import GateControl
 def move(
     service: Service,
     *,
-    to: Annotated[str, Parameter(name="--to")],
+    to: Annotated[str, Parameter(name="--to")] = "",
     which: Which | None = None,
     dry_run: Flag = False,
     reason: str = "",
+    abort: str = "",
     json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """Put requests that wait into another lane, each where it would be had it come there.
 
-    What waits when the owner takes the command is meant, and nothing that comes later. `gate cancel --abort ID`
-    ends it.
+    What waits when the owner takes the command is meant, and nothing that comes later.
 
     Example: `gate move payments --to batch --tenant acme`
 
@@ -36,9 +36,16 @@ def move(
         Only count what would be moved.
     reason
         Why, for the audit.
+    abort
+        End the command of this id instead; what it has done stays done.
     json
         Print the last answer as JSON.
     """
+    if abort:
+        end(client, service, abort, reason, as_json=json)
+        return
+    if not to:
+        raise CycloptsError(msg="nothing says where to: give --to LANE")
     wanted = (which or Which()).filter
     follow(
         client,

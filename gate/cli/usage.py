@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gate.admission.model import SECOND, LimitUsage, Usage
+from gate.admission.model import EXPEDITED, SECOND, LimitUsage, Usage
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
 from gate.errors import GateError
 from gate.kafka.aio.client import Client as Connection
@@ -197,12 +197,16 @@ def table(usages: Iterable[Usage], now: int) -> Table:
             _state(usage, now),
         )
         for lane in usage.lanes if len(usage.lanes) > 1 else ():
-            label, weight = Text(f"  {printable(lane.name)}", style="dim"), Text(f"weight {lane.weight:g}", style="dim")
+            turn = "goes first" if lane.name == EXPEDITED else f"weight {lane.weight:g}"
+            label, weight = Text(f"  {printable(lane.name)}", style="dim"), Text(turn, style="dim")
             shown.add_row(label, "", "", "", "", f"{lane.backlog:,}", _eta(usage, lane.eta_seconds), weight)
         for limit in usage.limits:
             if limit.renews_at is not None:
                 quota = Text(f"  {printable(limit.name.removeprefix(f'{usage.service}.'))}", style="dim")
                 shown.add_row(quota, "", "", "", f"{limit.usage:.0%}", "", "", _quota(limit, now))
+        if usage.running is not None:
+            row = "admitted, and not told to be done"
+            shown.add_row(Text("  running", "dim"), "", "", "", "", f"{usage.running:,}", "", Text(row, "dim"))
         if usage.scheduled and usage.next_start is not None:
             text = f"the first in {_duration(max(0, usage.next_start - now) / SECOND)}"
             shown.add_row(Text("  scheduled", "dim"), "", "", "", "", f"{usage.scheduled:,}", "", Text(text, "dim"))

@@ -147,6 +147,23 @@ class GateControl:
         command = control.Move(service, which.encode(), lane, dry_run)
         return await self._followed(service, command, reason, command_id, on_answer)
 
+    async def expedite(
+        self,
+        service: str,
+        which: Filter,
+        *,
+        reason: str = "",
+        dry_run: bool = False,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Let requests that wait go next, ahead of all others, charged as always; else as `cancel`.
+
+        Those that wait for a `gate-start` are not meant: they may not go yet.
+        """
+        command = control.Expedite(service, which.encode(), dry_run)
+        return await self._followed(service, command, reason, command_id, on_answer)
+
     async def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
         """Have no more of a command carried out; what is done stays done. Raises CommandRefusedError if it is over."""
         return await self._followed(service, control.Abort(service, command_id), reason, "", None)
@@ -294,6 +311,23 @@ class SyncGateControl(Twin[GateControl]):
         return self._background.run(
             self._inner.move(
                 service, which, lane, reason=reason, dry_run=dry_run, command_id=command_id, on_answer=on_answer
+            )
+        )
+
+    def expedite(
+        self,
+        service: str,
+        which: Filter,
+        *,
+        reason: str = "",
+        dry_run: bool = False,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Let requests that wait go next; as `GateControl.expedite`."""
+        return self._background.run(
+            self._inner.expedite(
+                service, which, reason=reason, dry_run=dry_run, command_id=command_id, on_answer=on_answer
             )
         )
 

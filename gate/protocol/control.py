@@ -114,6 +114,16 @@ class Move(
     dry_run: bool = False
 
 
+class Expedite(
+    msgspec.Struct, frozen=True, tag="expedite", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Let what waits go next, ahead of all else, as far as the limits allow."""
+
+    service: _Service
+    selection: Selection
+    dry_run: bool = False
+
+
 class Abort(
     msgspec.Struct, frozen=True, tag="abort", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -123,8 +133,8 @@ class Abort(
     id: Annotated[str, msgspec.Meta(max_length=MAX_ID)]
 
 
-BacklogCommand = Cancel | Move  # on what waits: carried out in many batches
-Command = PauseUntil | Resume | WriteFormat | NewGeneration | Cancel | Move | Abort
+BacklogCommand = Cancel | Move | Expedite  # on what waits: carried out in many batches
+Command = PauseUntil | Resume | WriteFormat | NewGeneration | Cancel | Move | Expedite | Abort
 
 
 def encode(command: Command) -> bytes:

@@ -35,8 +35,15 @@ class _Outcome(msgspec.Struct, frozen=True, tag_field="outcome", kw_only=True, o
     settled: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
 
 
-class Done(_Outcome, frozen=True, tag="done", kw_only=True):
-    """The job is done. Nobody needs to say so: the group's committed offset tells."""
+class Done(msgspec.Struct, frozen=True, tag_field="outcome", tag="done", kw_only=True, omit_defaults=True):
+    """The job is done. Where the request counts as running this ends it; else the committed offset says as much.
+
+    The place says which request it is: group and attempt need not be told, and `settled` counts for a group only.
+    """
+
+    group: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    attempt: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+    settled: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
 
 
 class Failed(_Outcome, frozen=True, tag="failed", kw_only=True):

@@ -15,8 +15,8 @@ import structlog
 
 from gate.admission.commands import Filter
 from gate.admission.engine import Engine
-from gate.admission.model import MS, SECOND, Pull, Reason
-from gate.admission.queues.selectable import BEGINNING, Cursor, Span
+from gate.admission.model import EXPEDITED, MS, SECOND, Pull, Reason
+from gate.admission.queues.spans import BEGINNING, Cursor, Span
 from gate.admission.state import VERSION, decode, encode
 from gate.policy import Overflow
 from gate.protocol import answers, control
@@ -45,6 +45,7 @@ class CommandRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     taken_at: int = msgspec.field(name="t")  # ns
     end: int = msgspec.field(default=0, name="e")  # arrival number: what came from there on is not meant
     waiting: int = msgspec.field(default=0, name="q")  # requests, when it was taken
+    scheduled: dict[int, int] = msgspec.field(default_factory=dict, name="x")  # as `Filter.scheduled`
     who: str = msgspec.field(default="", name="w")
     reason: str = msgspec.field(default="", name="r")
     of: int | None = msgspec.field(default=None, name="m")  # requests that are meant; None: they are being counted
@@ -147,8 +148,8 @@ class OperatorCommands:
             self._abort(received, command, now)
             return
         record = CommandRecord(
-            control.encode(command), received.offset, now, engine.arrivals, engine.waiting, received.who,
-            received.reason,
+            control.encode(command), received.offset, now, engine.arrivals, engine.waiting,
+            engine.scheduled_ends if _reaches_scheduled(command) else {}, received.who, received.reason,
         )  # fmt: skip
         taken = self._known[key] = OperatorCommand(received.id, received.service, record, command)
         self._changed[key] = None
@@ -169,7 +170,7 @@ class OperatorCommands:
             return "the command does not say which requests it means", "give a filter, or --all"
         if isinstance(command, control.Cancel) and not (reason or command.dry_run):
             return "what is cancelled is lost, and no reason is given", "say why: --reason TEXT"
-        named = {selection.lane} - {""} | ({command.lane} if isinstance(command, control.Move) else set())
+        named = {selection.lane} - {"", EXPEDITED} | ({command.lane} if isinstance(command, control.Move) else set())
         if unknown := sorted(named - set(lanes)):
             return f"there is no lane {unknown[0]!r}; there are {', '.join(lanes)}", "check the name"
         return None
@@ -278,6 +279,9 @@ class OperatorCommands:
         if isinstance(given, control.Move):
             engine.shift(now, spans, given.lane)
             return []
+        if isinstance(given, control.Expedite):
+            engine.expedite(now, spans)
+            return []
         return engine.reject(now, spans, Reason.CANCELLED)
 
     def _count(
@@ -301,8 +305,8 @@ class OperatorCommands:
             hint = "`gate usage` shows what waits"
             if engine.policy.overflow is Overflow.HOLD:
                 hint = "with `overflow: hold` requests wait in the request topic, where no command reaches them"
-            elif engine.scheduled:
-                hint = f"{engine.scheduled} wait for their gate-start; commands reach them from that time on"
+            elif engine.scheduled and not _reaches_scheduled(command.given):
+                hint = f"{engine.scheduled} requests that wait for their gate-start are not meant by this command"
             self._finish(command, AnswerState.FAILED, engine, now, why, hint)
         return []
 
@@ -411,12 +415,25 @@ def _reads(command: OperatorCommand, engine: Engine) -> bool:
     return selection.reads or (selection.tenant is not None and not engine.names_tenants)
 
 
+def _reaches_scheduled(command: control.BacklogCommand) -> bool:
+    """Tell whether what waits for a time is meant: not where order counts, as it has no turn before."""
+    return not (command.selection.keep_newest or isinstance(command, control.Expedite))
+
+
+def _target(command: control.BacklogCommand) -> str | None:
+    """Return the lane into which a command puts requests; None: into none."""
+    if isinstance(command, control.Move):
+        return command.lane
+    return EXPEDITED if isinstance(command, control.Expedite) else None
+
+
 def _filter(command: OperatorCommand) -> Filter:
     selection = command.given.selection
     return Filter(
         selection.tenant, selection.lane or None,
         selection.deadline_before_ms * MS if selection.deadline_before_ms else None,
-        command.given.lane if isinstance(command.given, control.Move) else None,
+        _target(command.given),
+        command.record.scheduled,
     )  # fmt: skip
 
 

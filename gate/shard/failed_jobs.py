@@ -75,10 +75,10 @@ def unfit(heard: Heard, record: Record | None) -> Ignored | None:
     if stamp is None or not stamp.startswith(b"admitted;"):
         return Ignored("missing", "the record is no admitted request")
     told, is_one = heard.outcome.attempt, attempt(record.headers)
-    if told != is_one:
+    if told not in {0, is_one}:
         return Ignored("attempt", f"it tells of attempt {told}, and the admitted request is attempt {is_one}")
     group = last(record.headers, JOB_GROUP)
-    if group is not None and group != heard.outcome.group.encode():
+    if heard.outcome.group and group is not None and group != heard.outcome.group.encode():
         return Ignored("group", f"group {heard.outcome.group!r} tells of a retry that is for another group")
     return None
 

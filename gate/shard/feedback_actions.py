@@ -98,7 +98,8 @@ def act(
             result.done.append(ends)
         told = feedback.told(part.service, part.partition.number)
         if isinstance(outcome, Done):
-            told.settle(outcome.group, min(outcome.settled, said.offset))
+            if outcome.group:
+                told.settle(outcome.group, min(outcome.settled, said.offset))
             result.counts["done"] += 1
             continue
         if not told.take(outcome.group, said.offset, outcome.settled, decided_at(record.headers) or 0):

@@ -6,7 +6,7 @@ import pytest
 
 from gate.admission.commands import Filter
 from gate.admission.model import SECOND, Reason, Run
-from gate.admission.queues.selectable import BEGINNING
+from gate.admission.queues.spans import BEGINNING
 from tests.admission.conftest import START
 from tests.admission.simulation import Simulation
 

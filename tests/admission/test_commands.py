@@ -1,20 +1,22 @@
 """Commands on what is parked: some leaves, or goes into another lane; all else goes on as if that had never been."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.admission.commands import Filter
-from gate.admission.model import MS, SECOND, Reason, Run, Verdict
-from gate.admission.queues.selectable import BEGINNING
+from gate.admission.model import EXPEDITED, MS, SECOND, Reason, Run, Verdict
+from gate.admission.queues.spans import BEGINNING
 from gate.limits import Spec
-from gate.policy import ServicePolicy
+from gate.policy import ServicePolicy, Tenants
 from tests.admission.simulation import Simulation
 
 START = 1_764_000_000 * SECOND
 MOST = 1 << 40
+COMMANDS = ("move", "expedite", "cancel")
 
 
 def policy(**changes):
@@ -97,7 +99,12 @@ def test_what_moves_into_another_lane_waits_there_in_the_order_of_arrival(restar
     st.lists(
         st.tuples(st.integers(1, 60), st.sampled_from(("hi", "low")), st.sampled_from("abc")), min_size=1, max_size=8
     ),
-    st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(1, 40), st.integers(1, 5)), max_size=4),
+    st.lists(
+        st.tuples(
+            st.sampled_from(("move", "expedite", "cancel")), st.integers(0, 2), st.integers(1, 40), st.integers(1, 5)
+        ),
+        max_size=4,
+    ),
     st.booleans(),
 )
 def test_each_request_has_one_end_whatever_is_taken_out_of_the_midst(runs, commands, restart):
@@ -106,19 +113,23 @@ def test_each_request_has_one_end_whatever_is_taken_out_of_the_midst(runs, comma
     for count, lane, tenant in runs:
         sim.offer(count, lane=lane, tenant=tenant)
     cancelled = set()
-    for moves, skip, size, step in commands:
-        spans = everything(sim, requests=size)[skip::step]
-        if moves:
+    for command, skip, size, step in commands:
+        spans = everything(sim, Filter(scheduled=sim.engine.scheduled_ends), requests=size)[skip::step]
+        if command == "move":
             assert sim.engine.shift(sim.now, spans, "hi") == sum(span.count for span in spans)
+        elif command == "expedite":
+            spans = [span for span in spans if span.seq]  # what is scheduled has no turn
+            assert sim.engine.expedite(sim.now, spans) == sum(span.count for span in spans)
         else:
             cancelled |= set(numbers(sim, spans))
             cancel(sim, spans)
-        waits = sorted(numbers(sim, everything(sim)))
-        assert len(waits) == sim.engine.waiting == len(set(waits))
+        left = everything(sim, Filter(scheduled=sim.engine.scheduled_ends))
+        waits = sorted(numbers(sim, left))
+        assert len(waits) == sim.engine.waiting + sim.engine.scheduled == len(set(waits))
         assert not cancelled & set(waits)
         for partition in range(3):
-            offsets = [span.offset for span in everything(sim) if span.partition == partition]
-            assert sim.engine.state.places.low_watermark(partition) == (min(offsets) if offsets else None)
+            offsets = [span.offset for span in left if span.partition == partition]
+            assert sim.engine.low_watermark(partition) == (min(offsets) if offsets else None)
         sim.run_until(sim.now + 50 * MS)
         sim.offer(3, lane="low", tenant="a")
         sim.submit(Run(0, 4, "low", "b", start=sim.now + 40 * MS), Run(4, 7, "hi", "c", start=sim.now + 5 * MS))
@@ -169,3 +180,90 @@ def test_segments_lie_one_behind_the_other_whatever_is_taken_out():
     assert offsets == sorted(set(offsets))
     assert not {span.offset for span in spans} & set(offsets)
     assert len(bases) < 30
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_is_scheduled_is_reached_before_its_time(restart):
+    """It is found where it lies, also when its time comes between the look at it and the act."""
+    sim = Simulation(policy(), now=START, partitions=2, restart=restart)
+    sim.offer(1)
+    for number in range(300):
+        sim.submit(Run(0, 3, "low", "ab"[number % 2], start=START + (1 + number % 7) * SECOND))
+    ends = sim.engine.scheduled_ends
+    sim.submit(Run(0, 5, "low", "a", start=START + 100 * SECOND))  # later than the command: not meant
+    meant = Filter(tenant="a", scheduled=ends)
+    assert everything(sim, Filter(tenant="a"), end=0) == []
+    assert len(numbers(sim, everything(sim, meant, end=0, entries=7, requests=40))) == 450
+    assert len(numbers(sim, everything(sim, Filter(lane="hi", scheduled=ends), end=0))) == 0
+    parts = [span for span in everything(sim, meant, end=0, requests=1) if span.offset % 3 == 1]
+    middle = set(numbers(sim, parts))
+    cancel(sim, parts)
+    sim.save()
+    sim.reopen()
+    assert sim.engine.scheduled == 905 - len(middle)
+    assert not middle & set(numbers(sim, everything(sim, meant, end=0)))
+    moved = everything(sim, Filter(tenant="b", scheduled=ends), end=0)
+    assert sim.engine.shift(sim.now, moved, "hi") == 450
+    sim.run_until(START + 3 * SECOND)
+    rest = set(numbers(sim, everything(sim, meant, end=0)))
+    assert rest
+    cancel(sim, everything(sim, meant, end=0, requests=9))
+    sim.drain()
+    rejected = {n for n in range(906) if sim.history.rejected_at[n]}
+    assert rejected == middle | rest
+    assert {n for n in range(906) if sim.history.admitted_at[n]} == set(range(906)) - rejected
+    lanes = {t.lane: t.requests for t in sim.engine.usage(sim.now).totals if t.pulled and t.verdict is Verdict.ADMITTED}
+    assert lanes["hi"] == 450
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_is_expedited_goes_next_and_is_charged_as_always(restart):
+    """Whichever lane it is from, and whoever else comes; the limits admit as often as they would have."""
+    sim = Simulation(policy(), now=START, restart=restart)
+    sim.submit(Run(0, 11, "hi", "a"), Run(11, 10, "low", "b"), Run(21, 10, "low", "c"))
+    expedited = everything(sim, Filter(tenant="c"))
+    assert sim.engine.expedite(sim.now, expedited) == 10
+    assert everything(sim, Filter(tenant="c", outside=EXPEDITED)) == []
+    sim.submit(Run(0, 5, "hi", "d"))
+    if restart:
+        sim.reopen()
+    told = dict(zip(range(31, 36), sim.history.not_before[31:36], strict=True))
+    sim.drain()
+    assert list(sim.history.admitted_at[21:31]) == [START + i * 100 * MS for i in range(1, 11)]
+    assert sorted(sim.history.admitted_at[:36]) == [START + i * 100 * MS for i in range(36)]
+    assert {n: sim.history.admitted_at[n] for n in told} == told  # who comes later is told of those in front
+    lanes = {t.lane: t.requests for t in sim.engine.usage(sim.now).totals if t.pulled}
+    assert lanes[EXPEDITED] == 10
+
+
+def test_a_producer_can_t_expedite_what_it_sends():
+    sim = Simulation(policy(), now=START)
+    sim.submit(Run(0, 1), Run(1, 3, "hi"))
+    sim.engine.expedite(sim.now, everything(sim))
+    sim.submit(Run(0, 3, EXPEDITED))
+    lanes = {lane.name: lane.backlog for lane in sim.engine.usage(sim.now).lanes}
+    assert lanes == {"hi": 0, "low": 3, EXPEDITED: 3}
+    assert sim.engine.usage(sim.now).unknown_lanes == 3
+
+
+def test_what_is_expedited_stays_first_under_another_policy():
+    sim = Simulation(policy(), now=START)
+    sim.submit(Run(0, 1), Run(1, 20, "hi", "a"), Run(21, 5, "low", "b"))
+    sim.engine.expedite(sim.now, everything(sim, Filter(tenant="b")))
+    sim.set_policy(policy(lanes={"low": Fraction(1)}))
+    sim.offer(5)
+    sim.drain()
+    assert list(sim.history.admitted_at[21:26]) == [START + i * 100 * MS for i in range(1, 6)]
+
+
+def test_who_is_expedited_waits_for_its_own_limit_and_nobody_else_does():
+    tenants = Tenants.of({"default": {"requests_per_second": Fraction(1), "burst_size": 1}})
+    sim = Simulation(policy(tenants=tenants), now=START)
+    sim.submit(Run(0, 3, "low", "a"), Run(3, 1, "low", "b"), Run(4, 3, "low", "b"))
+    sim.engine.expedite(sim.now, everything(sim, Filter(tenant="b")))
+    sim.offer(2, tenant="c")
+    sim.drain()
+    for first, count in ((0, 3), (3, 4), (7, 2)):
+        times = sorted(sim.history.admitted_at[first : first + count])
+        assert all(later - earlier >= SECOND for earlier, later in pairwise(times)), times
+    assert sim.history.admitted_at[7] < START + SECOND

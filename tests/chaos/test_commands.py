@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from gate.admission.model import EXPEDITED
 from gate.client import Filter, GateControl
 from gate.protocol.answers import AnswerState, decode_audit
 from gate.protocol.headers import parse_stamp
@@ -39,6 +40,7 @@ async def command(bootstrap, prefix):
         return await asyncio.gather(
             control.cancel("pay", Filter(tenant="acme"), reason="third"),
             control.move("pay", Filter(tenant="beta"), "high"),
+            control.expedite("pay", Filter(tenant="gamma")),
         )
 
 
@@ -48,7 +50,8 @@ async def look(log, names):
     async with GateControl(log.bootstrap, prefix=names.prefix) as control:
         high = await control.cancel("pay", Filter(lane="high"), dry_run=True)
         low = await control.cancel("pay", Filter(lane="low"), dry_run=True)
-    return rejected, audit, high.of, low.of
+        first = await control.cancel("pay", Filter(lane=EXPEDITED), dry_run=True)
+    return rejected, audit, high.of, low.of, first.of
 
 
 @pytest.mark.slow
@@ -72,13 +75,13 @@ def test_commands_are_carried_out_once_though_gates_are_killed(bootstrap, prefix
 
     with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as first:
         until(first.is_ready, explain=first.text)
-        (cancelled, moved), (rejected, audit, high, low) = asyncio.run(commanded())
+        answers, (rejected, audit, *lanes) = asyncio.run(commanded())
     assert deaths.count(-signal.SIGKILL) >= 4  # the last ones may find all done
-    for answer in (cancelled, moved):
+    for answer in answers:
         assert (answer.state, answer.done, answer.of, answer.gone) == (AnswerState.DONE, EACH, EACH, 0)
     assert Counter(parse_stamp(dict(r.headers)["gate"]).reason for r in rejected) == {"cancelled": EACH}
     assert {record.value for record in rejected} == {b"acme-%d" % n for n in range(EACH)}
-    assert (high, low) == (EACH, EACH)
+    assert lanes == [EACH, 0, EACH]
     assert sorted((noted.what, noted.result, noted.after["done"]) for noted in audit) == [
-        ("cancel", "done", EACH), ("move", "done", EACH)
+        ("cancel", "done", EACH), ("expedite", "done", EACH), ("move", "done", EACH)
     ]  # fmt: skip

@@ -20,7 +20,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from rich.console import Console
 
-from gate.admission.model import Binding, LaneUsage, LimitUsage, PausedTenant, Reason, Refusal, Usage
+from gate.admission.model import EXPEDITED, Binding, LaneUsage, LimitUsage, PausedTenant, Reason, Refusal, Usage
 from gate.cli import main
 from gate.cli.logs import let_libraries_go
 from gate.cli.usage import table as usage_table
@@ -644,6 +644,16 @@ def test_usage_that_is_old_says_what_has_come_since(gate, log, names, prefix, bo
     assert {name: one["undecided"] for name, one in usages.items()} == {"pay": 3, "calm": 0}
     assert usages["calm"]["undecided_age_seconds"] == 0
     assert 0 <= usages["pay"]["undecided_age_seconds"] < 60
+
+
+def test_what_runs_and_what_goes_first_have_lines_of_their_own():
+    lanes = (LaneUsage("low", 1.0, 7, 7, 1, None), LaneUsage(EXPEDITED, 2.0**20, 3, 3, 1, 0.0))
+    pay = replace(usage_of("pay", lanes=lanes), running=17)
+    out = io.StringIO()
+    Console(width=200, file=out).print(usage_table([pay], pay.at))
+    rows = [" ".join(row.split()) for row in out.getvalue().splitlines()]
+    assert "running 17 admitted, and not told to be done" in rows
+    assert f"{EXPEDITED} 3 0.0 s goes first" in rows
 
 
 def test_what_stands_has_a_line_of_its_own():

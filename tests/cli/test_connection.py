@@ -210,6 +210,11 @@ def move(desk):
     assert said == "0 requests of pay fit; nothing was changed\n"
 
 
+def expedite(desk):
+    said = desk.run("expedite", "pay", "--all", "--dry-run")
+    assert said == "0 requests of pay fit; nothing was changed\n"
+
+
 def audit(desk):
     desk.until(lambda: "resume  pay" in desk.run("audit", "pay"))
 
@@ -262,6 +267,7 @@ WALK = (
     resume,
     cancel,
     move,
+    expedite,
     audit,
     alerts,
     replay,

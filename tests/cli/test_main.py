@@ -178,6 +178,7 @@ ARGUMENTS = {
     ("resume",): ["pay"],
     ("cancel",): ["pay", "--all", "--dry-run"],
     ("move",): ["pay", "--all", "--to", "default"],
+    ("expedite",): ["pay", "--all"],
     ("replay",): ["pay"],
     ("reshard",): ["4"],
     ("transactions", "abort"): ["--topic", "t", "--partition", "0", "--start-offset", "0"],

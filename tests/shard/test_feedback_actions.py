@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gate.protocol.feedback import BackOff, Done, Failed, Heard, Ignored
+from gate.protocol.feedback import BackOff, Done, Failed, Heard, Ignored, read
 from gate.protocol.headers import Stamp
 from gate.protocol.topics import Names
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackEntry, act
@@ -50,6 +50,19 @@ def test_a_failed_job_goes_to_where_it_waits():
     assert (retry.key, retry.value, dict(retry.headers)["gate-job-attempt"]) == (b"k", b"v", b"2")
     assert followed.counts == {"retry": 1}
     assert feedback.start(FEEDBACK) == 99
+
+
+def test_done_at_a_place_ends_what_runs_there_whoever_tells():
+    """As it stands on the wire: the key is the admitted record's place, and nothing else needs to be known."""
+    running = Stamp("admitted", "gate.requests.payments-3@5", NOW, 1, "9f2c01", running=True).encode()
+    said = read(b"gate.admitted.payments-3@17", b'{"outcome": "done"}', TOPICS.admitted, 3)
+    assert said == Heard(17, Done())
+    for done in (Done(), Done(group="g"), Done(group="g", attempt=1, settled=4)):
+        outputs, followed, _ = hear(done, record=Admitted([("gate", running), ("gate-job-group", b"g")]))
+        assert (outputs, followed.done, followed.counts["done"]) == ({}, ["gate.requests.payments-3@5"], 1)
+    others = hear(Done(group="other"), record=Admitted([("gate", running), ("gate-job-group", b"g")]))[1]
+    assert (others.done, list(others.counts)) == ([], ["group"])
+    assert hear(Done(), record=Admitted([("gate", STAMP)]))[1].done == []  # it does not count
 
 
 def test_where_there_are_fewer_partitions_it_waits_in_the_last_one():

@@ -12,10 +12,12 @@ from typing import Final, NamedTuple
 from gate.admission.state import ScheduledRecord, SegmentRecord, decode
 from gate.limits import Spec
 from gate.policy import Deduplicate, Policy
+from gate.protocol import control
 from gate.protocol.answers import FINAL, Answer, AnswerState, Audit, decode_answer, decode_audit
 from gate.protocol.headers import Malformed, RequestOptions, read_options
 from gate.protocol.topics import Names
 from gate.shard.changelog import META_KEY, read_meta
+from gate.shard.commands import CommandRecord
 from gate.shard.records import Headers, Partition
 from gate.shard.state import ShardState
 from tests.sim import oracle
@@ -91,6 +93,7 @@ class _Service:
     shed: bool = False  # a request was refused on arrival, after others were planned behind it
     versions: dict[str, None] = field(default_factory=dict)
     cancelled: list[int] = field(default_factory=list)  # when they were parked
+    expedites: bool = False  # some of what waited was let go first
     taken: list[int] = field(default_factory=list)  # when commands on it were
 
 
@@ -123,6 +126,8 @@ class Checker:
                 newest.pop(key, None)
             else:
                 newest[key] = record.value
+                if key.startswith("command/"):
+                    self._feed_command(key, record.value)
         elif record.topic == self._names.alerts:
             self._alerts.setdefault(record.key, []).append((record.value or b"").decode())
         elif record.topic == self._names.answers:
@@ -133,6 +138,12 @@ class Checker:
                 self._audits.setdefault(audit.command, []).append(audit)
         elif not self.running.tell(record.topic, record.partition, record.offset, record.value):
             self._feed_service(record)
+
+    def _feed_command(self, key: str, value: bytes) -> None:
+        """What is let go first goes out of its order, and others later than they were told."""
+        given = control.decode(decode(key, value, CommandRecord).command)
+        if isinstance(given, control.Expedite):
+            self._service(given.service).expedites = True
 
     def _feed_answer(self, answer: Answer) -> None:
         if answer.state is AnswerState.TAKEN:
@@ -258,9 +269,9 @@ class Checker:
         queue = record.partition, request.options.lane, tenant
         if request.is_scheduled:
             return
-        if service.last.get(queue, -1) >= offset:
+        if service.last.get(queue, -1) >= offset and not service.expedites:
             self._add("order", f"{service.name}: {offset} of {queue} was admitted behind {service.last[queue]}")
-        service.last[queue] = offset
+        service.last[queue] = max(offset, service.last.get(queue, -1))
 
     def _add(self, kind: str, problem: str) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + 1
@@ -376,7 +387,7 @@ class Checker:
 
         Under a shared budget or limits of tenants it is an estimate, which may be late by a turn of another.
         """
-        if service.dropped or len(service.versions) != 1:
+        if service.dropped or service.expedites or len(service.versions) != 1:
             return
         policy = self._policies[next(iter(service.versions))].effective(service.name)
         if policy.group is not None or policy.tenants is not None or (service.shed and len(policy.lanes) > 1):
@@ -463,7 +474,8 @@ class Checker:
                 self._add("command", f"{command} has {len(audits)} records in the audit")
             elif (audits[0].result, audits[0].after["done"]) != (last.state, last.done):
                 self._add("command", f"{command}: the answer says {last}, the audit {audits[0]}")
-            told[last.service] = told.get(last.service, 0) + last.done
+            if audits and audits[0].what == "cancel":
+                told[last.service] = told.get(last.service, 0) + last.done
         for name, service in self._services.items():
             if commands and len(service.cancelled) != told.get(name, 0):
                 self._add("command", f"{name}: {len(service.cancelled)} were cancelled, {told.get(name, 0)} told")
@@ -484,7 +496,7 @@ class Checker:
                 self._add("late", f"{service.name}: decided at {request.at}, but to be seen from {request.visible} on")
         if policy.tenants is not None:
             return
-        if len(policy.lanes) == 1:
+        if len(policy.lanes) == 1 and not service.expedites:
             for request in service.requests.values():
                 promised = start_ms < request.not_before and not request.is_scheduled
                 if request.admitted and promised and request.not_before < request.at - LATEST_MS:

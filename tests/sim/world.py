@@ -15,7 +15,7 @@ from gate.kafka.assignor import balance
 from gate.kafka.instance import Gate
 from gate.limits import window_log
 from gate.policy import Policy, Settings
-from gate.protocol.control import Cancel, PauseUntil, Resume, Selection
+from gate.protocol.control import Cancel, Expedite, PauseUntil, Resume, Selection
 from gate.shard import commands as commands_module
 from gate.shard import owner as shard_module
 from gate.shard import reader as reader_module
@@ -417,7 +417,7 @@ class World:
             self.loop.call_later(self.random.uniform(0, 1), each._heed, context=each.process.context)
 
     def _cancel(self, service: str) -> None:
-        """Cancel some of what waits; now and then the same command is sent twice."""
+        """Cancel some of what waits, or let it go first; now and then the same command is sent twice."""
         selection = self.orders.choice(
             (
                 Selection(all=True), Selection(all=True, keep_newest=3), Selection(tenant="acme"), Selection(key="k1"),
@@ -426,9 +426,10 @@ class World:
         )  # fmt: skip
         known = f"c{len(self.commands.given)}"
         self.note(Kind.CANCEL, service, known, selection)
-        self._give(Received(0, service, Cancel(service, selection), id=known, reason="because", at=self.clock_ms()))
+        command = (Expedite if int(known[1:]) % 3 == 2 else Cancel)(service, selection)
+        self._give(Received(0, service, command, id=known, reason="because", at=self.clock_ms()))
         if self.orders.random() < 0.4:
-            again = Received(0, service, Cancel(service, selection), id=known, reason="because", at=self.clock_ms())
+            again = Received(0, service, command, id=known, reason="because", at=self.clock_ms())
             self.loop.call_later(self.orders.choice((0.5, 20.0, 600.0)), self._give, again)
 
     def _give(self, received: Received) -> None:

@@ -197,6 +197,9 @@ class Places:
         for other in self._lanes:
             gap = tag - other.start
             if other is not lane and gap >= 0 and other.ready_units:
+                if not other.stride:  # always the next
+                    units += other.ready_units
+                    continue
                 turns, rest = divmod(gap, other.stride)
                 units += min(other.ready_units, turns + (1 if rest or other.order < lane.order else 0))
         return units

@@ -77,9 +77,12 @@ class FairQueue(Generic[F]):
         return None
 
     def turns(self, stride: int) -> int | None:
-        """Tell how many equal turns the first may take for certain before it is another's; None: it is alone."""
+        """Tell how many equal turns the first may take for certain before it is another's; None: as many as it likes.
+
+        It may where it is alone, or where its turns cost nothing.
+        """
         heap = self._heap
-        if len(heap) == 1:
+        if len(heap) == 1 or not stride:
             return None
         second = heap[1] if len(heap) == 2 or heap[1] < heap[2] else heap[2]
         start, order, _, _ = heap[0]

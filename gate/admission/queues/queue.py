@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Final
 
-from gate.admission.model import UNTIL_RESUMED, Reason, Run, Verdict
+from gate.admission.model import EXPEDITED, UNTIL_RESUMED, Reason, Run, Verdict
 from gate.admission.queues.fair import FairQueue, Flow, strides
 from gate.admission.state import QueueTag, TenantRecord
 from gate.limits import Limiter, Spec
 
+_FIRST: Final = -1  # among lanes of the same tag
+_HEAVY: Final = 2**20  # as its weight is told
 Outcome = tuple[int, Verdict, Reason | None, str | None, list[int] | None]  # count, ..., times
 
 
@@ -155,6 +157,11 @@ def lanes_of(weights: Mapping[str, Fraction]) -> dict[str, Lane]:
     """Make the lanes of a policy."""
     rows = zip(weights.items(), strides(list(weights.values())), strict=True)
     return {name: Lane(name, weight, stride, order) for order, ((name, weight), stride) in enumerate(rows)}
+
+
+def express_lane() -> Lane:
+    """Make the lane of what operators let go ahead of its turn: its turns cost nothing, so it is always the next."""
+    return Lane(EXPEDITED, Fraction(_HEAVY), 0, _FIRST)
 
 
 class Tenant:

@@ -8,10 +8,11 @@ comes, and by the policy of then.
 import heapq
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gate.admission.queues.segment import COUNT_MAX, NO_DEADLINE, append, little
+from gate.admission.queues.spans import FIRST_ROOM, Cursor, Span, cuts_of, rest_of
 from gate.admission.state import VERSION, ScheduledRecord, encode
 from gate.units import Ms
 
@@ -23,6 +24,7 @@ _DELTA_MAX: Final = 2**32 - 1
 _NAMES_MAX: Final = 2**15  # characters of the names in a segment: a record must fit into a message
 
 Owner = tuple[str, str]  # lane and tenant, by name
+_Row = tuple[Owner, int, int, int, int, int]  # owner, offset, count, cost, deadline, start
 
 
 class Due(NamedTuple):
@@ -243,6 +245,103 @@ class Scheduled:
         return gone
 
     @property
+    def ends(self) -> dict[int, int]:
+        """By partition, the offset behind the newest of what is scheduled."""
+        ends: dict[int, int] = {}
+        for segment in self._segments.values():
+            end = segment.base + segment.offsets[-1] + segment.counts[-1]
+            ends[segment.partition] = max(end, ends.get(segment.partition, 0))
+        return ends
+
+    def select(
+        self,
+        cursor: Cursor,
+        ends: Mapping[int, int],
+        wanted: Callable[[Owner, int], bool],
+        entries: int,
+        requests: int,
+    ) -> tuple[list[Span], Cursor | None]:
+        """Look, as `SelectablePlaces.select` does, for what lies in front of `ends`. Arrival numbers are not known."""
+        found: list[Span] = []
+        for partition in sorted(self._partitions):
+            room, end = FIRST_ROOM + partition, ends.get(partition, 0)
+            if room < cursor[0]:
+                continue
+            start = cursor[1] if room == cursor[0] else 0
+            for segment in [self._segments[n] for n in self._partitions[partition] if n in self._segments]:
+                if segment.base >= end or segment.base + segment.offsets[-1] + segment.counts[-1] <= start:
+                    continue
+                for index, count in enumerate(segment.counts):
+                    first = segment.base + segment.offsets[index]
+                    if not count or first + count <= start:
+                        continue
+                    entries -= 1
+                    first = max(first, start)
+                    if entries < 0:
+                        return found, (room, first)
+                    meant = min(segment.base + segment.offsets[index] + count, end) - first
+                    if meant <= 0 or not wanted(segment.owners[segment.owner[index]], segment.deadline(index)):
+                        continue
+                    taken = min(meant, requests)
+                    found.append(Span(partition, first, taken, 0))
+                    requests -= taken
+                    if not requests:
+                        return found, (room, first + taken)
+        return found, None
+
+    def take_out(self, spans: Sequence[Span]) -> Iterator[tuple[Owner, int, int, int, int]]:
+        """Let these go without their time; yields owner, partition, offset, count and cost of each part."""
+        yield from self._change(spans, None)
+
+    def rename(self, spans: Sequence[Span], lane: str) -> int:
+        """Have these come into another lane when their time has come; return how many."""
+        return sum(count for _, _, _, count, _ in self._change(spans, lane))
+
+    def _change(self, spans: Sequence[Span], lane: str | None) -> Iterator[tuple[Owner, int, int, int, int]]:
+        by_partition: dict[int, list[Span]] = {}
+        for span in spans:
+            by_partition.setdefault(span.partition, []).append(span)
+        for partition, wanted in by_partition.items():
+            wanted.sort(key=lambda span: span.offset)
+            for number in list(self._partitions.get(partition, ())):
+                segment = self._segments.get(number)
+                if segment is None or segment.base >= wanted[-1].end:
+                    continue
+                firsts = [segment.base + offset for offset in segment.offsets]
+                cuts = list(cuts_of(firsts, segment.counts, wanted))
+                for index, low, high in cuts:
+                    owner = segment.owners[segment.owner[index]]
+                    yield owner, partition, firsts[index] + low, high - low, segment.cost(index)
+                if cuts:
+                    self._rebuild(number, segment, list(_rows(segment, cuts, lane)))
+
+    def _rebuild(self, number: int, segment: _Segment, rows: Sequence[_Row]) -> None:
+        """Have these entries instead of a segment's, in its place."""
+        numbers = self._partitions[segment.partition]
+        place = numbers.index(number)
+        del self._segments[number], numbers[place]
+        self._changed.pop(number, None)
+        self.requests -= segment.live
+        if self._open.get(segment.partition) == number:
+            del self._open[segment.partition]
+        if segment.written and not rows:
+            self._gone.append(self._key(segment))
+        for part in range(0, len(rows), ENTRIES):
+            made = _Segment(segment.partition, rows[part][1] if part else segment.base)
+            made.written = segment.written and not part  # the first one takes the record's place
+            for owner, offset, count, cost, deadline, start in rows[part : part + ENTRIES]:
+                made.append(owner, offset, count, cost, deadline, start)
+                made.live += count
+            made.trim()
+            self.requests += made.live
+            self._numbers += 1
+            self._segments[self._numbers] = made
+            numbers.insert(place, self._numbers)
+            place += 1
+            self._watch(self._numbers, made, min(made.starts))
+            self._changed[self._numbers] = None
+
+    @property
     def partitions(self) -> list[int]:
         """The partitions in which something is scheduled, or was."""
         return list(self._partitions)
@@ -318,3 +417,15 @@ class Scheduled:
 
     def _key(self, segment: _Segment) -> str:
         return f"{self._prefix}{segment.partition}/{segment.base}"
+
+
+def _rows(segment: _Segment, cuts: Sequence[tuple[int, int, int]], lane: str | None) -> Iterator[_Row]:
+    """Yield the entries of a segment without what is cut, or with that in another lane."""
+    for index, low, high, is_cut in rest_of(segment.counts, cuts):
+        owner = segment.owners[segment.owner[index]]
+        if is_cut:
+            if lane is None:
+                continue
+            owner = lane, owner[1]
+        offset = segment.base + segment.offsets[index] + low
+        yield owner, offset, high - low, segment.cost(index), segment.deadline(index), segment.starts[index]

@@ -4,44 +4,35 @@ import heapq
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from gate.admission.queues.parked_places import ENTRIES, ParkedPlaces
 from gate.admission.queues.queue import Queue
 from gate.admission.queues.segment import Segment
+from gate.admission.queues.spans import Cursor, Cut, Span, cuts_of, rest_of
 
-Cursor = tuple[int, int]  # `Segment.room`, offset: all in front of it has been looked at
-BEGINNING: Final[Cursor] = (0, 0)
 Wanted = Callable[[Queue, int], bool]  # given the queue, and the deadline in ms
 Left = tuple[Queue, int, int, int, int]  # queue, partition, offset, count, cost
-_Cut = tuple[int, int, int]  # an entry, and which of its requests: from, to
+NO_ENDS: Final[Mapping[int, int]] = MappingProxyType({})
 _Row = tuple[Queue, int, int, int, int, int]  # queue, offset, seq, count, cost, deadline
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Parked requests that lie one behind the other in a partition."""
-
-    partition: int
-    offset: int
-    count: int
-    seq: int  # arrival number of the first
-
-    @property
-    def end(self) -> int:
-        """The offset behind them."""
-        return self.offset + self.count
 
 
 class SelectablePlaces(ParkedPlaces):
     """All places of one service. Spans are in the order in which `select` gives them."""
 
     def select(
-        self, cursor: Cursor, end: int, wanted: Wanted, entries: int, requests: int
+        self,
+        cursor: Cursor,
+        end: int,
+        wanted: Wanted,
+        entries: int,
+        requests: int,
+        late_ends: Mapping[int, int] = NO_ENDS,
     ) -> tuple[list[Span], Cursor | None]:
         """Look from `cursor` on for requests that arrived before number `end`, at about so many entries at most.
 
+        Of what came late also what lies before an offset of its partition in `late_ends`, whenever it came.
         Returns what was found, no more than `requests`, and where to go on; None: that was all.
         """
         found: list[Span] = []
@@ -57,7 +48,10 @@ class SelectablePlaces(ParkedPlaces):
                     return found, (room, max(first, start))
                 skipped = max(0, start - first)
                 seq = segment.seq(index) + skipped
-                count = min(count - skipped, end - seq)  # what of it is meant
+                meant = end - seq
+                if segment.late:
+                    meant = max(meant, late_ends.get(partition, 0) - first - skipped)
+                count = min(count - skipped, meant)
                 if count <= 0 or not wanted(segment.queues[segment.owners[index]], segment.deadline(index)):
                     continue
                 taken = min(count, requests)
@@ -124,7 +118,7 @@ class SelectablePlaces(ParkedPlaces):
             self._rebuild(number, segment, _rows(segment, cuts, targets), moved)
         self._line_up(moved)
 
-    def _cuts(self, spans: Sequence[Span]) -> Iterator[tuple[int, Segment, list[_Cut]]]:
+    def _cuts(self, spans: Sequence[Span]) -> Iterator[tuple[int, Segment, list[Cut]]]:
         """Yield each segment that holds some of these, with its entries that do."""
         by_partition: dict[int, list[Span]] = {}
         for span in spans:
@@ -138,14 +132,7 @@ class SelectablePlaces(ParkedPlaces):
                     continue
                 if not segment.late and segment.base + segment.offsets[-1] + segment.counts[-1] <= begin:
                     continue
-                cuts = []
-                for index, count in enumerate(segment.counts):
-                    first = segment.base + segment.offsets[index]
-                    at = bisect_right(wanted, first, key=_end_of) if count else len(wanted)
-                    while at < len(wanted) and wanted[at].offset < first + count:
-                        low, high = max(0, wanted[at].offset - first), min(count, wanted[at].end - first)
-                        cuts.append((index, low, high))
-                        at += 1
+                cuts = list(cuts_of([segment.base + offset for offset in segment.offsets], segment.counts, wanted))
                 if cuts:
                     yield number, segment, cuts
 
@@ -212,34 +199,21 @@ def _offset_of(span: Span) -> int:
     return span.offset
 
 
-def _end_of(span: Span) -> int:
-    return span.end
-
-
-def _is_split(segment: Segment, cuts: Sequence[_Cut]) -> bool:
+def _is_split(segment: Segment, cuts: Sequence[Cut]) -> bool:
     """Tell whether what is left of an entry is not one entry."""
     indexes = [index for index, _, _ in cuts]
     return len(set(indexes)) < len(indexes) or any(low and high < segment.counts[index] for index, low, high in cuts)
 
 
-def _rows(segment: Segment, cuts: Sequence[_Cut], targets: dict[Queue, Queue] | None) -> list[_Row]:
+def _rows(segment: Segment, cuts: Sequence[Cut], targets: dict[Queue, Queue] | None) -> list[_Row]:
     """Return the entries of a segment without what is cut, or with that in other queues."""
-    by_entry: dict[int, list[tuple[int, int]]] = {}
-    for index, low, high in cuts:
-        by_entry.setdefault(index, []).append((low, high))
     rows: list[_Row] = []
-
-    def keep(index: int, queue: Queue, low: int, high: int) -> None:
-        if low < high:
-            offset, seq = segment.base + segment.offsets[index] + low, segment.seq(index) + low
-            rows.append((queue, offset, seq, high - low, segment.cost(index), segment.deadline(index)))
-
-    for index, count in enumerate(segment.counts):
-        queue, start = segment.queues[segment.owners[index]], 0
-        for low, high in by_entry.get(index, ()):
-            keep(index, queue, start, low)
-            if targets is not None:
-                keep(index, targets[queue], low, high)
-            start = high
-        keep(index, queue, start, count)
+    for index, low, high, is_cut in rest_of(segment.counts, cuts):
+        queue = segment.queues[segment.owners[index]]
+        if is_cut:
+            if targets is None:
+                continue
+            queue = targets[queue]
+        offset, seq = segment.base + segment.offsets[index] + low, segment.seq(index) + low
+        rows.append((queue, offset, seq, high - low, segment.cost(index), segment.deadline(index)))
     return rows
