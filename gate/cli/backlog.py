@@ -95,7 +95,9 @@ def follow(client: Client | None, give: Give, what: str, *, dry_run: bool, as_js
     if dry_run:
         print(f"{answer.of} requests of {answer.service} fit; nothing was changed")
         return
-    left = (answer.of or 0) - answer.done - answer.gone
+    left = (answer.of or 0) - answer.done - answer.gone - answer.skipped
     rest = f"; {left} had left before it came to them" if left > 0 and answer.state is AnswerState.DONE else ""
     gone = f"; {answer.gone} were gone from the topic, and are forgotten" if answer.gone else ""
-    print(f"{what} {answer.done} of {answer.of} requests of {answer.service}{ANSWERED[answer.state]}{rest}{gone}")
+    skipped = f"; {answer.skipped} can't be, as they are too large, or cut short" if answer.skipped else ""
+    text = f"{what} {answer.done} of {answer.of} requests of {answer.service}{ANSWERED[answer.state]}"
+    print(f"{text}{rest}{gone}{skipped}")

@@ -164,6 +164,28 @@ class GateControl:
         command = control.Expedite(service, which.encode(), dry_run)
         return await self._followed(service, command, reason, command_id, on_answer)
 
+    async def redrive(
+        self,
+        service: str,
+        which: Filter,
+        source: str = "",
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Put what was rejected, dead letters among it, or the records of topic `source`, back into the service.
+
+        Each as it was, with a new id; its stamp names the first one as `origin`. Only records dated from `since` on
+        and before `until`, by Kafka's timestamp. Else as `cancel`.
+        """
+        since_ms, until_ms = _moment_ms("since", since), _moment_ms("until", until)
+        command = control.Redrive(service, which.encode(), source, since_ms, until_ms, dry_run)
+        return await self._followed(service, command, reason, command_id, on_answer)
+
     async def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
         """Have no more of a command carried out; what is done stays done. Raises CommandRefusedError if it is over."""
         return await self._followed(service, control.Abort(service, command_id), reason, "", None)
@@ -331,6 +353,27 @@ class SyncGateControl(Twin[GateControl]):
             )
         )
 
+    def redrive(
+        self,
+        service: str,
+        which: Filter,
+        source: str = "",
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Put what was rejected, or the records of a topic, back into the service; as `GateControl.redrive`."""
+        return self._background.run(
+            self._inner.redrive(
+                service, which, source, since=since, until=until, reason=reason, dry_run=dry_run,
+                command_id=command_id, on_answer=on_answer,
+            )
+        )  # fmt: skip
+
     def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
         """Have no more of a command carried out; as `GateControl.abort`."""
         return self._background.run(self._inner.abort(service, command_id, reason=reason))
@@ -352,6 +395,15 @@ def _end_ms(until: datetime | None, for_: float | timedelta | None, now: float) 
     if not end > now:
         raise ArgumentError(f"{told} is over already", hint="give a time to come; resume ends a pause")
     return control.FOREVER_MS if end == inf else min(int(end * 1000), control.FOREVER_MS)
+
+
+def _moment_ms(name: str, moment: datetime | None) -> int:
+    """Return a time as unix ms; 0: none. Raises ArgumentError."""
+    if moment is None:
+        return 0
+    if moment.tzinfo is None:
+        raise ArgumentError(f"{name} is {moment}, which has no offset from UTC", hint=_TIMES)
+    return max(1, int(moment.timestamp() * 1000))
 
 
 def _sender() -> str:

@@ -19,6 +19,7 @@ from gate.kafka.aio.session import check_compression
 from gate.kafka.alert_producer import Notices
 from gate.kafka.cluster import Cluster
 from gate.kafka.feedback import Feedback
+from gate.kafka.foreign_topics import ForeignTopics
 from gate.kafka.generations import FIRST, Generation, Moving, find, in_force
 from gate.kafka.health import Health, health_of
 from gate.kafka.lost_requests import Losses
@@ -39,7 +40,7 @@ from gate.shard.buffer import MemoryPool
 from gate.shard.owner import Shard
 from gate.shard.placement import shard_of
 from gate.shard.ports import Session, UnavailableError
-from gate.shard.records import CommittedOffset, Partition
+from gate.shard.records import CommittedOffset, Fetched, Partition
 from gate.shard.topic_limits import CONFIGS, TopicLimits
 
 CALL_DEADLINE: Final = 10.0
@@ -92,6 +93,7 @@ class Gate:
         self._reading: Client
         self._single: Reader
         self._cluster: Cluster
+        self._foreign: ForeignTopics
         self._membership: Membership
         self._notices: Notices
         self._sessions: Sessions
@@ -132,6 +134,7 @@ class Gate:
         )
         stack.push_async_callback(self.feedback.stop)
         await self.feedback.start()
+        self._foreign = ForeignTopics(self._single, self._cluster)
         self._membership = Membership(
             self.names, settings.group_id, self.shards, self.policy_shard_key,
             session_timeout=settings.session_timeout, discovery_interval=settings.discovery_interval,
@@ -369,6 +372,14 @@ class Gate:
         except KafkaError as error:
             raise UnavailableError(str(error) or type(error).__name__) from error
         return count
+
+    async def extents(self, topic: str, since_ms: int) -> dict[int, tuple[int, int]]:
+        """See `shard.Environment`."""
+        return await self._foreign.extents(topic, since_ms)
+
+    async def scan(self, partition: Partition, offset: int) -> Fetched:
+        """See `shard.Environment`."""
+        return await self._foreign.scan(partition, offset)
 
     async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, CommittedOffset]:
         """Return where to begin in retries topics: where this group was, else where earlier workers had come."""

@@ -37,6 +37,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     done: int = 0  # requests
     of: int | None = None  # requests that were meant; None: not counted yet
     gone: int = 0  # were meant, and had been deleted from the topic by somebody else
+    skipped: int = 0  # were meant, and can't be put back: too large, or cut short when they were rejected
     why: str = ""  # it failed, or was aborted
     hint: str = ""  # what to do about that
 

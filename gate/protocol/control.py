@@ -124,6 +124,19 @@ class Expedite(
     dry_run: bool = False
 
 
+class Redrive(
+    msgspec.Struct, frozen=True, tag="redrive", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Put records of a topic back into the service as new requests, which name the first one."""
+
+    service: _Service
+    selection: Selection
+    source: _Service = ""  # topic; empty: the service's rejected one
+    since_ms: _Time = 0  # unix ms; dated then or later
+    until_ms: _Time = 0  # unix ms; dated before; 0: no bound
+    dry_run: bool = False
+
+
 class Abort(
     msgspec.Struct, frozen=True, tag="abort", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -133,8 +146,8 @@ class Abort(
     id: Annotated[str, msgspec.Meta(max_length=MAX_ID)]
 
 
-BacklogCommand = Cancel | Move | Expedite  # on what waits: carried out in many batches
-Command = PauseUntil | Resume | WriteFormat | NewGeneration | Cancel | Move | Expedite | Abort
+BacklogCommand = Cancel | Move | Expedite | Redrive  # on what waits: carried out in many batches
+Command = PauseUntil | Resume | WriteFormat | NewGeneration | Cancel | Move | Expedite | Redrive | Abort
 
 
 def encode(command: Command) -> bytes:

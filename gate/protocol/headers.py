@@ -52,7 +52,7 @@ _DIGITS: Final = len(str(MAX_CREATED))
 _MOST_DIGITS: Final = 18
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLAIN_STRING: Final = re.compile(r"[ !#-\[\]-~]*")
-_ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=([0-9]+);attempt=([0-9]+)[;]')
+_ORIGIN: Final = re.compile(rb'[a-z]+;id="([^"\\]*)";at=([0-9]+);attempt=([0-9]+);(?:origin="([^"\\]*)";)?')
 
 
 class RequestOptions(msgspec.Struct, frozen=True):  # a dataclass takes four times as long to make, and to compare
@@ -166,6 +166,7 @@ class Stamp:
     created_ms: int | None = None
     running: bool = False  # it counts as running until a worker tells that it is done, or for `running_timeout`
     first: str | None = None
+    origin: str | None = None  # of a retry, or of what was put back: the first request about the job
 
     def encode(self) -> bytes:
         """Return an RFC 9651 item with parameters."""
@@ -173,7 +174,13 @@ class Stamp:
             self.verdict, self.at_ms, self.attempt, self.policy,
             reason=self.reason, limit=self.limit, running=self.running, first=self.first,
         )  # fmt: skip
-        return template.stamp(self.id.encode("ascii"), -1 if self.created_ms is None else self.created_ms)
+        stamp = template.stamp(self.id.encode("ascii"), -1 if self.created_ms is None else self.created_ms)
+        return stamp if self.origin is None else with_origin(stamp, self.origin.encode("ascii"))
+
+
+def with_origin(stamp: bytes, first: bytes) -> bytes:
+    """Return a stamp that names the first request about the job, too."""
+    return stamp.replace(b";policy=", b';origin="%b";policy=' % first, 1)
 
 
 class StampTemplate:
@@ -250,7 +257,9 @@ def parse_stamp(value: bytes) -> Stamp:
     verdict, given = str(item[0]), item[1]
     match given:
         case {"id": str(), "at": int(at_ms), "attempt": int(attempt), "policy": _}:
-            texts = {name: str(given[name]) if name in given else None for name in ("reason", "limit", "first")}
+            texts = {
+                name: str(given[name]) if name in given else None for name in ("reason", "limit", "first", "origin")
+            }
             created = given.get("created")
             dated = created if type(created) is int and created >= 0 else None
             running = given.get("running") is True
@@ -266,6 +275,7 @@ class Origin(NamedTuple):
     id: bytes
     attempt: int
     created: int  # the producer's timestamp; -1: not in the stamp
+    first: bytes | None = None  # the first request about the job, where that is another one
 
 
 def _stamp(headers: Headers) -> re.Match[bytes] | None:
@@ -281,7 +291,8 @@ def origin(headers: Headers) -> Origin | None:
         return None
     # the last parameter; text in front of it ends with a quote, whatever it holds
     created = found.string.rpartition(b";created=")[2]
-    return Origin(found[1], int(found[3]), int(created) if created.isdigit() and len(created) <= _DIGITS else -1)
+    dated = int(created) if created.isdigit() and len(created) <= _DIGITS else -1
+    return Origin(found[1], int(found[3]), dated, found[4])
 
 
 def decided_at(headers: Headers) -> int | None:

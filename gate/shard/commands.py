@@ -6,8 +6,9 @@ is acted upon; of a service one command after the other.
 """
 
 import heapq
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
 from typing import Any, Final
 
 import msgspec
@@ -16,14 +17,29 @@ import structlog
 from gate.admission.commands import Filter
 from gate.admission.engine import Engine
 from gate.admission.model import EXPEDITED, MS, SECOND, Pull, Reason
-from gate.admission.queues.spans import BEGINNING, Cursor, Span
+from gate.admission.queues.spans import BEGINNING, WAITING, Cursor, Span
 from gate.admission.state import VERSION, decode, encode
+from gate.errors import GateError
 from gate.policy import Overflow
 from gate.protocol import answers, control
 from gate.protocol.answers import FINAL, Answer, AnswerState, Audit
 from gate.protocol.headers import ID, TENANT, last, original_id
 from gate.protocol.topics import Names
+from gate.shard.buffer import weight_of
 from gate.shard.records import Outgoing, Partition, Record
+from gate.shard.redrives import (
+    Age,
+    Extents,
+    RedriveRecord,
+    Scanned,
+    SourceRequest,
+    age_of,
+    as_request,
+    fits,
+    next_place,
+    refuse_source,
+    source_of,
+)
 from gate.shard.snapshots import Received
 
 COMMAND_KIND: Final = "command"
@@ -32,6 +48,8 @@ LOOKED_AT: Final = 20_000  # entries of the state that are looked at in one batc
 TELL_EVERY: Final = SECOND  # how often is told how far a command is
 KEPT: Final = 8 * 86_400 * SECOND  # for so long is known what was carried out: the control topic keeps it for 7 days
 ANY: Final = 1 << 62
+PUT_BACK_BYTES: Final = 1 << 20  # in one batch
+MOST_KEPT: Final = 100_000  # newest ones that a redrive may leave alone: all are in memory while they are counted
 END: Final[Cursor] = (-1 << 31, 0)  # of what came late to a partition that no topic has
 
 log = structlog.get_logger("gate.commands")
@@ -45,16 +63,28 @@ class CommandRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     taken_at: int = msgspec.field(name="t")  # ns
     end: int = msgspec.field(default=0, name="e")  # arrival number: what came from there on is not meant
     waiting: int = msgspec.field(default=0, name="q")  # requests, when it was taken
-    scheduled: dict[int, int] = msgspec.field(default_factory=dict, name="x")  # as `Filter.scheduled`
     who: str = msgspec.field(default="", name="w")
     reason: str = msgspec.field(default="", name="r")
     of: int | None = msgspec.field(default=None, name="m")  # requests that are meant; None: they are being counted
     done: int = msgspec.field(default=0, name="n")
     gone: int = msgspec.field(default=0, name="g")
-    place: tuple[int, int] = msgspec.field(default=BEGINNING, name="p")  # acted upon up to there
+    place: tuple[int, int] = msgspec.field(default=WAITING, name="p")  # acted upon up to there
     result: str = msgspec.field(default="", name="s")  # an AnswerState; empty: it is not over
     why: str = msgspec.field(default="", name="y")
     hint: str = msgspec.field(default="", name="h")
+
+
+class FullCommandRecord(CommandRecord, frozen=True, omit_defaults=True):
+    """The same with what later versions keep of it. Without any of that it is written as earlier ones wrote it."""
+
+    scheduled: dict[int, int] = msgspec.field(default_factory=dict, name="x")  # as `Filter.scheduled`
+    redrive: RedriveRecord | None = msgspec.field(default=None, name="d")
+
+    def as_written(self) -> CommandRecord:
+        """Return what is written; a structure of more than 15 fields has another beginning, whatever it holds."""
+        if self.scheduled or self.redrive is not None:
+            return self
+        return CommandRecord(**{name: getattr(self, name) for name in CommandRecord.__struct_fields__})
 
 
 @dataclass(slots=True)
@@ -63,7 +93,7 @@ class OperatorCommand:
 
     id: str
     service: str
-    record: CommandRecord
+    record: FullCommandRecord
     given: control.BacklogCommand
     cursor: Cursor = BEGINNING
     behind: Cursor | None = None  # where to go on after what was read
@@ -72,6 +102,9 @@ class OperatorCommand:
     counted: int = 0
     newest: list[tuple[int, int]] = field(default_factory=list)  # heap of those to be kept: arrival number, count
     kept: int = 0  # requests in it
+    scanned: Scanned | None = None  # of the source of a redrive; None: to be read
+    index: int = 0  # of the first of these that has not been looked at
+    newest_ages: list[Age] = field(default_factory=list)  # heap of those that a redrive is to leave alone
     told_at: int = 0  # ns
 
     def set(self, **changes: Any) -> None:
@@ -109,6 +142,8 @@ class OperatorCommands:
         self._known: dict[tuple[str, str], OperatorCommand] = {}  # by service and id
         self._waiting: dict[str, list[OperatorCommand]] = {}  # that are not over, by service
         self._changed: dict[tuple[str, str], None] = {}
+        self.awaited: set[str] = set()  # services whose redrive goes on when something has been read
+        self._requests: dict[str, list[Outgoing]] = {}  # that are put back by the batch at hand, by service
         self._reports: list[tuple[Partition, Outgoing]] = []
 
     def restore(self, key: str, data: bytes) -> bool:
@@ -117,10 +152,11 @@ class OperatorCommands:
         if kind != COMMAND_KIND:
             return False
         service, _, name = rest.partition("/")
-        record = decode(key, data, CommandRecord)
+        record = decode(key, data, FullCommandRecord)
         given = control.decode(record.command)
         assert isinstance(given, control.BacklogCommand)  # it was taken as one
-        command = OperatorCommand(name, service, record, given, cursor=record.place)
+        cursor = BEGINNING if record.place == WAITING else record.place  # nothing was done yet
+        command = OperatorCommand(name, service, record, given, cursor=cursor)
         self._known[service, name] = command
         if not record.result:
             self._waiting.setdefault(service, []).append(command)
@@ -147,9 +183,9 @@ class OperatorCommands:
         if isinstance(command, control.Abort):
             self._abort(received, command, now)
             return
-        record = CommandRecord(
-            control.encode(command), received.offset, now, engine.arrivals, engine.waiting,
-            engine.scheduled_ends if _reaches_scheduled(command) else {}, received.who, received.reason,
+        record = FullCommandRecord(
+            control.encode(command), received.offset, now, engine.arrivals, engine.waiting, received.who,
+            received.reason, scheduled=engine.scheduled_ends if _reaches_scheduled(command) else {},
         )  # fmt: skip
         taken = self._known[key] = OperatorCommand(received.id, received.service, record, command)
         self._changed[key] = None
@@ -170,6 +206,14 @@ class OperatorCommands:
             return "the command does not say which requests it means", "give a filter, or --all"
         if isinstance(command, control.Cancel) and not (reason or command.dry_run):
             return "what is cancelled is lost, and no reason is given", "say why: --reason TEXT"
+        if isinstance(command, control.Redrive):
+            if (unfit := refuse_source(source_of(command, self._names), self._names)) is not None:
+                return unfit, "name another topic, or none for the rejected one"
+            if selection.keep_newest > MOST_KEPT:
+                return (
+                    f"{MOST_KEPT} may be left alone at most, not {selection.keep_newest}",
+                    "say which ones: --older-than",
+                )
         named = {selection.lane} - {"", EXPEDITED} | ({command.lane} if isinstance(command, control.Move) else set())
         if unknown := sorted(named - set(lanes)):
             return f"there is no lane {unknown[0]!r}; there are {', '.join(lanes)}", "check the name"
@@ -213,7 +257,7 @@ class OperatorCommands:
     def to_read(self, engine: Engine, room: int) -> Sequence[Span]:
         """Return which parked requests are to be read before `work`; empty: it can do without, or nothing is to do."""
         command = self._first(engine.service)
-        if command is None or not _reads(command, engine):
+        if command is None or isinstance(command.given, control.Redrive) or not _reads(command, engine):
             return ()
         spans, command.behind = engine.select(
             _filter(command), command.cursor, command.record.end, LOOKED_AT, min(room, AT_ONCE)
@@ -242,6 +286,9 @@ class OperatorCommands:
         """Go on with the first command of a service; return what leaves the delayed topic because of it."""
         command = self._first(engine.service)
         if command is None:
+            return []
+        if isinstance(command.given, control.Redrive):
+            self._redrive(command, command.given, engine, now)
             return []
         if _reads(command, engine):
             if command.read is None:
@@ -326,6 +373,125 @@ class OperatorCommands:
         self._changed[engine.service, command.id] = None
         command.lost = ()
 
+    # -- what is put back ------------------------------------------------------------------------------------------
+
+    def to_scan(self, service: str) -> SourceRequest | None:
+        """Return what is to be read of the source of a redrive before it goes on; None: nothing is."""
+        command = self._first(service)
+        if command is None or not isinstance(command.given, control.Redrive) or command.scanned is not None:
+            return None
+        record, topic = command.record, source_of(command.given, self._names)
+        if record.redrive is None:
+            return SourceRequest(topic, None, command.given.since_ms)
+        place = next_place(record.redrive.extents, command.cursor)
+        return None if place is None else SourceRequest(topic, place, acts=record.of is not None)
+
+    def was_scanned(self, engine: Engine, read: Extents | Scanned | GateError, now: int) -> None:
+        """Take what was to be read."""
+        command = self._first(engine.service)
+        assert command is not None  # it asked
+        if isinstance(read, Scanned):
+            command.scanned, command.index = read, 0
+        elif isinstance(read, GateError):
+            self._over(engine.service)
+            state = AnswerState.ABORTED if command.record.done else AnswerState.FAILED
+            self._finish(command, state, engine, now, str(read), read.hint or "")
+        else:
+            command.set(redrive=RedriveRecord(read))
+            self._changed[engine.service, command.id] = None
+
+    def _redrive(self, command: OperatorCommand, given: control.Redrive, engine: Engine, now: int) -> None:
+        record, scanned = command.record, command.scanned
+        if record.redrive is None:
+            return
+        if scanned is None:
+            if next_place(record.redrive.extents, command.cursor) is None:
+                self._scanned_all(command, given, record.redrive, engine, now)
+            return
+        meant = [
+            (index, found)
+            for index, found in enumerate(scanned.records[command.index :], command.index)
+            if found.offset < record.redrive.extents[scanned.partition.number][1]
+            and fits(given, record.taken_at // MS, found, scanned.partition)
+        ]
+        if record.of is None:
+            command.counted += len(meant)
+            if keep := given.selection.keep_newest:
+                ages = [age_of(found, scanned.partition.number) for _, found in meant]
+                command.newest_ages = nlargest(keep, [*command.newest_ages, *ages])
+            command.cursor, command.scanned = scanned.behind, None
+            return
+        self._put_back(command, scanned, meant, record.redrive)
+        if now - command.told_at >= TELL_EVERY:
+            self._answer(command, now)
+            command.told_at = now
+
+    def _put_back(
+        self,
+        command: OperatorCommand,
+        scanned: Scanned,
+        meant: Sequence[tuple[int, Record]],
+        kept: RedriveRecord,
+    ) -> None:
+        """Put back as many as a batch takes."""
+        service, number = command.service, scanned.partition.number
+        requests = self._requests.setdefault(service, [])
+        skipped = size = 0
+        command.cursor, command.index = scanned.behind, len(scanned.records)
+        for index, found in meant:
+            if len(requests) >= AT_ONCE or size > PUT_BACK_BYTES:
+                command.cursor, command.index = (number, found.offset), index
+                break
+            if kept.edge is not None and age_of(found, number) >= kept.edge:
+                continue
+            request = as_request(found, scanned.partition, self._names, service)
+            if request is None:
+                skipped += 1
+                continue
+            requests.append(request)
+            size += weight_of((found,))
+        if command.index == len(scanned.records):
+            command.scanned = None
+        command.set(
+            done=command.record.done + len(requests), place=command.cursor,
+            redrive=msgspec.structs.replace(kept, skipped=kept.skipped + skipped),
+        )  # fmt: skip
+        self._changed[service, command.id] = None
+
+    def _scanned_all(
+        self, command: OperatorCommand, given: control.Redrive, kept: RedriveRecord, engine: Engine, now: int
+    ) -> None:
+        """End the count, or the command."""
+        of = command.record.of
+        if of is None:
+            keep = given.selection.keep_newest
+            if keep and len(command.newest_ages) == keep:
+                command.set(redrive=msgspec.structs.replace(kept, edge=min(command.newest_ages)))
+            of = max(0, command.counted - keep)
+            command.set(of=of)
+            command.cursor, command.newest_ages = BEGINNING, []
+            self._changed[engine.service, command.id] = None
+            if of and not given.dry_run:
+                return
+        self._over(engine.service)
+        if of or given.dry_run:
+            self._finish(command, AnswerState.DONE, engine, now)
+            return
+        why = f"nothing in {source_of(given, self._names)} fits the filter"
+        self._finish(command, AnswerState.FAILED, engine, now, why, "`gate tail rejected` shows what was rejected")
+
+    def put_back(self, service: str, takes: Callable[[Outgoing], bool]) -> list[Outgoing]:
+        """Return what goes back in the batch at hand, once; what its topic does not take is counted as skipped."""
+        requests = self._requests.pop(service, [])
+        good = [request for request in requests if takes(request)]
+        if (left := len(requests) - len(good)) and (command := self._first(service)) is not None:
+            kept = command.record.redrive
+            assert kept is not None  # it puts back
+            command.set(
+                done=command.record.done - left, redrive=msgspec.structs.replace(kept, skipped=kept.skipped + left)
+            )
+        return good
+
     def missing(self, service: str, count: int) -> None:
         """Take that so many of what `work` returned were gone from the topic when they were to be written."""
         found = self._first(service)
@@ -367,6 +533,8 @@ class OperatorCommands:
         what = said.pop("command")
         received = Received(record.offset, command.service, command.given, True, command.id, record.who, record.reason)
         after = {"done": record.done, "of": record.of, "gone": record.gone}
+        if record.redrive is not None:
+            after["skipped"] = record.redrive.skipped
         if engine is not None:
             after["waiting"] = engine.waiting
         self.audit(received, what, now, said, {"waiting": record.waiting}, after, state, why)
@@ -375,7 +543,16 @@ class OperatorCommands:
         record = command.record
         state = AnswerState(record.result or (AnswerState.TAKEN if record.of is None else AnswerState.WORKING))
         answer = Answer(
-            command.id, command.service, state, now // MS, record.done, record.of, record.gone, record.why, record.hint
+            command.id,
+            command.service,
+            state,
+            now // MS,
+            record.done,
+            record.of,
+            record.gone,
+            0 if record.redrive is None else record.redrive.skipped,
+            record.why,
+            record.hint,
         )
         self._report(self._names.answers, command.id, answers.encode(answer))
 
@@ -390,7 +567,7 @@ class OperatorCommands:
     def changes(self, version: int = VERSION) -> dict[str, bytes | None]:
         """Return the state records that have changed since the last call; None: delete."""
         changed = {
-            f"{COMMAND_KIND}/{service}/{name}": encode(known.record, version)
+            f"{COMMAND_KIND}/{service}/{name}": encode(known.record.as_written(), version)
             if (known := self._known.get((service, name))) is not None
             else None
             for service, name in self._changed
@@ -417,7 +594,7 @@ def _reads(command: OperatorCommand, engine: Engine) -> bool:
 
 def _reaches_scheduled(command: control.BacklogCommand) -> bool:
     """Tell whether what waits for a time is meant: not where order counts, as it has no turn before."""
-    return not (command.selection.keep_newest or isinstance(command, control.Expedite))
+    return isinstance(command, control.Cancel | control.Move) and not command.selection.keep_newest
 
 
 def _target(command: control.BacklogCommand) -> str | None:

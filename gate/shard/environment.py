@@ -11,7 +11,7 @@ from gate.protocol.topics import Names
 from gate.shard.buffer import MemoryPool
 from gate.shard.feedback_actions import FeedbackResult
 from gate.shard.ports import Session, Source
-from gate.shard.records import CommittedOffset, Outgoing, Partition
+from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition
 from gate.shard.snapshots import Feedback
 from gate.shard.stalls import StalledPartition
 from gate.shard.topic_limits import TopicLimits
@@ -89,6 +89,15 @@ class Environment(Protocol):
 
         Raises GateError where it may not, UnavailableError or TimeoutError where it can't now.
         """
+
+    async def extents(self, topic: str, since_ms: int) -> dict[int, tuple[int, int]]:
+        """Return, by partition of any topic, the first offset since a time (0: of all), and its committed end.
+
+        Raises GateError where there is none, or it may not be read; UnavailableError or TimeoutError where not now.
+        """
+
+    async def scan(self, partition: Partition, offset: int) -> Fetched:
+        """Return committed records from an offset on, some of them at least. Raises as `extents`."""
 
     async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, CommittedOffset]:
         """Return where to begin in partitions of retries topics of which the state knows nothing."""

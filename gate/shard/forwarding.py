@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gate.protocol.headers import ERROR, FAULT, STAMP, TENANT, UNFORWARDABLE, Headers, Malformed
+from gate.protocol.headers import ERROR, FAULT, JOB_ID, STAMP, TENANT, UNFORWARDABLE, Headers, Malformed
 from gate.shard.records import Outgoing, Raw, Record
 from gate.shard.refusal_history import Rejection, RejectionLevel
 from gate.shard.topic_limits import SMALLEST, TopicLimit
@@ -12,6 +12,7 @@ from gate.shard.topic_limits import SMALLEST, TopicLimit
 BATCH_OVERHEAD: Final = 61
 RECORD_OVERHEAD: Final = 8  # at the least: sizes, and differences of time and offset
 STAMP_BYTES: Final = 300  # that stamp, retry-after and gate-not-before take at most, without the names in it
+ORIGIN_BYTES: Final = 10  # around the first id of a job
 ENCODED: Final = 3  # bytes of a stamp for each of a tenant's name that is no plain text
 MOST_ERROR: Final = 500  # bytes that a rejected request tells
 
@@ -65,7 +66,7 @@ class Forwarding:
             if limit.size is None:
                 continue
             if size is None:
-                room = self.room + sum(ENCODED * len(value or b"") for name, value in record.headers if name == TENANT)
+                room = self.room + sum(_room_of(name, value) for name, value in record.headers)
                 size = room + estimate(record.key, record.value, record.headers)
             if size > limit.size:
                 alone = size if self.weigh is None else room + self.weigh(topic, _as_written(record), self.codec)
@@ -75,6 +76,13 @@ class Forwarding:
                         "(max.message.bytes)"
                     )
         return None
+
+
+def _room_of(name: str, value: bytes | None) -> int:
+    """Return how many bytes a stamp takes because of a header."""
+    if name == TENANT:
+        return ENCODED * len(value or b"")
+    return ORIGIN_BYTES + len(value or b"") if name == JOB_ID else 0
 
 
 def _unforwardable(why: str) -> Refusal:

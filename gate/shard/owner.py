@@ -506,7 +506,7 @@ class Shard:
             self._reader.release(state, service, batch.now)
         taken, retried = self._reader.take(state, refusals, batch.now)
         judges = await self._reader.judges(state, taken, retried, refusals)
-        await self._reader.look(state, refusals.pulls)
+        await self._reader.look(state, refusals.pulls, self._muted, batch.now)
         turns = [
             state.decide(
                 state.services[service],

@@ -1,6 +1,6 @@
 """The reader of a shard: requests as they come, into its buffer, and parked ones when they leave."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -13,8 +13,10 @@ from gate.shard.feedback_listener import FeedbackListener
 from gate.shard.forwarding import STAMP_BYTES, Forwarding, Judge, Weigh
 from gate.shard.ports import MOST_READ, PulledTooMuchError
 from gate.shard.records import Partition, Record
+from gate.shard.redrives import SourceRequest
 from gate.shard.refusal_history import RefusalHistory
 from gate.shard.routing import TakenRecords, Topics, source_number
+from gate.shard.source_reader import SourceReader
 from gate.shard.state import ServiceBatch, ShardState
 from gate.units import MS
 
@@ -25,6 +27,7 @@ STAMP_ROOM: Final = 1 << 10  # what a stamp may add
 BUFFER_BYTES: Final = 4 << 20
 LARGE_BYTES: Final = 64 << 10
 RETRIES_AT_ONCE: Final = 256  # of a partition: they come in the order in which they are due
+PATIENCE: Final = 1_000 * MS  # before it is seen whether a service takes again what is put back
 KEPT: Final = 2_000  # ms; what is due later is let go, and read again then
 
 log = structlog.get_logger("gate.reader")
@@ -44,6 +47,8 @@ class ShardReader:
         self.weigh: Weigh | None = None  # how large a record becomes where it is compressed
         self.buffer = FetchBuffer(BUFFER_BYTES, environment.pool, wake)
         self.listener = FeedbackListener(environment, wake)
+        self.sources = SourceReader(environment)
+        self._wake = wake
         self._resting: dict[
             Partition, tuple[int, int]
         ] = {}  # retries that wait: when the first is due (ms), its offset
@@ -53,6 +58,7 @@ class ShardReader:
         self._env.source.unfollow(self.buffer)
         self.buffer.close()
         self.listener.close()
+        self.sources.close()
 
     @property
     def is_large(self) -> bool:
@@ -250,10 +256,21 @@ class ShardReader:
                     found.setdefault(service, {})[source_number(number, retried=are_retries)] = judge
         return found
 
-    async def look(self, state: ShardState, pulls: Mapping[str, int]) -> None:
-        """Read what commands must know of parked requests, in slices, of some services at most so many requests."""
+    async def look(self, state: ShardState, pulls: Mapping[str, int], muted: Collection[str], now: int) -> None:
+        """Read what commands must know of parked requests, in slices, of some services at most so many requests.
+
+        What is to be put back into a service is read meanwhile, and not into those that are `muted`.
+        """
         for service in [service for service in state.commands.services if service in state.services]:
             served = state.services[service]
+            state.commands.awaited.discard(service)
+            if (wanted_source := state.commands.to_scan(service)) is not None:
+                if service in muted:
+                    state.commands.awaited.add(service)
+                    state.postpone(service, now + PATIENCE)
+                else:
+                    await self._scan(state, service, wanted_source, now)
+                continue
             spans = state.commands.to_read(served.engine, min(served.pulls, pulls.get(service, served.pulls)))
             if not spans:
                 continue
@@ -269,6 +286,22 @@ class ShardReader:
                     raise PulledTooMuchError([service], error.count) from None
                 there[partition] = {record.offset: record for record in records}
             state.commands.was_read(served.engine, spans, there)
+
+    async def _scan(self, state: ShardState, service: str, wanted: SourceRequest, now: int) -> None:
+        """Hand over what was read of the source of a redrive, or begin to read it."""
+
+        def ready() -> None:
+            state.touch(service)
+            self._wake()
+
+        read = self.sources.take(service, wanted, ready)
+        if read is None:
+            state.commands.awaited.add(service)
+            return
+        if wanted.acts and service not in self.listener.stages:
+            self.listener.stages.update(await self._env.retries([service]))
+            await self.follow_retries(state, [service])
+        state.commands.was_scanned(state.services[service].engine, read, now)
 
     async def pull(self, turns: Sequence[ServiceBatch]) -> None:
         """Read what leaves the delayed topics, each partition in the order of its log: the plan's jumps to and fro."""

@@ -17,16 +17,19 @@ from gate.protocol.headers import (
     STAMP,
     START,
     Malformed,
+    Origin,
     RequestOptions,
     StampTemplate,
     decided_at,
     is_stamped,
+    job_id,
     origin,
     read_options,
     replace_all,
     restamp,
     retry_after,
     source_of,
+    with_origin,
 )
 from gate.protocol.topics import Names
 from gate.shard.failed_jobs import as_request, home_of
@@ -285,7 +288,7 @@ class Batch:
         times: Sequence[int] | None,
     ) -> list[tuple[Partition, int]]:
         """Stamp retries, each on its way to where its job began. Returns as `route` does, as if all were delayed."""
-        at, stamp = self.now // MS, stamps.fresh(topics.retries, piece.partition)
+        at, stamp = self.now // MS, stamps.retried(topics.retries, piece.partition)
         places = []
         for index, record in enumerate(records):
             home = Partition(topic, home_of(record.headers, piece.homes))
@@ -326,7 +329,7 @@ class Batch:
         if source == topics.delayed:
             headers = restamp(record.headers, stamps.returned(source, partition)(record))
         elif source == topics.retries:
-            headers = restamp(as_request(record), stamps.fresh(source, partition)(record))
+            headers = restamp(as_request(record), stamps.retried(source, partition)(record))
             partition = home_of(record.headers, homes)
         else:
             headers = replace_all(record.headers, stamps.fresh(source, partition)(record))
@@ -442,6 +445,16 @@ class _Stamps:
         template, source = self._make(attempt=1), source_of(topic, partition)
         return lambda record: template.stamp_at(source, record.offset, record.timestamp)
 
+    def retried(self, topic: str, partition: int) -> Callable[[Record], bytes]:
+        """Return what stamps records of a retries partition: with an id of their own, and the first one's beside it."""
+        stamp = self.fresh(topic, partition)
+
+        def stamp_retry(record: Record) -> bytes:
+            first = job_id(record.headers)
+            return stamp(record) if first is None else with_origin(stamp(record), first.encode("ascii", "replace"))
+
+        return stamp_retry
+
     def returned(self, topic: str, partition: int) -> Callable[[Record], bytes]:
         """Return what stamps records of a delayed partition: they keep their id, and count one attempt more."""
         templates: dict[int, StampTemplate] = {}
@@ -449,12 +462,14 @@ class _Stamps:
 
         def stamp(record: Record) -> bytes:
             # a record that the gate has not parked is named by its place
-            request_id, attempt, created = origin(record.headers) or (b"%b%d" % (source, record.offset), 1, -1)
+            found = origin(record.headers) or Origin(b"%b%d" % (source, record.offset), 1, -1)
+            request_id, attempt, created, first = found
             if created < 0 and record.timestamp != decided_at(record.headers):
                 created = record.timestamp  # parked by an earlier version, which left the producer's there
             if attempt not in templates:
                 templates[attempt] = self._make(attempt=attempt + 1)
-            return templates[attempt].stamp(request_id, created)
+            own = templates[attempt].stamp(request_id, created)
+            return own if first is None else with_origin(own, first)
 
         return stamp
 

@@ -37,11 +37,11 @@ from gate.shard.changelog import (
     readable,
 )
 from gate.shard.commands import OperatorCommands
-from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act
+from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act, too_large
 from gate.shard.feedback_state import FeedbackState
 from gate.shard.positions import OFFSETS_KIND, Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record
-from gate.shard.refusal_history import NO_REJECTIONS, Rejections, request_of
+from gate.shard.refusal_history import NO_REJECTIONS, Rejections, job_of, request_of
 from gate.shard.routing import (
     NO_JUDGES,
     Batch,
@@ -443,7 +443,7 @@ class ShardState:
         step = served.engine.step(now, runs, most, [span for span in again if span[1]])
         if commanded:
             step = replace(step, pulls=(*commanded, *step.pulls))
-        if served.name in self.commands.services:
+        if served.name in self.commands.services and served.name not in self.commands.awaited:
             self._touched.add(served.name)  # it goes on with the next batch
         if repeats is not None:
             refused = [
@@ -528,6 +528,26 @@ class ShardState:
             served.topics, version, turn.pieces, turn.step.decisions, clean=turn.clean, running=running
         )
         batch.refuse(served.topics, version, turn.pieces, turn.refused)
+        if served.name in self.commands.services:
+            self._put_back(served.topics, served.name, batch, rejections)
+
+    def _put_back(self, topics: Topics, service: str, batch: Batch, rejections: Rejections) -> None:
+        """Write what goes back into the service: it is read like retries from then on."""
+        limit = batch.limit(topics.retries)
+
+        def takes(request: Outgoing) -> bool:
+            job = job_of(request.headers)
+            refused = job is not None and job[1] in rejections.get(job[0], {})
+            return not refused and too_large(request, limit, topics.retries) is None
+
+        if requests := self.commands.put_back(service, takes):
+            at = batch.now // MS
+            batch.to(topics.retries, 0).extend(request._replace(timestamp=at) for request in requests)
+
+    def touch(self, service: str) -> None:
+        """Look at a service with the next batch."""
+        if service in self.services:
+            self._touch(self.services[service])
 
     @staticmethod
     def _forget_ids(served: ServiceState, records: Sequence[Record]) -> None:

@@ -215,6 +215,13 @@ def expedite(desk):
     assert said == "0 requests of pay fit; nothing was changed\n"
 
 
+def redrive(desk):
+    said = desk.run("redrive", "pay", "--all", "--dry-run")
+    assert said.endswith("requests of pay fit; nothing was changed\n")
+    since = ("--from", f"pay_{desk.prefix}_todo", "--since", "0s")
+    assert desk.run("redrive", "pay", *since, "--all", "--dry-run").startswith("0 requests of pay fit")
+
+
 def audit(desk):
     desk.until(lambda: "resume  pay" in desk.run("audit", "pay"))
 
@@ -268,6 +275,7 @@ WALK = (
     cancel,
     move,
     expedite,
+    redrive,
     audit,
     alerts,
     replay,

@@ -179,6 +179,7 @@ ARGUMENTS = {
     ("cancel",): ["pay", "--all", "--dry-run"],
     ("move",): ["pay", "--all", "--to", "default"],
     ("expedite",): ["pay", "--all"],
+    ("redrive",): ["pay", "--all"],
     ("replay",): ["pay"],
     ("reshard",): ["4"],
     ("transactions", "abort"): ["--topic", "t", "--partition", "0", "--start-offset", "0"],

@@ -1,7 +1,9 @@
 """The how-to pages on pacing and alerts: every example is run as it stands, against a real gate."""
 
+import asyncio
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gate.cli import main
 from tests.client.receivers import breach
 from tests.system.gates import create, gate, read_count, until
 
@@ -44,6 +47,25 @@ async def test_batches(bootstrap, prefix, tmp_path, environment):
     assert sorted(r.value for r in out) == sorted(
         [b"invoice %d" % n for n in range(500)] + [b"%d" % n for n in range(1, 201)]
     )
+
+
+async def test_commands_on_what_waits(bootstrap, prefix, tmp_path, monkeypatch, capsys):
+    """Each is taken by a gate, which says how many it means: nothing that the page names waits here."""
+    for name, value in {"GATE_BOOTSTRAP": bootstrap, "GATE_PREFIX": prefix}.items():
+        monkeypatch.setenv(name, value)
+    (block,) = snippets("backlog.md", "sh")
+    commands = [shlex.split(line)[1:] for line in block.splitlines()]
+    await create(bootstrap, f"{prefix}.requests.payments")
+    await create(bootstrap, "orders.archive")
+    policy = "services: {payments: {requests_per_second: 10, priorities: {default: 3, batch: 1}}}\n"
+    with gate(tmp_path, bootstrap, prefix, policy, "--http", "0") as running:
+        until(running.is_ready, explain=running.text)
+        for command in commands:
+            looks = [] if command[0] == "audit" or "--dry-run" in command else ["--dry-run"]
+            assert await asyncio.to_thread(main, [*command, *looks]) == 0, (command, capsys.readouterr().err)
+            said = capsys.readouterr().out
+            assert said == ("" if command[0] == "audit" else "0 requests of payments fit; nothing was changed\n")
+    assert {command[0] for command in commands} == {"cancel", "move", "expedite", "redrive", "audit"}
 
 
 async def test_alerts(log, names, tmp_path, environment):

@@ -139,7 +139,15 @@ def test_the_page_about_the_wire_shows_a_stamp_commands_and_feedback_that_can_be
     shown = blocks(WIRE)
     assert headers.parse_stamp(shown[0][1].strip().encode()).limit == "payments.window"
     said = [text.encode() for language, text in shown if language == "json"]
-    commands = [control.PauseUntil, control.Resume, control.Cancel, control.Move, control.Expedite, control.Abort]
+    commands = [
+        control.PauseUntil,
+        control.Resume,
+        control.Cancel,
+        control.Move,
+        control.Expedite,
+        control.Redrive,
+        control.Abort,
+    ]
     commands += [control.WriteFormat, control.NewGeneration]
     given = [text for text in said if b'"command"' in text and b'"state"' not in text]
     assert [type(control.decode(text)) for text in given] == commands
