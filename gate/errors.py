@@ -22,3 +22,7 @@ def reason_of(error: BaseException) -> str:
     said = str(error) or type(error).__name__
     cause = error.__cause__
     return said if cause is None or type(error).__name__ != "KafkaError" else f"{said}: {reason_of(cause)}"
+
+
+class UnknownRequestError(GateError):
+    """No such request is there, or not within what was searched."""

@@ -166,6 +166,7 @@ async def _report(gate: Gate, board: Board) -> None:
 
     shown: tuple[str, frozenset[str]] | None = None
     board.look = look
+    board.find = gate.find
     while True:
         look()
         gate.observer.remind()

@@ -27,7 +27,7 @@ from gate.client._sinks.webhook import verify
 from gate.client._throttle import Estimate
 from gate.client._worker import Worker
 from gate.config import Connection
-from gate.errors import GateError
+from gate.errors import GateError, UnknownRequestError
 from gate.protocol.answers import Answer, AnswerState
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "SyncTicket",
     "Ticket",
     "TooLargeError",
+    "UnknownRequestError",
     "UnknownServiceError",
     "Verdict",
     "Webhook",

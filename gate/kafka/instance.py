@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 from aiokafka.errors import KafkaError
 
-from gate.errors import GateError
+from gate.errors import GateError, UnknownRequestError
 from gate.kafka.access import access
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.pending_requests import within
@@ -27,6 +27,7 @@ from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.memory import keep_small
 from gate.kafka.open_transactions import Transactions
 from gate.kafka.reporting import Reporter
+from gate.kafka.request_search import RequestSearch
 from gate.kafka.reset import reset
 from gate.kafka.retention_sweeper import Sweeper
 from gate.kafka.sessions import RESTORE_DEADLINE, Sessions
@@ -42,6 +43,7 @@ from gate.shard.placement import shard_of
 from gate.shard.ports import Session, UnavailableError
 from gate.shard.records import CommittedOffset, Fetched, Partition
 from gate.shard.topic_limits import CONFIGS, TopicLimits
+from gate.units import MS
 
 CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
@@ -49,6 +51,8 @@ POLLERS: Final = 2
 POOL_BYTES: Final = 16 << 20
 LEAST_BYTES: Final = 256 << 10
 LARGE_BATCHES: Final = 3  # at once; more only wait for the same processor
+SEARCHES: Final = 2
+SEARCHED_MS: Final = 86_400_000  # back, for a producer's id
 RESET_POLL: Final = 0.2
 MOVE_POLL: Final = 0.3
 
@@ -85,6 +89,7 @@ class Gate:
         self._owned: dict[int, Shard] = {}
         self._taken: set[int] = set()  # shards that were taken over, or could not be
         self._assigned: asyncio.Queue[Owned] = asyncio.Queue()
+        self._searches = asyncio.Semaphore(SEARCHES)
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.source: KafkaSource
@@ -328,6 +333,21 @@ class Gate:
         if self._membership.state_lost:
             return Health({"state": str(state_lost(self.names.state))})
         return health_of({number: shard for number, shard in self._owned.items() if not shard.stopping}, self._taken)
+
+    async def find(self, request: str, service: str | None) -> Mapping[str, Any] | None:
+        """Return where a request stands, by its id or its producer's, over a connection of its own; None: nowhere.
+
+        Few are looked for at a time, as each costs some reads. Raises GateError.
+        """
+        since_ms = max(0, self.wall() // MS - SEARCHED_MS)
+        async with (
+            self._searches,
+            RequestSearch.connected(self.names, self.settings.group_id, **self._options) as search,
+        ):
+            try:
+                return (await search.find(request, service, since_ms)).to_json()
+            except UnknownRequestError:
+                return None
 
     # -- `shard.Environment` ---------------------------------------------------------------------------------------
 

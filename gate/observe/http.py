@@ -8,7 +8,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
@@ -28,13 +28,17 @@ from gate.observe.hosts import KnownHosts
 _GRACE_SECONDS: Final = 2  # for requests under way at the end
 
 
+# Where a request stands, given its id or its producer's, and a service or None; None: there is no such request
+Find = Callable[[str, str | None], Awaitable[Mapping[str, Any] | None]]
+
+
 @dataclass(slots=True)
 class Board:
     """What the gate tells about itself, for whoever asks over HTTP.
 
     `usage` holds a JSON object per service; `faults` what keeps the gate from being ready, by subject; `hindered` the
     shards that wait while others go on; `waiting` the partitions that stand; `broken` is set when only a restart helps.
-    `look` brings faults and shards up to date.
+    `look` brings faults and shards up to date; `find` looks for one request.
     """
 
     usage: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -43,6 +47,7 @@ class Board:
     faults: Mapping[str, str] = field(default_factory=lambda: {"gate": "is starting"})
     hindered: Mapping[str, str] = field(default_factory=dict)
     look: Callable[[], None] = lambda: None
+    find: Find | None = None
     broken: str | None = None
 
 
@@ -145,6 +150,18 @@ def _application(board: Board, registry: CollectorRegistry) -> Starlette:
     async def policy(_: Request) -> Response:
         return _json(board.policy)
 
+    async def one_request(request: Request) -> Response:
+        if board.find is None:
+            return _json({"error": "the gate is starting"}, status=503)
+        known = request.path_params["id"]
+        try:
+            found = await board.find(known, request.query_params.get("service"))
+        except GateError as error:
+            return _json({"error": str(error), "hint": error.hint}, status=503)
+        if found is None:
+            return _json({"error": f"there is no request {known}"}, status=404)
+        return _json(found)
+
     return Starlette(
         routes=[
             Route("/", console),
@@ -153,6 +170,7 @@ def _application(board: Board, registry: CollectorRegistry) -> Starlette:
             Route("/readyz", ready),
             Route("/v1/usage", usage),
             Route("/v1/policy", policy),
+            Route("/v1/requests/{id:path}", one_request),
         ]
     )
 

@@ -222,6 +222,11 @@ def redrive(desk):
     assert desk.run("redrive", "pay", *since, "--all", "--dry-run").startswith("0 requests of pay fit")
 
 
+def where(desk):
+    found = desk.json("where", f"pay_{desk.prefix}_todo-0@0")
+    assert (found["service"], found["standing"]) == ("pay", "admitted")
+
+
 def audit(desk):
     desk.until(lambda: "resume  pay" in desk.run("audit", "pay"))
 
@@ -276,6 +281,7 @@ WALK = (
     move,
     expedite,
     redrive,
+    where,
     audit,
     alerts,
     replay,

@@ -180,6 +180,7 @@ ARGUMENTS = {
     ("move",): ["pay", "--all", "--to", "default"],
     ("expedite",): ["pay", "--all"],
     ("redrive",): ["pay", "--all"],
+    ("where",): ["gate.requests.pay-0@1"],
     ("replay",): ["pay"],
     ("reshard",): ["4"],
     ("transactions", "abort"): ["--topic", "t", "--partition", "0", "--start-offset", "0"],

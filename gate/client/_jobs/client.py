@@ -12,14 +12,16 @@ from aiokafka.errors import KafkaError
 
 from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection, positive
 from gate.client._errors import ArgumentError, NotConnectedError, UnknownServiceError
+from gate.client._headers import ERROR_ATTEMPTS, last, number
 from gate.client._jobs.matching import Matching
 from gate.client._jobs.reader import Reader
-from gate.client._jobs.ticket import Ticket
+from gate.client._jobs.ticket import Decision, JobFailedError, Ticket
 from gate.client._outcome_writer import encode_result
 from gate.client._sender import Header, Sender
 from gate.config import Connection
 from gate.errors import GateError
 from gate.kafka.connect import running
+from gate.kafka.request_search import RequestSearch, Standing
 from gate.protocol.headers import (
     CLAIMED,
     COST,
@@ -34,6 +36,7 @@ from gate.protocol.headers import (
     read_options,
 )
 
+_SEARCHED_SECONDS: Final = 86_400.0  # back, for a producer's id
 _RESERVED: Final = frozenset({COST, DEADLINE, ID, PRIORITY, STAMP, START, TENANT}) | CLAIMED
 
 
@@ -133,6 +136,38 @@ class JobClient:
                 f"the broker at {self._bootstrap} did not acknowledge a request for {service}: {why}",
                 hint="it may have arrived nevertheless; submit it again if doing it twice does no harm",
             ) from error
+
+    async def ticket(self, request: str, *, service: str | None = None) -> Ticket:
+        """Return the ticket of a job that anybody submitted, at any time, with what was decided about it so far.
+
+        `request` is the gate's id of it, or its producer's: then the newest of the last day, of `service` or of any.
+        It costs some reads of each of the service's topics, and of a job that has waited also what was admitted to its
+        partition meanwhile, 200,000 records at the most. A result that came before is not known any more.
+
+        Raises UnknownRequestError, and GateError where the broker does not answer.
+        """
+        if self._reader is None:
+            raise NotConnectedError("JobClient")
+        group, since_ms = self._connection.group_id, max(0, int((time.time() - _SEARCHED_SECONDS) * 1000))
+        try:
+            async with RequestSearch.connected(self._names, group, **self._connection.access()) as search:
+                known = await search.find(request, service, since_ms)
+                await self._reader.follow(known.service)
+                if self._broken is not None:
+                    raise self._broken
+                ticket = self._matching.open(known.service, known.id)
+                found = await search.find(known.id)  # what was decided until it was followed
+        except (KafkaError, TimeoutError) as error:
+            why = str(error) or type(error).__name__
+            raise GateError(f"looking for {request} at {self._bootstrap} failed: {why}") from error
+        for headers in found.decisions:
+            decision = Decision.of(headers)
+            if found.standing is Standing.GIVEN_UP and headers is found.decisions[-1]:
+                attempts = number(last(headers, ERROR_ATTEMPTS)) or 1
+                ticket.take(JobFailedError(found.id, decision.error or "", attempts))
+            else:
+                ticket.take(decision)
+        return ticket
 
     def _ended(self, reading: "asyncio.Task[Any]") -> None:
         error = None if reading.cancelled() else reading.exception()

@@ -80,3 +80,7 @@ class SyncJobClient(Twin[client.JobClient]):
     def submit(self, service: str, payload: object, **options: Unpack[JobOptions]) -> SyncTicket:
         """Submit a job, and return when the broker has it; as `JobClient.submit`."""
         return SyncTicket(self._background.run(self._inner.submit(service, payload, **options)), self._background.run)
+
+    def ticket(self, request: str, *, service: str | None = None) -> SyncTicket:
+        """Return the ticket of a job that anybody submitted; as `JobClient.ticket`."""
+        return SyncTicket(self._background.run(self._inner.ticket(request, service=service)), self._background.run)

@@ -1,0 +1,364 @@
+"""Search for one request: where it stands, by the id of its stamp or its producer's, without reading whole topics.
+
+What came into a partition is decided about in its order, so that those decisions are searched by halves: some ten
+reads in each of three topics. What has left the delayed topic since is looked for around the time that it was told, and
+then from its parking on: as many records as were admitted to its partition meanwhile, MOST at the most. A producer's id
+stands in no index: request topics are read backwards from now, MOST records at the most.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from aiokafka import errors
+
+from gate.errors import GateError, UnknownRequestError
+from gate.kafka.aio.client import Client
+from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
+from gate.kafka.cluster import Cluster
+from gate.protocol.feedback import place_of
+from gate.protocol.headers import (
+    ERROR,
+    ID,
+    STAMP,
+    Headers,
+    decided_at,
+    last,
+    not_before,
+    origin,
+    parse_stamp,
+    source_of,
+)
+from gate.protocol.topics import Names
+from gate.shard.failed_jobs import home_of
+from gate.shard.records import Partition, Record
+
+MOST: Final = 200_000  # records that are looked at for one answer: about a second
+FETCH_BYTES: Final = 1 << 16
+WAIT_MS: Final = 100
+FEW: Final = 1_000  # offsets that are looked at one after the other
+DEADLINE: Final = 30.0
+BEFORE_MS, BEHIND_MS = 1_000, 5_000  # around the time that was told
+BACKWARDS: Final = 2_000  # offsets at a time
+
+
+class Standing(StrEnum):
+    """Where a request stands."""
+
+    UNDECIDED = "undecided"  # in the request topic, also where it is held there
+    WAITING = "waiting"
+    ADMITTED = "admitted"
+    REJECTED = "rejected"
+    GIVEN_UP = "given-up"  # admitted, and then given up by its workers
+    UNKNOWN = "unknown"  # what became of it can't be found any more, or not within MOST records
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a request stands, and in which place. Times are unix ms."""
+
+    id: str
+    service: str
+    standing: Standing
+    read: int  # records that were looked at to find it
+    created_ms: int | None = None
+    at_ms: int | None = None  # when that was decided
+    attempt: int | None = None
+    reason: str | None = None
+    limit: str | None = None
+    not_before_ms: int | None = None
+    ahead: int | None = None  # that came before it and may still wait in its partition, at most
+    origin: str | None = None
+    producer_id: str | None = None
+    error: str | None = None
+    place: str | None = None  # topic-partition@offset of the record that tells
+    decisions: tuple[Headers, ...] = field(default=(), repr=False)  # headers of each that was found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is known, as JSON."""
+        shown = {name: getattr(self, name) for name in self.__slots__ if name != "decisions"}
+        return {name: value for name, value in shown.items() if value is not None}
+
+
+class _TooMuchError(Exception):
+    """More than MOST records would have to be looked at."""
+
+
+class RequestSearch:
+    """Finds requests over a connection of its own, one at a time."""
+
+    def __init__(self, reader: Reader, cluster: Cluster, names: Names, group_id: str) -> None:
+        self._reader = reader
+        self._cluster = cluster
+        self._names = names
+        self._group_id = group_id
+        self._read = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, names: Names, group_id: str, **options: Any) -> AsyncIterator["RequestSearch"]:
+        """Connect. Raises KafkaError."""
+        cluster = Cluster(names, create=False, replication_factor=-1, **options)
+        client = Client(**options)
+        try:
+            await cluster.start()
+            await client.bootstrap()
+            yield cls(Reader(client), cluster, names, group_id)
+        finally:
+            await client.close()
+            await cluster.close()
+
+    async def find(self, request: str, service: str | None = None, since_ms: int = 0) -> Whereabouts:
+        """Find a request by its id, or the newest by its producer's id, of `service` or of any, dated since then.
+
+        Raises UnknownRequestError, and GateError where the broker does not answer.
+        """
+        self._read = 0
+        try:
+            async with asyncio.timeout(DEADLINE):
+                there = await self._cluster.partitions()
+                place = place_of(request.encode("utf-8", "replace"))
+                if place is not None and (own := self._service_of(place.topic)) is not None and place.topic in there:
+                    partition = Partition(place.topic, place.partition)
+                    if place.partition < there[place.topic]:
+                        return await self._whereabouts(own, partition, place.offset, there)
+                    raise UnknownRequestError(f"there is no request {request}: {place.topic} has no such partition")
+                return await self._by_producer(request, service, since_ms, there)
+        except (errors.KafkaError, TimeoutError) as error:
+            why = str(error) or f"no answer within {DEADLINE:g} s"
+            raise GateError(f"looking for {request} failed: {why}", hint="see `gate doctor`") from error
+
+    def _service_of(self, topic: str) -> str | None:
+        return self._names.service_of(topic) or self._names.service_of(topic, "retries")
+
+    # -- by the producer's id --------------------------------------------------------------------------------------
+
+    async def _by_producer(
+        self, wanted: str, service: str | None, since_ms: int, there: Mapping[str, int]
+    ) -> Whereabouts:
+        topics = [t for t in sorted(there) if (s := self._names.service_of(t)) is not None and service in {None, s}]
+        newest: tuple[int, Partition, Record] | None = None
+        try:
+            for partition in [Partition(topic, number) for topic in topics for number in range(there[topic])]:
+                found = await self._newest(partition, since_ms, lambda r: last(r.headers, ID) == wanted.encode())
+                if found is not None and (newest is None or found.timestamp > newest[0]):
+                    newest = found.timestamp, partition, found
+        except _TooMuchError:
+            if newest is None:
+                raise UnknownRequestError(
+                    f"no request with the id {wanted!r} is among the newest {MOST}",
+                    hint="name its service, or a shorter time, or the id of its stamp",
+                ) from None
+        if newest is None:
+            raise UnknownRequestError(f"there is no request {wanted!r}", hint="it may be older than what was searched")
+        own = self._names.service_of(newest[1].topic)
+        assert own is not None  # it is a request topic
+        return await self._whereabouts(own, newest[1], newest[2].offset, there)
+
+    async def _newest(self, partition: Partition, since_ms: int, fits: Callable[[Record], bool]) -> Record | None:
+        """Return the last record since a time that fits, reading backwards."""
+        first = await self._offset_at(partition, since_ms)
+        end = (await self._reader.offsets([partition], LATEST))[partition]
+        step = BACKWARDS
+        while end > first:
+            begin, found = max(first, end - step), None
+            async for record in self._scan(partition, begin, end):
+                found = record if fits(record) else found
+            if found is not None:
+                return found
+            end, step = begin, 2 * step
+        return None
+
+    # -- by its place ----------------------------------------------------------------------------------------------
+
+    async def _whereabouts(self, service: str, at: Partition, offset: int, there: Mapping[str, int]) -> Whereabouts:
+        names, request = self._names, f"{at.topic}-{at.number}@{offset}"
+        written = await self._at(at, offset)
+        if written is None and offset >= (await self._reader.offsets([at], LATEST))[at]:
+            raise UnknownRequestError(f"there is no request {request}: {at.topic}-{at.number} ends before it")
+        home = at.number
+        if names.service_of(at.topic) is None:
+            if written is None:
+                raise UnknownRequestError(f"the retry {request} is gone", hint="ask for the id of its first request")
+            home = home_of(written.headers, there.get(names.requests(service), 1))
+        outputs = {k: Partition(getattr(names, k)(service), home) for k in ("delayed", "admitted", "rejected")}
+        outputs = {kind: place for kind, place in outputs.items() if place.number < there.get(place.topic, 0)}
+        found: list[tuple[Partition, Record]] = []
+        try:
+            await self._trace(source_of(at.topic, at.number), offset, outputs, found)
+        except _TooMuchError:
+            return await self._tell(service, request, written, found, outputs, at, offset, certain=False)
+        return await self._tell(service, request, written, found, outputs, at, offset, certain=True)
+
+    async def _trace(
+        self, source: bytes, offset: int, outputs: dict[str, Partition], found: list[tuple[Partition, Record]]
+    ) -> None:
+        """Collect the decisions about a request in `found`, in their order."""
+        since, until = 0, None
+        request = b"%b%d" % (source, offset)
+        if (delayed := outputs.get("delayed")) is not None:
+            parked, since, until = await self._bisect(delayed, source, offset, 0, None)
+            if parked is not None:
+                found.append((delayed, parked))
+                since, until = decided_at(parked.headers) or 0, None
+                await self._left(request, outputs, since, not_before(parked.headers), found)
+        if not found:
+            if (admitted := outputs.get("admitted")) is not None:
+                record, since, until = await self._bisect(admitted, source, offset, since, until)
+                found += [] if record is None else [(admitted, record)]
+            if not found and (rejected := outputs.get("rejected")) is not None:
+                # those of one batch are not in their order: all of them are looked at
+                record, since, until = await self._bisect(rejected, source, offset, since, until)
+                record = record or await self._scanned(rejected, request, since, None if until is None else until + 1)
+                found += [] if record is None else [(rejected, record)]
+        if found and "rejected" in outputs and found[-1][0] == outputs.get("admitted"):
+            given_up = await self._scanned(outputs["rejected"], request, decided_at(found[-1][1].headers) or 0, None)
+            found += [] if given_up is None else [(outputs["rejected"], given_up)]
+
+    async def _left(
+        self,
+        request: bytes,
+        outputs: dict[str, Partition],
+        since: int,
+        told: int | None,
+        found: list[tuple[Partition, Record]],
+    ) -> None:
+        """Look for what has become of a parked request: around the time that was told, then since it was parked."""
+        places = [outputs[kind] for kind in ("admitted", "rejected") if kind in outputs]
+        spans = [(since, None)] if told is None else [(max(since, told - BEFORE_MS), told + BEHIND_MS), (since, None)]
+        for begin, end in spans:
+            for place in places:
+                record = await self._scanned(place, request, begin, end)
+                if record is not None:
+                    found.append((place, record))
+                    return
+
+    async def _scanned(self, place: Partition, request: bytes, since: int, until: int | None) -> Record | None:
+        """Return the record of a request that was written from one time on, and before another one."""
+        begin = await self._offset_at(place, since)
+        end = await self._offset_at(place, until)
+        async for record in self._scan(place, begin, end):
+            found = origin(record.headers)
+            if found is not None and found.id == request:
+                return record
+        return None
+
+    async def _bisect(
+        self, place: Partition, source: bytes, target: int, since: int, until: int | None
+    ) -> tuple[Record | None, int, int | None]:
+        """Search the first decisions about requests of a source, which are in their order, for one of them.
+
+        Returns it, or None with the times between which it would have been decided.
+        """
+        low = await self._offset_at(place, since)
+        high = await self._offset_at(place, None if until is None else until + 1)
+        while high - low > FEW:
+            middle, probed = (low + high) // 2, None
+            async for record in self._scan(place, middle, high):
+                if (probed := self._first_decision(record, place, source)) is not None:
+                    break
+            if probed is None or probed > target:
+                high = middle
+                until = until if probed is None else decided_at(record.headers)
+            elif probed < target:
+                low, since = record.offset + 1, decided_at(record.headers) or since
+            else:
+                return record, since, until
+        async for record in self._scan(place, low, high):
+            number = self._first_decision(record, place, source)
+            if number == target:
+                return record, since, until
+            if number is not None and number < target:
+                since = decided_at(record.headers) or since
+            elif number is not None:
+                return None, since, decided_at(record.headers)
+        return None, since, until
+
+    def _first_decision(self, record: Record, place: Partition, source: bytes) -> int | None:
+        """Return which request of a source this is the first decision about; None: it is none of these."""
+        found = origin(record.headers)
+        if found is None or found.attempt != 1 or not found.id.startswith(source):
+            return None
+        if self._names.service_of(place.topic, "rejected") and (last(record.headers, STAMP) or b"").startswith(b"adm"):
+            return None  # a dead letter, which comes when it comes
+        number = found.id[len(source) :]
+        return int(number) if number.isdigit() else None
+
+    async def _at(self, partition: Partition, offset: int) -> Record | None:
+        async for record in self._scan(partition, offset, offset + 1):
+            return record
+        return None
+
+    async def _scan(self, partition: Partition, begin: int, end: int) -> AsyncIterator[Record]:
+        position = begin
+        while position < end:
+            try:
+                answer = await self._reader.fetch_one(partition, position, wait_ms=WAIT_MS, partition_bytes=FETCH_BYTES)
+            except errors.OffsetOutOfRangeError:
+                first = (await self._reader.offsets([partition], EARLIEST))[partition]
+                if first <= position:
+                    return
+                position = first  # its retention went on
+                continue
+            if answer is None:
+                return  # nothing is committed there
+            for record in answer.records:
+                if record.offset >= end:
+                    return
+                self._read += 1
+                if self._read > MOST:
+                    raise _TooMuchError
+                yield record
+            position = answer.next_offset
+
+    async def _offset_at(self, partition: Partition, moment: int | None) -> int:
+        """Return the first offset that is dated then or later, in ms; None: the end of what is committed."""
+        if moment is not None:
+            found = (await self._reader.offsets([partition], moment or EARLIEST))[partition]
+            if found >= 0:
+                return found
+        return (await self._reader.offsets([partition], LATEST))[partition]
+
+    # -- the answer ------------------------------------------------------------------------------------------------
+
+    async def _tell(
+        self,
+        service: str,
+        request: str,
+        written: Record | None,
+        found: list[tuple[Partition, Record]],
+        outputs: dict[str, Partition],
+        at: Partition,
+        offset: int,
+        *,
+        certain: bool,
+    ) -> Whereabouts:
+        created = None if written is None or written.timestamp < 0 else written.timestamp
+        own = None if written is None else last(written.headers, ID)
+        producer_id = None if own is None else own.decode(errors="replace")
+        if not found:
+            marks = await self._cluster.marks(self._group_id, [at])
+            undecided = certain and written is not None and (at not in marks or marks[at].offset <= offset)
+            standing = Standing.UNDECIDED if undecided else Standing.UNKNOWN
+            return Whereabouts(request, service, standing, self._read, created, producer_id=producer_id)
+        place, record = found[-1]
+        stamp = parse_stamp(last(record.headers, STAMP) or b"")
+        standing, ahead = Standing(stamp.verdict if stamp.verdict != "delayed" else "waiting"), None
+        if standing is Standing.ADMITTED and place == outputs.get("rejected"):
+            standing = Standing.GIVEN_UP
+        if standing is Standing.WAITING:
+            marks = await self._cluster.marks(self._group_id, [place])
+            ahead = max(0, record.offset - marks[place].offset) if place in marks else None
+            if not certain:
+                standing = Standing.UNKNOWN  # it may have left
+        error = last(record.headers, ERROR)
+        return Whereabouts(
+            request, service, standing, self._read, stamp.created_ms or created, stamp.at_ms, stamp.attempt,
+            stamp.reason, stamp.limit, not_before(record.headers), ahead, stamp.origin, producer_id,
+            None if error is None else error.decode(errors="replace"),
+            f"{place.topic}-{place.number}@{record.offset}",
+            tuple(one.headers for _, one in found),
+        )  # fmt: skip
