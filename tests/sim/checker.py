@@ -93,6 +93,7 @@ class _Service:
     shed: bool = False  # a request was refused on arrival, after others were planned behind it
     versions: dict[str, None] = field(default_factory=dict)
     cancelled: list[int] = field(default_factory=list)  # when they were parked
+    disorder: list[str] = field(default_factory=list)  # what went out of its order
     expedites: bool = False  # some of what waited was let go first
     taken: list[int] = field(default_factory=list)  # when commands on it were
 
@@ -269,8 +270,9 @@ class Checker:
         queue = record.partition, request.options.lane, tenant
         if request.is_scheduled:
             return
-        if service.last.get(queue, -1) >= offset and not service.expedites:
-            self._add("order", f"{service.name}: {offset} of {queue} was admitted behind {service.last[queue]}")
+        if service.last.get(queue, -1) >= offset:
+            behind = f"{service.name}: {offset} of {queue} was admitted behind {service.last[queue]}"
+            service.disorder.append(behind)
         service.last[queue] = max(offset, service.last.get(queue, -1))
 
     def _add(self, kind: str, problem: str) -> None:
@@ -307,6 +309,8 @@ class Checker:
         for service in self._services.values():
             self._check_ends(service, offsets, places, drained=drained, torn=torn)
             self._check_not_before(service)
+            for behind in () if service.expedites else service.disorder:
+                self._add("order", behind)
             self._check_once(service, policy.effective(service.name).deduplicate)
         self._check_limits()
         for problem in self.running.problems():
