@@ -243,6 +243,8 @@ class Usage:
     forgotten: int = 0  # ids that had to make room before their time, since its owner took over
     next_start: Ns | None = None  # the time of the first of them
     running: int | None = None  # requests that are admitted and not told to be done; None: nothing limits them
+    # ns: when the next request may go, of those that wait, else one of cost 1 that came now; None: nobody can tell
+    next_slot: int | None = None
 
     @property
     def backlog(self) -> int:

@@ -115,6 +115,19 @@ def _bound(state: EngineState, now: int) -> Bound | None:
     return tenant_bound(state.service, blocked.tenant, now)
 
 
+def next_slot(state: EngineState, now: int) -> int | None:
+    """Return when the next request may go, ns; None: not before somebody is done, resumes it or changes the policy."""
+    start = max(now, state.paused_until)
+    if start >= UNTIL_RESUMED or state.limits.closed(now) is not None:
+        return None
+    head = state.scheduler.head()
+    if head is None and (blocked := state.scheduler.next_blocked()) is not None:
+        start = max(start, blocked.until)
+    cost = 1 if head is None else state.scheduler.head_cost(head)
+    ready = max(limiter.ready_at(start, cost) for limiter in state.limits.limiters())
+    return None if ready >= UNTIL_RESUMED else ready
+
+
 def _held_end(state: EngineState, start: int) -> int:
     """Return when the last of what is held is admitted, in the order of its topic and behind what is parked."""
     units = state.holding.total_units + sum(lane.units for lane in state.lanes.values())
@@ -192,4 +205,5 @@ def service_usage(state: EngineState, now: int) -> Usage:
         forgotten=state.recent.forgotten,
         next_start=None if (start := state.scheduled.next_start()) is None else start * MS,
         running=state.limits.running.used if state.limits.running.tracking else None,
+        next_slot=next_slot(state, now),
     )

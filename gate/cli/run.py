@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,10 @@ from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
 from gate.cli.client import Client, Flag, log_to_stderr
+from gate.config import Connection
+from gate.console.feed import Feed
+from gate.console.pages import Console
+from gate.console.view import Trouble
 from gate.errors import GateError
 from gate.kafka.connect import wait_for_broker
 from gate.kafka.generations import MovingError
@@ -88,13 +92,32 @@ async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state:
     )
     async with AsyncExitStack() as stack:
         if settings.http_address is not None:
-            server = HttpServer(*settings.http_address, board, registry, names=settings.http_host)
+            console = _console(settings, board)
+            server = HttpServer(
+                *settings.http_address, board, registry, names=settings.http_host, routes=console.routes
+            )
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)
+            stack.push_async_callback(console.close)
         while not stopped.is_set():
             policy = await _live(config, policy, settings, reporter, board, stopped, reset_state=reset_state)
             reset_state = False
     log.info("stopped")
+
+
+def _console(settings: Settings, board: Board) -> Console:
+    """Return the console of the whole group, as this gate serves it."""
+
+    def troubles() -> list[Trouble]:
+        board.look()
+        faults = [board.broken, *(f"{subject} {fault}" for subject, fault in board.faults.items())]
+        return [Trouble(f"this gate is not ready: {fault}", "see its log") for fault in faults if fault]
+
+    def explain(service: str) -> Mapping[str, Any] | None:
+        shown: Mapping[str, Any] | None = board.policy.get("services", {}).get(service)
+        return shown
+
+    return Console(Feed(Connection.of(settings)), explain=explain, troubles=troubles)
 
 
 async def _live(
@@ -201,7 +224,7 @@ async def _watch(config: Path, gate: Gate) -> None:
                 gate.check_policy(policy)
                 gate.set_policy(policy)
                 log.info("policy changed", before=before, now=policy.version)
-            gate.observer.metrics.policy_read(good=True)
+            gate.observer.policy_accepted(str(config), policy.version)
             refused = ""
         except GateError as error:
             if str(error) != refused:

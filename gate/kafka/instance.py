@@ -34,7 +34,6 @@ from gate.kafka.sessions import RESTORE_DEADLINE, Sessions
 from gate.kafka.source import KafkaSource
 from gate.kafka.start_checks import check_shards, check_topics, last_shards
 from gate.kafka.undecided_requests import Watch, options
-from gate.observe import alerts
 from gate.policy import Policy, Settings
 from gate.protocol.topics import Names, Templates
 from gate.shard.buffer import MemoryPool
@@ -318,9 +317,7 @@ class Gate:
 
     def refuse_policy(self, path: str, error: str) -> None:
         """Say that a changed policy file is broken, and that the old policy stays."""
-        self.observer.metrics.policy_read(good=False)
-        log.error("policy refused; the old one stays", file=path, policy=self._policy.version, why=error)
-        self._notices.send(alerts.policy_refused(path, self._policy.version, error, self.wall(), self.names.prefix))
+        self.observer.policy_refused(path, self._policy.version, error)
 
     def policy_shard_key(self, service: str) -> str:
         """Return what decides on which shard a service is."""

@@ -1,6 +1,7 @@
 """Reports of what shards do: to the metrics, the HTTP board, the log, and the alerts and usage topics."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -48,8 +49,10 @@ class Reporter:
         self._wall = wall
         self.notify: Callable[[AlertRecord], None] = lambda _: None
         self.generation = 1  # of the state
+        self.name = f"{socket.gethostname()}:{os.getpid()}"  # of this gate
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
         self._waits = StalledPartitions(prefix, self._send)
+        self._policy_refused = False  # the file as it is now
         self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
         self._ignored: set[tuple[str, str]] = set()  # services and kinds of fault that were logged
 
@@ -112,6 +115,20 @@ class Reporter:
             self.board.waiting = [one.as_json() for one in self._waits]
         self.metrics.waiting(shard, self._waits.partitions(shard))
 
+    def policy_refused(self, path: str, version: str, error: str) -> None:
+        """Say that a changed policy file is broken, and that `version` stays in force."""
+        self.metrics.policy_read(good=False)
+        self._policy_refused = True
+        log.error("policy refused; the old one stays", file=path, policy=version, why=error)
+        self.notify(alerts.policy_refused(path, version, error, self._wall(), self._prefix, self.name))
+
+    def policy_accepted(self, path: str, version: str) -> None:
+        """Say that the policy file, as it is now, is in force; an alert where it was refused before."""
+        self.metrics.policy_read(good=True)
+        if self._policy_refused:
+            self._policy_refused = False
+            self.notify(alerts.policy_accepted(path, version, self._wall(), self._prefix, self.name))
+
     def given_up(self, shard: int) -> None:
         """Drop what was told of a shard: it has another owner."""
         self._waits.drop(shard)
@@ -127,7 +144,7 @@ class Reporter:
         self.metrics.usage(usage)
         shown = to_json(usage) | self._beside(usage.service)
         self.board.usage[usage.service] = shown
-        told = {**shown, "shard": shard, "generation": self.generation}
+        told = {**shown, "shard": shard, "generation": self.generation, "owner": self.name}
         return Outgoing(usage.service.encode(), encode(told), None, [])
 
     def undecided(self, service: str, undecided: Undecided | None) -> None:

@@ -14,6 +14,7 @@ from gate.protocol.alert_types import (
     NEAR_LIMIT,
     ONGOING,
     OPENED,
+    POLICY_ACCEPTED,
     POLICY_REFUSED,
     RESOLVED,
     RESUMED,
@@ -53,10 +54,17 @@ def of_event(event: Event, prefix: str = "gate") -> AlertRecord:
     return _alert(prefix, kind, event.service, name=name, at=event.at, data=data)
 
 
-def policy_refused(path: str, version: str, error: str, at: int, prefix: str = "gate") -> AlertRecord:
-    """Return the alert that a policy file is broken, and `version` stays in force. `at` is in ns."""
-    data = {"service": "", "policy_file": path, "policy": version, "reason": error, "since": _text(at)}
+def policy_refused(path: str, version: str, error: str, at: int, prefix: str = "gate", gate: str = "") -> AlertRecord:
+    """Return the alert that a policy file is broken, and `version` stays in force at `gate`. `at` is in ns."""
+    data = {"service": "", "policy_file": path, "policy": version, "gate": gate, "reason": error, "since": _text(at)}
     return _alert(prefix, POLICY_REFUSED, "", name=f"policy/{path}/{at}", at=at, data=data)
+
+
+def policy_accepted(path: str, version: str, at: int, prefix: str = "gate", gate: str = "") -> AlertRecord:
+    """Return the alert that a policy file is in force again of which `policy_refused` has told. `at` is in ns."""
+    reason = "the policy file is in force"
+    data = {"service": "", "policy_file": path, "policy": version, "gate": gate, "reason": reason, "since": _text(at)}
+    return _alert(prefix, POLICY_ACCEPTED, "", name=f"policy-accepted/{path}/{at}", at=at, data=data)
 
 
 def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "gate") -> AlertRecord:

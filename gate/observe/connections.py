@@ -59,7 +59,10 @@ class Connections:
             if end > connection.loop.time():
                 self._timer = connection.loop.call_at(end, self._look)
                 break
-            self._cut(connection)
+            if connection.is_listening():
+                self.progress(connection)
+            else:
+                self._cut(connection)
 
     def _cut(self, connection: "Connection") -> None:
         del self._open[connection]
@@ -72,6 +75,12 @@ class Connection(H11Protocol):
     def __init__(self, all_of_them: Connections, **options: Any) -> None:
         super().__init__(**options)
         self._all = all_of_them
+
+    def is_listening(self) -> bool:
+        """Tell whether an answer is under way that comes bit by bit, and the other side has taken all of it so far."""
+        cycle = self.cycle
+        begun = cycle is not None and cycle.response_started and not cycle.response_complete
+        return begun and self.transport.get_write_buffer_size() == 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""

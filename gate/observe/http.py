@@ -1,16 +1,12 @@
-"""The gate's HTTP port: metrics, health, usage, policy and the console, served inside the gate's own event loop."""
+"""The gate's HTTP port: metrics, health, usage, policy and whatever else, served inside the gate's own event loop."""
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import json
 import os
-import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, Final
 
 import uvicorn
@@ -18,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from gate.errors import GateError
 from gate.observe.connections import BACKLOG, PATIENCE, Connections, most_connections
@@ -54,7 +50,7 @@ class Board:
 class HttpServer:
     """Serves a board and a registry at one address, without touching signals, for few connections at a time.
 
-    It is known by addresses, by this machine's names, and by `names`.
+    It is known by addresses, by this machine's names, and by `names`. `routes` go before those of the board.
 
     >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
     >>> await server.start()
@@ -69,12 +65,13 @@ class HttpServer:
         registry: CollectorRegistry,
         *,
         names: Collection[str] = (),
+        routes: Sequence[BaseRoute] = (),
         patience: float = PATIENCE,
     ) -> None:
         self._address = (host, port)
         self._server = _Server(
             uvicorn.Config(
-                KnownHosts(_application(board, registry), {host, *names}),
+                KnownHosts(_application(board, registry, routes), {host, *names}),
                 http=Connections(most_connections(), patience),  # type: ignore[arg-type]  # it makes them, as a class does
                 backlog=BACKLOG,
                 lifespan="off",
@@ -118,13 +115,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _application(board: Board, registry: CollectorRegistry) -> Starlette:
-    page = files("gate.observe").joinpath("console.html").read_text(encoding="utf-8")
-    security = {"Content-Security-Policy": _content_security_policy(page), "X-Content-Type-Options": "nosniff"}
-
-    async def console(_: Request) -> Response:
-        return HTMLResponse(page, headers=security)
-
+def _application(board: Board, registry: CollectorRegistry, routes: Sequence[BaseRoute]) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"Content-Type": content_type})
@@ -164,7 +155,7 @@ def _application(board: Board, registry: CollectorRegistry) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/", console),
+            *routes,
             Route("/metrics", metrics),
             Route("/healthz", alive),
             Route("/readyz", ready),
@@ -179,17 +170,3 @@ def _json(content: object, status: int = 200) -> Response:
     headers = {"Cache-Control": "no-store"}
     body = json.dumps(content, default=str)  # policies hold fractions and paths
     return Response(body, status_code=status, media_type="application/json", headers=headers)
-
-
-def _content_security_policy(page: str) -> str:
-    """Allow the page its own script and style by their hashes, its own server, and nothing else."""
-
-    def hashes(tag: str) -> str:
-        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digests = (base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies)
-        return " ".join(f"'sha256-{digest}'" for digest in digests)
-
-    return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )

@@ -18,6 +18,7 @@ _TIMES: Final = {
     "breach_since": "breach_since_ms",
     "paused_until": "paused_until_ms",
     "next_start": "next_start_ms",
+    "next_slot": "next_slot_ms",
 }
 
 

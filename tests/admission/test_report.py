@@ -79,3 +79,26 @@ def test_paused_tenants_are_told(policy, spec, start):
     assert (usage.tenants_paused, len(usage.paused_tenants)) == (31, 20)
     sim.engine.resume(start, "beta")
     assert "beta" not in [paused.tenant for paused in sim.engine.usage(start).paused_tenants]
+
+
+def test_it_tells_when_the_next_one_may_go(policy, spec, start):
+    sim = Simulation(policy(spec(10, 10), max_in_flight=20), now=start)
+    assert sim.engine.usage(start).next_slot == start, "one that came now would go at once"
+    sim.submit(Run(0, 15, cost=2))
+    assert sim.engine.usage(start).next_slot == start + SECOND // 5, "two tokens at ten a second"
+    sim.engine.pause(start, start + 7 * SECOND)
+    assert sim.engine.usage(start).next_slot == start + 7 * SECOND
+    sim.engine.set_in_flight(start, 20)
+    assert sim.engine.usage(start).next_slot is None, "nobody knows when a worker is done"
+
+
+def test_nobody_can_tell_when_a_pause_without_an_end_is_over(policy, spec, start):
+    sim = Simulation(policy(spec(10, 10)), now=start)
+    sim.engine.pause(start, NEVER)
+    assert sim.engine.usage(start).next_slot is None
+
+
+def test_the_next_one_waits_for_its_tenant_where_nobody_else_does(policy, spec, start):
+    sim = Simulation(policy(spec(100, 100), tenants=OWN), now=start)
+    sim.submit(Run(0, 3, tenant="acme"))
+    assert sim.engine.usage(start).next_slot == start + SECOND

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import typing
+import urllib.request
 import uuid
 from contextlib import contextmanager
 from importlib import import_module
@@ -188,6 +189,17 @@ def worker(desk):
         until(lambda: f"pay_{desk.prefix}_result" in topics(desk))
 
 
+def console(desk):
+    with desk.process("console", "--http", "0") as process:
+        url = process.stdout.readline().strip()
+
+        def shown():
+            with urllib.request.urlopen(f"{url}/v1/pressure", timeout=30) as answer:
+                return [line["service"] for line in json.load(answer)["services"]] == ["pay"]
+
+        until(shown)
+
+
 def pause(desk):
     said = desk.json("pause", "pay", "--for", "1h 30m", "--tenant", "acme")
     assert (said["service"], said["tenant"]) == ("pay", "acme")
@@ -274,6 +286,7 @@ WALK = (
     run,
     tail,
     usage,
+    console,
     worker,
     pause,
     resume,

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from gate.observe.http import Board, HttpServer
 
@@ -127,6 +129,45 @@ async def test_who_does_not_read_is_not_waited_for():
         place = socket.create_connection(("127.0.0.1", httpx.URL(url).port))
         with place:
             place.sendall(b"GET /v1/usage HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            port = place.getsockname()[1]
+            await until_gone(port)
+
+
+async def test_who_takes_an_answer_bit_by_bit_is_left_alone():
+    sent, enough = [], asyncio.Event()
+
+    async def bits():
+        while not enough.is_set():
+            sent.append(b"x")
+            yield b"x"
+            await asyncio.sleep(0.01)
+
+    async def drip(_):
+        return StreamingResponse(bits())
+
+    patience = 0.2
+    async with serving(patience=patience, routes=[Route("/drip", drip)]) as url, asyncio.timeout(30):
+        started = asyncio.get_running_loop().time()
+        async with httpx.AsyncClient(base_url=url) as client, client.stream("GET", "/drip") as answer:
+            async for _ in answer.aiter_raw():
+                if asyncio.get_running_loop().time() - started > 5 * patience:
+                    enough.set()
+        assert len(sent) > 5
+
+
+async def test_who_takes_nothing_more_of_an_answer_is_not_waited_for():
+    async def bits():
+        while True:
+            yield b"x" * 100_000
+            await asyncio.sleep(0)
+
+    async def flood(_):
+        return StreamingResponse(bits())
+
+    async with serving(patience=0.2, routes=[Route("/flood", flood)]) as url, asyncio.timeout(30):
+        place = socket.create_connection(("127.0.0.1", httpx.URL(url).port))
+        with place:
+            place.sendall(b"GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n")
             port = place.getsockname()[1]
             await until_gone(port)
 

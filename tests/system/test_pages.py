@@ -130,6 +130,7 @@ def test_the_page_about_the_wire_names_all_there_is():
     own = [alerts.policy_refused("", "", "", 0), alerts.shard_failed(0, "", 0, 0), alerts.clock_skewed("", 0, 0)]
     place = {"service": "", "topic": "", "partition": 0, "offset": 0, "since": 0, "at": 0}
     own += [alerts.partition_waiting(**place), alerts.partition_resumed(**place), alerts.shard_recovered(0, 0)]
+    own += [alerts.policy_accepted("", "", 0)]
     types = {dict(record.headers)["ce_type"].decode() for record in own}
     types |= {f"gate.breach.{kind}" for kind in EventKind if kind is not EventKind.NEAR_LIMIT} | {"gate.near_limit"}
     assert {name for name in first_column(WIRE, "Alerts") if name.startswith("gate.")} == types

@@ -15,6 +15,7 @@ from gate.protocol.alert_types import (
     NEAR_LIMIT,
     ONGOING,
     OPENED,
+    POLICY_ACCEPTED,
     POLICY_REFUSED,
     RESOLVED,
     RESUMED,
@@ -29,9 +30,10 @@ _FIRES: Final = timedelta(minutes=15)  # unless told again: three of the longest
 _NAMES: Final = {
     OPENED: "GateBreach", ONGOING: "GateBreach", RESOLVED: "GateBreach",
     NEAR_LIMIT: "GateNearLimit", POLICY_REFUSED: "GatePolicyRefused", SHARD_FAILED: "GateShardFailed",
-    SHARD_RECOVERED: "GateShardFailed",
+    POLICY_ACCEPTED: "GatePolicyRefused", SHARD_RECOVERED: "GateShardFailed",
     WAITING: "GatePartitionWaiting", RESUMED: "GatePartitionWaiting", CLOCK_SKEWED: "GateClockSkewed",
 }  # fmt: skip
+_ENDS: Final = frozenset({RESOLVED, RESUMED, SHARD_RECOVERED, POLICY_ACCEPTED})
 
 
 class Alertmanager(Sink):
@@ -75,9 +77,7 @@ class Alertmanager(Sink):
             "topic": str(alert.data.get("topic", "")),
             "partition": str(alert.data.get("partition", "")),
         }
-        ends = (
-            alert.time if alert.type in {RESOLVED, RESUMED, SHARD_RECOVERED} else max(alert.time, self._now()) + _FIRES
-        )
+        ends = alert.time if alert.type in _ENDS else max(alert.time, self._now()) + _FIRES
         return {
             "labels": {name: value for name, value in labels.items() if value},
             "annotations": {"summary": alert.summary() or alert.type, "id": alert.id},

@@ -13,14 +13,23 @@ from typing import Final
 from gate.client._alert import Alert
 from gate.client._errors import ArgumentError
 from gate.client._sinks.sink import RefusedError, Sink
-from gate.protocol.alert_types import CLOCK_SKEWED, NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING
+from gate.protocol.alert_types import (
+    CLOCK_SKEWED,
+    NEAR_LIMIT,
+    ONGOING,
+    OPENED,
+    POLICY_ACCEPTED,
+    RESOLVED,
+    RESUMED,
+    WAITING,
+)
 from gate.text import printable, timestamp
 
 _SECONDS: Final = 20.0
 _SUBJECTS: Final = {
     OPENED: "over its limit", ONGOING: "still over its limit", RESOLVED: "within its limits again",
     NEAR_LIMIT: "near its limit", WAITING: "has a partition that stands", RESUMED: "has a partition that goes on again",
-    CLOCK_SKEWED: "has a host whose clock is off",
+    POLICY_ACCEPTED: "has its policy in force again", CLOCK_SKEWED: "has a host whose clock is off",
 }  # fmt: skip
 
 

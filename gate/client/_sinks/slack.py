@@ -8,7 +8,16 @@ import httpx
 from gate.client._alert import Alert
 from gate.client._sinks.receiver import Receiver
 from gate.client._sinks.sink import Sink
-from gate.protocol.alert_types import CLOCK_SKEWED, NEAR_LIMIT, ONGOING, OPENED, RESOLVED, RESUMED, WAITING
+from gate.protocol.alert_types import (
+    CLOCK_SKEWED,
+    NEAR_LIMIT,
+    ONGOING,
+    OPENED,
+    POLICY_ACCEPTED,
+    RESOLVED,
+    RESUMED,
+    WAITING,
+)
 
 _HEADINGS: Final = {
     OPENED: ":red_circle: over its limit",
@@ -16,6 +25,7 @@ _HEADINGS: Final = {
     RESOLVED: ":large_green_circle: within its limits again",
     WAITING: ":red_circle: a partition stands",
     RESUMED: ":large_green_circle: a partition goes on",
+    POLICY_ACCEPTED: ":large_green_circle: the policy is in force again",
     CLOCK_SKEWED: ":large_yellow_circle: a host's clock is off",
     NEAR_LIMIT: ":large_yellow_circle: near its limit",
 }

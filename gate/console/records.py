@@ -1,0 +1,147 @@
+"""Records of the usage topic, read as far as the console shows them: half a minute of thousands costs milliseconds."""
+
+from typing import Any, Final
+
+import msgspec
+
+from gate.observe.usage import FOREVER_MS
+
+_NEAR: Final = 0.8  # of a limit
+_LATE: Final = 5.0  # seconds for which something is undecided; for less it is on its way
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """How full one limit is."""
+
+    name: str
+    capacity: int
+    per_second: float
+    usage: float  # 0..1
+    left: int | None = None
+    renews_at_ms: int | None = None
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """What waits in one lane."""
+
+    name: str
+    weight: float
+    backlog: int
+    tenants: int = 0
+    eta_seconds: float | None = None
+
+
+class Total(msgspec.Struct, frozen=True):
+    """How many requests ended so since the service's state began."""
+
+    lane: str
+    verdict: str
+    reason: str | None
+    pulled: bool
+    requests: int
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """A limit that binds, or refused last."""
+
+    reason: str
+    limit: str
+
+
+class PausedTenant(msgspec.Struct, frozen=True):
+    """A tenant of which nothing is admitted."""
+
+    tenant: str
+    until_ms: int | None = None  # None: until resumed
+
+
+class Stalled(msgspec.Struct, frozen=True):
+    """A partition that stands."""
+
+    topic: str = ""
+    partition: int = -1
+    offset: int = -1
+    why: str = ""
+    remedy: str = ""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The newest usage of a service, and which gate told it. Times in unix ms."""
+
+    service: str
+    at_ms: int
+    limits: list[Limit]
+    lanes: list[Lane]
+    requests_per_second: float
+    offered_per_second: float
+    backlog: int
+    policy: str = ""
+    tokens: float | None = None
+    totals: list[Total] = []
+    eta_seconds: float | None = None
+    breach_since_ms: int | None = None
+    binding: Bound | None = None
+    last_refusal: Bound | None = None
+    paused_until_ms: int | None = None
+    paused_tenants: list[PausedTenant] = []
+    tenants_paused: int = 0
+    tenants: int = 0
+    undecided: int | None = None
+    undecided_age_seconds: float | None = None
+    waiting: list[Stalled] = []
+    scheduled: int = 0
+    next_start_ms: int | None = None
+    next_slot_ms: int | None = None
+    running: int | None = None
+    in_flight: int | None = None
+    shard: int | None = None
+    owner: str = ""
+
+    @property
+    def is_calm(self) -> bool:
+        """Tell whether nothing of it is held back, or nearly."""
+        return not (
+            self.backlog
+            or self.binding is not None
+            or self.breach_since_ms is not None
+            or self.paused_until_ms is not None
+            or self.tenants_paused
+            or self.waiting
+            or self.is_late
+            or any(limit.usage >= _NEAR for limit in self.limits)
+        )
+
+    @property
+    def is_late(self) -> bool:
+        """Tell whether something is undecided for longer than it takes to decide."""
+        return (self.undecided_age_seconds or 0) > _LATE
+
+    @property
+    def is_near(self) -> bool:
+        """Tell whether a limit is nearly used."""
+        return any(limit.usage >= _NEAR for limit in self.limits)
+
+    @property
+    def drained_ms(self) -> int:
+        """When the last that waits is admitted if nothing else comes; FOREVER_MS: nobody can tell."""
+        if not self.backlog:
+            return self.at_ms
+        return FOREVER_MS if self.eta_seconds is None else self.at_ms + int(self.eta_seconds * 1000)
+
+    @property
+    def per_second(self) -> float | None:
+        """What the tightest limit gives in the long run, calendar quotas aside; None: there is none."""
+        return min((limit.per_second for limit in self.limits if limit.renews_at_ms is None), default=None)
+
+
+_DECODER: Final = msgspec.json.Decoder(Record)
+
+
+def decode(value: bytes) -> Record:
+    """Read a record. Raises ValueError where it is none."""
+    try:
+        record: Any = _DECODER.decode(value)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    assert isinstance(record, Record)
+    return record

@@ -1,0 +1,15 @@
+"use strict";
+// Follows the page's view while somebody can see it: a tab in the background is sent nothing
+(() => {
+  const live = document.getElementById("live");
+  let follows = false;
+  const follow = () => {
+    if (document.hidden || follows || live === null) return;
+    follows = true;
+    htmx.trigger(live, "watch");
+  };
+  document.addEventListener("visibilitychange", follow);
+  document.addEventListener("htmx:sse:error", () => document.body.classList.add("away"));
+  document.addEventListener("htmx:sse:after:message", () => document.body.classList.remove("away"));
+  window.addEventListener("load", follow);
+})();

@@ -1,0 +1,186 @@
+"""What the console says of the whole group, from records as gates write them."""
+
+import json
+
+import msgspec
+import pytest
+
+from gate.admission.model import SECOND, Binding, Event, EventKind, LimitUsage, PausedTenant, Reason
+from gate.console.group import as_json
+from gate.console.view import Mark, Word
+from gate.limits import NEVER
+from gate.observe import alerts
+from tests.console.conftest import AT_MS, MS
+
+AT = AT_MS * MS
+
+
+def names(pressure):
+    return [line.service for line in pressure.lines]
+
+
+def state(group, service="pay", now_ms=AT_MS, *, names=True):
+    return group.line(service, now_ms, names=names).state
+
+
+def test_what_takes_longest_to_drain_comes_first(group, tell):
+    tell("quiet")
+    tell("minute", backlog=9, eta=60.0, binding=Binding(Reason.RATE, "minute.rate"))
+    tell("hour", backlog=1, eta=3600.0, binding=Binding(Reason.WINDOW, "hour.window"))
+    tell("never", backlog=1, eta=None, binding=Binding(Reason.IN_FLIGHT, "never.in-flight"))
+    tell("also-quiet")
+    assert names(group.pressure(AT_MS)) == ["never", "hour", "minute", "also-quiet", "quiet"]
+    tell("minute", at_ms=AT_MS + 1)
+    assert names(group.pressure(AT_MS)) == ["never", "hour", "also-quiet", "minute", "quiet"]
+    tell("hour", backlog=5, eta=None, binding=Binding(Reason.PAUSED, "hour"))
+    assert names(group.pressure(AT_MS))[:2] == ["hour", "never"], "of two that nobody can tell, where more wait"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, ("free", "", "")),
+        ({"limits": (LimitUsage("pay.rate", 9, 1.0, 0.5), LimitUsage("pay.window.60s", 9, 1.0, 0.83))},
+         ("near", "window.60s", "83% used")),
+        ({"binding": Binding(Reason.WINDOW, "pay.window.60s")}, ("limited", "window.60s", "")),
+        ({"binding": Binding(Reason.GROUP, "group.bank.rate")}, ("limited", "group.bank.rate", "")),
+        ({"binding": Binding(Reason.RATE, "pay.rate"), "breach_since": AT - 90 * SECOND},
+         ("limited", "rate", "breach for 90 s")),
+        ({"binding": Binding(Reason.TENANT, "pay.tenant.acme")}, ("limited", "tenant.acme", "")),
+        ({"paused_until": NEVER}, ("paused", "", "until resumed")),
+        ({"paused_until": AT + 600 * SECOND}, ("paused", "", "until 23:08:43")),
+        ({"paused_until": AT}, ("free", "", "")),
+        ({"paused_tenants": (PausedTenant("acme", None),), "tenants_paused": 1},
+         ("free", "", "tenant acme is paused until resumed")),
+    ],
+)  # fmt: skip
+def test_the_state_is_one_word_with_the_limit_that_binds(group, tell, fields, said):
+    tell("pay", **fields)
+    assert state(group)[:3] == said
+
+
+def test_who_paused_it_and_why_stands_beside_it(group, tell, audited):
+    tell("pay", paused_until=NEVER)
+    audited("pause", "pay", who="ann@ops", reason="the bank is down")
+    audited("pause", "pay", who="bob@ops", said={"tenant": "acme"})
+    assert state(group).more == "until resumed, by ann@ops: the bank is down"
+    assert state(group, names=False).more == "until resumed"
+
+
+def test_a_stranger_is_told_no_tenant(group, tell):
+    tell("pay", binding=Binding(Reason.TENANT, "pay.tenant.acme"))
+    tell("loan", paused_tenants=(PausedTenant("acme", None),), tenants_paused=1)
+    assert state(group, names=False).limit == "tenant"
+    assert state(group, "loan", names=False).more == "a tenant is paused"
+    assert "acme" not in json.dumps([as_json(line) for line in group.pressure(AT_MS, names=False).lines])
+
+
+def test_a_partition_that_stands_is_worse_than_any_limit(group, tell):
+    tell("late", backlog=9, eta=None, binding=Binding(Reason.RATE, "late.rate"))
+    stalled = {"topic": "gate.requests.pay", "partition": 3, "offset": 7, "why": "read-only", "remedy": "allow it"}
+    tell("pay")
+    record = msgspec.to_builtins(group.record("pay")) | {"waiting": [stalled]}
+    group.take_usage(b"pay", json.dumps(record).encode())
+    assert state(group) == (Word.STANDS, "gate.requests.pay-3", "at offset 7", "bad")
+    assert names(group.pressure(AT_MS)) == ["pay", "late"]
+
+
+def test_a_gate_that_says_nothing_when_a_request_was_to_go_is_told(group, tell):
+    tell("pay", backlog=2, eta=5.0, next_slot=AT + SECOND, binding=Binding(Reason.RATE, "pay.rate"))
+    assert state(group, now_ms=AT_MS + 15_000).word is Word.LIMITED
+    silent = state(group, now_ms=AT_MS + 17_000)
+    assert (silent.word, silent.kind) == (Word.SILENT, "bad")
+    tell("month", backlog=2, eta=9e6, next_slot=AT + 10**6 * SECOND, binding=Binding(Reason.QUOTA, "month.quota.month"))
+    assert state(group, "month", AT_MS + 10**8).word is Word.LIMITED, "it waits for a quota, and nothing happens"
+
+
+def test_what_has_just_come_is_no_worse_than_a_limit(group, tell):
+    tell("slow", backlog=4, eta=9.0, binding=Binding(Reason.RATE, "slow.rate"))
+    tell("fresh")
+    for age, word, first in ((1.4, Word.FREE, "slow"), (6.0, Word.STANDS, "fresh")):
+        late = {"undecided": 5, "undecided_age_seconds": age}
+        group.take_usage(b"fresh", json.dumps(msgspec.to_builtins(group.record("fresh")) | late).encode())
+        assert (state(group, "fresh").word, names(group.pressure(AT_MS))[0]) == (word, first)
+
+
+def test_times_go_on_between_two_records(group, tell):
+    tell("pay", backlog=2, eta=60.0, binding=Binding(Reason.RATE, "pay.rate"))
+    assert group.line("pay", AT_MS + 20_000, names=True).drain_seconds == 40.0
+    assert group.line("pay", AT_MS + 90_000, names=True).drain_seconds == 0.0
+    assert group.line("pay", AT_MS + 1_000, names=True).offered == 180.0
+    assert group.line("pay", AT_MS + 90_000, names=True).offered == 0.0, "a gate with nothing to do tells no rates"
+
+
+def test_ten_thousand_services_are_searched_and_paged(group, tell):
+    for number in range(10_000):
+        held = number % 1000 == 7
+        binding = Binding(Reason.RATE, f"s{number:04}.rate") if held else None
+        tell(f"s{number:04}", backlog=number if held else 0, eta=float(number), binding=binding)
+    first = group.pressure(AT_MS)
+    assert (first.services, first.pages, len(first.lines)) == (10_000, 200, 50)
+    assert names(first)[:10] == [f"s{number}007" for number in range(9, -1, -1)]
+    assert dict(first.counts) == {Word.LIMITED: 10, Word.FREE: 9_990}
+    last = group.pressure(AT_MS, page=999)
+    assert (last.page, names(last)[-1]) == (199, "s9999")
+    found = group.pressure(AT_MS, query=" S900")
+    assert (found.found, names(found)[0]) == (10, "s9007")
+    assert names(group.pressure(AT_MS, state="limited", query="5007")) == ["s5007"]
+    assert group.pressure(AT_MS, state="paused").lines == []
+
+
+def test_a_refused_policy_is_a_trouble_until_the_same_gate_takes_it(group, tell, alerted):
+    tell("pay", owner="a:1")
+    tell("loan", owner="b:2", shard=1)
+    for gate in ("a:1", "b:2"):
+        alerted(alerts.policy_refused("policy.yaml", "9f2c01", "line 3: no such field", AT, gate=gate))
+    first, second = group.troubles(AT_MS)
+    assert first == (
+        "policy refused at a:1; 9f2c01 stays in force: line 3: no such field",
+        "repair policy.yaml: gate policy check FILE",
+    )
+    alerted(alerts.policy_accepted("policy.yaml", "9f2c02", AT, gate="a:1"))
+    assert group.troubles(AT_MS) == [second]
+    assert group.troubles(AT_MS + 10**9) == [second], "it still has a service, and still refuses"
+    tell("loan", owner="a:1", shard=1)
+    assert group.troubles(AT_MS + 10**9) == [], "that gate has gone, and what it refused with it"
+
+
+def test_a_shard_that_fails_is_a_trouble_until_it_goes_on(group, alerted):
+    alerted(alerts.shard_failed(3, "no broker", 5, AT))
+    assert [trouble.what for trouble in group.troubles(AT_MS)] == ["shard 3 does not go on: no broker"]
+    alerted(alerts.shard_recovered(3, AT))
+    assert group.troubles(AT_MS) == []
+
+
+def test_a_service_stays_shown_with_its_new_owner(group, tell):
+    tell("pay", owner="a:1", shard=5)
+    tell("loan", owner="b:2", shard=6, backlog=4)
+    assert [(one.shard, one.gate, one.services, one.waiting) for one in group.owners()] == [
+        (5, "a:1", 1, 0),
+        (6, "b:2", 1, 4),
+    ]
+    tell("pay", owner="b:2", shard=5, at_ms=AT_MS + 3000)
+    assert {one.gate for one in group.owners()} == {"b:2"}
+    assert group.line("pay", AT_MS, names=True).owner == "b:2"
+    assert group.marks("pay") == [Mark(AT_MS + 3000, "take-over", "b:2 took over", "from a:1")]
+
+
+def test_what_happened_to_a_service_is_told_in_order(group, tell, alerted, audited):
+    tell("pay")
+    tell("pay", policy="aaaaaa", at_ms=AT_MS + 9000)
+    audited("pause", "pay", who="ann", reason="the bank is down")
+    breach = Event(EventKind.OPENED, "pay", "pay.rate", Reason.RATE, AT, AT, 3, 5.0, 3, 1.0, 1.0, "9f2c01")
+    alerted(alerts.of_event(breach), AT_MS + 5000)
+    assert [mark.what for mark in group.marks("pay")] == ["pause by ann", "breach opened", "policy aaaaaa"]
+    assert group.marks("loan") == []
+
+
+def test_what_is_no_record_is_passed_over_and_counted(group, tell):
+    tell("pay")
+    group.take_usage(b"loan", b"{}")
+    group.take_usage(b"loan", b"\xff")
+    group.take_alert({"ce_type": b"gate.policy.refused"}, b"[]", AT_MS)
+    group.take_audit(None)
+    assert (group.unreadable, len(group), group.troubles(AT_MS)) == (4, 1, [])
+    group.take_usage(b"pay", None)
+    assert len(group) == 0
