@@ -9,6 +9,7 @@ from gate.admission.decide_batch import decide
 from gate.admission.engine_state import EngineState
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
+from gate.admission.limits.concurrency import Concurrency
 from gate.admission.model import MS, SECOND, UNTIL_RESUMED, Event, Pull, Reason, Run, Started, Step, Usage
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.queue import Arrival, Queue
@@ -18,6 +19,7 @@ from gate.admission.queues.tenants import short
 from gate.admission.recent_ids import RecentIds
 from gate.admission.report import eta_of_all, fullest, service_usage
 from gate.admission.start_times import take_due
+from gate.limits import Limiter
 from gate.policy import ServicePolicy
 
 _SWEEP_PAUSE: Final = 1_000 * MS  # between looks that only forget tenants
@@ -324,6 +326,21 @@ class Engine:
         state = self.state
         state.now = max(now, state.now)
         state.changed |= state.limits.in_flight.report(lag)
+
+    def share(self, calls: Concurrency | None) -> None:
+        """Share the limits with calls in processes, from the next step on; None: no longer."""
+        self.state.limits.share(calls, self.state.policy)
+
+    @property
+    def limiter(self) -> Limiter:
+        """The service's own limits, and what counts in them. To be read, not to be charged."""
+        return self.state.limits.limiter
+
+    def wants(self, now: int) -> int:
+        """Return about how many units it would admit in the next second if its limits allowed."""
+        head = self.state.scheduler.head()
+        cost = 1 if head is None else self.state.scheduler.head_cost(head)
+        return (round(self.state.offered.at(now)) + self.waiting) * cost
 
     def set_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
         """Decide by another policy from now on: what was used stays counted, what is parked is forecast anew."""

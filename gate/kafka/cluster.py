@@ -25,6 +25,10 @@ DEADLINE: Final = 15.0
 OLD_RETRIES: Final = ".retries"  # with which the group ends in which workers of earlier versions read them
 # what waits must not expire
 FOREVER: Final = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+# what is said anew each second
+SOON_GONE: Final = {"cleanup.policy": "delete", "retention.ms": "600000"}
+SMALL: Final = {"segment.ms": "600000"}
+GRANTS: Final = 8  # partitions: each holder reads one, with all that is said there to others
 STAMP_ROOM: Final = 64 << 10  # what stamps may add to a record of the largest size
 
 log = get_logger("gate.cluster")
@@ -243,6 +247,8 @@ class Cluster:
             TopicSpec(names.control, 1, kept | own_time),
             TopicSpec(names.answers, 1, kept | own_time),
             TopicSpec(names.audit, 1, FOREVER | own_time),
+            TopicSpec(names.leases, shards, SOON_GONE, SMALL),
+            TopicSpec(names.grants, GRANTS, SOON_GONE, SMALL),
             self.state_spec(names.state, shards),
         ]  # fmt: skip
 

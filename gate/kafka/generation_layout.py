@@ -16,6 +16,7 @@ from gate.errors import GateError
 from gate.kafka.generations import PLACEMENT_KEY, Generation, Placed
 from gate.policy import Policy
 from gate.protocol.topics import Names
+from gate.shard import mesh
 from gate.shard.changelog import (
     FLOORS_KEY,
     FORMAT,
@@ -86,6 +87,7 @@ def lay_out(
     homes = _homes(before, old)
     leaving: list[list[tuple[str, Pull]]] = [[] for _ in range(after.shards)]
     floors: dict[str, int] = {}
+    held: list[dict[str, bytes]] = [{} for _ in before.records]  # by processes that share limits
     for shard, records in enumerate(before.records):
         if LEAVING_KEY in records:
             for service, pull in read_leaving(records[LEAVING_KEY]):
@@ -96,6 +98,9 @@ def lay_out(
             if key in OWN_KEYS:
                 continue
             kind, _, rest = key.partition("/")
+            if kind == mesh.KIND:
+                held[shard][rest] = value
+                continue
             if kind == "group":
                 if shard_of(f"group:{rest}", shards) == shard:  # others have one too, which means nothing
                     layout.records[shard_of(f"group:{rest}", after.shards)][key] = _claims(key, value, rest, new)
@@ -107,6 +112,8 @@ def lay_out(
                     layout.parked += sum(_counts(decode(key, value, SegmentRecord).count))
                 elif kind == "scheduled":
                     layout.parked += sum(_counts(decode(key, value, ScheduledRecord).count))
+    for target, part in enumerate(mesh.moved(held, lambda name: _place(name, new, after.shards), after.shards)):
+        layout.records[target] |= {f"{mesh.KIND}/{key}": value for key, value in part.items()}
     _check(homes, old, shards, moves)
     for service, shard in homes.items():
         target = shard_of(new.shard_key(service), after.shards)
@@ -125,6 +132,11 @@ def lay_out(
     return layout
 
 
+def _place(budget: str, policy: Policy, shards: int) -> int:
+    """Return the shard of what calls are charged to: a service, one of its tenants, or a group."""
+    return shard_of(budget if budget.startswith(mesh.GROUP) else policy.shard_key(budget.partition("/")[0]), shards)
+
+
 def _homes(before: Shards, policy: Policy) -> dict[str, int]:
     """Return where the state of each service is: on the shard that the policy says, if some of it is there."""
     homes: dict[str, int] = {}
@@ -132,7 +144,7 @@ def _homes(before: Shards, policy: Policy) -> dict[str, int]:
         services = {
             rest.partition("/")[0]
             for kind, _, rest in (key.partition("/") for key in records if key not in OWN_KEYS)
-            if kind != "group"
+            if kind not in {"group", mesh.KIND}
         }
         for service in services:
             if service not in homes or shard_of(policy.shard_key(service), before.generation.shards) == shard:

@@ -17,7 +17,7 @@ from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import check_compression
 from gate.kafka.alert_producer import Notices
-from gate.kafka.cluster import Cluster
+from gate.kafka.cluster import GRANTS, Cluster
 from gate.kafka.feedback import Feedback
 from gate.kafka.foreign_topics import ForeignTopics
 from gate.kafka.generations import FIRST, Generation, Moving, find, in_force
@@ -73,6 +73,7 @@ class Gate:
         self.names = Names(settings.prefix, Templates(**settings.topics.model_dump()))
         self.settings = settings
         self.shards = settings.shards
+        self.grants = GRANTS
         self.observer = observer
         self.pool = MemoryPool(POOL_BYTES, LEAST_BYTES)
         self.large = asyncio.Semaphore(LARGE_BATCHES)
@@ -118,6 +119,7 @@ class Gate:
         await self._cluster.start()
         self._enter(await in_force(self._single, self.names, await self._cluster.partitions(), self.shards))
         await check_topics(self._cluster, self.names, self.shards, settings.group_id, reset=self._reset_state)
+        self.grants = (await self._cluster.partitions()).get(self.names.grants, GRANTS)
         async with within(RESTORE_DEADLINE, f"reading {self.names.usage}", [self._reading]):
             last = await last_shards(self._single, self.names)
         check_shards(last, self._policy, self.shards)

@@ -88,6 +88,12 @@ class Budget:
         self.parts.charge(at, units)
         self.grants.used(now, at, units)
 
+    def idle(self, now: int) -> bool:
+        """Tell whether nobody holds any of it, nothing counts, and it is not paused."""
+        quiet = not self.held and not any(now < rest.until for rest in self.parts.rests) and not self.asks.kept(now)
+        paused = now < self.paused_until < FOREVER
+        return quiet and not paused and self.parts.full(now) and self.grants.full(now)
+
     def use_by(self, round_trip: int) -> int:
         """Return for how long a direct answer may hold, where answers take about `round_trip` ns."""
         sizes = [window.size for window in self.spec.windows]

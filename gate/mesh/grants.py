@@ -72,6 +72,13 @@ class Grants:
             self.used(now, until, held.outstanding)
         self.outstanding -= held.outstanding
 
+    def full(self, now: int) -> bool:
+        """Tell whether nothing is out or counts any more."""
+        for ledger in self.longs:
+            ledger.expire(now)
+        counted = any(ledger.counted for ledger in self.longs)
+        return not self.outstanding and not counted and (self.quotas is None or self.quotas.idle(now))
+
     def debts(self, now: int) -> list[int]:
         """Return by how much each limit is promised beyond what is free, windows first; below 0: free units."""
         for ledger in self.longs:

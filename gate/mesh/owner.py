@@ -33,12 +33,19 @@ class Lease:
 class Owner:
     """Divides the limits of one shard: hears reports, and at each step says what is granted.
 
-    `limits` tells the limits of a budget by its name, None where it has none. What `step` returns may be sent only when
-    the state is kept (`drain_changes`): both belong into one transaction. Every `now` is ns by the shard's clock.
+    `limits` tells the limits of a budget by its name, None where it has none; `opened` is told of each that begins,
+    full, and charges it with what counts already. What `step` returns may be sent only when the state is kept
+    (`drain_changes`): both belong into one transaction. Every `now` is ns by the shard's clock.
     """
 
-    def __init__(self, limits: Callable[[str], Spec | None], terms: Terms = DEFAULT) -> None:
+    def __init__(
+        self,
+        limits: Callable[[str], Spec | None],
+        terms: Terms = DEFAULT,
+        opened: Callable[[int, Budget], None] = lambda _now, _budget: None,
+    ) -> None:
         self.terms = terms
+        self._opened = opened
         self.budgets: dict[str, Budget] = {}
         self.leases: dict[Key, Lease] = {}
         self.version = 0
@@ -143,6 +150,13 @@ class Owner:
             self._touch(name)
             budget.eager = True
 
+    def forget_idle(self, now: int) -> None:
+        """Forget budgets that nobody holds and that are as new ones would be."""
+        for name in [name for name, budget in self.budgets.items() if budget.idle(now)]:
+            del self.budgets[name]
+            self._touched.discard(name)
+            self._changed.add(name)
+
     def drain_changes(self, now: int) -> dict[str, bytes | None]:
         """Return the records that changed since the last call; None: delete it."""
         changes: dict[str, bytes | None] = {}
@@ -179,6 +193,7 @@ class Owner:
             if spec is None:
                 return None
             budget = self.budgets[name] = Budget(name, spec, now, self.terms)
+            self._opened(now, budget)
             self._changed.add(name)
         return budget
 

@@ -199,6 +199,11 @@ class Parts:
         rooms = [ledger.limit - ledger.counted for ledger in self.expired(now)]
         return [self.account.room(now), *rooms] if self.bucket else rooms
 
+    def full(self, now: int) -> bool:
+        """Tell whether nothing that was charged to the owner's own part counts any more."""
+        refilled = not self.bucket or self.account.full <= now * self.account.nano
+        return refilled and not any(ledger.counted for ledger in self.expired(now))
+
     def charge(self, at: int, units: int) -> None:
         """Charge the owner's own part for a use until `at`."""
         if self.bucket:

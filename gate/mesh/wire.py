@@ -57,10 +57,12 @@ class Report(_Struct, frozen=True):
 
     holder: str
     epoch: int
-    seq: int
+    seq: int  # 0: it only looks up
     budgets: tuple[BudgetReport, ...] = ()
     asks: tuple[Ask, ...] = ()
     leaving: bool = False
+    partition: int = 0  # of the topic of grants, in which it reads
+    lookups: tuple[tuple[str, str], ...] = ()  # services, and tenants or "", of which it asks what they are charged to
 
 
 class Share(_Struct, frozen=True):
@@ -86,6 +88,17 @@ class Slot(_Struct, frozen=True):
     wait: int = 0  # ns after which asking again may help; NONE: never
 
 
+class Charged(_Struct, frozen=True):
+    """What calls of a service, or of one of its tenants, are charged to."""
+
+    service: str
+    tenant: str
+    names: tuple[str, ...]  # of budgets, all on one shard; none: no limit applies
+    shard: int
+    allowed: bool = True  # what becomes of a call where no limit applies
+    why: str = ""  # not allowed: why
+
+
 class Grant(_Struct, frozen=True):
     """One record of an owner to one holder."""
 
@@ -98,6 +111,9 @@ class Grant(_Struct, frozen=True):
     since: int  # newest version when this lease of the holder began: what was sent before is void
     shares: tuple[Share, ...] = ()
     slots: tuple[Slot, ...] = ()
+    policy: str = ""  # by which it was granted: what was looked up by another one is to be looked up again
+    found: tuple[Charged, ...] = ()
+    why: str = ""  # nothing is granted
 
 
 _T = TypeVar("_T", Report, Grant)

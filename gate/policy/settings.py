@@ -94,6 +94,8 @@ class Topics(StrictModel):
     control: Annotated[str, _template("control")] = "{prefix}.control"
     answers: Annotated[str, _template("answers")] = "{prefix}.answers"
     audit: Annotated[str, _template("audit")] = "{prefix}.audit"
+    leases: Annotated[str, _template("leases")] = "{prefix}.leases"
+    grants: Annotated[str, _template("grants")] = "{prefix}.grants"
 
     def overhead(self, prefix: str) -> int:
         """Characters that the longest topic of a service has beside the service's name."""

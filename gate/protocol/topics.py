@@ -36,6 +36,8 @@ class Templates:
     control: str = "{prefix}.control"
     answers: str = "{prefix}.answers"
     audit: str = "{prefix}.audit"
+    leases: str = "{prefix}.leases"
+    grants: str = "{prefix}.grants"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,17 @@ class Names:
     def audit(self) -> str:
         """Who did what, when and why; kept for good."""
         return self._patterns["audit"][0]
+
+    @property
+    def leases(self) -> str:
+        """What holders of the distributed limiter want: a partition per shard of the generation that is in force."""
+        first = self._patterns["leases"][0]
+        return first if self.generation == 1 else f"{first}.{self.generation}"
+
+    @property
+    def grants(self) -> str:
+        """What owners grant to holders."""
+        return self._patterns["grants"][0]
 
     @cached_property
     def requests_pattern(self) -> str:

@@ -101,7 +101,7 @@ class BatchWriter:
             state.parked(turns, {partition: answer.offsets for partition, answer in written.items()})
             outputs = {partition: records for partition, records in outputs.items() if partition not in first}
             reach("after-produce")
-        changes = state.changes(turns)
+        changes = state.changes(turns) | state.mesh.changes(batch.now)
         if session.atomic:
             changes |= state.noted(turns)
         reports = self._reports(state, batch.now, turns)

@@ -61,6 +61,9 @@ class Environment(Protocol):
     def feedback(self) -> Feedback: ...  # noqa: D102
     @property
     def shards(self) -> int: ...  # noqa: D102
+    @property
+    def grants(self) -> int:
+        """How many partitions the topic of grants has."""
 
     def new_session(self, shard: int) -> Session: ...  # noqa: D102
     def local(self) -> int:

@@ -329,11 +329,13 @@ class Shard:
         keys, leaving = len(claim.state), claim.state.get(LEAVING_KEY)
         del claim  # of a large state there is no room for two
         await in_slices(state.restore(records, now), self._env.local)
+        state.start_mesh(self.number, now)
         state.commands.exact = session.atomic
         self._state = state
         await writer.finish_leaving(state, leaving, self._now())
         await self._refresh(state)
         await writer.correct(state, reader.buffer.followed)
+        reader.follow_reports(state, self.number)
         reach("after-restore")
         seconds = (self._env.local() - started) / 1e9
         log.info("shard taken over", shard=self.number, keys=keys, seconds=round(seconds, 3))
@@ -394,6 +396,9 @@ class Shard:
         if (retry := self._refusals.wakes_at(self._env.local() / 1e9)) is not None:
             retry -= self._env.local() / 1e9
             delay = retry if delay is None else min(delay, retry)
+        if (meeting := self._meets_at(state)) is not None:
+            until = (meeting - self._now()) / 1e9
+            delay = until if delay is None else min(delay, until)
         has_work = self._reader.buffer.has_work() or self._reader.listener.has_work(self._muted)
         if has_work or (delay is not None and delay <= 0):
             if not self._reader.is_large:
@@ -411,6 +416,22 @@ class Shard:
             async with asyncio.timeout(delay):
                 await self._woken.wait()
         return False
+
+    def _meets_at(self, state: ShardState) -> int | None:
+        """Return when something is to be done about processes that share limits; None: not by itself."""
+        moment = state.mesh.wakes_at(waiting=self._reader.reports.has_work())
+        if moment is None:
+            return None
+        closed = self._refusals.waiting(self._env.local() / 1e9)
+        return None if any(output.topic == self._env.names.grants for output, _ in closed) else moment
+
+    def _meet(self, state: ShardState, batch: Batch) -> None:
+        """Take what processes report that share limits, and tell them what they have of these."""
+        if (moment := self._meets_at(state)) is not None and moment <= batch.now:
+            names, reports = self._env.names, self._reader.take_reports(self.number)
+            for place, grants in state.mesh.turn(batch.now, *reports, self._env.grants).items():
+                batch.to(names.grants, place).extend(grants)
+        state.share_limits(batch.now)
 
     def _stop_what_waits(self, state: ShardState) -> None:
         """Leave out what is not to be tried yet, and tell of it."""
@@ -463,7 +484,9 @@ class Shard:
         settled = self._settled
         try:
             heard = await self._hear(state, batch)
+            self._meet(state, batch)
             turns = await self._decide(state, batch)
+            state.mesh.note_short(batch.now)
             reach("after-decide")
             if not await writer.write(state, batch, turns):
                 return False

@@ -25,6 +25,8 @@ Judges = dict[int, Judge]  # by `Piece.source`
 BATCH_RECORDS: Final = 4_000
 STAMP_ROOM: Final = 1 << 10  # what a stamp may add
 BUFFER_BYTES: Final = 4 << 20
+REPORT_BYTES: Final = 1 << 20
+REPORTS: Final = 1_000  # that are taken at a time
 LARGE_BYTES: Final = 64 << 10
 RETRIES_AT_ONCE: Final = 256  # of a partition: they come in the order in which they are due
 PATIENCE: Final = 1_000 * MS  # before it is seen whether a service takes again what is put back
@@ -49,6 +51,7 @@ class ShardReader:
         self.listener = FeedbackListener(environment, wake)
         self.sources = SourceReader(environment)
         self._wake = wake
+        self.reports = FetchBuffer(REPORT_BYTES, environment.pool, wake)  # of processes that share limits
         self._resting: dict[
             Partition, tuple[int, int]
         ] = {}  # retries that wait: when the first is due (ms), its offset
@@ -59,6 +62,8 @@ class ShardReader:
         self.buffer.close()
         self.listener.close()
         self.sources.close()
+        self._env.hearing.unfollow(self.reports)
+        self.reports.close()
 
     @property
     def is_large(self) -> bool:
@@ -163,6 +168,18 @@ class ShardReader:
                 "made anew, or emptied; reading from its beginning", partition=f"{partition.topic}-{partition.number}"
             )
             state.positions.drop(service, partition)
+
+    def follow_reports(self, state: ShardState, number: int) -> None:
+        """Read what processes report to shard `number`, behind what was taken."""
+        self._env.hearing.follow(Partition(self._env.names.leases, number), state.mesh.position, self.reports)
+
+    def take_reports(self, number: int) -> tuple[list[Record], int | None]:
+        """Take what processes reported, and the offset behind it; None: nothing."""
+        taken = self.reports.take(Partition(self._env.names.leases, number), REPORTS)
+        if taken is None:
+            return [], None
+        self._env.hearing.poke()
+        return taken
 
     def take(
         self, state: ShardState, refusals: RefusalHistory, now: int

@@ -19,7 +19,7 @@ from gate.admission.limits.budget import Budgets
 from gate.admission.model import MS, UNTIL_RESUMED, Event, Pull, Reason, Step, Usage, Verdict
 from gate.admission.state import decode
 from gate.errors import GateError
-from gate.limits import Spec
+from gate.limits import Limiter, Spec
 from gate.policy import Overflow, Policy
 from gate.protocol.control import FOREVER_MS, Abort, BacklogCommand, NewGeneration, PauseUntil, WriteFormat, within
 from gate.protocol.topics import Names
@@ -39,6 +39,8 @@ from gate.shard.changelog import (
 from gate.shard.commands import OperatorCommands
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act, too_large
 from gate.shard.feedback_state import FeedbackState
+from gate.shard.mesh import KIND as MESH
+from gate.shard.mesh import Mesh
 from gate.shard.positions import OFFSETS_KIND, Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record
 from gate.shard.refusal_history import NO_REJECTIONS, Rejections, job_of, request_of
@@ -141,6 +143,15 @@ class ShardState:
         self.services: dict[str, ServiceState] = {}
         self._wakes: list[tuple[int, str]] = []
         self._publication = UsageSchedule(now)
+        self.mesh = Mesh(meta.shards, policy, lambda: self._meta.format, self._engine, self._group_limiter)
+
+    def _engine(self, service: str) -> Engine | None:
+        served = self.services.get(service)
+        return None if served is None else served.engine
+
+    def _group_limiter(self, group: str) -> Limiter | None:
+        budget = self.budgets.get(group)
+        return None if budget is None else budget.limiter
 
     def restore(self, state: dict[str, bytes], now: int) -> Generator[None, None, None]:
         """Take what is committed, in slices of some ms; `state` is taken apart, or its records would be held twice."""
@@ -158,6 +169,8 @@ class ShardState:
                 continue
             if kind == "group":
                 groups[key] = value
+            elif kind == MESH:
+                self.mesh.keep(rest, value)
             elif kind == OFFSETS_KIND:
                 with readable(f"how far {rest} was decided"):
                     self.positions.restore(rest, key, value)
@@ -231,6 +244,23 @@ class ShardState:
             yield from served.engine.changing_policy(now, policy.effective(served.name), policy.version)
             self._assume_busy(served, now)
             self._touch(served)
+        self.mesh.set_policy(policy, now)
+
+    def start_mesh(self, number: int, now: int) -> None:
+        """Go on with what processes hold, as the owner of shard `number`; call it after `restore`."""
+        with readable("what processes hold of limits"):
+            self.mesh.start(number, now)
+        self.share_limits(now)
+
+    def share_limits(self, now: int) -> None:
+        """See to it that requests leave to calls in processes what these hold of the same limits."""
+        if not self.mesh.is_used:
+            return
+        changed = self.mesh.share([(name, self._policy.effective(name).group) for name in self.services])
+        for service in changed:
+            self.services[service].engine.share(self.mesh.shared.get(service))
+        for service in {*changed, *self.mesh.open_queues(now)}:
+            self._touch(self.services[service])
 
     def lowest(self) -> dict[Partition, int]:
         """Return the oldest parked offset of each partition of the delayed topics in which something is parked."""

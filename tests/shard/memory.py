@@ -201,6 +201,7 @@ class Surroundings:
         self.large = asyncio.Semaphore(3)
         self.feedback = SimpleNamespace(lags={}, since=lambda _: [], measure=self._measured)
         self.shards = SHARDS
+        self.grants = 2
         self.was_closed = False
         self._unconfirmed = unconfirmed
         self._local = NOW

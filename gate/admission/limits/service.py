@@ -26,6 +26,7 @@ class Limits:
         self.budget = budget
         self.in_flight = LagCounter(service, policy.in_flight)
         self.running = RunningCounter(service, policy.spec.running, policy.running_timeout)
+        self.calls: Concurrency | None = None  # what calls in processes leave of the same limits
         self.concurrent: tuple[Concurrency, ...] = ()  # those in force
         self._enforce(policy)
 
@@ -40,8 +41,15 @@ class Limits:
         self.running.limit, self.running.timeout = policy.spec.running, policy.running_timeout
         self._enforce(policy)
 
+    def share(self, calls: Concurrency | None, policy: ServicePolicy) -> None:
+        """Share the limits with calls in processes from now on; None: no longer."""
+        self.calls = calls
+        self._enforce(policy)
+
     def _enforce(self, policy: ServicePolicy) -> None:
         each: list[Concurrency] = [self.in_flight, self.running]
+        if self.calls is not None:
+            each.append(self.calls)
         if self.budget is not None:
             self.budget.runners[self.service] = self.running
             each.append(GroupRunning(self.budget))
@@ -80,6 +88,8 @@ class Limits:
         self.limiter.charge(now, count * cost)
         if self.budget is not None:
             self.budget.charge(self.service, now, count, cost)
+        if self.calls is not None:
+            self.calls.charge(now, count, cost)
 
     def fit_all(self, now: int, count: int, units: int) -> bool:
         """Tell whether `count` requests of so many units together may go now, all of them."""
@@ -87,6 +97,8 @@ class Limits:
             return False
         if not units or not self.limiter.fit(now, 1, units):
             return not units
+        if self.calls is not None and self.calls.fit(now, units, 1) < units:
+            return False
         return self.budget is None or self.budget.fit(self.service, now, 1, units) > 0
 
     def charge_all(self, now: int, count: int, units: int) -> None:
@@ -97,6 +109,8 @@ class Limits:
             self.limiter.charge(now, units)
             if self.budget is not None:
                 self.budget.charge(self.service, now, 1, units)
+            if self.calls is not None:
+                self.calls.charge(now, 1, units)
 
     def let_pass(self, now: int, count: int) -> None:
         """Count requests that go whatever the limits say: they are under way, and take nothing else."""

@@ -1,0 +1,432 @@
+"""The mesh of a shard: holders in processes that share its services' limits with the requests in its topics.
+
+Pure, as the state that it is part of: the shard's task brings reports, and writes grants with the state that they are
+from, in one transaction. A shard without holders writes nothing here and looks at nothing.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+import structlog
+
+from gate.admission.engine import Engine
+from gate.admission.model import UNTIL_RESUMED
+from gate.limits import Limiter, Spec
+from gate.limits.limit import Limit
+from gate.mesh.budget import FOREVER, Budget
+from gate.mesh.held import Key
+from gate.mesh.owner import MOST_HOLDERS, Owner
+from gate.mesh.state import OWNER, HeldRecord, LeaseRecord, OwnerRecord, read, record_key, write
+from gate.mesh.terms import DEFAULT
+from gate.mesh.wire import Charged, Grant, Report, WireError, decode, encode
+from gate.policy import Policy
+from gate.protocol.topics import TopicNameError, check_service_name
+from gate.shard.placement import shard_of
+from gate.shard.records import Raw, Record
+from gate.units import MS, SECOND
+
+KIND: Final = "mesh"  # of its records in the state
+POSITION: Final = "position"
+GROUP: Final = "group:"  # in front of a budget that several services share: as the key of its shard
+SINCE_FORMAT: Final = 2  # of the state
+GATHER_NS: Final = 40 * MS  # for which reports are gathered, so that many holders do not make as many transactions
+REST_NS: Final = 10 * SECOND  # between looks whether budgets can be forgotten
+MOST_BUDGETS: Final = 100_000  # of a shard
+MOST_UNLISTED: Final = 10_000  # services without an entry of their own: callers make names up
+LONGEST_TENANT: Final = 1_000  # characters
+_CELLS: Final = 200  # in which what a limiter counts is handed over
+_LARGEST: Final = 2**53  # of the numbers that a holder tells
+_EXACT_BITS: Final = 4  # of what requests in topics want: small changes are not worth a new division
+
+log = structlog.get_logger("gate.mesh")
+
+
+class SharedLimits:
+    """What calls in processes leave to the requests of one service: for them a limit of its own, which opens later."""
+
+    def __init__(self, service: str, names: tuple[str, ...], owner: Owner, limit: Limit | None) -> None:
+        self.owner = service
+        self.names = names
+        self.limit = limit  # the one to name where they do not fit
+        self.now = 0
+        self.short = 0  # units that did not fit; 0: nothing was too much
+        self.closed = False  # until it is known that calls of tenants do not count any more
+        self._owner = owner
+
+    @property
+    def used(self) -> int:
+        """Requests under way: it counts none."""
+        return 0
+
+    def fit(self, now: int, count: int, cost: int) -> int:
+        """Return how many of `count` requests may go now beside what processes hold."""
+        if self.short or self.closed:
+            return 0
+        self.now = max(now, self.now)
+        room = min(self._owner.room(self.now, name) for name in self.names)
+        if room < cost:
+            self.short = cost
+            return 0
+        return min(count, room // cost)
+
+    def charge(self, now: int, count: int, cost: int) -> None:
+        """Charge requests that go."""
+        self.now = max(now, self.now)
+        for name in self.names:
+            self._owner.charge(self.now, name, count * cost)
+
+    def ready_at(self, now: int, cost: int) -> int:
+        """Return `now`, or UNTIL_RESUMED: the mesh says when it opens."""
+        return now if self.fit(now, 1, cost) else UNTIL_RESUMED
+
+    def opens_at(self, now: int) -> int:
+        """Return when what did not fit may; at the latest when parts are divided anew."""
+        later = now + DEFAULT.period_ns // 4
+        budgets = [self._owner.budgets[name] for name in self.names]
+        times = [time for b in budgets for time in (*b.parts.ready(now, self.short), *b.grants.ready(now, self.short))]
+        return max([now + MS, *[later if time is None else min(time, now + SECOND) for time in times]])
+
+
+class Mesh:
+    """Holders of one shard, and what of its limits they have.
+
+    `engines` are those of services with requests in topics, which share the same limits; `group` gives the limiter of a
+    group.
+    """
+
+    def __init__(
+        self,
+        shards: int,
+        policy: Policy,
+        state_format: Callable[[], int],
+        engines: Callable[[str], Engine | None],
+        group: Callable[[str], Limiter | None],
+    ) -> None:
+        self.owner = Owner(self._limits, opened=self._seed)
+        self.position: int | None = None  # of the next report
+        self.shared: dict[str, SharedLimits] = {}  # by service
+        self._shards = shards
+        self._policy = policy
+        self._format = state_format
+        self._engines = engines
+        self._group = group
+        self._number = -1
+        self._stored: dict[str, bytes] = {}
+        self._places: dict[tuple[str, int], int] = {}  # partition of the topic of grants, by holder
+        self._unlisted: set[str] = set()
+        self._moved = False  # its position, since it was last written
+        self._next: int | None = None
+        self._rested = 0
+        self._last = 0
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def keep(self, key: str, value: bytes) -> None:
+        """Take one of its records, by the rest of its key."""
+        if key == POSITION:
+            self.position = int(value)
+        else:
+            self._stored[key] = value
+
+    def start(self, number: int, now: int) -> None:
+        """Go on as the owner of shard `number`, with the records that were taken: every lease begins anew."""
+        self._number = number
+        stored, self._stored = self._stored, {}
+        if stored:
+            self.owner.load(now, stored)
+            self._next = now
+
+    def set_policy(self, policy: Policy, now: int) -> None:
+        """Go over to other limits. Lower ones hold a lease later at the latest."""
+        self._policy = policy
+        self._unlisted.clear()
+        if self.owner.budgets:
+            self.owner.reload(now)
+            self._next = now
+
+    @property
+    def is_used(self) -> bool:
+        """Tell whether anybody shares its limits, or did of late."""
+        return bool(self.owner.budgets or self.shared)
+
+    @property
+    def holders(self) -> int:
+        """How many processes hold some of it."""
+        return len(self.owner.leases)
+
+    def wakes_at(self, waiting: bool) -> int | None:
+        """Return when `turn` has something to do; None: not by itself. `waiting`: reports have come."""
+        gathered = self._last + GATHER_NS if waiting else None
+        return min((time for time in (self._next, gathered) if time is not None), default=None)
+
+    # -- one batch -------------------------------------------------------------------------------------------------
+
+    def turn(self, now: int, records: Iterable[Record], end: int | None, partitions: int) -> dict[int, list[Raw]]:
+        """Take reports, divide, and return what is granted, by partition of the topic of grants, of so many.
+
+        `end` is the offset behind the reports.
+        """
+        if end is not None:
+            self.position, self._moved = end, True
+        owner, answers = self.owner, dict[tuple[str, int], list[Charged]]()
+        self._last = now
+        for record in records:
+            if (report := self._read(record, partitions)) is None:
+                continue
+            key = report.holder, report.epoch
+            self._places[key] = report.partition
+            if report.lookups:
+                answers.setdefault(key, []).extend([self.find(*asked) for asked in report.lookups])
+            if report.seq and self._format() >= SINCE_FORMAT:
+                owner.receive(now, report)
+        if not owner.budgets and not owner.leases and not answers:
+            self._next = None
+            return {}
+        self._meet_queues(now)
+        grants = owner.step(now)
+        if now >= self._rested + REST_NS:
+            self._rested = now
+            owner.forget_idle(now)
+        self._places = {key: place for key, place in self._places.items() if key in owner.leases or key in answers}
+        self._plan(now)
+        return self._written(grants, answers)
+
+    def changes(self, now: int) -> dict[str, bytes | None]:
+        """Return the records of the state that have changed since the last call."""
+        found = {f"{KIND}/{key}": value for key, value in self.owner.drain_changes(now).items()}
+        if self._moved:
+            self._moved = False
+            found[f"{KIND}/{POSITION}"] = str(self.position).encode()
+        return found
+
+    def open_queues(self, now: int) -> list[str]:
+        """Return the services whose requests may try again."""
+        opened = []
+        for service, shared in self.shared.items():
+            if shared.short and shared.opens_at(now) <= now + MS:
+                shared.short = 0
+                opened.append(service)
+        return opened
+
+    def share(self, services: Collection[tuple[str, str | None]]) -> list[str]:
+        """Find which services (and their groups) share limits with calls; return those of which that has changed."""
+        budgets = self.owner.budgets
+        tenants = {service for name in budgets for service, slash, _ in (name.partition("/"),) if slash}
+        changed = []
+        for service, group in services:
+            names = tuple([name for name in (service, f"{GROUP}{group}") if name in budgets])
+            before = self.shared.get(service)
+            closed = service in tenants  # else what its tenants may not have would go beside what calls of them had
+            if not names and not closed:
+                if self.shared.pop(service, None) is not None:
+                    changed.append(service)
+                continue
+            if before is None or before.names != names:
+                limit = self._described(service, group)
+                before = self.shared[service] = SharedLimits(service, names, self.owner, limit)
+                changed.append(service)
+            if before.closed != closed:
+                before.closed = closed
+                changed.append(service)
+        return changed
+
+    def find(self, service: str, tenant: str) -> Charged:
+        """Return what calls of a service are charged to."""
+
+        def refused(why: str) -> Charged:
+            return Charged(service, tenant, (), self._number, allowed=False, why=why)
+
+        try:
+            check_service_name(service)
+        except TopicNameError as error:
+            return refused(str(error))
+        if len(tenant) > LONGEST_TENANT:
+            return refused(f"a tenant's name has at most {LONGEST_TENANT} characters")
+        if self._format() < SINCE_FORMAT:
+            return refused("the gates' state is written in an older format: `gate upgrade finish` first")
+        if service not in self._policy.layers.exact and service not in self._unlisted:
+            if len(self._unlisted) >= MOST_UNLISTED:
+                return refused(f"more than {MOST_UNLISTED} services without an entry of their own are asked for")
+            self._unlisted.add(service)
+        policy, shard = self._policy.service(service), shard_of(self._policy.shard_key(service), self._shards)
+        if policy is None:
+            allowed = self._policy.settings.fail_open
+            return Charged(service, tenant, (), shard, allowed, "" if allowed else "no policy says what may pass")
+        if policy.shadow:
+            return Charged(service, tenant, (), shard)
+        names = [service] if policy.spec.limits else []
+        if tenant and (spec := policy.tenant(tenant)) is not None and spec.limits:
+            if self._engines(service) is not None:
+                return refused("tenants' limits are not shared between calls and requests in topics")
+            names.append(f"{service}/{tenant}")
+        group = None if policy.group is None else self._policy.group(policy.group)
+        if group is not None and group.spec.limits:
+            names.append(f"{GROUP}{group.name}")
+        if len(self.owner.budgets) >= MOST_BUDGETS and any(name not in self.owner.budgets for name in names):
+            return refused(f"this shard divides {MOST_BUDGETS} limits already")
+        return Charged(service, tenant, tuple(names), shard)
+
+    def _described(self, service: str, group: str | None) -> Limit | None:
+        specs = [policy.spec] if (policy := self._policy.service(service)) is not None else []
+        if group is not None and (shared := self._policy.group(group)) is not None:
+            specs.append(shared.spec)
+        return next((limit for spec in specs for limit in spec.limits), None)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _limits(self, name: str) -> Spec | None:
+        """Return the limits of a budget of this shard; None: there are none, or calls may not have them."""
+        key, spec = name, None
+        if name.startswith(GROUP):
+            group = self._policy.group(name.removeprefix(GROUP))
+            spec = None if group is None else group.spec
+        else:
+            service, of_tenant, tenant = name.partition("/")
+            policy = self._policy.service(service) if service in self._unlisted or service in self._listed else None
+            if policy is not None and not policy.shadow and not (of_tenant and self._engines(service) is not None):
+                spec = policy.tenant(tenant) if of_tenant else policy.spec
+                key = self._policy.shard_key(service)
+        if spec is None or not spec.limits or shard_of(key, self._shards) != self._number:
+            return None
+        return spec if spec.running is None else replace(spec, running=None)
+
+    @property
+    def _listed(self) -> Collection[str]:
+        return self._policy.layers.exact
+
+    def _seed(self, now: int, budget: Budget) -> None:
+        """Charge a budget that begins with what requests in topics have used of its limits."""
+        name = budget.name
+        if name.startswith(GROUP):
+            limiter = self._group(name.removeprefix(GROUP))
+        else:
+            engine = self._engines(name)
+            limiter = None if engine is None else engine.limiter
+        if limiter is None:
+            return
+        parts = budget.parts
+        if parts.bucket:
+            parts.account.charge(now, parts.account.burst - int(limiter.tokens(now)))
+        for ledger in (*parts.windows, *budget.grants.longs):
+            before = 0
+            for cell in range(1, _CELLS + 1):
+                spent = limiter.spent(now, ledger.size * cell // _CELLS)
+                ledger.add(now - ledger.size * (cell - 1) // _CELLS, spent - before)
+                before = max(spent, before)
+        if budget.grants.quotas is not None:
+            kept = Limiter.load(None, limiter.dump())
+            kept.reconfigure(budget.grants.quotas.spec, now)
+            budget.grants.quotas = kept
+
+    def _read(self, record: Record, partitions: int) -> Report | None:
+        """Read a report; None: nobody can, or it says what can't be, and it is passed over."""
+        try:
+            report = decode(Report, record.value or b"")
+        except WireError as error:
+            log.warning("not a report of a holder; ignored", offset=record.offset, why=str(error)[:200])
+            return None
+        numbers = [report.epoch, report.seq]
+        for entry in report.budgets:
+            numbers += [entry.version, entry.want, entry.consumed, *entry.counts, *[run.position for run in entry.runs]]
+        numbers += [number for ask in report.asks for number in (ask.number, ask.cost, ask.round_trip)]
+        if not all(0 <= number <= _LARGEST for number in numbers) or not 0 <= report.partition < partitions:
+            log.warning("a holder tells what can't be; ignored", offset=record.offset, holder=report.holder[:100])
+            return None
+        if (report.holder, report.epoch) not in self.owner.leases and self.holders >= MOST_HOLDERS:
+            log.warning("too many holders; ignored", most=MOST_HOLDERS, holder=report.holder[:100])
+            return None
+        return report
+
+    def _meet_queues(self, now: int) -> None:
+        """Tell the owner what requests in topics want, and which services are paused."""
+        wants: dict[str, int] = {}
+        for name in self.owner.budgets:
+            engine = None if name.startswith(GROUP) else self._engines(name)
+            if engine is not None:
+                self.owner.pause(now, name, min(engine.paused_until(), FOREVER - 1))
+        for service, shared in self.shared.items():
+            engine = self._engines(service)
+            want = 0 if engine is None else _rounded(engine.wants(now))
+            for name in shared.names:
+                wants[name] = wants.get(name, 0) + want
+        for name, want in wants.items():
+            self.owner.want(now, name, want)
+
+    def _plan(self, now: int) -> None:
+        """Say when to look again."""
+        owner, period = self.owner, self.owner.terms.period_ns
+        if not owner.budgets and not owner.leases:
+            self._next = None
+            return
+        if any(budget.eager and (budget.held or budget.parts.rests) for budget in owner.budgets.values()):
+            self._next = now + period // 10
+        elif owner.leases:
+            self._next = now + period * (900 + (self._number * 7919 + now // MS) % 201) // 1000
+        else:
+            self._next = now + REST_NS
+        for shared in self.shared.values():
+            if shared.short:
+                self._next = min(self._next, shared.opens_at(now))
+
+    def note_short(self, now: int) -> None:
+        """Look again when requests that did not fit may; called when a batch is decided."""
+        for shared in self.shared.values():
+            if shared.short and self._next is not None:
+                self._next = min(self._next, shared.opens_at(now))
+
+    def _written(
+        self, grants: Iterable[Grant], answers: Mapping[tuple[str, int], list[Charged]]
+    ) -> dict[int, list[Raw]]:
+        written: dict[int, list[Raw]] = {}
+        for grant in self._complete(grants, answers):
+            place = self._places.get((grant.holder, grant.epoch))
+            if place is not None:  # else it is told when it has said where it reads
+                written.setdefault(place, []).append((grant.holder.encode(), encode(grant), None, []))
+        return written
+
+    def _complete(self, grants: Iterable[Grant], answers: Mapping[tuple[str, int], list[Charged]]) -> Iterator[Grant]:
+        left, version = dict(answers), self._policy.version
+        for grant in grants:
+            found = tuple(left.pop((grant.holder, grant.epoch), ()))
+            yield msgspec.structs.replace(grant, policy=version, found=found)
+        for (holder, epoch), some in left.items():
+            yield Grant(holder, epoch, 0, self.owner.terms.lease_ns, 0, policy=version, found=tuple(some))
+
+
+def moved(before: Iterable[Mapping[str, bytes]], place: Callable[[str], int], shards: int) -> list[dict[str, bytes]]:
+    """Lay records out anew, by what follows their kind in their keys; `place` tells the shard of a budget.
+
+    Who holds something goes on holding it until his lease is over, and reports to the new shards as somebody else.
+    """
+    after: list[dict[str, bytes]] = [{} for _ in range(shards)]
+    leases: dict[Key, bytes] = {}
+    homes: dict[Key, set[int]] = {}
+    at = version = 0
+    for records in before:
+        for key, value in records.items():
+            if key == POSITION:
+                continue
+            record = read(value)
+            if isinstance(record, OwnerRecord):
+                at, version = max(at, record.at), max(version, record.version)
+            elif isinstance(record, LeaseRecord):
+                leases[record.key] = value
+            else:
+                home = place(record.name)
+                after[home][key] = value
+                if isinstance(record, HeldRecord):
+                    homes.setdefault(record.key, set()).add(home)
+    for holder, found in homes.items():
+        for home in found:
+            after[home][record_key("lease", *holder)] = leases[holder]
+    for records_after in after:
+        if records_after:
+            records_after[OWNER] = write(OwnerRecord(at, version))
+    return after
+
+
+def _rounded(want: int) -> int:
+    shift = max(0, want.bit_length() - _EXACT_BITS)
+    return (want >> shift) << shift

@@ -1,0 +1,341 @@
+"""The mesh of a shard: what processes and requests in topics have of one limit, together."""
+
+import operator
+from random import Random
+
+import pytest
+
+from gate.admission.engine import Engine
+from gate.admission.limits.budget import Budgets
+from gate.admission.model import Run, Verdict
+from gate.mesh.holder import Holder
+from gate.mesh.terms import DEFAULT
+from gate.mesh.wire import BudgetReport, Grant, Report, decode, encode
+from gate.policy import parse_policy
+from gate.shard.mesh import GATHER_NS, Mesh, moved
+from gate.shard.placement import shard_of
+from gate.units import MS, SECOND
+from tests.mesh.checker import Use, over
+from tests.sim.log import Stored
+
+START = 1_764_000_000 * SECOND
+SHARDS = 4
+STEP_MS = 20
+
+
+class Shard:
+    """A shard's mesh, with engines of those services that have requests in topics; every message takes 20 ms."""
+
+    def __init__(self, text: str, topics: tuple[str, ...] = (), *, service: str = "pay", state_format: int = 2) -> None:
+        self.policy = parse_policy(text)
+        self.now = START
+        groups = {name: group.spec for name, group in self.policy.groups.items()}
+        self.budgets = Budgets(self.now, groups)
+        self.engines: dict[str, Engine] = {}
+        self.state_format = state_format
+        self.number = shard_of(self.policy.shard_key(service), SHARDS)
+        self.kept: dict[str, bytes] = {}
+        self.mesh = self._mesh()
+        for name in topics:
+            self.serve(name)
+        self.holders: dict[str, Holder] = {}
+        self.reports: list[tuple[int, bytes]] = []
+        self.grants: list[tuple[int, Grant]] = []
+        self.offset = 0
+        self.sequence: dict[str, int] = {}
+
+    def _mesh(self) -> Mesh:
+        def group(name: str):
+            budget = self.budgets.get(name)
+            return None if budget is None else budget.limiter
+
+        mesh = Mesh(SHARDS, self.policy, lambda: self.state_format, self.engines.get, group)
+        for key, value in self.kept.items():
+            mesh.keep(key.removeprefix("mesh/"), value)
+        mesh.start(self.number, self.now)
+        return mesh
+
+    def serve(self, name: str) -> None:
+        policy = self.policy.effective(name)
+        self.engines[name] = Engine(name, policy, self.budgets, self.now, self.policy.version)
+
+    def take_over(self) -> None:
+        """Let another owner go on with what is kept. The engines stay: theirs is another state."""
+        self.mesh = self._mesh()
+        self.share()
+
+    def share(self) -> None:
+        for service in self.mesh.share([(name, self.policy.effective(name).group) for name in self.engines]):
+            self.engines[service].share(self.mesh.shared.get(service))
+        self.mesh.open_queues(self.now)
+
+    def keep(self) -> None:
+        for key, value in self.mesh.changes(self.now).items():
+            self.kept.pop(key, None) if value is None else self.kept.update({key: value})
+
+    def report(self, report: Report) -> None:
+        self.reports.append((self.now + 20 * MS, encode(report)))
+
+    def look_up(self, *asked: tuple[str, str]) -> list:
+        """Ask what calls are charged to, and return the answer."""
+        self.report(Report("who", 1, 0, lookups=asked))
+        self.now += 20 * MS + GATHER_NS
+        return [found for grant in self.batch() if grant.holder == "who" for found in grant.found]
+
+    def batch(self) -> list[Grant]:
+        ready = [data for at, data in self.reports if at <= self.now]
+        due = self.mesh.wakes_at(waiting=bool(ready))
+        if due is None or due > self.now:
+            self.share()
+            return []
+        self.reports = [(at, data) for at, data in self.reports if at > self.now]
+        self.offset += len(ready)
+        records = [Stored(0, 0, None, data, ()) for data in ready]
+        written = self.mesh.turn(self.now, records, self.offset if ready else None, 1)
+        self.share()
+        return [decode(Grant, value) for record in written.get(0, ()) if (value := record[1])]
+
+    def offer(self, name: str, count: int) -> int:
+        """Offer requests of a topic, and return how many go."""
+        step = self.engines[name].step(self.now, [Run(0, count)], 0)
+        self.mesh.note_short(self.now)
+        return sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
+
+    def run(
+        self, seconds: float, calls: int = 0, requests: int = 0, *, names: tuple[str, ...] = ("pay",), step_ms: int = 10
+    ):
+        """Let each holder try so many calls, and the topic bring so many requests, at each step; return what went."""
+        went: list[Use] = []
+        by_queue: list[Use] = []
+        for _ in range(int(seconds * 1000) // STEP_MS):
+            self.now += STEP_MS * MS
+            for holder in self.holders.values():
+                for at, grant in self.grants:
+                    if at <= self.now and grant.holder == holder.name:
+                        holder.receive(self.now, grant)
+            self.grants = [(at, grant) for at, grant in self.grants if at > self.now]
+            for holder in self.holders.values():
+                count = sum(holder.check(self.now, names) is None for _ in range(calls))
+                went += [(self.now, count)] if count else []
+                if holder.due(self.now) and (report := holder.report(self.now)) is not None:
+                    self.report(report)
+            self.grants += [(self.now + 20 * MS, grant) for grant in self.batch()]
+            for name in self.engines if requests else ():
+                count = self.offer(name, requests)
+                by_queue += [(self.now, count)] if count else []
+            self.keep()
+        return went, by_queue
+
+    def join(self, *names: str) -> None:
+        for name in names:
+            self.holders[name] = Holder(name, 1, self.now)
+
+
+BUCKET = """services:
+  pay: {requests_per_second: 100, burst_size: 20, window_size: 1, window_limit: 110, overflow: reject}
+"""
+WINDOW = """services:
+  pay: {requests_per_second: 20, burst_size: 40, window_size: 60, window_limit: 400, overflow: reject}
+"""
+
+
+@pytest.mark.parametrize("text", [BUCKET, WINDOW], ids=["bucket", "window"])
+def test_calls_and_requests_in_topics_together_keep_to_one_limit_and_use_it(text: str) -> None:
+    shard = Shard(text, ("pay",))
+    spec = shard.policy.effective("pay").spec
+    alone = shard.run(15, requests=3)[1]  # the queue has used the limit when the first process comes
+    shard.join("p1", "p2")
+    went, by_queue = shard.run(75, calls=1, requests=2)
+    assert went
+    assert by_queue
+    assert over(spec, [*alone, *went, *by_queue], START) == []
+    late = [use for use in (*went, *by_queue) if use[0] > START + 30 * SECOND]
+    flow = min(float(spec.rate), *[window.limit * SECOND / window.size for window in spec.windows])
+    assert sum(units for _, units in late) > 0.9 * flow * 60
+
+
+def test_what_holders_leave_is_the_queues_again_and_nothing_is_kept_of_them() -> None:
+    shard = Shard(BUCKET, ("pay",))
+    shard.join("p1")
+    went, by_queue = shard.run(5, calls=2, requests=3)
+    shard.holders.clear()  # killed
+    quiet = shard.run(40)
+    assert shard.mesh.wakes_at(waiting=False) is None
+    assert not shard.mesh.shared
+    assert [key for key in shard.kept if key not in {"mesh/position", "mesh/owner"}] == []
+    more = shard.run(5, requests=3)[1]
+    assert over(shard.policy.effective("pay").spec, [*went, *by_queue, *more], START) == []
+    assert sum(units for _, units in more) > 450
+    assert quiet == ([], [])
+
+
+def test_a_new_owner_goes_on_at_once_and_admits_nothing_beside_what_is_out() -> None:
+    shard = Shard(BUCKET, ("pay",))
+    shard.join("p1", "p2")
+    went, by_queue = shard.run(5, calls=2, requests=3)
+    for _ in range(6):
+        shard.take_over()
+        more = shard.run(2, calls=2, requests=3)
+        assert sum(units for _, units in (*more[0], *more[1])) > 150
+        went, by_queue = went + more[0], by_queue + more[1]
+    assert over(shard.policy.effective("pay").spec, [*went, *by_queue], START) == []
+
+
+def test_a_topic_that_comes_later_shares_what_processes_hold_already() -> None:
+    shard = Shard(BUCKET)
+    shard.join("p1")
+    went, _ = shard.run(5, calls=3)
+    shard.serve("pay")
+    more = shard.run(20, calls=3, requests=3)
+    assert over(shard.policy.effective("pay").spec, [*went, *more[0], *more[1]], START) == []
+    assert sum(units for _, units in more[1]) > 300
+
+
+def test_services_of_a_group_share_its_budget_with_calls() -> None:
+    text = """
+groups: {bank: {requests_per_second: 50, burst_size: 10, window_size: 1}}
+services:
+  pay: {group: bank, requests_per_second: 1000, burst_size: 1000, overflow: reject}
+  ask: {group: bank, requests_per_second: 1000, burst_size: 1000, overflow: reject}
+"""
+    shard = Shard(text, ("ask",))
+    before = shard.run(3, requests=1)[1]
+    [charged] = shard.look_up(("pay", ""))
+    assert charged.names == ("pay", "group:bank")
+    shard.join("p1")
+    went, by_queue = shard.run(20, calls=2, requests=2, names=charged.names)
+    assert over(shard.policy.groups["bank"].spec, [*before, *went, *by_queue], START) == []
+    assert min(sum(units for _, units in went), sum(units for _, units in by_queue)) > 200
+
+
+def test_a_pause_and_a_new_policy_hold_for_calls() -> None:
+    shard = Shard(BUCKET, ("pay",))
+    shard.join("p1")
+    shard.run(3, calls=2)
+    shard.engines["pay"].pause(shard.now, shard.now + 30 * SECOND)
+    shard.run(12)  # what is out ends with its lease
+    assert shard.run(10, calls=2)[0] == []
+    assert shard.run(15, calls=2)[0]
+    low = parse_policy(BUCKET.replace("100", "10"))
+    shard.mesh.set_policy(low, shard.now)
+    shard.policy = low
+    shard.run(11, calls=2)
+    lower = shard.run(10, calls=2)[0]
+    assert 80 <= sum(units for _, units in lower) <= 110
+
+
+class TestLookups:
+    TEXT = """
+fail_open: false
+groups: {bank: {requests_per_second: 50, burst_size: 10}}
+services:
+  pay:
+    {group: bank, requests_per_second: 10, burst_size: 10, overflow: reject,
+     window_size: 1, tenants: {default: {requests_per_second: 1, burst_size: 1, window_size: 1}}}
+  seen: {requests_per_second: 10, burst_size: 10, shadow: true}
+"""
+
+    def test_it_says_what_calls_are_charged_to_and_where(self) -> None:
+        shard = Shard(self.TEXT)
+        plain, tenant, shadow, unknown, odd = shard.look_up(
+            ("pay", ""), ("pay", "acme"), ("seen", ""), ("no", ""), ("a b", "")
+        )
+        home = shard_of("group:bank", SHARDS)
+        assert (plain.names, plain.shard) == (("pay", "group:bank"), home)
+        assert (tenant.names, tenant.shard) == (("pay", "pay/acme", "group:bank"), home)
+        assert (shadow.names, shadow.allowed) == ((), True)
+        assert (unknown.names, unknown.allowed, unknown.why) == ((), False, "no policy says what may pass")
+        assert (odd.allowed, "letters" in odd.why) == (False, True)
+
+    def test_tenants_of_a_service_with_a_topic_are_refused_and_its_queue_waits_for_those_that_hold(self) -> None:
+        shard = Shard(self.TEXT)
+        [charged] = shard.look_up(("pay", "acme"))
+        shard.join("p1")
+        assert shard.run(4, calls=1, names=charged.names)[0]
+        shard.serve("pay")
+        [refused] = shard.look_up(("pay", "acme"))
+        assert (refused.allowed, "tenants" in refused.why) == (False, True)
+        assert shard.run(5, calls=1, requests=1, names=charged.names)[1] == []
+        shard.holders.clear()
+        assert shard.run(40, requests=1)[1]
+
+    def test_a_state_in_an_older_format_grants_nothing(self) -> None:
+        shard = Shard(self.TEXT, state_format=1)
+        assert "upgrade finish" in shard.look_up(("pay", ""))[0].why
+        shard.join("p1")
+        assert shard.run(3, calls=1)[0] == []
+        shard.keep()
+        assert set(shard.kept) <= {"mesh/position"}
+
+    def test_made_up_names_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gate.shard.mesh.MOST_UNLISTED", 3)
+        shard = Shard("defaults: {requests_per_second: 1, burst_size: 1}\nservices: {pay: {}}")
+        found = shard.look_up(*[(f"s{number}", "") for number in range(5)], ("pay", ""))
+        assert [one.allowed for one in found] == [True] * 3 + [False] * 2 + [True]
+
+
+class TestReports:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            None,
+            b"",
+            b"\x01\x00",
+            encode(Report("h", 1, 1, (BudgetReport("pay", 0, -5, 0),))),
+            encode(Report("h", 1, 1, (BudgetReport("pay", 0, 5, 2**60),))),
+            encode(Report("h", 1, 1, (BudgetReport("pay", 0, 5, 0),), partition=7)),
+        ],
+    )
+    def test_what_nobody_can_have_sent_is_passed_over(self, value: bytes | None) -> None:
+        shard = Shard(BUCKET)
+        shard.join("p1")
+        shard.run(2, calls=1)
+        holders = shard.mesh.holders
+        shard.mesh.turn(shard.now, [Stored(0, 0, None, value, ())], 1, 1)
+        assert shard.mesh.holders == holders
+        assert shard.run(1, calls=1)[0]
+
+    def test_a_budget_of_another_shard_is_not_divided_here(self) -> None:
+        shard = Shard("defaults: {requests_per_second: 1, burst_size: 1}\nservices: {pay: {}, ask: {}}")
+        other = next(name for name in map(str, range(99)) if shard_of(name, SHARDS) != shard.number)
+        shard.look_up((other, ""))
+        shard.join("p1")
+        assert shard.run(3, calls=1, names=(other,))[0] == []
+        assert not shard.mesh.owner.budgets
+
+    def test_nobody_beyond_the_most_is_heard(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gate.shard.mesh.MOST_HOLDERS", 2)
+        shard = Shard(BUCKET)
+        shard.join("p1", "p2", "p3")
+        shard.run(2, calls=1)
+        assert shard.mesh.holders == 2
+
+
+def test_a_shard_without_holders_has_nothing_to_do_and_nothing_to_write() -> None:
+    shard = Shard(BUCKET, ("pay",))
+    shard.run(2, requests=3)
+    assert shard.mesh.wakes_at(waiting=False) is None
+    assert shard.kept == {}
+    assert not shard.mesh.is_used
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_reshard_takes_along_what_is_out(seed: int) -> None:
+    random = Random(seed)
+    shard = Shard(BUCKET, ("pay",))
+    shard.join("p1", "p2")
+    shard.run(random.randint(2, 6), calls=2, requests=1)
+    after = moved([{k.removeprefix("mesh/"): v for k, v in shard.kept.items()}], lambda name: shard_of(name, 7), 7)
+    home = shard_of("pay", 7)
+    assert [number for number, records in enumerate(after) if records] == [home]
+    mesh = Mesh(7, shard.policy, lambda: 2, lambda _: None, lambda _: None)
+    for key, value in after[home].items():
+        mesh.keep(key, value)
+    mesh.start(home, shard.now)
+    assert mesh.holders == 2
+    budget = mesh.owner.budgets["pay"]
+    for key, held in shard.mesh.owner.budgets["pay"].held.items():
+        kept = budget.held[key].reserved(shard.now)
+        assert all(map(operator.ge, kept, held.reserved(shard.now)))  # time in between counts for nothing
+    mesh.turn(shard.now + 2 * DEFAULT.lease_ns, [], None, 1)
+    assert mesh.holders == 0
