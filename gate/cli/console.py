@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import structlog
@@ -14,6 +15,8 @@ from prometheus_client import CollectorRegistry
 from gate.cli.client import Client, Flag, log_to_stderr
 from gate.cli.output import tell
 from gate.config import Connection
+from gate.console.access import Access, load_access
+from gate.console.actions import Actions
 from gate.console.feed import Feed
 from gate.console.pages import Console
 from gate.errors import GateError
@@ -29,13 +32,16 @@ def console(
     *,
     http: str = "9601",
     http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
+    tokens: Annotated[Path | None, Parameter(env_var="GATE_TOKENS")] = None,
+    trusted_proxy: Annotated[list[str] | None, Parameter(negative="")] = None,
     json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """Serve a page of the whole group: who is held back, by what, until when.
 
     Every gate serves the same page at `/` of its own --http; this one needs no gate, and stays when gates come and go.
-    It reads the topics of usage, alerts and audit, and changes nothing. Prints its URL; ends with Ctrl-C.
+    It reads the topics of usage, alerts and audit; with --tokens those who may can pause, resume and cancel. Prints its
+    URL; ends with Ctrl-C.
 
     Example: `gate console --http 9601`
 
@@ -45,6 +51,10 @@ def console(
         PORT or HOST:PORT to serve at.
     http_host
         A name by which that address is asked, as with `gate run`; may be given several times.
+    tokens
+        A file that says who may see and do what, as with `gate run`: a line each, NAME ROLE TOKEN.
+    trusted_proxy
+        A network whose proxies are believed, as with `gate run`; may be given several times.
     json
         Print the URL as JSON: an object with `url`; also the log on stderr, an object per line.
     """
@@ -53,11 +63,18 @@ def console(
     address = _address(http)
     names = tuple(http_host or client.settings.http_host)
     policy = client.policy if client.config is not None else None
-    asyncio.run(_run(client.connection, address, names, policy, as_json=json))
+    access = load_access(tokens, trusted_proxy or ())
+    asyncio.run(_run(client.connection, address, names, policy, access, as_json=json))
 
 
 async def _run(
-    connection: Connection, address: tuple[str, int], names: tuple[str, ...], policy: Policy | None, *, as_json: bool
+    connection: Connection,
+    address: tuple[str, int],
+    names: tuple[str, ...],
+    policy: Policy | None,
+    access: Access,
+    *,
+    as_json: bool,
 ) -> None:
     await connection.reach()
     stopped = asyncio.Event()
@@ -72,8 +89,11 @@ async def _run(
 
     async with AsyncExitStack() as stack:
         feed = Feed(connection, linger=_ALWAYS)
-        pages = Console(feed, explain=explain)
-        server = HttpServer(*address, Board(faults={}), CollectorRegistry(), names=names, routes=pages.routes)
+        actions = Actions(connection) if access.is_on else None
+        pages = Console(feed, access=access, actions=actions, explain=explain)
+        server = HttpServer(
+            *address, Board(faults={}), CollectorRegistry(), names=names, routes=pages.routes, guard=pages.guard
+        )
         url = await server.start()
         tell(url, json=as_json, url=url)
         stack.push_async_callback(server.stop)

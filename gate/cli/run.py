@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from gate.cli.client import Client, Flag, log_to_stderr
 from gate.config import Connection
+from gate.console.access import Access, load_access
+from gate.console.actions import Actions
 from gate.console.feed import Feed
 from gate.console.pages import Console
 from gate.console.view import Trouble
@@ -42,6 +44,8 @@ def run(
     *,
     http: str | None = None,
     http_host: Annotated[list[str] | None, Parameter(negative="")] = None,
+    tokens: Annotated[Path | None, Parameter(env_var="GATE_TOKENS")] = None,
+    trusted_proxy: Annotated[list[str] | None, Parameter(negative="")] = None,
     shards: int | None = None,
     state: Literal["keep", "reset"] = "keep",
     log_format: Annotated[Literal["text", "json"], Parameter(name="--log")] = "text",
@@ -63,6 +67,12 @@ def run(
     http_host
         A name by which that address is asked, such as a Kubernetes service's; may be given several times. IP
         addresses, localhost and the host's own name need none; other names are refused (DNS rebinding).
+    tokens
+        A file that says who may see and do what at that address: a line each, NAME ROLE TOKEN; roles are read, operate
+        and admin. Without it everybody may look, is told no names, and may do nothing.
+    trusted_proxy
+        A network, such as 10.0.0.0/8, whose proxies are believed: X-Forwarded-User says who somebody is, X-Gate-Role
+        what he may do; may be given several times.
     shards
         On how many shards services are spread; `gate reshard` changes it.
     state
@@ -78,10 +88,11 @@ def run(
     _tune_collector()
     address: str | int | None = int(http) if http is not None and http.isdecimal() else http
     settings = settings.override(http=address, http_host=http_host, shards=shards)
-    asyncio.run(_run(Path(policy.name), policy, settings, reset_state=state == "reset"))
+    access = load_access(tokens, trusted_proxy or ())
+    asyncio.run(_run(Path(policy.name), policy, settings, access, reset_state=state == "reset"))
 
 
-async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state: bool) -> None:
+async def _run(config: Path, policy: Policy, settings: Settings, access: Access, *, reset_state: bool) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,9 +103,14 @@ async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state:
     )
     async with AsyncExitStack() as stack:
         if settings.http_address is not None:
-            console = _console(settings, board)
+            console = _console(settings, board, access)
             server = HttpServer(
-                *settings.http_address, board, registry, names=settings.http_host, routes=console.routes
+                *settings.http_address,
+                board,
+                registry,
+                names=settings.http_host,
+                routes=console.routes,
+                guard=console.guard,
             )
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)
@@ -105,7 +121,7 @@ async def _run(config: Path, policy: Policy, settings: Settings, *, reset_state:
     log.info("stopped")
 
 
-def _console(settings: Settings, board: Board) -> Console:
+def _console(settings: Settings, board: Board, access: Access) -> Console:
     """Return the console of the whole group, as this gate serves it."""
 
     def troubles() -> list[Trouble]:
@@ -117,7 +133,9 @@ def _console(settings: Settings, board: Board) -> Console:
         shown: Mapping[str, Any] | None = board.policy.get("services", {}).get(service)
         return shown
 
-    return Console(Feed(Connection.of(settings)), explain=explain, troubles=troubles)
+    connection = Connection.of(settings)
+    actions = Actions(connection) if access.is_on else None
+    return Console(Feed(connection), access=access, actions=actions, explain=explain, troubles=troubles)
 
 
 async def _live(

@@ -97,19 +97,21 @@ class GateControl:
         for_: float | timedelta | None = None,
         tenant: str = "",
         reason: str = "",
+        command_id: str = "",
     ) -> str:
         """Let the gate admit nothing of a service, or of one of its tenants; without an end, until it is resumed.
 
         `for_` is seconds or a timedelta. What comes meanwhile waits, as under any limit. Of several pauses the longest
-        counts. Raises ArgumentError for an end that is over, UnknownServiceError, and GateError where the broker does
-        not take it.
+        counts. A command that is sent again with the same `command_id` is carried out once. Raises ArgumentError for an
+        end that is over, UnknownServiceError, and GateError where the broker does not take it.
         """
         until_ms = _end_ms(until, for_, time.time())
-        return await self._command(service, control.PauseUntil(until_ms, _checked(tenant), service), reason)
+        command = control.PauseUntil(until_ms, _checked(tenant), service)
+        return await self._command(service, command, reason, _known(command_id))
 
-    async def resume(self, service: str, *, tenant: str = "", reason: str = "") -> str:
+    async def resume(self, service: str, *, tenant: str = "", reason: str = "", command_id: str = "") -> str:
         """End the pause of a service, or of one of its tenants, now. Raises as `pause` does."""
-        return await self._command(service, control.Resume(_checked(tenant), service), reason)
+        return await self._command(service, control.Resume(_checked(tenant), service), reason, _known(command_id))
 
     async def cancel(
         self,
@@ -200,8 +202,7 @@ class GateControl:
     ) -> Answer:
         if self._producer is None:
             raise NotConnectedError("GateControl")
-        if len(known) > control.MAX_ID:
-            raise ArgumentError(f"command_id has {len(known)} characters", hint=f"give at most {control.MAX_ID}")
+        known = _known(known)
         try:
             if self._connection.names.answers not in await self._cluster.partitions():
                 topic = self._connection.names.answers
@@ -293,13 +294,16 @@ class SyncGateControl(Twin[GateControl]):
         for_: float | timedelta | None = None,
         tenant: str = "",
         reason: str = "",
+        command_id: str = "",
     ) -> str:
         """Pause a service, or one of its tenants; as `GateControl.pause`."""
-        return self._background.run(self._inner.pause(service, until=until, for_=for_, tenant=tenant, reason=reason))
+        return self._background.run(
+            self._inner.pause(service, until=until, for_=for_, tenant=tenant, reason=reason, command_id=command_id)
+        )
 
-    def resume(self, service: str, *, tenant: str = "", reason: str = "") -> str:
+    def resume(self, service: str, *, tenant: str = "", reason: str = "", command_id: str = "") -> str:
         """End a pause now; as `GateControl.resume`."""
-        return self._background.run(self._inner.resume(service, tenant=tenant, reason=reason))
+        return self._background.run(self._inner.resume(service, tenant=tenant, reason=reason, command_id=command_id))
 
     def cancel(
         self,
@@ -404,6 +408,12 @@ def _moment_ms(name: str, moment: datetime | None) -> int:
     if moment.tzinfo is None:
         raise ArgumentError(f"{name} is {moment}, which has no offset from UTC", hint=_TIMES)
     return max(1, int(moment.timestamp() * 1000))
+
+
+def _known(command_id: str) -> str:
+    if len(command_id) > control.MAX_ID:
+        raise ArgumentError(f"command_id has {len(command_id)} characters", hint=f"give at most {control.MAX_ID}")
+    return command_id
 
 
 def _sender() -> str:

@@ -144,6 +144,12 @@ class Feedback:
             about = told or (service, command.tenant)
         else:
             service, known, about = key, told, (control.FORMAT_KEY, "")
+        if (
+            isinstance(about, str)
+            and isinstance(command, control.PauseUntil | control.Resume)
+            and about in self._commands
+        ):
+            return  # sent once more; whoever has carried it out must not do so again
         self._commands.pop(about, None)  # the newest stands behind all others
         who, reason = _text(record.headers, control.WHO), _text(record.headers, control.REASON)
         self._commands[about] = Received(

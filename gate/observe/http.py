@@ -51,6 +51,7 @@ class HttpServer:
     """Serves a board and a registry at one address, without touching signals, for few connections at a time.
 
     It is known by addresses, by this machine's names, and by `names`. `routes` go before those of the board.
+    `guard` returns what somebody is answered who may not see usage and policy, else None.
 
     >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
     >>> await server.start()
@@ -66,12 +67,13 @@ class HttpServer:
         *,
         names: Collection[str] = (),
         routes: Sequence[BaseRoute] = (),
+        guard: Callable[[Request], Response | None] = lambda _: None,
         patience: float = PATIENCE,
     ) -> None:
         self._address = (host, port)
         self._server = _Server(
             uvicorn.Config(
-                KnownHosts(_application(board, registry, routes), {host, *names}),
+                KnownHosts(_application(board, registry, routes, guard), {host, *names}),
                 http=Connections(most_connections(), patience),  # type: ignore[arg-type]  # it makes them, as a class does
                 backlog=BACKLOG,
                 lifespan="off",
@@ -115,7 +117,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _application(board: Board, registry: CollectorRegistry, routes: Sequence[BaseRoute]) -> Starlette:
+def _application(
+    board: Board,
+    registry: CollectorRegistry,
+    routes: Sequence[BaseRoute],
+    guard: Callable[[Request], Response | None],
+) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"Content-Type": content_type})
@@ -135,11 +142,11 @@ def _application(board: Board, registry: CollectorRegistry, routes: Sequence[Bas
             answer |= more | ({} if reasons else {"status": "degraded"})
         return _json(answer, status=503 if reasons else 200)
 
-    async def usage(_: Request) -> Response:
-        return _json({"services": [board.usage[service] for service in sorted(board.usage)]})
+    async def usage(request: Request) -> Response:
+        return guard(request) or _json({"services": [board.usage[service] for service in sorted(board.usage)]})
 
-    async def policy(_: Request) -> Response:
-        return _json(board.policy)
+    async def policy(request: Request) -> Response:
+        return guard(request) or _json(board.policy)
 
     async def one_request(request: Request) -> Response:
         if board.find is None:

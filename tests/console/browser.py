@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,23 +47,18 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, script: str, deadline: float = 30.0) -> Any:
-        """Wait until a script returns something; return that."""
-        waits = f"""new Promise((done, fail) => {{
-            const end = Date.now() + {deadline * 1000};
-            const look = () => {{
-              let found;
-              try {{ found = {script}; }} catch (error) {{ found = null; }}
-              if (found) return done(true);
-              if (Date.now() > end) return fail(new Error('not in time'));
-              setTimeout(look, 20);
-            }};
-            look();
-        }})"""
-        try:
-            return self.run(waits)
-        except AssertionError as error:
-            raise AssertionError(f"{script} does not hold; the page says: {self.text()}") from error
+    def until(self, script: str, deadline: float = 30.0) -> None:
+        """Wait until a script returns something true, also over a navigation."""
+        end = time.monotonic() + deadline
+        while True:
+            try:
+                if self.run(f"!!({script})"):
+                    return
+                why = ""
+            except AssertionError as error:  # what it looks at is not there yet, or the page is about to go
+                why = str(error)[:500]
+            assert time.monotonic() < end, f"{script} does not hold {why}; the page says: {self.text()}"
+            time.sleep(0.02)
 
     def text(self, selector: str = "body") -> str:
         return self.run(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")

@@ -1,0 +1,302 @@
+"""What is done by the page is in the topics, exactly once, and only by who may do it."""
+
+import asyncio
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+import pytest
+
+from gate.client import SyncGateControl
+from gate.protocol import answers, control
+from gate.protocol.topics import Names
+from tests.client.log import Log
+from tests.console.browser import Browser, browsing, chromium
+from tests.system.gates import GateProcess, create, gate, read, read_count, send, until
+
+ANN, BOB, ROOT = "a" * 32, "b" * 32, "c" * 32
+TOKENS = f"ann operate {ANN}\nbob read {BOB}\nroot admin {ROOT}\n"
+POLICY = """
+shards: 2
+services:
+  "slow-*": {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d, priorities: {high: 6, low: 1}}
+"""
+
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args, **_options):
+        return None
+
+
+class Answered(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+@dataclass
+class Guarded:
+    bootstrap: str
+    names: Names
+    process: GateProcess
+
+    @property
+    def url(self) -> str:
+        return self.process.url()
+
+    def ask(self, path: str, form: dict[str, str] | None = None, **headers: str) -> Answered:
+        body = None if form is None else urlencode(form).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        asked = urllib.request.Request(self.url + path, body, named)
+        try:
+            answer = urllib.request.build_opener(Stay).open(asked, timeout=60)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            # a stream of events has no end
+            text = answer.readline() if "event-stream" in answer.headers.get("content-type", "") else answer.read()
+            return Answered(answer.status, dict(answer.headers.items()), text.decode())
+
+    def as_browser(self, token: str, path: str, form: dict[str, str] | None = None, **headers: str) -> tuple[int, str]:
+        answer = self.ask(path, form, Cookie=f"gate-token={token}", **{"Sec_Fetch_Site": "same-origin", **headers})
+        return answer.status, answer.text
+
+    def form(self, token: str, service: str, action: str) -> dict[str, str]:
+        """Return the hidden fields of a form, as the page holds them."""
+        _, html = self.as_browser(token, f"/services/{service}")
+        return hidden(html, f"/services/{service}/{action}")
+
+    async def service(self) -> str:
+        name = f"slow-{uuid.uuid4().hex[:6]}"
+        await create(self.bootstrap, self.names.requests(name))
+        requests = [(None, b"x", [("gate-priority", b"low" if i % 2 else b"high")]) for i in range(6)]
+        await send(self.bootstrap, self.names.requests(name), requests)
+        await asyncio.to_thread(until, lambda: self.line(name) is not None and self.line(name)["waiting"] == 5)
+        return name
+
+    def line(self, service: str) -> dict | None:
+        answer = self.ask(f"/v1/pressure?q={service}", Authorization=f"Bearer {BOB}")
+        return next(iter(json.loads(answer.text)["services"]), None)
+
+    async def commands(self, service: str) -> list[control.Command]:
+        records = await Log(self.bootstrap, self.names).read(self.names.control)
+        told = [control.decode(record.value) for record in records]
+        return [command for command in told if command.service == service]
+
+    async def audits(self, service: str, count: int) -> list[answers.Audit]:
+        def about(records) -> list[answers.Audit]:
+            audits = [answers.decode_audit(record.value) for record in records]
+            return [audit for audit in audits if audit.service == service]
+
+        return about(await read(self.bootstrap, [self.names.audit], lambda found: len(about(found)) >= count))
+
+
+def hidden(html: str, action: str) -> dict[str, str]:
+    form = html.partition(f'action="{action}"')[2].partition("</form>")[0]
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form))
+
+
+@pytest.fixture(scope="module")
+def guarded(bootstrap, tmp_path_factory) -> Iterator[Guarded]:
+    prefix = f"t{uuid.uuid4().hex[:8]}"
+    folder = tmp_path_factory.mktemp("gate")
+    (folder / "tokens").write_text(TOKENS)
+    options = ("--http", "0", "--tokens", str(folder / "tokens"))
+    with gate(folder, bootstrap, prefix, POLICY, *options) as process:
+        until(process.is_ready, explain=process.text)
+        yield Guarded(bootstrap, Names(prefix), process)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/services/x", "/audit", "/shards", "/live/pressure", "/v1/pressure", "/v1/usage", "/v1/policy"]
+)
+def test_a_stranger_sees_nothing(guarded, path):
+    for headers in (
+        {},
+        {"Authorization": "Bearer guess"},
+        {"Cookie": "gate-token=guess"},
+        {"X_Forwarded_User": "root"},
+    ):
+        assert guarded.ask(path, **headers).status == 401
+    assert guarded.ask(path, Authorization=f"Bearer {BOB}").status == 200
+
+
+def test_a_stranger_is_asked_for_a_token_and_signs_in(guarded):
+    asked = guarded.ask("/audit", Accept="text/html")
+    assert (asked.status, 'name="to" value="/audit"' in asked.text) == (401, True)
+    same = {"Sec_Fetch_Site": "same-origin"}
+    assert guarded.ask("/sign-in", {"token": "guess", "to": "/audit"}, **same).status == 401
+    assert guarded.ask("/sign-in", {"token": BOB, "to": "/audit"}, Sec_Fetch_Site="cross-site").status == 401
+    done = guarded.ask("/sign-in", {"token": BOB, "to": "/audit"}, **same)
+    cookie = done.headers["set-cookie"]
+    assert (done.status, done.headers["location"]) == (303, "/audit")
+    assert all(part in cookie.lower() for part in ("httponly", "samesite=strict", "max-age="))
+    elsewhere = guarded.ask("/sign-in", {"token": BOB, "to": "//evil.example"}, **same)
+    assert elsewhere.headers["location"] == "/"
+    assert guarded.ask("/", Cookie=cookie.partition(";")[0]).status == 200
+
+
+async def test_two_clicks_and_a_reload_pause_once(guarded):
+    service = await guarded.service()
+    given = await asyncio.to_thread(guarded.form, ANN, service, "pause")
+    form = {**given, "for": "15m", "reason": "the bank is down"}
+    path = f"/services/{service}/pause"
+    click = lambda: asyncio.to_thread(guarded.as_browser, ANN, path, form)  # noqa: E731
+    assert [status for status, _ in await asyncio.gather(click(), click())] == [303, 303]
+    await asyncio.to_thread(until, lambda: guarded.line(service)["state"] == "paused")
+    assert (await click())[0] == 303
+    until_then = [command.until for command in await guarded.commands(service)]
+    await asyncio.to_thread(until, lambda: guarded.line(service)["more"].endswith("by ann: the bank is down"))
+    resume = {**await asyncio.to_thread(guarded.form, ANN, service, "resume"), "reason": "it is back"}
+    assert (await asyncio.to_thread(guarded.as_browser, ANN, f"/services/{service}/resume", resume))[0] == 303
+    await asyncio.to_thread(until, lambda: guarded.line(service)["state"] == "limited")
+    assert (await click())[0] == 303  # a tab that was left open, a day later
+    marker = {**await asyncio.to_thread(guarded.form, ANN, service, "resume"), "reason": "to see what came before"}
+    await asyncio.to_thread(guarded.as_browser, ANN, f"/services/{service}/resume", marker)
+    audits = await guarded.audits(service, 3)
+    assert [(audit.what, audit.who, audit.reason) for audit in audits] == [
+        ("pause", "ann", "the bank is down"),
+        ("resume", "ann", "it is back"),
+        ("resume", "ann", "to see what came before"),
+    ]
+    assert audits[0].said["until_ms"] == until_then[0], "the first click counts"
+    assert guarded.line(service)["state"] == "limited"
+
+
+async def test_a_command_is_carried_out_once_whoever_sends_it_again(guarded):
+    service = await guarded.service()
+
+    def script() -> None:
+        with SyncGateControl(guarded.bootstrap, prefix=guarded.names.prefix, who="eve") as gate:
+            gate.pause(service, for_=600, command_id="the-same-pause")
+            until(lambda: guarded.line(service)["state"] == "paused")
+            gate.resume(service, command_id="the-same-resume")
+            until(lambda: guarded.line(service)["state"] == "limited")
+            gate.pause(service, for_=600, command_id="the-same-pause")
+            gate.resume(service)
+
+    await asyncio.to_thread(script)
+    assert [audit.what for audit in await guarded.audits(service, 3)] == ["pause", "resume", "resume"]
+
+
+@pytest.mark.parametrize(
+    ("token", "action", "form", "status", "why"),
+    [
+        (BOB, "pause", {"for": "15m", "reason": "x"}, 403, "pause takes the role operate; bob has read"),
+        (ANN, "count", {"all": "all"}, 403, "count takes the role admin; ann has operate"),
+        (ANN, "cancel", {"all": "all", "reason": "x", "confirm": "SERVICE"}, 403, "cancel takes the role admin"),
+        (ANN, "pause", {"for": "15m"}, 400, "say why"),
+        (ANN, "pause", {"reason": "x"}, 400, "for how long?"),
+        (ANN, "pause", {"for": "0s", "reason": "x"}, 400, "more than 0 seconds"),
+        (ANN, "pause", {"for": "1000d", "reason": "x"}, 400, "at most 30 days"),
+        (ANN, "delete", {"reason": "x"}, 404, "there is no action"),
+        (ROOT, "cancel", {"all": "all", "reason": "x"}, 400, "name, SERVICE, to confirm"),
+        (ROOT, "cancel", {"reason": "x", "confirm": "SERVICE"}, 400, "nothing says which requests"),
+    ],
+)
+async def test_each_refusal_says_why_and_nothing_is_done(guarded, token, action, form, status, why):
+    service = await guarded.service()
+    _, html = await asyncio.to_thread(guarded.as_browser, token, f"/services/{service}")
+    given = hidden(html, f"/services/{service}/{action}")
+    sent = {name: value.replace("SERVICE", service) for name, value in form.items()}
+    headers = {} if given else {"Authorization": f"Bearer {token}"}  # who sees no form can still send one
+    answer = await asyncio.to_thread(
+        guarded.as_browser, token, f"/services/{service}/{action}", {**given, **sent}, **headers
+    )
+    assert (answer[0], why.replace("SERVICE", service) in answer[1]) == (status, True), answer
+    assert await guarded.commands(service) == []
+
+
+async def test_a_page_of_elsewhere_can_do_nothing(guarded):
+    service = await guarded.service()
+    form = {**await asyncio.to_thread(guarded.form, ANN, service, "pause"), "for": "15m", "reason": "x"}
+    path = f"/services/{service}/pause"
+    for change, headers in (
+        ({}, {"Sec_Fetch_Site": "cross-site"}),
+        ({}, {"Sec_Fetch_Site": "same-site"}),
+        ({"csrf": "0" * 64}, {}),
+        ({"id": "another"}, {}),
+        ({"csrf": ""}, {}),
+    ):
+        status, html = await asyncio.to_thread(guarded.as_browser, ANN, path, {**form, **change}, **headers)
+        assert (status, "Not done:" in html) == (403, True)
+    status, _ = await asyncio.to_thread(guarded.as_browser, ROOT, path, form)
+    assert status == 403, "the form is another one's"
+    assert await guarded.commands(service) == []
+    answer = await asyncio.to_thread(guarded.ask, path, None, Cookie=f"gate-token={ANN}")
+    assert answer.status == 405
+
+
+async def test_a_cancel_is_counted_first_and_done_once(guarded):
+    service = await guarded.service()
+    given = await asyncio.to_thread(guarded.form, ROOT, service, "count")
+    counting = {**given, "lane": "low"}
+    status, html = await asyncio.to_thread(guarded.as_browser, ROOT, f"/services/{service}/count", counting)
+    fits = re.search(rf"(\d) requests of {service} fit", html)
+    assert (status, fits and fits[1]) == (200, "3")
+    form = hidden(html, f"/services/{service}/cancel")
+    assert form["lane"] == "low"
+    sent = {**form, "reason": "they have left us", "confirm": service}
+    click = lambda: asyncio.to_thread(guarded.as_browser, ROOT, f"/services/{service}/cancel", sent)  # noqa: E731
+    assert [status for status, _ in await asyncio.gather(click(), click())] == [303, 303]
+    rejected = await read_count(guarded.bootstrap, [guarded.names.rejected(service)], 3)
+    assert len(rejected) == 3
+    assert (await click())[0] == 303
+    audits = [audit for audit in await guarded.audits(service, 1) if audit.what == "cancel"]
+    assert [(audit.who, audit.reason, audit.after["done"]) for audit in audits] == [("root", "they have left us", 3)]
+
+
+async def test_a_program_acts_by_its_token_alone(guarded):
+    service = await guarded.service()
+    form = {"for": "15m", "reason": "deploy", "id": uuid.uuid4().hex}
+    headers = {"Authorization": f"Bearer {ANN}"}
+    answer = await asyncio.to_thread(guarded.ask, f"/services/{service}/pause", form, **headers)
+    assert json.loads(answer.text) == {"command": form["id"], "done": f"{service} is paused for 15m", "fits": None}
+    unknown = await asyncio.to_thread(guarded.ask, "/services/nobody/pause", form, **headers)
+    assert (unknown.status, json.loads(unknown.text)["error"].startswith("there is no service 'nobody'")) == (409, True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if chromium() is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with browsing() as running:
+        yield running
+
+
+async def test_somebody_on_call_pauses_by_the_keyboard(guarded, browser):
+    service = await guarded.service()
+
+    def script() -> None:
+        with browser.page(guarded.url) as page:
+            page.size(390)
+            page.open(f"/services/{service}")
+            page.until("document.querySelector('[name=token]')")
+            page.run("document.querySelector('[name=token]').focus()")
+            page.call("Input.insertText", text=ANN)
+            page.key("Enter", "\r")
+            page.until("document.querySelector('.actions')")
+            assert page.run("document.documentElement.scrollWidth") <= 390
+            for _ in range(40):
+                page.key("Tab")
+                if page.run("document.activeElement?.name === 'reason'"):
+                    break
+            page.call("Input.insertText", text="the bank is down")
+            page.key("Tab")
+            assert page.run("document.activeElement.innerText") == "Pause"
+            page.key("Enter", "\r")
+            page.until("document.querySelector('.said')?.innerText.includes('is paused for 15m')")
+            page.until("document.querySelector('main [role=status]').innerText.includes('by ann: the bank is down')")
+            assert page.foreign == []
+            assert [error for error in page.errors if "401" not in error] == []
+
+    await asyncio.to_thread(script)
+    assert len(await guarded.commands(service)) == 1
+    assert time.time() * 1000 < (await guarded.commands(service))[0].until
