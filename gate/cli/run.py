@@ -111,6 +111,7 @@ async def _run(config: Path, policy: Policy, settings: Settings, access: Access,
                 names=settings.http_host,
                 routes=console.routes,
                 guard=console.guard,
+                commander=console.commander,
             )
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)
@@ -207,7 +208,7 @@ async def _report(gate: Gate, board: Board) -> None:
 
     shown: tuple[str, frozenset[str]] | None = None
     board.look = look
-    board.find = gate.find
+    board.find, board.door = gate.find, gate.door
     while True:
         look()
         gate.observer.remind()

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from gate.console import words
 from gate.console.access import COOKIE, OPEN, Access, Role, Viewer, is_same_origin
-from gate.console.actions import Actions, Done, RefusedError, new_id
+from gate.console.actions import COMMANDS, Actions, Done, RefusedError, new_id
 from gate.console.feed import Feed
 from gate.console.group import as_json
 from gate.console.live import Live
@@ -33,6 +33,7 @@ SIZE_MOST: Final = 1_000  # services in one answer of `/v1/pressure`
 _FORM_BYTES: Final = 16 << 10
 _SIGNED_IN: Final = 12 * 3600  # seconds
 _FAILED: Final = 0.5  # seconds before somebody with a wrong token is answered
+_SAY_WHO: Final = "say who you are: Authorization: Bearer TOKEN"
 _MARKS: Final = 30
 _AUDITS: Final = 200
 _SHOWN: Final = 200  # characters of what somebody has typed into the search
@@ -116,8 +117,21 @@ class Console:
             return None
         if "text/html" in request.headers.get("accept", ""):
             return self._html("sign-in.html", request, status=401, to=request.url.path)
-        told = {"error": "say who you are: Authorization: Bearer TOKEN"}
-        return JSONResponse(told, 401, {"WWW-Authenticate": "Bearer"})
+        return JSONResponse({"error": _SAY_WHO}, 401, {"WWW-Authenticate": "Bearer"})
+
+    def commander(self, request: Request, command: str) -> str | Response:
+        """Return who gives a command by a token, or what he is answered who may not; forms are for browsers."""
+        viewer = self._access.viewer(request)
+        if viewer is None:
+            return JSONResponse({"error": _SAY_WHO}, 401, {"WWW-Authenticate": "Bearer"})
+        if viewer.role is None or viewer.by_cookie:
+            hint = _SAY_WHO if self._access.is_on else "run the gate with --tokens"
+            return JSONResponse({"error": "commands are for those who show a token", "hint": hint}, 403)
+        takes = COMMANDS.get(command, Role.OPERATE)
+        if not viewer.may(takes):
+            has = viewer.role.name.lower()
+            return JSONResponse({"error": f"that takes the role {takes.name.lower()}; {viewer.who} has {has}"}, 403)
+        return viewer.who
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import check_compression
 from gate.kafka.alert_producer import Notices
 from gate.kafka.cluster import GRANTS, Cluster
+from gate.kafka.command_door import CommandDoor
 from gate.kafka.feedback import Feedback
 from gate.kafka.foreign_topics import ForeignTopics
 from gate.kafka.generations import FIRST, Generation, Moving, find, in_force
@@ -347,6 +348,11 @@ class Gate:
                 return (await search.find(request, service, since_ms)).to_json()
             except UnknownRequestError:
                 return None
+
+    @property
+    def door(self) -> CommandDoor:
+        """Where commands that come by HTTP go in."""
+        return CommandDoor(self.names, self._cluster, self._single, self._options)
 
     # -- `shard.Environment` ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -17,15 +17,29 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gate.errors import GateError
+from gate.errors import ArgumentError, GateError
 from gate.observe.connections import BACKLOG, PATIENCE, Connections, most_connections
 from gate.observe.hosts import KnownHosts
 
+_MOST_BODY: Final = 16 << 10  # bytes of a command
 _GRACE_SECONDS: Final = 2  # for requests under way at the end
 
 
 # Where a request stands, given its id or its producer's, and a service or None; None: there is no such request
 Find = Callable[[str, str | None], Awaitable[Mapping[str, Any] | None]]
+
+
+Commander = Callable[[Request, str], str | Response]  # who gives a command of that name, or what he is answered
+
+
+class Door(Protocol):
+    """Where operators' commands go in."""
+
+    async def give(self, service: str, body: bytes, who: str) -> str:
+        """Take a command about a service, and return its id. Raises ArgumentError, or GateError."""
+
+    async def answer(self, known: str) -> Mapping[str, Any] | None:
+        """Return the last answer to a command; None: there is none yet. Raises GateError."""
 
 
 @dataclass(slots=True)
@@ -34,7 +48,8 @@ class Board:
 
     `usage` holds a JSON object per service; `faults` what keeps the gate from being ready, by subject; `hindered` the
     shards that wait while others go on; `waiting` the partitions that stand; `broken` is set when only a restart helps.
-    `look` brings faults and shards up to date; `find` looks for one request.
+    `look` brings faults and shards up to date; `find` looks for one request, and
+    `door` takes commands.
     """
 
     usage: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -44,14 +59,20 @@ class Board:
     hindered: Mapping[str, str] = field(default_factory=dict)
     look: Callable[[], None] = lambda: None
     find: Find | None = None
+    door: Door | None = None
     broken: str | None = None
+
+
+def _nobody(_: Request, __: str) -> Response:
+    return _json({"error": "nobody may command here"}, status=403)
 
 
 class HttpServer:
     """Serves a board and a registry at one address, without touching signals, for few connections at a time.
 
     It is known by addresses, by this machine's names, and by `names`. `routes` go before those of the board.
-    `guard` returns what somebody is answered who may not see usage and policy, else None.
+    `guard` returns what somebody is answered who may not see usage and policy, else None; `commander` who somebody is
+    that may give a command, else what he is answered.
 
     >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
     >>> await server.start()
@@ -68,12 +89,13 @@ class HttpServer:
         names: Collection[str] = (),
         routes: Sequence[BaseRoute] = (),
         guard: Callable[[Request], Response | None] = lambda _: None,
+        commander: Commander = _nobody,
         patience: float = PATIENCE,
     ) -> None:
         self._address = (host, port)
         self._server = _Server(
             uvicorn.Config(
-                KnownHosts(_application(board, registry, routes, guard), {host, *names}),
+                KnownHosts(_application(board, registry, routes, guard, commander), {host, *names}),
                 http=Connections(most_connections(), patience),  # type: ignore[arg-type]  # it makes them, as a class does
                 backlog=BACKLOG,
                 lifespan="off",
@@ -122,6 +144,7 @@ def _application(
     registry: CollectorRegistry,
     routes: Sequence[BaseRoute],
     guard: Callable[[Request], Response | None],
+    commander: Commander,
 ) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -148,7 +171,42 @@ def _application(
     async def policy(request: Request) -> Response:
         return guard(request) or _json(board.policy)
 
+    async def command(request: Request) -> Response:
+        if isinstance(who := commander(request, ""), Response):
+            return who
+        if board.door is None:
+            return _json({"error": "the gate is starting"}, status=503)
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _MOST_BODY:
+                return _json({"error": f"the body has more than {_MOST_BODY} bytes"}, status=413)
+        if isinstance(who := commander(request, _command_of(body)), Response):
+            return who
+        try:
+            known = await board.door.give(request.path_params["service"], body, who)
+        except ArgumentError as error:
+            return _json({"error": str(error), "hint": error.hint}, status=400)
+        except GateError as error:
+            return _json({"error": str(error), "hint": error.hint}, status=503)
+        return _json({"command": known, "answers": f"/v1/commands/{known}"}, status=202)
+
+    async def answered(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
+        if board.door is None:
+            return _json({"error": "the gate is starting"}, status=503)
+        try:
+            found = await board.door.answer(request.path_params["id"])
+        except GateError as error:
+            return _json({"error": str(error), "hint": error.hint}, status=503)
+        if found is None:
+            return _json({"error": "no gate has answered that command (yet)"}, status=404)
+        return _json(found)
+
     async def one_request(request: Request) -> Response:
+        if (refused := guard(request)) is not None:
+            return refused
         if board.find is None:
             return _json({"error": "the gate is starting"}, status=503)
         known = request.path_params["id"]
@@ -169,6 +227,8 @@ def _application(
             Route("/v1/usage", usage),
             Route("/v1/policy", policy),
             Route("/v1/requests/{id:path}", one_request),
+            Route("/v1/services/{service}/commands", command, methods=["POST"]),
+            Route("/v1/commands/{id}", answered),
         ]
     )
 
@@ -177,3 +237,12 @@ def _json(content: object, status: int = 200) -> Response:
     headers = {"Cache-Control": "no-store"}
     body = json.dumps(content, default=str)  # policies hold fractions and paths
     return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def _command_of(body: bytes) -> str:
+    """Return the name of a command, whatever else is wrong with it."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    return str(said.get("command", "")) if isinstance(said, dict) else ""

@@ -1,0 +1,86 @@
+"""The door for operators' commands that come by HTTP: they go to the control topic, and answers are read back."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from gate.errors import ArgumentError, GateError
+from gate.kafka.aio.compacted import newest
+from gate.kafka.aio.reader import Reader
+from gate.kafka.cluster import Cluster
+from gate.kafka.connect import running
+from gate.protocol import answers, control
+from gate.protocol.topics import Names
+from gate.shard.records import Partition
+
+DEADLINE: Final = 8.0  # seconds; less than a connection has
+TAKEN: Final = (
+    control.PauseUntil | control.Resume | control.Cancel | control.Move | control.Expedite | control.Redrive
+    | control.Abort
+)  # fmt: skip
+
+
+class CommandDoor:
+    """Takes commands as they stand on the control topic, with `reason` and `id` beside them."""
+
+    def __init__(self, names: Names, cluster: Cluster, reader: Reader, options: Mapping[str, Any]) -> None:
+        self._names = names
+        self._cluster = cluster
+        self._reader = reader
+        self._options = options
+
+    async def give(self, service: str, body: bytes, who: str) -> str:
+        """Write a command about a service, and return its id; who gives the same id again changes nothing.
+
+        Raises ArgumentError for what is no command, or of no service; GateError where the broker does not take it.
+        """
+        command, reason, known = _read(service, body)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                there = await self._cluster.partitions()
+                if self._names.requests(service) not in there:
+                    told = sorted(name for topic in there if (name := self._names.service_of(topic)) is not None)
+                    raise ArgumentError(f"there is no service {service!r}", hint=f"known are {', '.join(told[:20])}")
+                headers = [(control.BY, control.OPERATOR), (control.WHO, who.encode())]
+                headers += [(control.REASON, reason.encode())] if reason else []
+                async with running(AIOKafkaProducer(**self._options, enable_idempotence=True)) as producer:
+                    await producer.send_and_wait(
+                        self._names.control, control.encode(command), known.encode(), partition=0, headers=headers
+                    )
+        except (KafkaError, TimeoutError) as error:
+            raise GateError(f"giving the command failed: {str(error) or type(error).__name__}") from error
+        return known
+
+    async def answer(self, known: str) -> Mapping[str, Any] | None:
+        """Return the last answer to a command; None: no gate has taken it yet, or it was none that is answered."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                found = await newest(self._reader, Partition(self._names.answers, 0), known)
+        except (KafkaError, TimeoutError) as error:
+            raise GateError(f"reading the answers failed: {str(error) or type(error).__name__}") from error
+        if found is None:
+            return None
+        shown: Mapping[str, Any] = msgspec.to_builtins(answers.decode_answer(found))
+        return shown
+
+
+def _read(service: str, body: bytes) -> tuple[control.Command, str, str]:
+    """Return a command, why it is given, and its id. Raises ArgumentError."""
+    try:
+        said = msgspec.json.decode(body, type=dict[str, Any])
+        reason, known = said.pop("reason", ""), said.pop("id", "") if said.get("command") != "abort" else ""
+        command = control.decode(msgspec.json.encode(said | {"service": service}))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"the body is no command: {error}", hint="see docs/howto/backlog.md") from error
+    if not isinstance(reason, str) or not isinstance(known, str) or len(known) > control.MAX_ID:
+        raise ArgumentError(
+            "`reason` and `id` are texts", hint=f"give an id of {control.MAX_ID} characters at the most"
+        )
+    if not isinstance(command, TAKEN):
+        raise ArgumentError(f"{said.get('command')} is not for HTTP", hint="see `gate --help`")
+    return command, reason, known or uuid.uuid4().hex

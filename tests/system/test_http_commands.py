@@ -1,0 +1,63 @@
+"""Commands by HTTP: who shows a token may give them, and is named in the audit."""
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+
+from gate.protocol.answers import decode_audit
+from gate.protocol.topics import Names
+from tests.client.log import Log
+from tests.system.gates import gate, read_count, until
+
+POLICY = "services: {pay: {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}}\n"
+TOKENS = "ann admin a-long-enough-token\nbob operate another-long-token\ncat read a-third-long-token\n"
+CANCEL = {"command": "cancel", "selection": {"all": True}, "reason": "nobody waits"}
+
+
+def ask(url: str, body: object = None, token: str | None = None) -> tuple[int, dict]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
+    names, log = Names(prefix), Log(bootstrap, Names(prefix))
+    asyncio.run(log.create(names.requests("pay")))
+    tokens = tmp_path / "tokens"
+    tokens.write_text(TOKENS)
+    with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0", "--tokens", str(tokens)) as running:
+        until(running.is_ready, explain=running.text)
+        asyncio.run(log.write(names.requests("pay"), *[b"%d" % n for n in range(6)]))
+        asyncio.run(read_count(bootstrap, [names.delayed("pay")], 5))
+        there, other = (f"{running.url()}/v1/services/{name}/commands" for name in ("pay", "nobody"))
+        token, bobs = "a-long-enough-token", "another-long-token"
+        for wrong in (None, "", "ann", "another-long-toke", "a-long-enough-tokem"):
+            assert ask(there, CANCEL, wrong)[0] == 401
+        assert ask(there, CANCEL, "a-third-long-token")[0] == 403
+        refused = ask(there, CANCEL, bobs)
+        assert refused == (403, {"error": "that takes the role admin; bob has operate"})
+        assert ask(other, CANCEL, token) == (400, {"error": "there is no service 'nobody'", "hint": "known are pay"})
+        for body in (b"{", b"[]", {"command": "write-format", "format": 9}, {"command": "cancel"}, CANCEL | {"id": 7}):
+            assert ask(there, body, token)[0] == 400
+        assert ask(there, b" " * 20_000, token)[0] == 413
+        assert ask(f"{running.url()}/v1/commands/nothing", token=bobs)[0] == 404
+        assert ask(f"{running.url()}/v1/commands/nothing")[0] == 401
+        assert ask(f"{running.url()}/v1/requests/{names.requests('pay')}-0@0")[0] == 401
+        status, given = ask(there, CANCEL | {"id": "once"}, token)
+        assert (status, given) == (202, {"command": "once", "answers": "/v1/commands/once"})
+        answers = running.url() + given["answers"]
+        until(lambda: ask(answers, token=token)[1].get("state") == "done", explain=running.text)
+        assert {name: ask(answers, token=token)[1][name] for name in ("done", "of")} == {"done": 5, "of": 5}
+        assert ask(there, {"command": "pause-until", "until": 2**52}, bobs)[0] == 202
+        usage = f"{running.url()}/v1/usage"
+        until(lambda: ask(usage, token=bobs)[1]["services"][0]["paused_until_ms"], explain=running.text)
+    audit = [decode_audit(record.value) for record in asyncio.run(log.read(names.audit))]
+    assert [(one.what, one.who, one.reason) for one in audit] == [
+        ("cancel", "ann", "nobody waits"),
+        ("pause", "bob", ""),
+    ]
