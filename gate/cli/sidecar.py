@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -10,14 +11,19 @@ import structlog
 import watchfiles
 from cyclopts import CycloptsError, Parameter
 
+from gate import DistributedRateLimiter
 from gate.cli.client import Flag, log_to_stderr
 from gate.cli.secrets import secret
+from gate.config import Connection
+from gate.distributed import OnOwnerAway
 from gate.doors.sidecar.server import Access, Address, Sidecar
 from gate.errors import GateError
 from gate.policy import Policy, Settings, load_policy
 from gate.policy.settings import CONFIG
 
 RELOAD_QUIET_MS: Final = 200
+_ALONE: Final = "of this one process"
+_SHARED: Final = "of the gates, shared"
 
 log = structlog.get_logger("gate")
 
@@ -25,6 +31,8 @@ log = structlog.get_logger("gate")
 def sidecar(
     *,
     config: Annotated[Path | None, Parameter(env_var=CONFIG)] = None,
+    bootstrap: str | None = None,
+    on_owner_away: OnOwnerAway = "closed",
     rls: str = "127.0.0.1:8081",
     http: str = "127.0.0.1:8080",
     tls_cert: Path | None = None,
@@ -37,7 +45,8 @@ def sidecar(
 
     Answers Envoy's rate limit service, version 3, over gRPC, and `POST /v1/check` over HTTP, with the limits of a
     policy file, which may be changed while it runs. They are the limits of this one process: two sidecars admit twice
-    as much, and what a gate admits of the same service counts elsewhere.
+    as much, and what a gate admits of the same service counts elsewhere. With --bootstrap they are those of the gates
+    on that broker, shared by all sidecars, processes and queues; the file then says what `match` and `shadow` say.
 
     Example: `gate sidecar --config policy.yaml --rls 127.0.0.1:8081 --http 127.0.0.1:8080`
 
@@ -45,6 +54,10 @@ def sidecar(
     ----------
     config
         The policy file; by default GATE_CONFIG names it. Its `match` says which of Envoy's descriptors are whose.
+    bootstrap
+        HOST:PORT of the broker through which gates share their limits; without it they are this process's alone.
+    on_owner_away
+        What to do when no gate answers any more: refuse (closed), let all go (open), or go on with less (floor).
     rls
         HOST:PORT of Envoy's rate limit service; "off" for none. Beyond loopback only with TLS and a token.
     http
@@ -68,19 +81,36 @@ def sidecar(
     addresses = _address("--rls", rls), _address("--http", http)
     if addresses == (None, None):
         raise GateError("there is nothing to serve", hint="give --rls HOST:PORT, --http HOST:PORT, or both")
-    asyncio.run(_run(config, policy, access, *addresses))
+    shares = None
+    if bootstrap is not None:
+        shares = DistributedRateLimiter(Connection.load(config, bootstrap=bootstrap), on_owner_away=on_owner_away)
+    asyncio.run(_run(config, policy, access, shares, *addresses))
 
 
-async def _run(config: Path, policy: Policy, access: Access, rls: Address | None, http: Address | None) -> None:
+async def _run(
+    config: Path,
+    policy: Policy,
+    access: Access,
+    shares: DistributedRateLimiter | None,
+    rls: Address | None,
+    http: Address | None,
+) -> None:
+    async with shares or nullcontext():
+        served = Sidecar(policy, access, shares=shares)
+        await _serve(config, policy, served, _SHARED if shares else _ALONE, rls, http)
+
+
+async def _serve(
+    config: Path, policy: Policy, served: Sidecar, whose: str, rls: Address | None, http: Address | None
+) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    served = Sidecar(policy, access)
     watching = None
     try:
         at_rls, at_http = await served.start(rls, http)
-        log.info("sidecar runs", rls=at_rls, http=at_http, policy=policy.version, limits="of this one process")
+        log.info("sidecar runs", rls=at_rls, http=at_http, policy=policy.version, limits=whose)
         watching = asyncio.create_task(_watch(config, policy, served, stopped), name="policy")
         await stopped.wait()
         log.info("stopping: requests under way are answered first")

@@ -35,6 +35,7 @@ from gate.kafka.sessions import RESTORE_DEADLINE, Sessions
 from gate.kafka.source import KafkaSource
 from gate.kafka.start_checks import check_shards, check_topics, last_shards
 from gate.kafka.undecided_requests import Watch, options
+from gate.mesh.terms import DEFAULT
 from gate.policy import Policy, Settings
 from gate.protocol.topics import Names, Templates
 from gate.shard.buffer import MemoryPool
@@ -43,7 +44,7 @@ from gate.shard.placement import shard_of
 from gate.shard.ports import Session, UnavailableError
 from gate.shard.records import CommittedOffset, Fetched, Partition
 from gate.shard.topic_limits import CONFIGS, TopicLimits
-from gate.units import MS
+from gate.units import MS, SECOND
 
 CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
@@ -55,6 +56,7 @@ SEARCHES: Final = 2
 SEARCHED_MS: Final = 86_400_000  # back, for a producer's id
 RESET_POLL: Final = 0.2
 MOVE_POLL: Final = 0.3
+LEASE_BEYOND: Final = 3.0  # seconds by which a lease outlasts a session: an owner's death does not stop processes
 
 log = structlog.get_logger("gate")
 
@@ -75,6 +77,7 @@ class Gate:
         self.settings = settings
         self.shards = settings.shards
         self.grants = GRANTS
+        self.lease_ns = max(DEFAULT.lease_ns, int((settings.session_timeout + LEASE_BEYOND) * SECOND))
         self.observer = observer
         self.pool = MemoryPool(POOL_BYTES, LEAST_BYTES)
         self.large = asyncio.Semaphore(LARGE_BATCHES)

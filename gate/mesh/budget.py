@@ -108,6 +108,8 @@ class Budget:
         if now < self.paused_until:
             return min(self.paused_until - now, self.terms.lease_ns)
         held = self.held.get(key)
+        if self.divided is None:
+            self._judge(1)
         if not self.direct and cost <= self.parts.crowded and held is not None and held.want:
             if any(held.target):
                 return self.terms.period_ns // 4  # its part is on the way
@@ -139,7 +141,7 @@ class Budget:
         own = self.queue_want + self.asks.want
         if self.limits.granted:
             self.grants.pace(now, holders, own)
-        self._judge(len([want for want in wants if want]))
+        self._judge(len([want for want in wants if want]) or int(bool(self.asks.want)))
         targets = None
         if now >= self.paused_until and any(wants) and not self.direct:
             targets = self.parts.divide(now, self.asks.dearest(now), own, wants)

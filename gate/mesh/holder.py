@@ -115,6 +115,54 @@ class Holder:
                 del self._queues[names]
         return gone, again
 
+    @property
+    def waits(self) -> bool:
+        """Tell whether anybody waits in a queue."""
+        return bool(self._queues)
+
+    def look(self, now: int, names: Names, cost: int = 1) -> Refusal | None:
+        """Return what `check` would, as far as that is known here: nothing is charged, and nobody asked."""
+        check_cost(cost)
+        held = self._known.get(names) or self._meet_all(names)
+        if self._queues.get(names):
+            return Refusal(self.terms.period_ns, asked=False)
+        slot = self.questions.slots.get(names)
+        alive = self._alive and now < self.until
+        fits = alive and all(budget.live and not self._opens(now, budget, cost) for budget in held)
+        if fits or (slot is not None and now < slot[0] and cost <= slot[1]):
+            return None
+        ceilings = [budget.limits.ceiling for budget in held if budget.limits is not None]
+        if any(ceiling != NONE and cost > ceiling for ceiling in ceilings):
+            return Refusal(NEVER, asked=False)
+        until, denied = self.questions.denied.get(names, (now, 0))
+        if now < until and cost >= denied:
+            return Refusal(until - now, asked=False)
+        if any(self._beyond(budget, cost) for budget in held):
+            return None  # nobody knows before the owner is asked
+        return Refusal(max(1, *[self._opens(now, budget, cost) for budget in held]), asked=False)
+
+    def left(self, now: int, names: Names) -> list[tuple[str, int, int]]:
+        """Return of each budget its name, the units left here, and the ns until it is one more, as far as is known."""
+        found = []
+        for budget in self._known.get(names) or self._meet_all(names):
+            ceiling = NONE if budget.limits is None else budget.limits.ceiling
+            left = budget.left(now) if self._alive and now < self.until and budget.live else 0
+            until = self.questions.denied.get(names, (now, 0))[0]
+            more = 0 if 0 <= ceiling <= left else max(until - now, self._opens(now, budget, left + 1))
+            found.append((budget.name, left, more))
+        return found
+
+    def usage(self, now: int, name: str) -> tuple[float, float, int, int]:
+        """Return of a budget's part: units per second of late, tokens, and of its first window units and limit."""
+        budget = self._held.get(name) or self._meet(name)
+        part = budget.part
+        if part is None:
+            return budget.want / 1000, 0.0, 0, 0
+        counts, windows = part.counted(now), part.spec.windows
+        rate = counts[0] * SECOND / windows[0].size if windows else budget.want / 1000
+        tokens = float(part.tokens(now)) if part.spec.step else 0.0
+        return rate, tokens, counts[0] if windows else 0, windows[0].limit if windows else 0
+
     def due(self, now: int) -> bool:
         """Tell whether `report` has anything to say."""
         return now >= self._next or self._urgent

@@ -85,6 +85,20 @@ class Holding:
             self.open = max(self.open, starts.popleft()[0])
         return self.open - self.consumed < cost
 
+    def left(self, now: int) -> int:
+        """Return the units that may be used now."""
+        rooms = []
+        if self.part is not None:
+            spec = self.part.spec
+            counts = zip(spec.windows, self.part.counted(now), strict=True)
+            rooms = [window.limit - count for window, count in counts]
+            if spec.step:
+                rooms.append(int(self.part.tokens(now)))
+        if self.granting:
+            self.unopened(now, 1)
+            rooms.append(self.open - self.consumed)
+        return max(0, min(rooms, default=0))
+
     def use(self, now: int, units: int) -> None:
         """Use granted units."""
         self.consumed += units

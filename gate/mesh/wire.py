@@ -95,6 +95,7 @@ class Charged(_Struct, frozen=True):
     tenant: str
     names: tuple[str, ...]  # of budgets, all on one shard; none: no limit applies
     shard: int
+    ceilings: tuple[int, ...] = ()  # of each: the largest cost that can ever be admitted; NONE: no bound
     allowed: bool = True  # what becomes of a call where no limit applies
     why: str = ""  # not allowed: why
 

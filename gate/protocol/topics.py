@@ -106,7 +106,14 @@ class Names:
 
     def generation_of(self, topic: str) -> int | None:
         """Return of which generation a topic holds the state; None: it is another topic."""
-        first = self._patterns["state"][0]
+        return self._generation(topic, "state")
+
+    def leases_generation(self, topic: str) -> int | None:
+        """Return to the shards of which generation holders report in a topic; None: it is another topic."""
+        return self._generation(topic, "leases")
+
+    def _generation(self, topic: str, kind: str) -> int | None:
+        first = self._patterns[kind][0]
         if topic == first:
             return 1
         head, _, number = topic.rpartition(".")

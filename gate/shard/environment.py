@@ -65,6 +65,10 @@ class Environment(Protocol):
     def grants(self) -> int:
         """How many partitions the topic of grants has."""
 
+    @property
+    def lease_ns(self) -> int:
+        """For how long processes hold parts of limits: longer than it takes until a shard has another owner."""
+
     def new_session(self, shard: int) -> Session: ...  # noqa: D102
     def local(self) -> int:
         """Return a monotonic time, ns."""

@@ -20,7 +20,7 @@ from gate.mesh.held import Key
 from gate.mesh.owner import MOST_HOLDERS, Owner
 from gate.mesh.state import OWNER, HeldRecord, LeaseRecord, OwnerRecord, read, record_key, write
 from gate.mesh.terms import DEFAULT
-from gate.mesh.wire import Charged, Grant, Report, WireError, decode, encode
+from gate.mesh.wire import NONE, Charged, Grant, Report, WireError, decode, encode
 from gate.policy import Policy
 from gate.protocol.topics import TopicNameError, check_service_name
 from gate.shard.placement import shard_of
@@ -130,9 +130,10 @@ class Mesh:
         else:
             self._stored[key] = value
 
-    def start(self, number: int, now: int) -> None:
+    def start(self, number: int, now: int, lease_ns: int = DEFAULT.lease_ns) -> None:
         """Go on as the owner of shard `number`, with the records that were taken: every lease begins anew."""
         self._number = number
+        self.owner.terms = replace(DEFAULT, lease_ns=lease_ns)
         stored, self._stored = self._stored, {}
         if stored:
             self.owner.load(now, stored)
@@ -253,20 +254,22 @@ class Mesh:
         policy, shard = self._policy.service(service), shard_of(self._policy.shard_key(service), self._shards)
         if policy is None:
             allowed = self._policy.settings.fail_open
-            return Charged(service, tenant, (), shard, allowed, "" if allowed else "no policy says what may pass")
+            why = "" if allowed else "no policy says what may pass"
+            return Charged(service, tenant, (), shard, allowed=allowed, why=why)
         if policy.shadow:
             return Charged(service, tenant, (), shard)
-        names = [service] if policy.spec.limits else []
+        specs = {service: policy.spec} if policy.spec.limits else {}
         if tenant and (spec := policy.tenant(tenant)) is not None and spec.limits:
             if self._engines(service) is not None:
                 return refused("tenants' limits are not shared between calls and requests in topics")
-            names.append(f"{service}/{tenant}")
+            specs[f"{service}/{tenant}"] = spec
         group = None if policy.group is None else self._policy.group(policy.group)
         if group is not None and group.spec.limits:
-            names.append(f"{GROUP}{group.name}")
-        if len(self.owner.budgets) >= MOST_BUDGETS and any(name not in self.owner.budgets for name in names):
+            specs[f"{GROUP}{group.name}"] = group.spec
+        if len(self.owner.budgets) >= MOST_BUDGETS and any(name not in self.owner.budgets for name in specs):
             return refused(f"this shard divides {MOST_BUDGETS} limits already")
-        return Charged(service, tenant, tuple(names), shard)
+        ceilings = tuple([NONE if spec.ceiling is None else spec.ceiling for spec in specs.values()])
+        return Charged(service, tenant, tuple(specs), shard, ceilings)
 
     def _described(self, service: str, group: str | None) -> Limit | None:
         specs = [policy.spec] if (policy := self._policy.service(service)) is not None else []

@@ -329,7 +329,7 @@ class Shard:
         keys, leaving = len(claim.state), claim.state.get(LEAVING_KEY)
         del claim  # of a large state there is no room for two
         await in_slices(state.restore(records, now), self._env.local)
-        state.start_mesh(self.number, now)
+        state.start_mesh(self.number, now, self._env.lease_ns)
         state.commands.exact = session.atomic
         self._state = state
         await writer.finish_leaving(state, leaving, self._now())

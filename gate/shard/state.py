@@ -246,10 +246,10 @@ class ShardState:
             self._touch(served)
         self.mesh.set_policy(policy, now)
 
-    def start_mesh(self, number: int, now: int) -> None:
+    def start_mesh(self, number: int, now: int, lease_ns: int) -> None:
         """Go on with what processes hold, as the owner of shard `number`; call it after `restore`."""
         with readable("what processes hold of limits"):
-            self.mesh.start(number, now)
+            self.mesh.start(number, now, lease_ns)
         self.share_limits(now)
 
     def share_limits(self, now: int) -> None:

@@ -5,17 +5,32 @@ Times are asserted from below everywhere (nobody goes early), and exactly where 
 
 import asyncio
 import math
+import uuid
 from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
 
 from gate import NeverAdmittedError, RateLimitConfig
-from tests.limits.worlds import WORLDS, Limits, World
+from tests.limits.worlds import WORLDS, Limits, Shared, World
+from tests.system.gates import GateProcess, gate
+
+# Where others may have some of a limit, what is left of it is nobody's to tell, and a unit may be lost on the way.
+alone = pytest.mark.parametrize("world", ["RateLimiter"], indirect=True)
 
 
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def shared_gate(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GateProcess, str, str]]:
+    prefix = f"face-{uuid.uuid4().hex[:8]}"
+    with gate(tmp_path_factory.mktemp("face"), bootstrap, prefix, "shards: 2\nservices: {}") as process:
+        process.wait_for("shard taken over")
+        yield process, bootstrap, prefix
+
+
+@pytest.fixture(params=["RateLimiter", pytest.param("DistributedRateLimiter", marks=pytest.mark.broker)])
+def world(request: pytest.FixtureRequest) -> World:
+    if WORLDS[request.param] is Shared:
+        return Shared(*request.getfixturevalue("shared_gate"))
     return WORLDS[request.param]()
 
 
@@ -29,6 +44,7 @@ def seconds() -> float:
 
 
 class TestAnswers:
+    @alone
     def test_a_check_unpacks_to_two(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": bucket("1/h", 2)}) as limiter:
@@ -39,6 +55,7 @@ class TestAnswers:
 
         world.run(work())
 
+    @alone
     def test_a_hit_tells_what_is_left(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": RateLimitConfig("1/h", 10, 60, 100)}) as limiter:
@@ -54,6 +71,7 @@ class TestAnswers:
 
         world.run(work())
 
+    @alone
     def test_a_peek_charges_nothing_and_says_what_a_hit_would(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": bucket("1/h", 3)}) as limiter:
@@ -86,6 +104,7 @@ class TestAnswers:
 
         world.run(work())
 
+    @alone
     def test_a_reset_starts_full_again(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": bucket("1/h", 3)}) as limiter:
@@ -104,6 +123,7 @@ class TestTenants:
         ("search", "acme"): bucket("1/h", 20),
     }
 
+    @alone
     def test_a_request_keeps_to_the_tenants_limits_and_the_services(self, world: World) -> None:
         async def work() -> None:
             async with world.open(self.LIMITS) as limiter:
@@ -117,6 +137,7 @@ class TestTenants:
 
         world.run(work())
 
+    @alone
     def test_the_tightest_limit_is_told(self, world: World) -> None:
         async def work() -> None:
             async with world.open(self.LIMITS) as limiter:
@@ -126,6 +147,7 @@ class TestTenants:
 
         world.run(work())
 
+    @alone
     def test_one_that_waits_for_its_own_limit_holds_up_nobody_else(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"s": bucket(1000, 1000), ("s", "slow"): bucket("1/h", 1)}) as limiter:
@@ -189,6 +211,7 @@ class TestAcquire:
 
         world.run(work())
 
+    @alone
     def test_who_comes_behind_others_is_told_its_own_time(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": RateLimitConfig("1/min", 1, 60, 1000)}) as limiter:
@@ -206,6 +229,7 @@ class TestAcquire:
 
         world.run(work())
 
+    @alone
     def test_it_gives_up_in_time_and_is_not_charged(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": bucket("1/h", 2)}) as limiter:
@@ -220,6 +244,7 @@ class TestAcquire:
 
         world.run(work())
 
+    @alone
     def test_one_that_gives_up_lets_the_next_go(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": bucket("1/h", 3)}) as limiter:
@@ -235,6 +260,7 @@ class TestAcquire:
 
         world.run(work())
 
+    @alone
     def test_one_that_is_cancelled_lets_the_next_go(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": bucket("1/h", 3)}) as limiter:

@@ -202,6 +202,7 @@ class Surroundings:
         self.feedback = SimpleNamespace(lags={}, since=lambda _: [], measure=self._measured)
         self.shards = SHARDS
         self.grants = 2
+        self.lease_ns = 10_000 * MS
         self.was_closed = False
         self._unconfirmed = unconfirmed
         self._local = NOW

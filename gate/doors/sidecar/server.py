@@ -18,6 +18,7 @@ from gate.doors.sidecar.checks import Checks, Numbers, PolicyLimits
 from gate.doors.sidecar.http import application
 from gate.doors.sidecar.token import Token
 from gate.errors import GateError
+from gate.limits.interface import RateLimits
 from gate.limits.rate_limiter import RateLimiter
 from gate.observe.hosts import KnownHosts
 from gate.policy import Policy
@@ -59,14 +60,21 @@ class Access:
 
 
 class Sidecar:
-    """A rate limiter with the limits of a policy, of this one process, behind its doors."""
+    """A rate limiter with the limits of a policy behind its doors: of this one process, or those that it `shares`."""
 
-    def __init__(self, policy: Policy, access: Access, clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        access: Access,
+        clock: Callable[[], int] | None = None,
+        shares: RateLimits | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._source = PolicyLimits(policy)
-        self._limiter = RateLimiter(fail_open=policy.settings.fail_open, source=self._source, clock=clock)
+        own = RateLimiter(fail_open=policy.settings.fail_open, source=self._source, clock=clock)
+        self._own = None if shares is not None else own
         self._numbers = Numbers(self.registry)
-        self._checks = Checks(self._limiter, self._source, self._numbers)
+        self._checks = Checks(own if shares is None else shares, self._source, self._numbers)
         self._access = access
         self._token = Token(access.token)
         self._ready = False
@@ -101,7 +109,8 @@ class Sidecar:
     def take(self, policy: Policy) -> None:
         """Go over to another policy: what counts goes on to count."""
         self._source.take(policy)
-        self._limiter.limits_changed()
+        if self._own is not None:
+            self._own.limits_changed()
         self._checks.take(policy)
 
     def refuse(self) -> None:
