@@ -16,6 +16,7 @@ from aiokafka import errors
 
 from gate.kafka.aio.compat.producers import built
 from gate.kafka.aio.compat.shared import BatchBuilder
+from gate.kafka.aio.leader_epochs import error_for
 from gate.kafka.aio.produce import Produce
 from gate.kafka.aio.reader import BACKOFF, EARLIEST, LATEST, SCAN_BYTES, SCAN_RECORDS, Reader
 from gate.shard.records import Fetched, Partition
@@ -44,7 +45,7 @@ async def put_barrier(reader: Reader, partition: Partition) -> int:
             ((_, ((_, code, offset, *_),)),) = answer.topics
             if not code:
                 return int(offset)
-            raise errors.for_code(code)(f"{partition.topic}-{partition.number}")
+            raise error_for(code)(f"{partition.topic}-{partition.number}")
         except errors.KafkaError as error:
             if not error.retriable:
                 raise

@@ -12,12 +12,14 @@ from gate.kafka.aio.compat.connections import BOOTSTRAP, CloseReason, Connection
 from gate.kafka.aio.compat.shared import MetadataRequest, ProduceRequest, client_of
 from gate.kafka.aio.connection import Connection, tell
 from gate.kafka.aio.lateness import LATE, Lateness
+from gate.kafka.aio.leader_epochs import Epochs, Leaders, Metadata
 from gate.kafka.aio.pending_requests import PendingRequests, Silent
 from gate.kafka.aio.sasl import AccessError
 
 AT_FIRST: Final = 2.0  # seconds for each of the named brokers, before all are asked once more
 
 _silent: Final = Silent()
+_leaders: Final[dict[Any, Leaders]] = {}  # by cluster
 
 
 class Client(OpenClient):
@@ -71,6 +73,15 @@ class Client(OpenClient):
         self.asked.answered(asked)
         _silent.discard(self._cluster_name, node_id)
         return answer
+
+    @property
+    def epochs(self) -> Epochs:
+        """By which epoch each partition is led, as far as any client of this process was told."""
+        return self._leaders.epochs
+
+    @property
+    def _leaders(self) -> Leaders:
+        return _leaders.setdefault(self._cluster_name, Leaders())
 
     @property
     def _cluster_name(self) -> Any:
@@ -171,14 +182,14 @@ class Client(OpenClient):
                     connection = await self.connection_to(node_id)
                     if connection is None:
                         continue
-                    answer = await connection.send(MetadataRequest(list(topics) if topics else None))
+                    answer = await connection.send(Metadata(list(topics) if topics else None))
             except (KafkaError, TimeoutError) as error:
                 _silent.add(self._cluster_name, node_id)
                 tell("a broker does not tell who leads", str(error) or "no answer in time", node=node_id)
                 continue
             if not answer.brokers:
                 return False
-            metadata.update_metadata(answer)
+            metadata.update_metadata(self._leaders.believed(answer))
             if first in self.connections and self.cluster.brokers():  # that connection was for want of another
                 self.connections.pop(first).close()
             return True

@@ -9,9 +9,8 @@ from io import BytesIO
 from struct import Struct
 from typing import Any, NamedTuple
 
-from aiokafka import errors
-
 from gate.kafka.aio.compat.shared import FetchRequest, FetchRequest_v11
+from gate.kafka.aio.leader_epochs import NOT_KNOWN, Epochs, error_for
 from gate.shard.records import Partition
 
 _REQUEST = Struct(">iiiibiii")  # replica, wait, least and most bytes, isolation, session and its epoch, topics
@@ -74,6 +73,7 @@ class Answers:
 
 class _FetchV11(FetchRequest_v11):  # type: ignore[misc]
     RESPONSE_TYPE = Answers
+    epochs: Epochs
 
     def encode(self) -> bytes:
         parts = [
@@ -85,13 +85,17 @@ class _FetchV11(FetchRequest_v11):  # type: ignore[misc]
         for topic, partitions in self.topics:
             name = topic.encode()
             parts += _SHORT.pack(len(name)), name, _INT.pack(len(partitions))
-            parts += [_WANTED.pack(number, -1, offset, -1, most) for number, offset, most in partitions]
+            epochs = self.epochs
+            parts += [
+                _WANTED.pack(number, epochs.get((topic, number), NOT_KNOWN), offset, -1, most)
+                for number, offset, most in partitions
+            ]
         parts.append(_END)
         return b"".join(parts)
 
 
 class Fetch(FetchRequest):  # type: ignore[misc]
-    """A fetch request; topics are (name, [(partition, offset, most bytes)])."""
+    """A fetch request; topics are (name, [(partition, offset, most bytes)]), `epochs` those by which they are led."""
 
     def __init__(
         self,
@@ -100,10 +104,11 @@ class Fetch(FetchRequest):  # type: ignore[misc]
         most: int,
         isolation: int,
         topics: Sequence[tuple[str, list[tuple[int, int, int]]]],
+        epochs: Epochs = {},  # noqa: B006 - it is only read
     ) -> None:
         super().__init__(wait_ms, least, most, isolation, topics)
         self._asked = wait_ms, least, most, isolation
-        self._wanted = topics
+        self._wanted, self._epochs = topics, epochs
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
         """Return it in the newest form that the broker understands; aiokafka 0.13 stops at version 4."""
@@ -115,13 +120,15 @@ class Fetch(FetchRequest):  # type: ignore[misc]
         """Return it in a form."""
         if request_struct_class is not FetchRequest_v11:
             return super().build(request_struct_class)
-        return _FetchV11(-1, *self._asked, 0, -1, self._wanted, [], "")  # no session
+        form = _FetchV11(-1, *self._asked, 0, -1, self._wanted, [], "")  # no session
+        form.epochs = self._epochs
+        return form
 
 
 def answers_of(response: Any) -> Iterator[Answer]:
     """Yield what a broker has answered, in whichever form. Raises KafkaError if it refused all of the request."""
     if code := getattr(response, "error_code", 0):  # since version 7
-        raise errors.for_code(code)
+        raise error_for(code)
     if isinstance(response, Answers):
         yield from response.answers
         return

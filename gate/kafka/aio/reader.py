@@ -26,13 +26,14 @@ from gate.kafka.aio.compat.shared import (
     ControlRecord,
     DefaultRecordBatch,
     DeleteRecordsRequest,
-    OffsetRequest,
 )
 from gate.kafka.aio.fetch import Fetch, answers_of
+from gate.kafka.aio.leader_epochs import Epochs, Offsets, error_for
 from gate.log import get_logger
 from gate.shard.records import Fetched, Partition, Record, Sliced, UnpackingCost
 
 EARLIEST: Final = -2
+NO_EPOCHS: Final[Epochs] = {}
 BACKOFF: Final = 0.1
 FETCH_BYTES: Final = 8 << 20
 SCAN_BYTES: Final = 1 << 20
@@ -108,13 +109,19 @@ def _place(partition: Partition) -> str:
 
 
 def _fetch_request(
-    wanted: Mapping[Partition, int], wait_ms: int, partition_bytes: int, total_bytes: int, *, committed: bool
+    wanted: Mapping[Partition, int],
+    wait_ms: int,
+    partition_bytes: int,
+    total_bytes: int,
+    *,
+    committed: bool,
+    epochs: Epochs = NO_EPOCHS,
 ) -> Fetch:
     topics: dict[str, list[tuple[int, int, int]]] = {}
     for partition, offset in wanted.items():
         topics.setdefault(partition.topic, []).append((partition.number, offset, partition_bytes))
     isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
-    return Fetch(wait_ms, 1, total_bytes, isolation, list(topics.items()))
+    return Fetch(wait_ms, 1, total_bytes, isolation, list(topics.items()), epochs)
 
 
 class Reader:
@@ -122,6 +129,7 @@ class Reader:
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
+        self._epochs: Epochs = getattr(client, "epochs", NO_EPOCHS)
         self._topics: set[str] = set()  # asked for so far
 
     def leader(self, partition: Partition) -> int | None:
@@ -172,17 +180,21 @@ class Reader:
         partition_bytes: int,
         total_bytes: int = FETCH_BYTES,
         committed: bool = True,
+        epochs: Epochs = NO_EPOCHS,
     ) -> dict[Partition, Fetched | errors.KafkaError]:
         """Send one fetch request to `node`. A partition's error is returned, the request's own is raised.
+
+        With `epochs` nobody answers who does not know that others lead; who follows a log does no harm by asking such a
+        one, and is not to wait where a leader has only changed its epoch.
 
         `committed=False` is for who knows from elsewhere which offsets are committed: the last stable offset may lag
         behind an answered commit by the time that the broker takes to write its markers.
         """
-        request = _fetch_request(wanted, wait_ms, partition_bytes, total_bytes, committed=committed)
+        request = _fetch_request(wanted, wait_ms, partition_bytes, total_bytes, committed=committed, epochs=epochs)
         result: dict[Partition, Fetched | errors.KafkaError] = {}
         for partition, code, aborted, raw in answers_of(await self._client.send(node, request)):
             if code:
-                result[partition] = errors.for_code(code)(f"{_place(partition)} at offset {wanted[partition]}")
+                result[partition] = error_for(code)(f"{_place(partition)} at offset {wanted[partition]}")
             elif raw:
                 try:
                     result[partition] = decode(raw, aborted, wanted[partition])
@@ -200,6 +212,7 @@ class Reader:
             wait_ms=wait_ms,
             partition_bytes=partition_bytes,
             committed=committed,
+            epochs=self._epochs,
         )
         answer = answers.get(partition)
         if answer is None or isinstance(answer, Fetched):
@@ -233,12 +246,12 @@ class Reader:
             by_node.setdefault(node, {}).setdefault(partition.topic, []).append((partition.number, which))
         found: dict[Partition, int] = {}
         for node, topics in by_node.items():
-            response: Any = await self._client.send(node, OffsetRequest(-1, isolation, list(topics.items())))
+            response: Any = await self._client.send(node, Offsets(isolation, list(topics.items()), self._epochs))
             for topic, answers in response.topics:
                 for number, code, *rest in answers:
                     if code:
-                        raise errors.for_code(code)(f"{topic}-{number}")
-                    found[Partition(topic, number)] = rest[-1]
+                        raise error_for(code)(f"{topic}-{number}")
+                    found[Partition(topic, number)] = rest[1]
         return found
 
     async def ends(self, partitions: Collection[Partition], which: int, *, committed: bool) -> dict[Partition, int]:
@@ -256,7 +269,7 @@ class Reader:
                     topics.setdefault(partition.topic, []).append((partition.number, which))
                 try:
                     async with asyncio.timeout(ENDS_DEADLINE):
-                        request = OffsetRequest(-1, isolation, list(topics.items()))
+                        request = Offsets(isolation, list(topics.items()), self._epochs)
                         response: Any = await self._client.send(node, request)
                 except (errors.KafkaError, OSError, TimeoutError):  # of one broker, which must not silence the others
                     self.refresh()
@@ -282,7 +295,7 @@ class Reader:
             for topic, answers, *_tags in response.topics:
                 for number, _low, code, *_ in answers:
                     if code:
-                        refused[Partition(topic, number)] = errors.for_code(code)
+                        refused[Partition(topic, number)] = error_for(code)
         return refused
 
     async def head(self, partition: Partition, offset: int) -> BatchHeader | None:
@@ -290,7 +303,8 @@ class Reader:
         node = self.leader(partition)
         if node is None:
             return None
-        request = _fetch_request({partition: offset}, 0, 1, 1, committed=False)  # one batch is sent whole in any case
+        # one batch is sent whole in any case
+        request = _fetch_request({partition: offset}, 0, 1, 1, committed=False, epochs=self._epochs)
         with suppress(errors.KafkaError, OSError, TimeoutError):
             async with asyncio.timeout(ENDS_DEADLINE):
                 for _, code, _, raw in answers_of(await self._client.send(node, request)):
@@ -309,10 +323,12 @@ class Reader:
         """Return what a producer has written from `start` on up to `end` and neither committed nor aborted."""
         left: list[Record] = []
         while start < end:
-            request = _fetch_request({partition: start}, 200, SCAN_BYTES, SCAN_BYTES, committed=False)
+            request = _fetch_request(
+                {partition: start}, 200, SCAN_BYTES, SCAN_BYTES, committed=False, epochs=self._epochs
+            )
             for _, code, _, raw in answers_of(await self._client.send(await self.locate(partition), request)):
                 if code:
-                    raise errors.for_code(code)(f"{partition.topic}-{partition.number} at offset {start}")
+                    raise error_for(code)(f"{partition.topic}-{partition.number} at offset {start}")
                 for view in views(raw or b""):
                     batch = DefaultRecordBatch(view)
                     if batch.producer_id == producer_id:

@@ -48,7 +48,7 @@ NEEDED: Final[Parts] = {
     "aiokafka.protocol.api:RequestStruct": ("encode()",),
     "aiokafka.protocol.api": ("Response",),
     "aiokafka.protocol.types": (
-        "Boolean", "CompactArray", "CompactString", "Int16", "Int32", "Int64", "Int8", "Schema", "String",
+        "Array", "Boolean", "CompactArray", "CompactString", "Int16", "Int32", "Int64", "Int8", "Schema", "String",
         "TaggedFields",
     ),
     "aiokafka.protocol.admin": (

@@ -25,6 +25,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, InitProducerIdRequest
 from aiokafka.protocol.types import (
+    Array,
     Boolean,
     CompactArray,
     CompactString,
@@ -48,6 +49,7 @@ __all__ = [
     "AIOKafkaClient",
     "AbstractPartitionAssignor",
     "AddPartitionsToTxnRequest",
+    "Array",
     "BatchBuilder",
     "Boolean",
     "CompactArray",
