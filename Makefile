@@ -125,11 +125,14 @@ aiokafka-oldest aiokafka-newest: aiokafka-%: $(READY) build/aiokafka-%
 aiokafka-public: $(READY)
 	GATE_AIOKAFKA=public $(BIN)/python -m pytest $(TESTS)
 
-# Lets a test send alerts to a real Alertmanager; without one the test is skipped
+# Let tests send alerts to a real Alertmanager and look at the console in a real browser; without, these are skipped
 test-tools: compose-tool
 	@command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null || \
 	  { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus-alertmanager >/dev/null; } || \
 	  echo "no Alertmanager, and none could be installed: install prometheus-alertmanager by hand" >&2
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "no Chromium, and none could be installed: install chromium by hand" >&2
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist

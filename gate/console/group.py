@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from gate.console.records import Record, decode
-from gate.console.view import Line, Mark, Pressure, Trouble, Word, line_of, state_of, worst
+from gate.console.view import Line, Mark, Pressure, State, Trouble, Word, line_of, state_of, worst
 from gate.observe.usage import FOREVER_MS
 from gate.protocol.alert_types import (
     CLOCK_SKEWED,
@@ -38,6 +38,11 @@ _MARKED: Final = {
     WAITING: "partition stands",
     RESUMED: "partition goes on",
 }
+
+
+_STATED_EVERY_MS: Final = 2_000  # a pause may have ended, and a gate may have fallen silent
+
+_Urgency = tuple[bool, bool, int, int, bool, float, str]
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -76,7 +81,12 @@ class Group:
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
         self._pressed: set[str] = set()  # services that are held back, or nearly, or may be
-        self._order: list[str] | None = None  # by time to drain, the longest first; None: to be sorted anew
+        self._order: list[str] = []  # by time to drain, the longest first
+        self._urgencies: dict[str, _Urgency] = {}  # by which they are sorted
+        self._moved = False  # since they were
+        self._states: dict[str, State] = {}  # of those that are pressed, without names
+        self._unstated: set[str] = set()  # whose state is to be looked at
+        self._stated_ms = 0  # when that of all was
         self._troubles: dict[tuple[str, str], tuple[Alert, int]] = {}  # by kind and subject, with unix ms
         self._marks: dict[str, deque[Mark]] = {}
         self._pauses: dict[str, Audit] = {}  # the newest per service
@@ -89,10 +99,8 @@ class Group:
         """Take a record of the usage topic."""
         service = (key or b"").decode(errors="replace")
         before = self._records.get(service)
-        self._order = None
-        self._pressed.discard(service)
         if value is None:
-            self._records.pop(service, None)
+            self._forget(service)
             return
         try:
             record = decode(value)
@@ -100,8 +108,18 @@ class Group:
             self.unreadable += 1
             return
         self._records[service] = record
-        if not record.is_calm:
+        if record.is_calm:
+            self._pressed.discard(service)
+            self._states.pop(service, None)
+            self._unstated.discard(service)
+        else:
             self._pressed.add(service)
+            self._unstated.add(service)
+        if before is None:
+            self._order.append(service)
+        urgency = _urgency(record)
+        self._moved |= self._urgencies.get(service) != urgency
+        self._urgencies[service] = urgency
         if before is None or record.at_ms < before.at_ms:
             return
         if before.owner != record.owner and before.owner:
@@ -176,19 +194,16 @@ class Group:
 
         Those come first that take longest to drain. Without `names` neither tenants nor operators are told.
         """
-        states = {name: state_of(self._records[name], now_ms, None, names=False) for name in self._pressed}
-        words = {name: state.word for name, state in states.items() if state.word is not Word.FREE}
-        wanted = query.strip().lower()
-        found = [
-            name
-            for name in self._sorted()
-            if (not wanted or wanted in name.lower()) and (not state or words.get(name, Word.FREE) == state)
-        ]
+        states, wanted, found = self._stated(now_ms), query.strip().lower(), self._sorted()
+        if wanted:
+            found = [name for name in found if wanted in name.lower()]
+        if state:
+            found = [name for name in found if (states[name].word if name in states else Word.FREE) == state]
         pages = max(1, math.ceil(len(found) / size))
         page = min(max(0, page), pages - 1)
         shown = [self.line(name, now_ms, names=names) for name in found[page * size : (page + 1) * size]]
-        counts: Counter[Word] = Counter(words.values())
-        counts[Word.FREE] = len(self._records) - counts.total()
+        counts: Counter[Word] = Counter(one.word for one in states.values())
+        counts[Word.FREE] += len(self._records) - len(states)
         return Pressure(
             lines=[line for line in shown if line is not None],
             page=page,
@@ -197,21 +212,31 @@ class Group:
             services=len(self._records),
             counts=[(word, counts[word]) for word in Word if counts[word]],
             waiting=sum(self._records[name].backlog for name in self._pressed),
-            kind=worst(state.kind for state in states.values()),
+            kind=worst(one.kind for one in states.values()),
         )
 
     def _sorted(self) -> Sequence[str]:
-        if self._order is None:
-            calm = sorted(self._records.keys() - self._pressed)
-            self._order = sorted(self._pressed, key=self._urgency) + calm
+        if self._moved:
+            self._order.sort(key=self._urgencies.__getitem__)
+            self._moved = False
         return self._order
 
-    def _urgency(self, service: str) -> tuple[object, ...]:
-        record = self._records[service]
-        stands = bool(record.waiting) or (record.binding is None and record.is_late)
-        drained = FOREVER_MS if stands else record.drained_ms if record.backlog else 0
-        fullest = max((limit.usage for limit in record.limits), default=0.0)
-        return not stands, -drained, -record.backlog, record.breach_since_ms is None, -fullest, service
+    def _stated(self, now_ms: int) -> Mapping[str, State]:
+        """Return the states of those that are pressed: looked at anew where a record came, and all now and then."""
+        if abs(now_ms - self._stated_ms) >= _STATED_EVERY_MS:
+            self._unstated, self._stated_ms = set(self._pressed), now_ms
+        for name in self._unstated:
+            self._states[name] = state_of(self._records[name], now_ms, None, names=False)
+        self._unstated.clear()
+        return self._states
+
+    def _forget(self, service: str) -> None:
+        if self._records.pop(service, None) is not None:
+            self._order.remove(service)
+            self._pressed.discard(service)
+            self._unstated.discard(service)
+            self._states.pop(service, None)
+            del self._urgencies[service]
 
     def marks(self, service: str) -> Sequence[Mark]:
         """Return what has happened to a service, oldest first."""
@@ -258,6 +283,16 @@ class Group:
             elif kind == CLOCK_SKEWED and now_ms - at_ms < _FORGOTTEN_MS:
                 found.append(Trouble(f"the clock of {alert.host}: {alert.reason}", "set it by NTP"))
         return found
+
+
+def _urgency(record: Record) -> _Urgency:
+    """Return what services are sorted by: what stands, what takes longest to drain, where most wait."""
+    if record.is_calm:
+        return True, True, 0, 0, True, 0.0, record.service
+    stands = bool(record.waiting) or (record.binding is None and record.is_late)
+    drained = FOREVER_MS if stands else record.drained_ms if record.backlog else 0
+    fullest = max((limit.usage for limit in record.limits), default=0.0)
+    return False, not stands, -drained, -record.backlog, record.breach_since_ms is None, -fullest, record.service
 
 
 def _subject(kind: str, alert: Alert) -> str:

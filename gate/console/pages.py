@@ -263,8 +263,9 @@ class Console:
             shown |= {"owners": group.owners()}
         elif asked.view == "audit":
             shown |= {"audits": group.audits()[:_AUDITS]}
-        pressure = group.pressure(now, query=asked.query, state=asked.state, page=asked.page, names=asked.names)
-        shown |= {"pressure": pressure, "worst": "bad" if shown["troubles"] else pressure.kind}
+        if asked.view != "service":
+            pressure = group.pressure(now, query=asked.query, state=asked.state, page=asked.page, names=asked.names)
+            shown |= {"pressure": pressure, "worst": "bad" if shown["troubles"] else pressure.kind}
         return self._templates.get_template(f"{asked.view}.html").render(shown)
 
     def _service(self, asked: Asked, now: int) -> dict[str, Any]:

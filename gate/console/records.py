@@ -71,13 +71,13 @@ class Record(msgspec.Struct, frozen=True):
     service: str
     at_ms: int
     limits: list[Limit]
-    lanes: list[Lane]
+    lanes_read: msgspec.Raw = msgspec.field(name="lanes")  # only the page of one service asks what is in these two
     requests_per_second: float
     offered_per_second: float
     backlog: int
     policy: str = ""
     tokens: float | None = None
-    totals: list[Total] = []
+    totals_read: msgspec.Raw = msgspec.field(name="totals", default=msgspec.Raw(b"[]"))
     eta_seconds: float | None = None
     breach_since_ms: int | None = None
     binding: Bound | None = None
@@ -96,6 +96,16 @@ class Record(msgspec.Struct, frozen=True):
     in_flight: int | None = None
     shard: int | None = None
     owner: str = ""
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """What waits in each lane. Raises ValueError where it can't be read."""
+        return msgspec.json.decode(self.lanes_read, type=list[Lane])
+
+    @property
+    def totals(self) -> list[Total]:
+        """How many requests ended how. Raises ValueError where it can't be read."""
+        return msgspec.json.decode(self.totals_read, type=list[Total])
 
     @property
     def is_calm(self) -> bool:

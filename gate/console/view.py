@@ -55,7 +55,7 @@ class Line:
     waiting: int
     next_slot_ms: int | None  # None: nobody can tell
     drain_seconds: float | None  # None: nobody can tell
-    waits_seconds: float | None  # for how long something has waited without a break; None: nothing waits
+    waits_seconds: float | None  # since something waits without a break; None: nothing does, or nobody tells
     owner: str
     shard: int | None
 
@@ -143,10 +143,9 @@ def limit_name(limit: str, service: str, *, names: bool) -> str:
 def line_of(record: Record, now_ms: int, pause: Audit | None, *, names: bool) -> Line:
     """Return a service's line of the pressure list."""
     drained = record.drained_ms
-    since = [record.undecided_age_seconds or 0.0]
+    since = [record.undecided_age_seconds] if record.undecided_age_seconds else []
     if record.breach_since_ms is not None:
         since.append(max(0, now_ms - record.breach_since_ms) / 1000)
-    waits = record.backlog or record.undecided
     return Line(
         service=record.service,
         state=state_of(record, now_ms, pause, names=names),
@@ -156,7 +155,7 @@ def line_of(record: Record, now_ms: int, pause: Audit | None, *, names: bool) ->
         waiting=record.backlog,
         next_slot_ms=record.next_slot_ms,
         drain_seconds=None if drained >= FOREVER_MS else max(0, drained - now_ms) / 1000 if record.backlog else 0.0,
-        waits_seconds=max(since) if waits else None,
+        waits_seconds=max(since, default=None) if record.backlog or record.undecided else None,
         owner=record.owner,
         shard=record.shard,
     )

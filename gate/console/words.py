@@ -30,6 +30,8 @@ def number(value: float) -> str:
     """Write a number of requests, or of a rate, in at most seven characters or so."""
     if value >= 1_000_000:
         return f"{_short(value / 1_000_000)} M"
+    if value < 0.005:  # the rate of what has stopped sinks, but never to 0
+        return "0"
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

@@ -22,7 +22,9 @@ def group():
 def tell(group):
     """Have a gate tell the usage of a service: fields of `Usage`, and how many wait for how many seconds."""
 
-    def told(service, *, backlog=0, eta: float | None = 0.0, owner="a:1", shard=0, at_ms=AT_MS, **fields: Any):
+    def told(
+        service, *, backlog=0, eta: float | None = 0.0, owner="a:1", shard=0, at_ms=AT_MS, beside=None, **fields: Any
+    ):
         usage = Usage(
             service=service, at=at_ms * MS, policy=fields.pop("policy", "9f2c01"),
             limits=fields.pop("limits", (LimitUsage(f"{service}.rate", 150, 100.0, 0.4),)),
@@ -31,7 +33,7 @@ def tell(group):
             last_refusal=None, paused_until=None, in_flight=None, tenants=4, unknown_lanes=0,
         )  # fmt: skip
         usage = replace(usage, **fields)
-        beside = {"undecided": None, "undecided_age_seconds": None, "waiting": []}
+        beside = {"undecided": None, "undecided_age_seconds": None, "waiting": []} | (beside or {})
         record = {**to_json(usage), **beside, "shard": shard, "owner": owner}
         group.take_usage(service.encode(), json.dumps(record).encode())
 

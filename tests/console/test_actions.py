@@ -9,6 +9,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Thread
 from typing import NamedTuple
 from urllib.parse import urlencode
 
@@ -19,6 +20,7 @@ from gate.protocol import answers, control
 from gate.protocol.topics import Names
 from tests.client.log import Log
 from tests.console.browser import Browser, browsing, chromium
+from tests.console.served import consoled
 from tests.system.gates import GateProcess, create, gate, read, read_count, send, until
 
 ANN, BOB, ROOT = "a" * 32, "b" * 32, "c" * 32
@@ -253,6 +255,49 @@ async def test_a_cancel_is_counted_first_and_done_once(guarded):
     assert [(audit.who, audit.reason, audit.after["done"]) for audit in audits] == [("root", "they have left us", 3)]
 
 
+async def test_a_console_is_killed_in_the_midst_and_the_form_is_sent_to_another(guarded, tmp_path):
+    service = await guarded.service()
+    (tmp_path / "tokens").write_text(TOKENS)
+    options = ("--tokens", str(tmp_path / "tokens"))
+    path, headers = f"/services/{service}/pause", {"Cookie": f"gate-token={ANN}", "Sec-Fetch-Site": "same-origin"}
+
+    def sent(url: str, form: dict[str, str]) -> int:
+        asked = urllib.request.Request(url + path, urlencode(form).encode(), headers)
+        try:
+            with urllib.request.build_opener(Stay).open(asked, timeout=60) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+        except OSError:
+            return 0  # it is gone
+
+    def script() -> None:
+        with consoled(guarded.bootstrap, guarded.names.prefix, *options) as (url, process):
+            page = urllib.request.Request(f"{url}/services/{service}", headers=headers)
+            with urllib.request.urlopen(page, timeout=60) as answer:
+                given = hidden(answer.read().decode(), path)
+            form = {**given, "for": "15m", "reason": "the bank is down"}
+            clicks = [Thread(target=sent, args=(url, form)) for _ in range(3)]
+            for click in clicks:
+                click.start()
+            until(lambda: guarded.line(service)["state"] == "paused")
+            process.kill()
+            process.wait(10)
+            for click in clicks:
+                click.join()
+        with consoled(guarded.bootstrap, guarded.names.prefix, *options) as (url, _):
+            assert sent(url, form) == 303, "the form of the one is good for the other"
+            assert sent(url, {**form, "csrf": "0" * 64}) == 403
+
+    await asyncio.to_thread(script)
+    resume = {"reason": "to see what came before", "id": uuid.uuid4().hex}
+    bearer = {"Authorization": f"Bearer {ANN}"}
+    answer = await asyncio.to_thread(guarded.ask, f"/services/{service}/resume", resume, **bearer)
+    assert answer.status == 200
+    assert [audit.what for audit in await guarded.audits(service, 2)] == ["pause", "resume"]
+
+
 async def test_a_program_acts_by_its_token_alone(guarded):
     service = await guarded.service()
     form = {"for": "15m", "reason": "deploy", "id": uuid.uuid4().hex}
@@ -266,7 +311,7 @@ async def test_a_program_acts_by_its_token_alone(guarded):
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if chromium() is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+        pytest.skip("no Chromium on this machine: `make test-tools` installs it where apt is")
     with browsing() as running:
         yield running
 

@@ -2,7 +2,6 @@
 
 import json
 
-import msgspec
 import pytest
 
 from gate.admission.model import SECOND, Binding, Event, EventKind, LimitUsage, PausedTenant, Reason
@@ -78,9 +77,7 @@ def test_a_stranger_is_told_no_tenant(group, tell):
 def test_a_partition_that_stands_is_worse_than_any_limit(group, tell):
     tell("late", backlog=9, eta=None, binding=Binding(Reason.RATE, "late.rate"))
     stalled = {"topic": "gate.requests.pay", "partition": 3, "offset": 7, "why": "read-only", "remedy": "allow it"}
-    tell("pay")
-    record = msgspec.to_builtins(group.record("pay")) | {"waiting": [stalled]}
-    group.take_usage(b"pay", json.dumps(record).encode())
+    tell("pay", beside={"waiting": [stalled]})
     assert state(group) == (Word.STANDS, "gate.requests.pay-3", "at offset 7", "bad")
     assert names(group.pressure(AT_MS)) == ["pay", "late"]
 
@@ -96,11 +93,17 @@ def test_a_gate_that_says_nothing_when_a_request_was_to_go_is_told(group, tell):
 
 def test_what_has_just_come_is_no_worse_than_a_limit(group, tell):
     tell("slow", backlog=4, eta=9.0, binding=Binding(Reason.RATE, "slow.rate"))
-    tell("fresh")
     for age, word, first in ((1.4, Word.FREE, "slow"), (6.0, Word.STANDS, "fresh")):
         late = {"undecided": 5, "undecided_age_seconds": age}
-        group.take_usage(b"fresh", json.dumps(msgspec.to_builtins(group.record("fresh")) | late).encode())
+        tell("fresh", beside=late)
         assert (state(group, "fresh").word, names(group.pressure(AT_MS))[0]) == (word, first)
+
+
+def test_for_how_long_something_waits_is_told_where_it_is_known(group, tell):
+    tell("pay", backlog=2, eta=None, paused_until=NEVER)
+    assert group.line("pay", AT_MS, names=True).waits_seconds is None
+    tell("pay", backlog=2, breach_since=AT - 9 * SECOND, beside={"undecided": 1, "undecided_age_seconds": 2.0})
+    assert group.line("pay", AT_MS + 1_000, names=True).waits_seconds == 10.0
 
 
 def test_times_go_on_between_two_records(group, tell):

@@ -9,7 +9,7 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from gate.protocol.topics import Names
 from tests.console.browser import Browser, browsing, chromium
+from tests.console.served import consoled
 from tests.system.gates import GateProcess, create, gate, send, until
 
 POLICY = """
@@ -48,20 +49,6 @@ class Group:
         return {line["service"]: line["owner"] for line in self.pressure(url)["services"]}
 
 
-@contextmanager
-def consoled(bootstrap: str, prefix: str, *options: str) -> Iterator[str]:
-    """Run `gate console`, and return its URL."""
-    command = [sys.executable, "-m", "gate", "console", "--bootstrap", bootstrap, "--prefix", prefix, "--http", "0"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def group(bootstrap, tmp_path_factory) -> Iterator[Group]:
     prefix = f"t{uuid.uuid4().hex[:8]}"
@@ -71,7 +58,7 @@ def group(bootstrap, tmp_path_factory) -> Iterator[Group]:
         gates = [stack.enter_context(gate(folder, bootstrap, prefix, POLICY, "--http", "0")) for _ in range(2)]
         for one in gates:
             until(one.is_ready, explain=one.text)
-        told = Group(bootstrap, names, gates, stack.enter_context(consoled(bootstrap, prefix)))
+        told = Group(bootstrap, names, gates, stack.enter_context(consoled(bootstrap, prefix))[0])
 
         async def fill() -> None:
             await create(bootstrap, *map(names.requests, SERVICES))
@@ -86,7 +73,7 @@ def group(bootstrap, tmp_path_factory) -> Iterator[Group]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if chromium() is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+        pytest.skip("no Chromium on this machine: `make test-tools` installs it where apt is")
     with browsing() as running:
         yield running
 

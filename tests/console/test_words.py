@@ -1,0 +1,40 @@
+"""Numbers and times as people read them."""
+
+import pytest
+
+from gate.console import words
+from gate.observe.usage import FOREVER_MS
+
+AT_MS = 1_764_025_123_456
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0, "0"), (6.1e-135, "0"), (0.004, "0"), (0.36, "0.36"), (1.94, "1.9"), (3.0, "3"), (99.96, "100.0"),
+     (1234.4, "1,234"), (1_200_000, "1.2 M"), (37_000_000, "37 M")],
+)  # fmt: skip
+def test_a_number_is_short(value, said):
+    assert words.number(value) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, "unknown"), (0, "now"), (0.4, "0.4 s"), (9.96, "10.0 s"), (42.4, "42 s"), (119, "119 s"), (150, "2.5 min"),
+     (7_200, "2.0 h"), (86_400 * 40, "40 d")],
+)  # fmt: skip
+def test_a_length_of_time_is_short(seconds, said):
+    assert words.duration(seconds) == said
+
+
+def test_a_time_has_its_date_on_another_day():
+    assert words.clock(AT_MS, AT_MS + 1000) == "22:58:43"
+    assert words.clock(AT_MS, AT_MS + 86_400_000) == "2025-11-24 22:58"
+    assert words.until(FOREVER_MS, AT_MS) == words.until(None, AT_MS) == "until resumed"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "none"), (True, "true"), (60, "60"), ({"high": 6, "low": 1}, "high: 6, low: 1"), (["a", "b"], "a, b")],
+)
+def test_a_value_of_a_policy_reads_as_in_its_file(value, said):
+    assert words.text(value) == said
