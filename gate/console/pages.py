@@ -34,6 +34,7 @@ _FORM_BYTES: Final = 16 << 10
 _SIGNED_IN: Final = 12 * 3600  # seconds
 _FAILED: Final = 0.5  # seconds before somebody with a wrong token is answered
 _SAY_WHO: Final = "say who you are: Authorization: Bearer TOKEN"
+_DONE: Final = 1_000  # commands of which is told after a redirect
 _MARKS: Final = 30
 _AUDITS: Final = 200
 _SHOWN: Final = 200  # characters of what somebody has typed into the search
@@ -85,6 +86,7 @@ class Console:
         self._troubles = troubles
         self._wall_ms = wall_ms
         self._live = Live()
+        self._done: dict[str, str] = {}  # what became of the last commands, by their ids
         self._templates = _environment()
 
     @property
@@ -156,7 +158,7 @@ class Console:
         lanes = (
             [] if (record := self._feed.group.record(asked.service)) is None else [lane.name for lane in record.lanes]
         )
-        shown.setdefault("said", request.query_params.get("said", "")[:_SHOWN])
+        shown.setdefault("said", self._done.get(request.query_params.get("done", ""), ""))
         return self._html(
             "page.html", request, status=status, part=part, asked=asked, live=_live_url(request, asked),
             viewer=viewer, forms=forms, lanes=lanes, **shown,
@@ -223,7 +225,10 @@ class Console:
             return JSONResponse({"command": done.command, "done": done.text, "fits": done.fits})
         if action == "count":  # nothing was done that a reload could do again
             return await self._whole(request, "service", viewer, said=done.text, counted=done, form=form)
-        return RedirectResponse(f"/services/{quote(service)}?said={quote(done.text)}", 303)
+        self._done[done.command] = done.text
+        while len(self._done) > _DONE:
+            del self._done[next(iter(self._done))]
+        return RedirectResponse(f"/services/{quote(service)}?done={quote(done.command)}", 303)
 
     async def _do(self, action: str, service: str, viewer: Viewer, form: Mapping[str, str]) -> Done:
         if self._actions is None:

@@ -103,6 +103,7 @@ class HttpServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # who asks is who is connected, whatever a header says
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             )
         )

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+import httpx
 import pytest
 
 from gate.client import SyncGateControl
@@ -296,6 +297,19 @@ async def test_a_console_is_killed_in_the_midst_and_the_form_is_sent_to_another(
     answer = await asyncio.to_thread(guarded.ask, f"/services/{service}/resume", resume, **bearer)
     assert answer.status == 200
     assert [audit.what for audit in await guarded.audits(service, 2)] == ["pause", "resume"]
+
+
+def test_a_page_says_nothing_that_its_address_makes_up(guarded):
+    for query in ("said=all+is+well", "done=all+is+well"):
+        status, html = guarded.as_browser(ANN, f"/services/x?{query}")
+        assert (status, "all is well" in html) == (200, False)
+
+
+@pytest.mark.parametrize(("network", "status"), [("127.0.0.0/8", 200), ("10.0.0.0/8", 401)])
+def test_a_proxy_is_known_by_its_connection_and_not_by_what_it_forwards(guarded, network, status):
+    named = {"X-Forwarded-User": "carol", "X-Forwarded-For": "10.1.2.3"}
+    with consoled(guarded.bootstrap, guarded.names.prefix, "--trusted-proxy", network) as (url, _):
+        assert httpx.get(f"{url}/v1/pressure", headers=named, timeout=60).status_code == status
 
 
 async def test_a_program_acts_by_its_token_alone(guarded):
