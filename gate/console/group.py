@@ -127,9 +127,9 @@ class Group:
         if before.policy != record.policy and before.policy:
             self._mark(service, Mark(record.at_ms, "policy", f"policy {record.policy}", f"before: {before.policy}"))
 
-    def take_alert(self, headers: Mapping[str, bytes], value: bytes | None, at_ms: int) -> None:
+    def take_alert(self, headers: Mapping[str, bytes | None], value: bytes | None, at_ms: int) -> None:
         """Take a record of the alerts topic, and when it was written."""
-        kind = headers.get("ce_type", b"").decode(errors="replace")
+        kind = (headers.get("ce_type") or b"").decode(errors="replace")
         try:
             alert = _ALERTS.decode(value or b"")
         except (msgspec.DecodeError, UnicodeError, RecursionError):

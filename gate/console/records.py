@@ -1,11 +1,12 @@
 """Records of the usage topic, read as far as the console shows them: half a minute of thousands costs milliseconds."""
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from gate.observe.usage import FOREVER_MS
 
+T = TypeVar("T", bound=msgspec.Struct)
 _NEAR: Final = 0.8  # of a limit
 _LATE: Final = 5.0  # seconds for which something is undecided; for less it is on its way
 
@@ -99,13 +100,13 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def lanes(self) -> list[Lane]:
-        """What waits in each lane. Raises ValueError where it can't be read."""
-        return msgspec.json.decode(self.lanes_read, type=list[Lane])
+        """What waits in each lane; nothing where that can't be read."""
+        return _read(self.lanes_read, Lane)
 
     @property
     def totals(self) -> list[Total]:
-        """How many requests ended how. Raises ValueError where it can't be read."""
-        return msgspec.json.decode(self.totals_read, type=list[Total])
+        """How many requests ended how; nothing where that can't be read."""
+        return _read(self.totals_read, Total)
 
     @property
     def is_calm(self) -> bool:
@@ -142,6 +143,13 @@ class Record(msgspec.Struct, frozen=True):
     def per_second(self) -> float | None:
         """What the tightest limit gives in the long run, calendar quotas aside; None: there is none."""
         return min((limit.per_second for limit in self.limits if limit.renews_at_ms is None), default=None)
+
+
+def _read(raw: msgspec.Raw, kind: type[T]) -> list[T]:
+    try:
+        return msgspec.json.decode(raw, type=list[kind])  # type: ignore[valid-type]  # it is known when this runs
+    except (msgspec.DecodeError, UnicodeError):
+        return []
 
 
 _DECODER: Final = msgspec.json.Decoder(Record)

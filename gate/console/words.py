@@ -41,7 +41,10 @@ def clock(at_ms: int, now_ms: int) -> str:
     """Say when in UTC: the time of day, with the date where it is another day."""
     if at_ms >= FOREVER_MS:
         return "never"
-    at, now = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (at_ms, now_ms))
+    try:
+        at, now = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (at_ms, now_ms))
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms} ms"  # beyond the year 9999
     return at.strftime("%H:%M:%S") if at.date() == now.date() else at.strftime("%Y-%m-%d %H:%M")
 
 

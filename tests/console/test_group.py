@@ -178,12 +178,18 @@ def test_what_happened_to_a_service_is_told_in_order(group, tell, alerted, audit
     assert group.marks("loan") == []
 
 
+def test_lanes_that_cannot_be_read_are_left_out_and_the_service_is_shown(group, tell):
+    tell("pay", beside={"lanes": [{"name": 5}], "totals": "many"})
+    assert (group.record("pay").lanes, group.record("pay").totals, len(group)) == ([], [], 1)
+
+
 def test_what_is_no_record_is_passed_over_and_counted(group, tell):
     tell("pay")
     group.take_usage(b"loan", b"{}")
     group.take_usage(b"loan", b"\xff")
     group.take_alert({"ce_type": b"gate.policy.refused"}, b"[]", AT_MS)
     group.take_audit(None)
+    group.take_alert({"ce_type": None}, b"{}", AT_MS)
     assert (group.unreadable, len(group), group.troubles(AT_MS)) == (4, 1, [])
     group.take_usage(b"pay", None)
     assert len(group) == 0

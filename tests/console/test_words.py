@@ -32,6 +32,11 @@ def test_a_time_has_its_date_on_another_day():
     assert words.until(FOREVER_MS, AT_MS) == words.until(None, AT_MS) == "until resumed"
 
 
+@pytest.mark.parametrize("at_ms", [FOREVER_MS - 1, 10**15, -(10**15), -(10**18)])
+def test_a_time_that_no_calendar_has_is_a_time_all_the_same(at_ms):
+    assert words.clock(at_ms, AT_MS) == f"{at_ms} ms"
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [(None, "none"), (True, "true"), (60, "60"), ({"high": 6, "low": 1}, "high: 6, low: 1"), (["a", "b"], "a, b")],
