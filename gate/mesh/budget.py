@@ -61,6 +61,7 @@ class Budget:
         if held is None:
             held = self.held[key] = Held(key, now, self.parts.nothing, entry.consumed)
         held.acknowledge(now, entry, self.parts.sizes)
+        self.parts.note(now, held)
         self.grants.account(now, held, entry)
         if entry.want > 0 and not any(held.target):
             self.eager = True
@@ -72,6 +73,7 @@ class Budget:
         self.asks.forget(key)
         held = self.held.pop(key, None)
         if held is not None:
+            self.parts.forget(held)
             self.grants.end(now, held, until, left=left)
             self.parts.end(now, held, until, left=left)
             self.eager = True
@@ -163,7 +165,7 @@ class Budget:
         if self.divided is None or not any(self.parts.whole):
             return []
         keen = bool(self.asks.want or self.queue_want)
-        return list(self.parts.move(now, self.held.values(), version, keen=keen).values())
+        return list(self.parts.move(now, version, keen=keen).values())
 
     def top_up(self, now: int, held: Held, version: Iterator[int]) -> bool:
         """Grant a holder what it wants in a short time, as far as there is any; tell whether it got any."""

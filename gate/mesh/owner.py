@@ -54,6 +54,7 @@ class Owner:
         self._changed: set[str] = set()  # budgets, since the last drain
         self._changed_leases: set[Key] = set()
         self._changed_parts: set[tuple[Key, str]] = set()
+        self._expiry = 0  # before which no lease ends: each only gets longer
 
     def __next__(self) -> int:
         """Return a version that is newer than all others."""
@@ -76,6 +77,7 @@ class Owner:
             return
         lease.seq = report.seq
         lease.until = now + longer(self.terms.lease_ns)
+        self._expiry = min(self._expiry, lease.until)
         lease.answer = True
         self._changed_leases.add(key)
         for entry in report.budgets:
@@ -239,8 +241,11 @@ class Owner:
         return Grant(key[0], key[1], answers, self.terms.lease_ns, lease.since, tuple(shares), slots)
 
     def _expire(self, now: int) -> None:
+        if now < self._expiry:
+            return
         for key, lease in [(key, lease) for key, lease in self.leases.items() if lease.until <= now]:
             self._end(now, key, lease.until)
+        self._expiry = min([lease.until for lease in self.leases.values()], default=0)
 
     def _end(self, now: int, key: Key, until: int, *, left: bool = False) -> None:
         lease = self.leases.pop(key)

@@ -27,6 +27,10 @@ class Parts:
         self.crowded = 0  # units of the smallest part, where some who want have none in this turn
         self._turn = -1
         self._compile(spec)
+        self._kept: dict[Key, Shape] = {}  # what is reserved for each holder
+        self._sums = list(self.nothing)  # of these
+        self._lingering: dict[Key, Held] = {}  # for whom less may be reserved as time passes, with no word of theirs
+        self._unsettled: dict[Key, Held] = {}  # who have other parts than they are to have
         self.own = self.own_target = self.whole
         self.account = Account(now, slower(self.whole[0]), self.whole[1], tokens=True)
         self.windows = [Ledger(limit, longer(size)) for limit, size in zip(self.whole[2:], self.sizes, strict=True)]
@@ -50,10 +54,15 @@ class Parts:
             known = dict(zip(sizes, shape[2:], strict=True))
             return (*shape[:2], *[known.get(size, 0) for size in self.sizes])
 
+        self._kept.clear()
+        self._lingering.clear()
+        self._unsettled.clear()
+        self._sums = list(self.nothing)
         for held in holders:
             held.counts = held.counts_until = ()
             held.acked, held.target = carried(held.acked), carried(held.target)
             held.pending = [(sent, carried(shape)) for sent, shape in held.pending]
+            self.note(now, held)
         places = {size: place for place, size in enumerate(self.sizes)}
         kept = [rest for rest in self.rests if sizes[rest.window] in places]
         self.rests = [rest._replace(window=places[sizes[rest.window]]) for rest in kept]
@@ -64,6 +73,26 @@ class Parts:
         self.windows = [ledgers.get(longer(size)) or Ledger(0, longer(size)) for size in self.sizes]
         self.own_target = tuple(map(min, own, self.whole))
         self.set_own(now, self.own_target)
+
+    def note(self, now: int, held: Held) -> None:
+        """Take in that a holder has another part, or has told what counts of it."""
+        before, kept = self._kept.get(held.key, self.nothing), held.reserved(now)
+        if kept != before:
+            self._kept[held.key] = kept
+            self._sums = [total + new - old for total, new, old in zip(self._sums, kept, before, strict=True)]
+        if self.sizes and kept != held.acked:
+            self._lingering[held.key] = held
+        else:
+            self._lingering.pop(held.key, None)
+        if held.shape != held.target:
+            self._unsettled[held.key] = held
+
+    def forget(self, held: Held) -> None:
+        """Reserve nothing for a holder any more: it is gone."""
+        self._lingering.pop(held.key, None)
+        self._unsettled.pop(held.key, None)
+        kept = self._kept.pop(held.key, self.nothing)
+        self._sums = [total - units for total, units in zip(self._sums, kept, strict=True)]
 
     def divide(self, now: int, big: int, own: int, wants: Sequence[int]) -> list[Shape] | None:
         """Return the parts of the owner and of each holder by what they want; None: they would be too small.
@@ -104,6 +133,10 @@ class Parts:
         Who has enough keeps what he has, unless somebody who has not needs it.
         """
         self.own_target = targets[0]
+        self._aim(now, holders, targets)
+        self._unsettled = {held.key: held for held in holders if held.shape != held.target}
+
+    def _aim(self, now: int, holders: Sequence[Held], targets: Sequence[Shape]) -> None:
         turn, self._turn = self._turn, now // self.terms.turn_ns
         pairs = list(zip(holders, targets[1:], strict=True))
         content = [
@@ -117,7 +150,7 @@ class Parts:
         if not any(content):
             return
         own = tuple(map(min, self.own, self.own_target))
-        free = _less(self.free(now, holders), self.own, own)
+        free = _less(self.free(now), self.own, own)
         lacks = [lack - max(0, left) for lack, left in zip(lacks, free, strict=True)]
         spare = [(held, target) for enough, (held, target) in zip(content, pairs, strict=True) if enough]
         for held, target in sorted(spare, key=lambda pair: pair[1][0] - pair[0].shape[0]):
@@ -143,35 +176,37 @@ class Parts:
             flows.append(self.whole[0] * MILLI // NANO)
         return max(1, min(flows, default=1))
 
-    def move(self, now: int, holders: Collection[Held], version: Iterator[int], *, keen: bool) -> dict[Key, Held]:
+    def move(self, now: int, version: Iterator[int], *, keen: bool) -> dict[Key, Held]:
         """Recall what is more than the target, then give what is free; return those to whom there is news.
 
         `keen`: the owner's own part comes first.
         """
         told: dict[Key, Held] = {}
-        for held in holders:
-            self._resize(held, tuple(map(min, held.shape, held.target)), version, told)
+        unsettled = list(self._unsettled.values())
+        for held in unsettled:
+            self._resize(now, held, tuple(map(min, held.shape, held.target)), version, told)
         self.set_own(now, tuple(map(min, self.own, self.own_target)))
-        free = self.free(now, holders)
+        free = self.free(now)
         if keen:
             free = self._grow_own(now, free)
-        for held in holders:
+        for held in unsettled:
             if held.shape == held.target:
                 continue
             reserved = held.reserved(now)
             places = zip(held.shape, held.target, reserved, free, strict=True)
             shape = tuple([max(mine, min(target, kept + max(0, left))) for mine, target, kept, left in places])
             if all(units for units, whole in zip(shape[1:], self.whole[1:], strict=True) if whole):
-                self._resize(held, shape, version, told)
+                self._resize(now, held, shape, version, told)
                 free = _less(free, reserved, held.reserved(now))
+        self._unsettled = {held.key: held for held in unsettled if held.shape != held.target}
         self._grow_own(now, free)
         return told
 
-    def free(self, now: int, holders: Collection[Held]) -> Shape:
+    def free(self, now: int) -> Shape:
         """Return what of each limit nobody may be using; below 0 where the limit was lowered."""
-        sums = list(self.whole)
-        for held in holders:
-            sums = [left - units for left, units in zip(sums, held.reserved(now), strict=True)]
+        for held in list(self._lingering.values()):
+            self.note(now, held)
+        sums = [limit - units for limit, units in zip(self.whole, self._sums, strict=True)]
         for rest in self.rests:
             if now < rest.until:
                 sums[2 + rest.window] -= rest.units
@@ -232,10 +267,11 @@ class Parts:
         self.set_own(now, tuple([max(mine, min(target, mine + max(0, left))) for mine, target, left in places]))
         return _less(free, before, self.own)
 
-    def _resize(self, held: Held, shape: Shape, version: Iterator[int], told: dict[Key, Held]) -> None:
+    def _resize(self, now: int, held: Held, shape: Shape, version: Iterator[int], told: dict[Key, Held]) -> None:
         if shape != held.shape:
             held.pending.append((next(version), shape))
             told[held.key] = held
+            self.note(now, held)
 
 
 def _minus(whole: Shape, part: Shape) -> Shape:

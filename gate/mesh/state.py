@@ -166,6 +166,7 @@ def restore(now: int, records: Mapping[str, bytes], terms: Terms) -> Restored:
             budget = budgets[record.name]
             held = budget.held[record.key] = _held(now, record, shift, budget)
             budget.grants.outstanding += held.outstanding
+            budget.parts.note(now, held)
             leases[record.key][2][record.name] = held
     return Restored(head.version, budgets, leases)
 

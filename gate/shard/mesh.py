@@ -142,7 +142,6 @@ class Mesh:
     def set_policy(self, policy: Policy, now: int) -> None:
         """Go over to other limits. Lower ones hold a lease later at the latest."""
         self._policy = policy
-        self._unlisted.clear()
         if self.owner.budgets:
             self.owner.reload(now)
             self._next = now
@@ -247,10 +246,8 @@ class Mesh:
             return refused(f"a tenant's name has at most {LONGEST_TENANT} characters")
         if self._format() < SINCE_FORMAT:
             return refused("the gates' state is written in an older format: `gate upgrade finish` first")
-        if service not in self._policy.layers.exact and service not in self._unlisted:
-            if len(self._unlisted) >= MOST_UNLISTED:
-                return refused(f"more than {MOST_UNLISTED} services without an entry of their own are asked for")
-            self._unlisted.add(service)
+        if not self._knows(service):
+            return refused(f"more than {MOST_UNLISTED} services without an entry of their own are asked for")
         policy, shard = self._policy.service(service), shard_of(self._policy.shard_key(service), self._shards)
         if policy is None:
             allowed = self._policy.settings.fail_open
@@ -287,7 +284,7 @@ class Mesh:
             spec = None if group is None else group.spec
         else:
             service, of_tenant, tenant = name.partition("/")
-            policy = self._policy.service(service) if service in self._unlisted or service in self._listed else None
+            policy = self._policy.service(service) if self._knows(service) else None
             if policy is not None and not policy.shadow and not (of_tenant and self._engines(service) is not None):
                 spec = policy.tenant(tenant) if of_tenant else policy.spec
                 key = self._policy.shard_key(service)
@@ -295,9 +292,14 @@ class Mesh:
             return None
         return spec if spec.running is None else replace(spec, running=None)
 
-    @property
-    def _listed(self) -> Collection[str]:
-        return self._policy.layers.exact
+    def _knows(self, service: str) -> bool:
+        """Tell whether a name may be looked up: what is looked up is remembered, and callers make names up."""
+        if service in self._policy.layers.exact or service in self._unlisted:
+            return True
+        if len(self._unlisted) >= MOST_UNLISTED:
+            return False
+        self._unlisted.add(service)
+        return True
 
     def _seed(self, now: int, budget: Budget) -> None:
         """Charge a budget that begins with what requests in topics have used of its limits."""

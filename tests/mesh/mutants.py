@@ -72,8 +72,8 @@ def counts_not_reserved(reserved: Any) -> Any:
 def own_counts_not_reserved(free: Any) -> Any:
     """What counts in the owner's own windows is given to others with them."""
 
-    def parts_alone(self: Parts, now: int, holders: Any) -> Any:
-        found = free(self, now, holders)
+    def parts_alone(self: Parts, now: int) -> Any:
+        found = free(self, now)
         counted = [max(limit, ledger.counted) - limit for limit, ledger in zip(self.own[2:], self.windows, strict=True)]
         return (*found[:2], *[left + extra for left, extra in zip(found[2:], counted, strict=True)])
 

@@ -181,6 +181,20 @@ def test_a_new_owner_goes_on_at_once_and_admits_nothing_beside_what_is_out() -> 
     assert over(shard.policy.effective("pay").spec, [*went, *by_queue], START) == []
 
 
+def test_services_without_an_entry_go_on_with_a_new_owner_and_a_new_policy() -> None:
+    text = "defaults: {requests_per_second: 100, burst_size: 20, window_size: 1}\nservices: {pay: {}}"
+    other = next(name for name in map(str, range(99)) if shard_of(name, SHARDS) == shard_of("pay", SHARDS))
+    shard = Shard(text)
+    shard.join("p1")
+    assert shard.run(3, calls=2, names=(other,))[0]
+    shard.take_over()
+    shard.run(1, calls=2, names=(other,))
+    assert sum(units for _, units in shard.run(3, calls=2, names=(other,))[0]) > 200
+    shard.mesh.set_policy(parse_policy(text.replace("100", "50")), shard.now)
+    shard.run(11, calls=2, names=(other,))
+    assert 130 < sum(units for _, units in shard.run(3, calls=2, names=(other,))[0]) <= 170
+
+
 def test_a_topic_that_comes_later_shares_what_processes_hold_already() -> None:
     shard = Shard(BUCKET)
     shard.join("p1")
