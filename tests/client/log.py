@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, for_code
-from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import OffsetAndMetadata
 
 from gate.protocol.topics import Names
+from tests.kafka.raw import produce
 
 
 @dataclass
@@ -62,18 +61,7 @@ class Log:
 
     async def write_raw(self, topic: str, batch: bytes, partition: int = 0) -> None:
         """Write a batch as it is, as a producer can that is not aiokafka's."""
-        client = AIOKafkaClient(bootstrap_servers=self.bootstrap)
-        await client.bootstrap()
-        try:
-            client.add_topic(topic)
-            place = TopicPartition(topic, partition)
-            while (node := client.cluster.leader_for_partition(place)) in {None, -1}:
-                await client.force_metadata_update()
-            answer = await client.send(node, ProduceRequest(None, -1, 10_000, [(topic, [(partition, batch)])]))
-            ((_, ((_, code, *_),)),) = answer.topics
-            assert code == 0, for_code(code)
-        finally:
-            await client.close()
+        await produce(self.bootstrap, topic, batch, partition=partition)
 
     async def configure(self, topic: str, **config: str) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)

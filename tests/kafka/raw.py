@@ -1,11 +1,16 @@
 """Record batches of which every field can be set, as a producer may write them by hand."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
 from aiokafka import codec as codecs
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import NotLeaderForPartitionError, UnknownTopicOrPartitionError, for_code
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.util import calc_crc32c
+from aiokafka.structs import TopicPartition
 
 HEADER = Struct(">qiibIhiqqqhii")
 _PACK = {
@@ -14,6 +19,36 @@ _PACK = {
     3: codecs.lz4_encode,
     4: codecs.zstd_encode,
 }
+
+NOT_YET = {NotLeaderForPartitionError, UnknownTopicOrPartitionError}
+
+
+async def produce(
+    bootstrap: str, topic: str, *batches: bytes, partition: int = 0, transactional_id: str | None = None
+) -> None:
+    """Write batches as they are.
+
+    A broker tells who leads a new topic a moment before it has its log, and refuses what comes in between.
+    """
+    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    await client.bootstrap()
+    try:
+        await client.set_topics([topic])
+        for raw in batches:
+            async with asyncio.timeout(40):
+                while (code := await _produce(client, topic, partition, raw, transactional_id)) in NOT_YET:
+                    await asyncio.sleep(0.05)
+            assert code.errno == 0, f"the broker itself refuses it: {code}"
+    finally:
+        await client.close()
+
+
+async def _produce(client: AIOKafkaClient, topic: str, partition: int, raw: bytes, transactional_id: str | None):
+    while (node := client.cluster.leader_for_partition(TopicPartition(topic, partition))) in {None, -1}:
+        await client.force_metadata_update()
+    request = ProduceRequest(transactional_id, -1, 10_000, [(topic, [(partition, raw)])])
+    ((_, ((_, code, *_),)),) = (await client.send(node, request)).topics
+    return for_code(code)
 
 
 @dataclass

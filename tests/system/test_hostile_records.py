@@ -3,31 +3,12 @@
 import asyncio
 
 import pytest
-from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.produce import ProduceRequest
-from aiokafka.structs import TopicPartition
 
-from tests.kafka.raw import Rec, batch, record, varint
+from tests.kafka.raw import Rec, batch, produce, record, varint
 from tests.system.gates import create, gate, header, read_count, send, stamp, until
 
 POLICY = "defaults: {requests_per_second: 1000}\n"
 SMALL = "20000"  # bytes that a batch of a topic may have
-
-
-async def write(bootstrap: str, topic: str, *batches: bytes) -> None:
-    """Produce raw batches to partition 0."""
-    client = AIOKafkaClient(bootstrap_servers=bootstrap)
-    await client.bootstrap()
-    try:
-        await client.set_topics([topic])
-        while (node := client.cluster.leader_for_partition(TopicPartition(topic, 0))) in {None, -1}:
-            await client.force_metadata_update()
-        for raw in batches:
-            answer = await client.send(node, ProduceRequest(None, -1, 10_000, [(topic, [(0, raw)])]))
-            ((_, ((_, code, *_),)),) = answer.topics
-            assert code == 0, f"the broker itself refuses it: {code}"
-    finally:
-        await client.close()
 
 
 async def innocents(bootstrap: str, prefix: str, count: int = 20) -> None:
@@ -79,7 +60,7 @@ async def test_one_request_costs_nobody_else_anything(bootstrap, prefix, tmp_pat
     for kind, config in configs.items():
         await create(bootstrap, f"{prefix}.{kind}.bad", partitions=1, **config)
     with gate(tmp_path, bootstrap, prefix, POLICY, "--shards", "1", "--http", "0") as running:
-        await write(bootstrap, f"{prefix}.requests.bad", raw)
+        await produce(bootstrap, f"{prefix}.requests.bad", raw)
         admitted = await read_count(bootstrap, [f"{prefix}.admitted.bad"], 2)
         (rejected,) = await read_count(bootstrap, [f"{prefix}.rejected.bad"], 1)
         await innocents(bootstrap, prefix)
@@ -110,7 +91,7 @@ async def test_what_only_the_broker_knows_is_found_by_what_it_says(bootstrap, pr
         await alter(bootstrap, f"{prefix}.admitted.bad", "cleanup.policy", "compact")
         records = [Rec(b"k", b"%d" % i) for i in range(100)]
         records[33] = records[77] = Rec(None, b"bad")
-        await write(bootstrap, bad, batch(records))
+        await produce(bootstrap, bad, batch(records))
         admitted = await read_count(bootstrap, [f"{prefix}.admitted.bad"], 99)
         rejected = await read_count(bootstrap, [f"{prefix}.rejected.bad"], 2)
         await innocents(bootstrap, prefix)
@@ -130,7 +111,7 @@ async def test_a_limit_that_sinks_makes_smaller_batches(bootstrap, prefix, tmp_p
         await alter(bootstrap, f"{prefix}.admitted.bad", "max.message.bytes", SMALL)
         records = [Rec(b"k", b"%d" % i + bytes(400)) for i in range(600)]
         records[300] = Rec(b"k", bytes(30_000))
-        await write(bootstrap, bad, batch(records))
+        await produce(bootstrap, bad, batch(records))
         await read_count(bootstrap, [f"{prefix}.admitted.bad"], 600)
         (rejected,) = await read_count(bootstrap, [f"{prefix}.rejected.bad"], 1)
         await innocents(bootstrap, prefix)
@@ -143,12 +124,12 @@ async def test_forged_offsets_are_not_believed(bootstrap, prefix, tmp_path):
     await create(bootstrap, bad, partitions=1)
     policy = "services: {bad: {requests_per_second: 10, burst_size: 5, window_limit: 1000000, overflow: hold}}\n"
     deltas = [0, 500_000, 3, 3, -7, 2, 100, 1]
-    await write(bootstrap, bad, batch([Rec(value=b"%d" % i, delta=d) for i, d in enumerate(deltas)]))
+    await produce(bootstrap, bad, batch([Rec(value=b"%d" % i, delta=d) for i, d in enumerate(deltas)]))
     with gate(tmp_path, bootstrap, prefix, policy, "--shards", "1") as first:
         await read_count(bootstrap, [f"{prefix}.admitted.bad"], 5)
         first.kill()
     with gate(tmp_path, bootstrap, prefix, policy, "--shards", "1") as second:
-        await write(bootstrap, bad, batch([Rec(value=b"last", delta=-5)]))
+        await produce(bootstrap, bad, batch([Rec(value=b"last", delta=-5)]))
         admitted = await read_count(bootstrap, [f"{prefix}.admitted.bad"], len(deltas) + 1)
         assert second.process.poll() is None
     assert [record.value for record in admitted] == [*(b"%d" % i for i in range(len(deltas))), b"last"]
@@ -162,7 +143,7 @@ async def test_where_not_even_the_rejection_is_taken_only_that_partition_waits_a
     await create(bootstrap, bad, f"{prefix}.requests.good", partitions=1)
     await create(bootstrap, rejected, partitions=1, **{"max.message.bytes": "100"})
     with gate(tmp_path, bootstrap, prefix, POLICY, "--shards", "1", "--http", "0") as running:
-        await write(bootstrap, bad, batch([Rec(b"k", b"x", headers=[(b"gate-cost", b"nonsense")])]))
+        await produce(bootstrap, bad, batch([Rec(b"k", b"x", headers=[(b"gate-cost", b"nonsense")])]))
         text = running.wait_for("a partition waits")
         assert rejected in text
         assert bad in text

@@ -9,15 +9,14 @@ import time
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, NotLeaderForPartitionError, for_code
-from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.errors import KafkaError
 
 from gate.kafka.connect import running as running_client
 from gate.kafka.open_transactions import shown
 from gate.kafka.undecided_requests import open_transaction, options
 from gate.shard.records import Partition
 from tests.hostile.encoding import TRANSACTIONAL, RawBatch, RawRecord
+from tests.kafka.raw import produce
 from tests.system.gates import create, gate, until
 
 POLICY = "shards: 2\ndefaults: {requests_per_second: 1000}\n"
@@ -116,20 +115,7 @@ async def write_orphan(bootstrap, topic, *, producer_id, written_ms):
         [RawRecord(value=b"orphan")], timestamp=written_ms, attributes=TRANSACTIONAL,
         producer_id=producer_id, producer_epoch=0, sequence=0,
     )  # fmt: skip
-    client = AIOKafkaClient(bootstrap_servers=bootstrap)
-    await client.bootstrap()
-    try:
-        await client.set_topics([topic])
-        node = client.cluster.leader_for_partition(TopicPartition(topic, 0))
-        request = ProduceRequest("nobody", -1, 5_000, [(topic, [(0, batch.encode())])])
-        for _ in range(100):
-            ((_, ((_, code, *_),)),) = (await client.send(node, request)).topics
-            if for_code(code) is not NotLeaderForPartitionError:  # the topic is very new
-                break
-            await asyncio.sleep(0.1)
-        assert code == 0
-    finally:
-        await client.close()
+    await produce(bootstrap, topic, batch.encode(), transactional_id="nobody")
 
 
 async def test_an_orphan_is_ended_by_a_marker_once_it_is_older_than_any_transaction_can_be(own_broker):
