@@ -11,8 +11,10 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gate.kafka.aio.batches import FEW_HEADERS, MOST_HEADERS, MOST_SKIPPED, MOST_UNPACKED, _varint, records_of
+from gate.kafka.aio.batches import records_of
 from gate.kafka.aio.reader import decode
+from gate.kafka.aio.single_records import FEW_HEADERS, MOST_HEADERS, MOST_SKIPPED, MOST_UNPACKED
+from gate.kafka.aio.unpacked_stream import varint as read_varint
 from gate.kafka.aio.unpacking import GZIP, LZ4, SNAPPY, ZSTD, UnreadableError, unpacked
 from gate.protocol.headers import FAULT, Malformed, read_options
 from gate.shard.buffer import FetchBuffer, MemoryPool
@@ -138,7 +140,7 @@ def test_no_bytes_are_a_surprise(garbage, count, codec):
 
 def test_varints():
     for n in 0, 1, -1, 63, 64, 300, -(2**31), 2**31 - 1, 2**62:
-        assert _varint(memoryview(varint(n)), 0) == (n, len(varint(n)))
+        assert read_varint(memoryview(varint(n)), 0) == (n, len(varint(n)))
 
 
 def test_a_window_that_wants_much_memory_gets_little():
