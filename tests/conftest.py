@@ -8,6 +8,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -23,10 +24,37 @@ from gate.kafka.local.jars import KAFKA_VERSION
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
+TESTS = Path(__file__).parent
 BROKER_FIXTURES = {"bootstrap", "own_broker", "own_cluster"}
+
+# Files that take long: they begin first, so that no process is left alone with one at the end. Clusters of three, which
+# wait for each other's sake, lie apart.
+LONG_FIRST = (
+    "sim/test_simulation.py",
+    "chaos/test_rolling.py",
+    "system/test_access.py",
+    "kafka/test_local_broker.py",
+    "chaos/test_resharding.py",
+    "chaos/test_torn.py",
+    "chaos/test_nodes.py",
+    "kafka/test_local_cluster.py",
+    "chaos/test_refusals.py",
+    "system/test_trust.py",
+    "system/test_hostile_records.py",
+    "chaos/test_unanswered.py",
+    "chaos/test_commands.py",
+    "chaos/test_versions.py",
+)
+
+
+def _rank(item: pytest.Item) -> int:
+    name = item.path.relative_to(TESTS).as_posix()
+    return LONG_FIRST.index(name) if name in LONG_FIRST else len(LONG_FIRST)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        items.sort(key=_rank)
     for item in items:
         if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("broker")

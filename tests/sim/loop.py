@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-ROUNDS = 200_000  # a run takes some thousand
+ROUNDS = 100_000  # a run takes some thousand, and in a hundred seeds 24,000 at most
 
 OWNER: ContextVar["Process | None"] = ContextVar("owner", default=None)
 

@@ -20,6 +20,27 @@ from tests.sim.world import World, play, simulate
 SEEDS = 1000
 CHUNK = 50
 ROOT = Path(__file__).parents[2]
+# Where the first seed that finds a bug comes late, or takes long: one that does not, tried before all others
+SOONER = {
+    "alerts_outside": 6,
+    "clock_of_the_member": 4,
+    "earlier_than_the_last_owner": 22,
+    "half_done_not_looked_for": 3,
+    "held_skipped": 5,
+    "ids_not_written": 11,
+    "ids_of_a_batch_only": 6,
+    "limiters_not_written": 5,
+    "new_leaders_believed": 26,
+    "new_topic_from_its_beginning": 14,
+    "offset_too_high": 9,
+    "offsets_of_the_group_believed": 3,
+    "plan_not_charged": 12,
+    "read_before_fencing": 2,
+    "refused_ones_count": 6,
+    "restored_full": 5,
+    "scheduled_too_early": 10,
+    "seek_forgotten": 3,
+}
 
 
 @pytest.mark.slow
@@ -35,7 +56,9 @@ def test_no_fault_breaks_a_promise(first):
 @pytest.mark.parametrize("mutant", sorted(MUTANTS))
 def test_a_planted_bug_is_found(mutant):
     """Within a hundred seeds, which all pass without it."""
-    assert any(simulate(seed, mutant=MUTANTS[mutant]()).problems for seed in range(100))
+    sooner = SOONER.get(mutant, 0)
+    seeds = sorted(range(100), key=lambda seed: (seed != sooner, seed))
+    assert any(simulate(seed, mutant=MUTANTS[mutant]()).problems for seed in seeds)
 
 
 def test_commands_are_carried_out_once_amid_faults():
