@@ -124,4 +124,4 @@ def _settle(state: EngineState, now: int, queues: Iterable[Queue]) -> None:
     state.scheduler.hasten(queues, now)
     state.forecast.expired()
     state.scheduler.rest(now, state.limits)
-    state.forecast.stepped(now, max(now, state.paused_until), admitted=True)
+    state.forecast.stepped(now, max(now, state.closed_until), admitted=True)

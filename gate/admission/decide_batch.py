@@ -44,7 +44,7 @@ def decide(
 
 def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room: int) -> StepResult | None:
     """Admit the whole batch if only tenants' own limits stand in its way: the usual case, cheap per run."""
-    if state.waiting or state.holding.again or state.policy.shadow or state.paused_until > now or state.tenants.paused:
+    if state.waiting or state.holding.again or state.policy.shadow or state.closed_until > now or state.tenants.paused:
         return None
     if state.limits.running.tracking:
         return None
@@ -63,6 +63,8 @@ def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room:
     wanted: dict[Tenant, int] = {}
     for name, cost in by_tenant.items():
         tenant = state.tenants.find(short(name), now)
+        if tenant.blocked_until > now:
+            return None
         wanted[tenant] = wanted.get(tenant, 0) + cost
     # where some are to wait, each takes its turn: who waits behind whom depends on all that went before
     if state.policy.overflow is not Overflow.REJECT and not _all_fit(now, wanted):
@@ -110,7 +112,7 @@ def _contend(
     state.forecast.notice(now)
     _drop(state, now, pulls)
     state.scheduler.unblock(now)
-    start = max(now, state.paused_until)
+    start = max(now, state.closed_until)
     start_times.begin(state, now, due)
     arrivals = _arrive(state, now, runs, granted)
     shadow = state.policy.shadow
@@ -119,7 +121,7 @@ def _contend(
         state.scheduler.queue(arrival for arrival in due if arrival.left and not arrival.late)
         if state.policy.overflow is not Overflow.HOLD:
             state.scheduler.queue(arrival for arrival in arrivals if arrival.left and not arrival.late)
-    blocked = Bound(Reason.PAUSED, state.service) if state.paused_until > now else None
+    blocked = state.closed_by(now)
     if shadow:
         state.scheduler.release(room, pulls)
         state.limits.let_pass(now, sum(tally.pulled.values()))
@@ -177,6 +179,10 @@ def _arrive(state: EngineState, now: int, runs: Sequence[Run], granted: set[Tena
             state.limits.charge(now, run.count, run.cost)
             arrival.decide(run.count, Verdict.ADMITTED)
             continue
+        blocked = overflow.blocked(state.policy, state.blocked_until, tenant)
+        if blocked is not None:
+            arrival.decide(run.count, Verdict.REJECTED, *blocked)
+            continue
         arrival.never = overflow.never(state.service, shared, tenant, run.cost)
         if arrival.never is not None and not in_order:
             arrival.decide(run.count, never, Reason.NEVER, arrival.never)
@@ -197,7 +203,7 @@ def _settle(
 
     def why(arrival: Arrival) -> Bound:
         tenant = arrival.queue.tenant
-        if arrival.queue.until and state.paused_until <= now:
+        if arrival.queue.until and state.closed_until <= now:
             return overflow.tenant_bound(state.service, tenant, now)
         return blocked or Bound(Reason.LANE, f"{state.service}.lane.{arrival.queue.lane.name}")
 

@@ -275,7 +275,7 @@ class Engine:
             state.scheduler.hasten(queues, now)
             state.forecast.expired()
             state.scheduler.rest(now, state.limits)
-            state.forecast.stepped(now, max(now, state.paused_until), admitted=True)
+            state.forecast.stepped(now, max(now, state.closed_until), admitted=True)
         return gone + scheduled
 
     @property
@@ -436,7 +436,7 @@ class Engine:
         """Return when the queue whose turn it is, and those that their tenant's limit blocks, can go on."""
         state = self.state
         times = []
-        start = max(now, state.paused_until)
+        start = max(now, state.closed_until)
         head = state.scheduler.head()
         if head is not None and state.limits.closed(now) is None:
             cost = state.scheduler.head_cost(head)

@@ -9,8 +9,8 @@ from gate.admission.fair_scheduler import FairScheduler
 from gate.admission.forecast.forecast import Forecast
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.limits.budget import Budgets
-from gate.admission.limits.service import Limits
-from gate.admission.model import EXPEDITED, FOREVER, Reason, Verdict
+from gate.admission.limits.service import Bound, Limits
+from gate.admission.model import EXPEDITED, FOREVER, UNTIL_RESUMED, Reason, Verdict
 from gate.admission.overflow import Held
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.queue import Lane, Queue, express_lane, lanes_of
@@ -61,6 +61,22 @@ class EngineState:
     def waiting(self) -> int:
         """Parked requests."""
         return sum(lane.requests for lane in self.lanes.values())
+
+    @property
+    def blocked_until(self) -> int:
+        """Until when its limit is 0, ns."""
+        return min(self.policy.blocked_until, UNTIL_RESUMED)
+
+    @property
+    def closed_until(self) -> int:
+        """Until when nothing goes, by a pause or a limit of 0; ns."""
+        return max(self.paused_until, self.blocked_until)
+
+    def closed_by(self, now: int) -> Bound | None:
+        """Name what lets nothing go; None: nothing does."""
+        if self.blocked_until > now:
+            return Bound(Reason.BLOCKED, self.service)
+        return Bound(Reason.PAUSED, self.service) if self.paused_until > now else None
 
     def lane(self, name: str, count: int) -> Lane:
         """Return the lane that `count` requests name, and count those that name none of the policy's."""

@@ -189,7 +189,7 @@ class FairScheduler:
         """
         for queue in queues:
             tenant = queue.tenant
-            if queue.until and queue.requests and tenant.limiter is not None and tenant.paused_until <= now:
+            if queue.until and queue.requests and tenant.limiter is not None and tenant.closed_until <= now:
                 until = max(now, whole_ms(tenant.limiter.ready_at(now, self.head_cost(queue))))
                 if until < queue.until:
                     queue.until = until
@@ -255,9 +255,9 @@ class FairScheduler:
                 count, cost = fresh[0].left, fresh[0].cost
             tag = min(cost, COST_CAP)
             count = min(count, lane.fair.turns(tag) or count, self.lanes.turns(tag * lane.stride) or count)
-            if tenant.paused_until > now:
+            if tenant.closed_until > now:
                 lane.fair.leave(queue)
-                self.block(queue, tenant.paused_until)
+                self.block(queue, tenant.closed_until)
                 blocking -= bool(queue.requests)
                 continue
             if tenant.limiter is not None:

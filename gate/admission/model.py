@@ -43,6 +43,7 @@ class Reason(StrEnum):
     IN_FLIGHT = "in-flight"
     RUNNING = "running"
     PAUSED = "paused"
+    BLOCKED = "blocked"  # its limit is 0
     LANE = "lane"  # others wait in front
     NEVER = "never"  # the cost is above what a limit can ever give
     DEADLINE = "deadline"

@@ -8,6 +8,7 @@ from gate.admission.limits.service import Bound, Limits
 from gate.admission.model import FOREVER, UNTIL_RESUMED, Reason, Verdict
 from gate.admission.queues.queue import Arrival, Tenant
 from gate.admission.queues.sharing import label
+from gate.policy import Overflow, ServicePolicy
 
 Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
 
@@ -36,9 +37,22 @@ def never(service: str, shared: tuple[int, str] | None, tenant: Tenant, cost: in
 def tenant_bound(service: str, tenant: Tenant, now: int) -> Bound:
     """Name what of a tenant's own makes it wait."""
     name = f"{service}.{label(tenant.name)}"
+    if tenant.blocked_until > now:
+        return Bound(Reason.BLOCKED, name)
     if tenant.paused_until > now:
         return Bound(Reason.PAUSED, name)
     return Bound(Reason.TENANT, name) if tenant.may_run(1) else Bound(Reason.RUNNING, f"{name}.running")
+
+
+def blocked(policy: ServicePolicy, until: int, tenant: Tenant) -> Bound | None:
+    """Name the limit of 0 that refuses what comes, as nobody knows its end; None: there is none, or it may wait."""
+    if policy.overflow is not Overflow.DELAY or policy.shadow:
+        return None
+    if until >= UNTIL_RESUMED:
+        return Bound(Reason.BLOCKED, policy.name)
+    return (
+        Bound(Reason.BLOCKED, f"{policy.name}.{label(tenant.name)}") if tenant.blocked_until >= UNTIL_RESUMED else None
+    )
 
 
 def shed(service: str, arrival: Arrival, time: int) -> None:
@@ -80,7 +94,7 @@ def reject(forecast: Forecast, arrivals: Sequence[Arrival], now: int, why: Why, 
     """Refuse what is left, and say when it would have been admitted."""
     for arrival in arrivals:
         bound = why(arrival)
-        time = forecast.estimate(arrival.queue, arrival.cost, now, start)
+        time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.closed_until)
         if bound.reason is Reason.RUNNING:
             time = UNTIL_RESUMED
         arrival.decide(arrival.left, Verdict.REJECTED, bound.reason, bound.limit, [time] * arrival.left)
@@ -108,6 +122,8 @@ def bound_in_order(limits: Limits, arrival: Arrival, now: int) -> Bound:
     if closed is not None:
         return closed
     tenant = arrival.queue.tenant
+    if tenant.closed_until > now:
+        return tenant_bound(limits.service, tenant, now)
     if tenant.limiter is not None and not tenant.may_run(tenant.limiter.fit(now, 1, arrival.cost)):
         return tenant_bound(limits.service, tenant, now)
     return limits.bound(now, arrival.cost) or Bound(Reason.LANE, limits.service)
@@ -128,13 +144,13 @@ def hold(
             arrival.decide(arrival.left, Verdict.REJECTED, Reason.NEVER, arrival.never)
         elif held is None and arrival.late:
             shed(limits.service, arrival, forecast.estimate(arrival.queue, arrival.cost, now, start))
-        elif held is None and blocked is None and arrival.queue.tenant.paused_until <= now:
+        elif held is None and blocked is None and arrival.queue.tenant.closed_until <= now:
             admit_in_order(limits, arrival, now)
         if not arrival.left:
             continue
         if held is None:
             bound = blocked or bound_in_order(limits, arrival, now)
-            time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.paused_until)
+            time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.closed_until)
             if time > latest(arrival, now, max_delay):
                 shed(limits.service, arrival, time)
                 continue
@@ -148,7 +164,7 @@ def hold(
 def watch_only(limits: Limits, arrivals: Sequence[Arrival], now: int, blocked: Bound | None) -> None:
     """Shadow: admit all, charge what the limits allow, and give the rest the reason for which it would have waited."""
     for arrival in arrivals:
-        if blocked is None:
+        if blocked is None and arrival.queue.tenant.closed_until <= now:
             admit_in_order(limits, arrival, now)
         if arrival.left:
             bound = blocked or bound_in_order(limits, arrival, now)

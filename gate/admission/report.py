@@ -70,7 +70,7 @@ def _pause(until: int, now: int) -> int | None:
 
 def eta_of_all(state: EngineState, now: int) -> float | None:
     """Return in how many seconds the last of all that waits is admitted if nothing else comes; None: not known."""
-    start, held = max(now, state.paused_until), state.holding.total
+    start, held = max(now, state.closed_until), state.holding.total
     end = _held_end(state, start) if held else state.forecast.end(now, start)
     return _eta(state, end, now, state.waiting + held)
 
@@ -104,8 +104,8 @@ def binding(state: EngineState, now: int) -> Binding | None:
 
 
 def _bound(state: EngineState, now: int) -> Bound | None:
-    if state.paused_until > now:
-        return Bound(Reason.PAUSED, state.service)
+    if closed := state.closed_by(now):
+        return closed
     head = state.scheduler.head()
     if head is not None:
         return state.limits.bound(now, state.scheduler.head_cost(head))
@@ -137,7 +137,7 @@ def _held_end(state: EngineState, start: int) -> int:
 
 
 def _lanes(state: EngineState, now: int) -> tuple[LaneUsage, ...]:
-    start, holding = max(now, state.paused_until), state.holding
+    start, holding = max(now, state.closed_until), state.holding
     held = holding.total
     held_end = _held_end(state, start) if held else None
     unseen = held - holding.requests.total()

@@ -22,7 +22,7 @@ def postpone(
     Behind a request that is held back in its topic they are held too. Returns the step as a whole, what is to be
     placed, and what was decided here.
     """
-    shared, start = state.limits.ceiling(), max(now, state.paused_until)
+    shared, start = state.limits.ceiling(), max(now, state.closed_until)
     held = next((decision for decision in step.decisions if decision.verdict is Verdict.HELD), None)
     earliest: dict[tuple[str, str, int], int] = {}
     arrivals, placed = [], [*unplaced]
@@ -41,7 +41,7 @@ def postpone(
             continue
         key = arrival.queue.lane.name, tenant.name, run.cost
         if key not in earliest:
-            earliest[key] = max(state.forecast.estimate(arrival.queue, run.cost, now, start), tenant.paused_until)
+            earliest[key] = max(state.forecast.estimate(arrival.queue, run.cost, now, start), tenant.closed_until)
         if run.deadline is not None and run.deadline < run.start and not state.policy.shadow:
             overflow.shed(state.service, arrival, max(run.start, earliest[key]))
             continue

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from gate.limits import InFlight, Per, Quota, Running, Spec, Window
 from gate.limits.spec import MOST
 from gate.policy.document import DeduplicateFields
-from gate.policy.fields import Overflow
-from gate.policy.layers import Key
+from gate.policy.fields import Overflow, read_duration, read_rate
+from gate.policy.layers import BLOCKED, ENDLESS, Key
 from gate.policy.names import DEFAULT, Glob, globs_of, is_glob
-from gate.units import SECOND
+from gate.protocol.policies import LiveLimit
+from gate.units import MS, SECOND
 
 WINDOW_SIZE: Final = 60 * SECOND  # ns; where nothing else is said, as in RateLimitConfig
 NEAR_LIMIT: Final = 0.8
@@ -28,29 +29,52 @@ ONE_LANE: Final[Mapping[str, Fraction]] = MappingProxyType({DEFAULT: Fraction(1)
 
 @dataclass(frozen=True, slots=True)
 class Tenants:
-    """The limits of a service's tenants: `default` < globs < exact name, field by field."""
+    """The limits of a service's tenants: `default` < globs < exact name < what is set live, field by field."""
 
     rules: Mapping[str, Mapping[str, Any]]
     _globs: Sequence[Glob] = field(repr=False, compare=False)
+    live: Mapping[str, LiveLimit] = field(default_factory=dict, repr=False)  # of many: asked by name alone
     # One entry per combination of rules in use, not per tenant: tenants come and go by the hundred thousand.
     _specs: dict[tuple[str, ...], Spec | None] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, rules: Mapping[str, Mapping[str, Any]]) -> Self:
-        """Take what is said per tenant, in the order of the file."""
-        return cls(rules, globs_of(rules))
+    def of(cls, rules: Mapping[str, Mapping[str, Any]], live: Mapping[str, LiveLimit] | None = None) -> Self:
+        """Take what is said per tenant, in the order of the file, and what is set live."""
+        return cls(rules, globs_of(rules), live or {})
 
     def spec(self, tenant: str) -> Spec | None:
         """Return a tenant's limits; None where it has none."""
-        return self.spec_of(self.steps(tenant))
+        steps, live = self.steps(tenant), self.live.get(tenant)
+        if live is None:
+            return self.spec_of(steps)
+        spec = compile_spec(self._merged(steps) | rule_of(live))  # kept by nobody: each may have its own
+        return spec if is_limited(spec) else None
 
     def spec_of(self, names: tuple[str, ...]) -> Spec | None:
         """Return what rules come to together, the weakest first; those that are gone say nothing."""
         if names not in self._specs:
-            rules = [self.rules[name] for name in names if name in self.rules]
-            spec = compile_spec({key: value for rule in rules for key, value in rule.items()})
+            spec = compile_spec(self._merged(names))
             self._specs[names] = spec if is_limited(spec) else None
         return self._specs[names]
+
+    def _merged(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {key: value for name in names for key, value in self.rules.get(name, {}).items()}
+
+    def blocked_until(self, tenant: str) -> int:
+        """Return until when a tenant gets nothing, ns; 0: it is not blocked, `ENDLESS`: nobody has said."""
+        live = self.live.get(tenant)
+        rule = {} if live is None else rule_of(live)
+        return self.blocked_by(self.steps(tenant), rule)
+
+    def blocked_by(self, names: tuple[str, ...], last: Mapping[str, Any] | None = None) -> int:
+        """Return until when rules block together, the weakest first; who gives a rate blocks no more."""
+        for rule in (last or {}, *(self.rules.get(name, {}) for name in reversed(names))):
+            if BLOCKED in rule:
+                until: int = rule[BLOCKED]
+                return until
+            if "requests_per_second" in rule:
+                return 0
+        return 0
 
     def steps(self, tenant: str) -> tuple[str, ...]:
         """Return the rules that apply to a tenant, whatever its name holds, the weakest first."""
@@ -61,7 +85,7 @@ class Tenants:
         return tuple(names)
 
     def names(self, tenant: str) -> bool:
-        """Tell whether a rule is for this very tenant."""
+        """Tell whether a rule of the file is for this very tenant."""
         return tenant in self.rules and tenant != DEFAULT and not is_glob(tenant)
 
     def globs(self, tenant: str) -> tuple[str, ...]:
@@ -114,6 +138,7 @@ class ServicePolicy:
     deduplicate: Deduplicate | None = field(default=None, metadata={"later": True})
     running_timeout: int | None = field(default=RUNNING_TIMEOUT, metadata={"later": True})
     match: tuple[Match, ...] = field(default=(), metadata={"later": True})
+    blocked_until: int = field(default=0, metadata={"later": True})  # `ENDLESS`: nobody has said; 0: it is not blocked
 
     @property
     def tenants_run(self) -> bool:
@@ -144,9 +169,23 @@ class ServicePolicy:
         """Return the limits of one tenant; None: it has none of its own. A request without a tenant is tenant ""."""
         return None if self.tenants is None else self.tenants.spec(tenant)
 
-    def named_tenants(self) -> tuple[str, ...]:
-        """Return the tenants that are named, not only matched: they have limits of their own whoever else comes."""
-        return () if self.tenants is None else tuple(filter(self.tenants.names, self.tenants.rules))
+    def tenant_blocked_until(self, tenant: str) -> int:
+        """Return until when one tenant gets nothing, ns; 0: it is not blocked."""
+        return 0 if self.tenants is None else self.tenants.blocked_until(tenant)
+
+    def unnamed_blocked_until(self, globs: tuple[str, ...]) -> int:
+        """Return the same of a tenant that just these globs match."""
+        return 0 if self.tenants is None else self.tenants.blocked_by((DEFAULT, *globs))
+
+    def named_tenants(self) -> Iterator[str]:
+        """Yield the tenants that are named, not only matched: they have limits of their own whoever else comes."""
+        if self.tenants is not None:
+            yield from filter(self.tenants.names, self.tenants.rules)
+            yield from (name for name in self.tenants.live if not self.tenants.names(name))
+
+    def names_tenant(self, tenant: str) -> bool:
+        """Tell whether a tenant is among those named."""
+        return self.tenants is not None and (self.tenants.names(tenant) or tenant in self.tenants.live)
 
     def tenant_globs(self, tenant: str) -> tuple[str, ...]:
         """Return the globs that say something about a tenant; without its own name, they decide with `default`."""
@@ -179,7 +218,7 @@ def compile_spec(said: Mapping[Any, Any]) -> Spec:
     further ones, `quotas` are of the calendar. Without a rate there is no bucket, and no window that was not given its
     limit.
     """
-    rate: Fraction | None = said.get("requests_per_second")
+    rate: Fraction | None = said.get("requests_per_second") or None  # 0 blocks, and limits nothing else
     size: int | None = said.get("window_size", WINDOW_SIZE)
     limits: dict[int, int] = {}
     for further in said.get("windows") or ():
@@ -234,7 +273,28 @@ def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
         tenants=Tenants.of(rules) if rules else None,
         running_timeout=said.get("running_timeout", RUNNING_TIMEOUT),
         deduplicate=_deduplicate(said.get("deduplicate")),
+        blocked_until=said.get(BLOCKED, 0),
     )
+
+
+def rule_of(live: LiveLimit) -> dict[str, Any]:
+    """Return what is set live as a rule's fields. A rate of 0 leaves the one beneath as it was, and blocks."""
+    rule: dict[str, Any] = {}
+    if live.requests_per_second is not None:
+        rate = read_rate(live.requests_per_second)
+        rule |= {"requests_per_second": rate} if rate else {BLOCKED: ends_at(live)}
+    if live.burst_size is not None:
+        rule["burst_size"] = live.burst_size
+    if live.window_size is not None:
+        rule["window_size"] = read_duration(live.window_size)
+    if live.window_limit is not None:
+        rule["window_limit"] = live.window_limit
+    return rule
+
+
+def ends_at(live: LiveLimit) -> int:
+    """Return when it ends by itself, ns."""
+    return ENDLESS if live.until_ms is None else live.until_ms * MS
 
 
 def _deduplicate(said: DeduplicateFields | None) -> Deduplicate | None:

@@ -70,13 +70,20 @@ def read_count(value: object) -> int:
     return _whole(value, 1, MAX_COUNT)
 
 
+def is_zero(value: object) -> bool:
+    """Tell whether a rate as written is 0, which blocks."""
+    return value == "0" or (isinstance(value, int | float) and not isinstance(value, bool) and value == 0)
+
+
 def read_rate(value: Any) -> Fraction:
-    """Read units per second: a number, or text such as "10/min"."""
+    """Read units per second: a number, or text such as "10/min"; 0: nothing is admitted."""
+    if is_zero(value):
+        return Fraction(0)
     hint = 'write a number per second, or text such as "10/min" or "1/3s"'
     try:
         rate = parse_rate(value)
     except (TypeError, ValueError):
-        raise wrong(f"must be a rate above 0, not {quoted(value)}", hint) from None
+        raise wrong(f"must be a rate above 0, or 0 to block, not {quoted(value)}", hint) from None
     if not Fraction(1, MIN_RATE) <= rate <= MAX_RATE:
         raise wrong(f"must be from 1e-9 to 1e12 per second, not {quoted(value)}", hint)
     return rate

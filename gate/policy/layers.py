@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from gate.policy.document import Document, LimitFields, ServiceFields
 from gate.policy.errors import Loc
 from gate.policy.names import Glob, globs_of, is_glob
 
+BLOCKED: Final = "blocked"  # until when a rate of 0 holds, ns
+ENDLESS: Final = 2**62  # ns; the end of what has none
 Key = str | tuple[str, str]
 """A field of a service, or (tenant, field) of a tenant below it."""
 
@@ -19,6 +21,8 @@ class Layer:
     source: str
     loc: Loc
     fields: Mapping[Key, Any]
+    written: Mapping[Key, Any] | None = None  # as spelt where that is not in the document
+    until: int | None = None  # ns: it ends by itself then
 
     @classmethod
     def of(cls, source: str, loc: Loc, said: LimitFields) -> Self:
@@ -105,6 +109,25 @@ def merge(layers: Iterable[Layer]) -> dict[Key, Layer]:
             decided = {key: by for key, by in decided.items() if isinstance(key, str)}
         decided.update(dict.fromkeys(layer.fields, layer))
     return decided
+
+
+def resolve(layers: Sequence[Layer]) -> dict[Key, Any]:
+    """Return the value of each field. A rate of 0 says until when it blocks, beside the rate that it stands upon."""
+    said = {key: by.fields[key] for key, by in merge(layers).items()}
+    for key in [key for key, value in said.items() if value == 0 and name_of(key) == "requests_per_second"]:
+        at = max(at for at, layer in enumerate(layers) if key in layer.fields)
+        by = layers[at]
+        beneath = [layer.fields[key] for layer in layers[:at] if layer.fields.get(key)]
+        del said[key]
+        if beneath:
+            said[key] = beneath[-1]
+        said[BLOCKED if isinstance(key, str) else (key[0], BLOCKED)] = ENDLESS if by.until is None else by.until
+    return said
+
+
+def name_of(key: Key) -> str:
+    """Return the field that a key names."""
+    return key if isinstance(key, str) else key[1]
 
 
 def _flatten(said: LimitFields) -> Iterator[tuple[Key, Any]]:

@@ -45,7 +45,9 @@ def _on_services(policy: Policy) -> Iterator[tuple[Loc, str]]:
     entries += [(glob, policy.glob(glob), policy.layers.stack_glob(glob)) for glob in policy.globs]
     for name, service, stack in entries:
         loc = ("services", name)
-        if not is_limited(service.spec):
+        if service.blocked_until:
+            yield loc, "requests_per_second is 0: it is blocked, nothing of it is admitted"
+        elif not is_limited(service.spec):
             yield loc, "no requests_per_second and no window_limit applies: it is unlimited"
         yield from ((loc, message) for message in _on_limits(service, stack))
         if service.default_lane not in {"default", next(iter(service.lanes))}:

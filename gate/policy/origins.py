@@ -75,7 +75,8 @@ def origins_of(policy: ServicePolicy, decided: Mapping[Key, Layer], root: Node) 
         origins[name] = own.get(name) or Origin(fallback, meaning, BUILT_IN)
     for tenant in tenants:
         assert policy.tenants is not None
-        said = {name: origin for rule in policy.tenants.steps_of(tenant) for name, origin in tenants[rule].items()}
+        rules = dict.fromkeys((*policy.tenants.steps_of(tenant), tenant))  # its own is not among them if it is live
+        said = {name: origin for rule in rules for name, origin in tenants.get(rule, {}).items()}
         spec = compile_spec({name: origin.meaning for name, origin in said.items()})
         for name, origin in _limits(spec, said):
             if name in said or origin.value is not None:
@@ -111,5 +112,7 @@ def _limits(spec: Spec, said: Mapping[str, Origin]) -> Iterator[tuple[str, Origi
 
 
 def _said(key: Key, by: Layer, root: Node) -> Origin:
+    if by.written is not None:
+        return Origin(by.written[key], by.fields[key], by.source)
     loc = by.place(key)
     return Origin(root.at(loc), by.fields[key], by.source, root.locate(loc, key=True).line)

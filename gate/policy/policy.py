@@ -10,7 +10,8 @@ from gate.errors import GateError
 from gate.policy.compiled import GroupPolicy, ServicePolicy, canonical, compile_service, compile_spec
 from gate.policy.document import read_document
 from gate.policy.errors import PolicyError, dotted
-from gate.policy.layers import Key, Layer, Layers, merge
+from gate.policy.layers import Key, Layer, Layers, merge, resolve
+from gate.policy.live import LiveService, layers_of, overlay
 from gate.policy.origins import Origin, origins_of, origins_of_limits
 from gate.policy.references import check_references, check_resolved
 from gate.policy.settings import CONFIG, Settings
@@ -29,6 +30,8 @@ class Policy:
     groups: Mapping[str, GroupPolicy]
     root: Node = field(repr=False)  # the document, for the places of what is in it
     layers: Layers = field(repr=False)
+    live: Mapping[str, LiveService] = field(default_factory=dict, repr=False)  # by service
+    versions: Mapping[str, str] = field(default_factory=dict, repr=False)  # of services over which something is set
     # Grows by one small value per service, as the topics do.
     _services: dict[str, ServicePolicy | None] = field(default_factory=dict, repr=False)
 
@@ -86,10 +89,21 @@ class Policy:
         version = hashlib.sha256(said.encode()).hexdigest()[:6]
         return replace(self, version=version, _services={**self._services, **services})
 
+    def overlaid(self, live: Mapping[str, LiveService]) -> "Policy":
+        """Return the same with what is set live over it."""
+        return overlay(self, live)
+
+    def version_of(self, service: str) -> str:
+        """Return the version that decides about a service: the policy's, or another one where something is set live."""
+        return self.versions.get(service, self.version)
+
     def explain(self, service: str) -> Mapping[str, Origin]:
         """Return each effective field of a service with its origin; empty where no policy applies."""
-        policy = self.service(service)
-        return {} if policy is None else origins_of(policy, merge(self.layers.stack(service)), self.root)
+        policy, live = self.service(service), self.live.get(service)
+        if policy is None:
+            return {}
+        layers = [*self.layers.stack(service), *(() if live is None else layers_of(live))]
+        return origins_of(policy, merge(layers), self.root)
 
     def explain_glob(self, pattern: str) -> Mapping[str, Origin]:
         """Return the same for a glob, as if no other entry matched. KeyError: no such glob."""
@@ -147,11 +161,7 @@ def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
 
 
 def _compile(name: str, layers: list[Layer]) -> ServicePolicy:
-    return compile_service(name, _said(layers))
-
-
-def _said(layers: list[Layer]) -> dict[Key, Any]:
-    return {key: by.fields[key] for key, by in merge(layers).items()}
+    return compile_service(name, resolve(layers))
 
 
 def _version(services: Mapping[str, ServicePolicy], groups: Mapping[str, GroupPolicy], layers: Layers) -> str:
@@ -161,7 +171,7 @@ def _version(services: Mapping[str, ServicePolicy], groups: Mapping[str, GroupPo
         "groups": groups,
         # What a name gets that is not listed depends on which globs it matches, in their order.
         "globs": [
-            (glob.pattern, _spelt(layer.fields), _spelt(_said(layers.stack_glob(glob.pattern))))
+            (glob.pattern, _spelt(layer.fields), _spelt(resolve(layers.stack_glob(glob.pattern))))
             for glob, layer in layers.globs
         ],
         "defaults": None if layers.defaults is None else _spelt(layers.defaults.fields),

@@ -9,6 +9,7 @@ from typing import Any
 
 from gate.policy.document import Document
 from gate.policy.errors import Loc, Problem, did_you_mean, dotted, quoted
+from gate.policy.fields import is_zero
 from gate.policy.layers import Layers, merge
 from gate.policy.names import MAX_TOPIC, is_glob
 from gate.policy.settings import Settings
@@ -29,6 +30,7 @@ def check_references(root: Node, settings: Settings) -> list[Problem]:
             where = root.locate((*loc, "group"))
             problems.append(_unknown("group", group, (*loc, "group"), where, groups))
     problems += _matches(root)
+    problems += _blocked_groups(groups, root)
     room = MAX_TOPIC - settings.topics.overhead(settings.prefix)
     for name in _section(root, "services"):
         if len(name) > room and not is_glob(name):
@@ -54,6 +56,16 @@ def check_resolved(root: Node, document: Document, layers: Layers) -> Iterator[P
                 root.locate(loc, key=True),
                 "set worker_group to the consumer group of the workers",
             )
+
+
+def _blocked_groups(groups: dict[str, Any], root: Node) -> Iterator[Problem]:
+    """Find shared budgets of nothing: what becomes of who can't go is for each service to say."""
+    for name, said in groups.items():
+        rate = said.get("requests_per_second") if isinstance(said, dict) else None
+        if is_zero(rate):
+            loc = ("groups", name, "requests_per_second")
+            hint = "set requests_per_second: 0 for its services"
+            yield Problem("a budget that services share can't be 0", dotted(loc), root.locate(loc), hint)
 
 
 def _matches(root: Node) -> Iterator[Problem]:

@@ -36,14 +36,17 @@ def test_what_is_no_duration(written):
 
 @pytest.mark.parametrize(
     ("written", "rate"),
-    [(10, 10), (2.5, Fraction(5, 2)), (0.1, Fraction(1, 10)), ("10/min", Fraction(1, 6)), ("1/3s", Fraction(1, 3))],
+    [
+        (10, 10), (0, 0), ("0", 0), (2.5, Fraction(5, 2)), (0.1, Fraction(1, 10)), ("10/min", Fraction(1, 6)),
+        ("1/3s", Fraction(1, 3)),
+    ],
 )  # fmt: skip
 def test_rates(written, rate):
     assert read_rate(written) == rate
 
 
 @pytest.mark.parametrize(
-    "written", [0, -1, float("nan"), float("inf"), True, None, "", "ten", "10/", "/s", "10/fortnight", [], {}]
+    "written", [False, -1, float("nan"), float("inf"), True, None, "", "ten", "10/", "/s", "10/fortnight", [], {}]
 )
 def test_what_is_no_rate(written):
     with pytest.raises(PydanticCustomError):

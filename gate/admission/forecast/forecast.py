@@ -195,13 +195,13 @@ class Forecast:
         waits: dict[Tenant, float] = {}
         for queue in islice(self._scheduler.working(), _LOOKED_AT):
             tenant = queue.tenant
-            if queue.lane is lane and queue.requests and (tenant.limiter is not None or tenant.paused_until > start):
+            if queue.lane is lane and queue.requests and (tenant.limiter is not None or tenant.closed_until > start):
                 long = 0.0 if tenant.limiter is None else queue.units * _longest(tenant.limiter.spec)
-                waits[tenant] = max(start, tenant.paused_until) + long
-        finite = [tenant for tenant in waits if tenant.paused_until < UNTIL_RESUMED]
+                waits[tenant] = max(start, tenant.closed_until) + long
+        finite = [tenant for tenant in waits if tenant.closed_until < UNTIL_RESUMED]
         ends = [UNTIL_RESUMED] if waits and not finite else []
         for tenant in nlargest(_FEW, finite, key=waits.__getitem__):
-            begin = max(start, tenant.paused_until)
+            begin = max(start, tenant.closed_until)
             units = sum(queue.units for queue in tenant.queues.values())
             ends.append(
                 begin if tenant.limiter is None else DeepTenant(tenant.limiter, 0, begin).ready_at(begin, units)
@@ -226,7 +226,7 @@ class Forecast:
         ):
             self.single = None
             return
-        start = max(start, queue.tenant.paused_until)
+        start = max(start, queue.tenant.closed_until)
         coming = sum(arrival.left for arrival in arrivals)
         parked = self._parked.requests
         drift = self.drift
@@ -261,7 +261,7 @@ class Forecast:
         units = sum(ahead.get(queue, queue.units) for queue in tenant.queues.values())
         missing = tenant.forecast is None or not units
         if missing or tenant.overdue:
-            start = max(start, tenant.paused_until)
+            start = max(start, tenant.closed_until)
             if tenant.requests > REPLAY:
                 self.single, tenant.forecast = None, None
                 return DeepTenant(tenant.limiter, units, start)
@@ -275,7 +275,7 @@ class Forecast:
 
     def _time_of(self, shared: SharedLimits, places: Places, queue: Queue, ahead: int, cost: int, start: int) -> int:
         units = places.units_to(queue, ahead, cost)
-        return max(shared.time_of(units, start), queue.tenant.paused_until)
+        return max(shared.time_of(units, start), queue.tenant.closed_until)
 
 
 def _longest(spec: Spec) -> float:

@@ -131,8 +131,8 @@ class SimulatedQueues:
 
     def _blocks(self, tenant: Tenant, now: int, cost: int) -> int:
         """Return until when a tenant has to wait for itself; 0: it has not."""
-        if tenant.paused_until > now:
-            return tenant.paused_until
+        if tenant.closed_until > now:
+            return tenant.closed_until
         own = self.own.get(tenant)
         return 0 if own is None or own.fit(now, 1, cost) else whole_ms(own.ready_at(now, cost))
 

@@ -167,13 +167,25 @@ def express_lane() -> Lane:
 class Tenant:
     """One tenant, over all lanes."""
 
-    __slots__ = ("_forecast", "entered", "limiter", "look_at", "name", "overdue", "paused_until", "queues", "running")
+    __slots__ = (
+        "_forecast",
+        "blocked_until",
+        "entered",
+        "limiter",
+        "look_at",
+        "name",
+        "overdue",
+        "paused_until",
+        "queues",
+        "running",
+    )
 
     def __init__(self, name: str, limiter: Limiter | None) -> None:
         self.name = name
         self.limiter = limiter  # None: no limit of its own
         self.overdue = False  # it was not served when its limit would have, so the forecast can't come true
         self.paused_until = 0
+        self.blocked_until = 0  # by its limit, which is 0 until then
         self.running = 0  # requests that run, where it has limits of its own
         self.queues: dict[str, Queue] = {}  # by lane
         self.look_at = 0  # when to look whether it can be forgotten; 0: nothing of it is kept
@@ -191,6 +203,11 @@ class Tenant:
     @forecast.setter
     def forecast(self, forecast: Limiter | None) -> None:
         self._forecast = forecast
+
+    @property
+    def closed_until(self) -> int:
+        """Until when nothing of it goes, by a pause or a limit of 0."""
+        return max(self.paused_until, self.blocked_until)
 
     @property
     def requests(self) -> int:

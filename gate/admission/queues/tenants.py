@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from gate.admission.model import SECOND
+from gate.admission.model import SECOND, UNTIL_RESUMED
 from gate.admission.queues.queue import Lane, Queue, Tenant
 from gate.admission.queues.sharing import is_shared, parts_of, shared_name, slot_of
 from gate.admission.state import VERSION, TenantRecord, decode, encode
@@ -49,7 +49,6 @@ class Tenants:
         self._service = service
         self._prefix = f"tenant/{service}/"
         self._policy = policy
-        self._named = frozenset(policy.named_tenants())  # these do not count
         self._lanes = lanes
         self._known: dict[str, Tenant] = {}
         self._raw: dict[str, bytes] = {}
@@ -83,7 +82,7 @@ class Tenants:
         return self._meet(name, now) if data is None else self._load(name, data, now)
 
     def _meet(self, name: str, now: int) -> Tenant:
-        policy, named = self._policy, name in self._named
+        policy, named = self._policy, self._policy.names_tenant(name)  # these do not count
         room = named or self._own < policy.max_tenants
         if (room and not self._shared) or is_shared(name) or (named and name not in self.renamed):
             return self._make(name, now)
@@ -106,6 +105,7 @@ class Tenants:
                 if theirs is not None:
                     limiter.inherit(theirs, now)
         tenant = self._known[name] = Tenant(name, limiter)
+        tenant.blocked_until = self._blocked(name)
         self._count(name)
         self._met.append(tenant)
         return tenant
@@ -113,10 +113,16 @@ class Tenants:
     def _spec(self, name: str) -> Spec | None:
         return self._policy.unnamed_tenant(parts_of(name)[1]) if is_shared(name) else self._policy.tenant(name)
 
+    def _blocked(self, name: str) -> int:
+        policy = self._policy
+        shared = is_shared(name)
+        until = policy.unnamed_blocked_until(parts_of(name)[1]) if shared else policy.tenant_blocked_until(name)
+        return min(until, UNTIL_RESUMED)
+
     def _count(self, name: str) -> None:
         if is_shared(name):
             self._shared.setdefault(parts_of(name)[0], {})[name] = None
-        elif name not in self._named:
+        elif not self._policy.names_tenant(name):
             self._own += 1
 
     def _drop(self, tenant: Tenant) -> None:
@@ -128,13 +134,13 @@ class Tenants:
             if not self._shared[slot]:
                 del self._shared[slot]
                 self._settle_names()
-        elif name not in self._named:
+        elif not self._policy.names_tenant(name):
             self._own -= 1
 
     def _settle_names(self) -> None:
         """Forget who was named since it shared, where nothing is left to share."""
         for name in list(self.renamed):
-            if slot_of(name, self._service, self.salt) not in self._shared or name not in self._named:
+            if slot_of(name, self._service, self.salt) not in self._shared or not self._policy.names_tenant(name):
                 del self.renamed[name]
 
     def queue(self, tenant: Tenant, lane: Lane) -> Queue:
@@ -202,15 +208,17 @@ class Tenants:
             self.find(name, now)  # by the limits of then
             if number % SLICE == 0:
                 yield
-        before = self._named
-        self._policy, self._named = policy, frozenset(policy.named_tenants())
-        self.renamed |= dict.fromkeys(sorted(self._named - before - self._known.keys()))
+        before, self._policy = self._policy, policy
+        if self._shared:
+            new = (name for name in policy.named_tenants() if not before.names_tenant(name) and name not in self._known)
+            self.renamed |= dict.fromkeys(sorted(new))
         self._settle_names()
         self.forget_forecasts()
         self._own = 0
         self._shared.clear()
         for number, tenant in enumerate(list(self._known.values())):
             self._count(tenant.name)
+            tenant.blocked_until = self._blocked(tenant.name)
             spec = self._spec(tenant.name)
             if spec is None:
                 tenant.limiter = None
@@ -268,6 +276,7 @@ class Tenants:
         record = decode(self._prefix + name, data, TenantRecord)
         spec = self._spec(name)
         tenant = self._known[name] = Tenant(name, None if spec is None else Limiter(spec, now))
+        tenant.blocked_until = self._blocked(name)
         tenant.restore(record, spec, self.forecasts)
         for tag in record.queues:
             lane = self._lanes.get(tag.lane)

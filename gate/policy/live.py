@@ -1,0 +1,110 @@
+"""Live limits over a policy: what operators have set while it runs, as one more layer above the file."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import PydanticCustomError
+
+from gate.errors import GateError
+from gate.policy.compiled import ServicePolicy, Tenants, compile_service, ends_at
+from gate.policy.fields import read_count, read_duration, read_rate, wrong
+from gate.policy.layers import Key, Layer, resolve
+from gate.policy.names import DEFAULT, is_glob, read_tenant
+from gate.protocol.policies import MAX_TEXT, LiveLimit
+from gate.text import timestamp
+
+if TYPE_CHECKING:
+    from gate.policy.policy import Policy
+
+EXPLAINED: Final = 200  # tenants of which is told where each field comes from
+_READERS: Final[Mapping[str, Any]] = {
+    "requests_per_second": read_rate,
+    "burst_size": read_count,
+    "window_size": read_duration,
+    "window_limit": read_count,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LiveService:
+    """What is set for a service and its tenants. `version` counts the changes."""
+
+    version: int = 0
+    limit: LiveLimit | None = None
+    tenants: Mapping[str, LiveLimit] = field(default_factory=dict)  # asked by name: there may be a million
+
+
+def overlay(policy: "Policy", live: Mapping[str, LiveService]) -> "Policy":
+    """Return a policy with what is set live over it. What nothing is set for stays as it is, and keeps its version."""
+    if not live:
+        return policy
+    services = {name: _over(policy, name, said) for name, said in live.items()}
+    versions = {name: _version(policy.version, said.version) for name, said in live.items()}
+    return replace(policy, live=live, versions=versions, _services={**policy._services, **services})  # noqa: SLF001 - one value of both
+
+
+def layers_of(live: LiveService) -> Iterator[Layer]:
+    """Yield what is set for a service and the first of its tenants, as layers above the file's."""
+    if live.limit is not None:
+        yield _layer(live.limit)
+    for name in islice(live.tenants, EXPLAINED):
+        yield _layer(live.tenants[name], name)
+
+
+def check(limit: LiveLimit) -> None:
+    """Raise GateError that says what is wrong with a limit."""
+    if not limit.says:
+        raise GateError("no limit is given", hint="give at least one of them, as in --rps 50")
+    try:
+        _values(limit.fields)
+    except PydanticCustomError as error:
+        raise _error(error) from None
+
+
+def _error(error: PydanticCustomError) -> GateError:
+    context = error.context or {}
+    return GateError(f"{context.get('text', error)}", hint=context.get("hint") or None)
+
+
+def check_tenant(tenant: str) -> None:
+    """Raise GateError that says why nothing can be set for a tenant of this name."""
+    try:
+        read_tenant(tenant)
+    except PydanticCustomError as error:
+        raise _error(error) from None
+    if is_glob(tenant) or tenant == DEFAULT:
+        hint = "give one tenant's name; write patterns and `default` into the policy file"
+        raise GateError(f"a limit can't be set live for {tenant!r}, which stands for many tenants", hint=hint)
+
+
+def _over(policy: "Policy", name: str, live: LiveService) -> ServicePolicy:
+    before = policy.effective(name)
+    above = [] if live.limit is None else [_layer(live.limit)]
+    compiled = compile_service(name, resolve([*policy.layers.stack(name), *above]))
+    tenants = compiled.tenants
+    if live.tenants:
+        tenants = Tenants.of({} if tenants is None else tenants.rules, live.tenants)
+    return replace(compiled, group=before.group, tenants=tenants)
+
+
+def _layer(limit: LiveLimit, tenant: str = "") -> Layer:
+    until = "" if limit.until_ms is None else f" until {timestamp(datetime.fromtimestamp(limit.until_ms / 1000, UTC))}"
+
+    def keyed(fields: Mapping[str, Any]) -> dict[Key, Any]:
+        return {(tenant, name) if tenant else name: value for name, value in fields.items()}
+
+    return Layer(f"live{until}", (), keyed(_values(limit.fields)), keyed(limit.fields), ends_at(limit))
+
+
+def _values(fields: Mapping[str, str | int]) -> dict[str, Any]:
+    if any(len(str(value)) > MAX_TEXT for value in fields.values()):
+        raise wrong(f"must have at most {MAX_TEXT} characters")
+    return {name: _READERS[name](value) for name, value in fields.items()}
+
+
+def _version(file: str, live: int) -> str:
+    return hashlib.sha256(f"{file} live {live}".encode()).hexdigest()[:6]

@@ -1,0 +1,86 @@
+"""Live limits on `gate.policies`: what operators have set while the gate runs, over the policy file.
+
+Key: the service, or SERVICE/TENANT; no service has a slash in its name. Value: `Published`, JSON. Only the owner of a
+service writes it, with the state by which it decides. A tenant's record is deleted with its limits; a service's stays,
+as its version goes on to count.
+"""
+
+import zlib
+from typing import Annotated, Final
+
+import msgspec
+
+MAX_COUNT: Final = 10**15
+BUCKETS: Final = 4_096  # of a table that grows one by one
+MAX_TEXT: Final = 64  # characters of a rate or of a length of time
+
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
+
+
+class LiveLimit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is set for a service or a tenant, spelt as in the policy file; None: that field is as the file says."""
+
+    requests_per_second: _Text | None = None  # "50", "10/min"; "0": nothing is admitted
+    burst_size: _Count | None = None
+    window_size: _Text | None = None  # "60", "1m"
+    window_limit: _Count | None = None
+    until_ms: int | None = None  # unix ms: it ends by itself then
+
+    @property
+    def says(self) -> bool:
+        """Tell whether it limits anything."""
+        return bool(self.fields)
+
+    @property
+    def fields(self) -> dict[str, str | int]:
+        """What it sets, by the names of the policy file."""
+        each = ("requests_per_second", "burst_size", "window_size", "window_limit")
+        return {name: value for name in each if (value := getattr(self, name)) is not None}
+
+
+class Published(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One record of `gate.policies`."""
+
+    version: int  # of the service: each change of it, or of one of its tenants, counts
+    limit: LiveLimit | None = None  # None: as the file says
+    at_ms: int = 0
+    who: str = ""  # as the sender says of himself
+    reason: str = ""
+    command: str = ""  # its id
+    importing: bool = False  # records of its tenants are on their way, until its own one comes without this
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """Part of an import, msgpack on the control topic: rows of tenant, rate, burst, size and limit of the window."""
+
+    command: str  # the id of the command that brings it into force
+    rows: list[tuple[str, _Text | None, _Count | None, _Text | None, _Count | None]]
+
+
+def buckets_for(tenants: int) -> int:
+    """Return in how many buckets a table of so many tenants is kept: some 16 in each."""
+    return max(BUCKETS, -(-tenants // 16))
+
+
+def bucket_of(tenant: str, buckets: int) -> int:
+    """Return the bucket of a tenant. Rows that come in this order are written once each."""
+    return zlib.crc32(tenant.encode("utf-8", "surrogatepass")) % buckets
+
+
+def key_of(service: str, tenant: str = "") -> str:
+    """Return the key of a record."""
+    return f"{service}/{tenant}" if tenant else service
+
+
+def decode(value: bytes) -> Published:
+    """Read a record. Raises ValueError that says what is wrong."""
+    try:
+        return msgspec.json.decode(value, type=Published)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def encode(record: Published) -> bytes:
+    """Return the value of a record."""
+    return msgspec.json.encode(record)

@@ -1,0 +1,117 @@
+"""What is set live over a policy: field by field, and gone without a trace when it ends."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gate.errors import GateError
+from gate.policy import parse_policy
+from gate.policy.compiled import ENDLESS
+from gate.policy.live import LiveService, check, check_tenant
+from gate.protocol.policies import LiveLimit
+from gate.units import MS, SECOND
+
+FILE = parse_policy("""
+defaults: {overflow: reject, max_delay: 60}
+groups: {bank: {requests_per_second: 50}}
+services:
+  pay: {requests_per_second: 100, burst_size: 150, group: bank,
+        tenants: {default: {requests_per_second: 5, burst_size: 9}}}
+  plain: {requests_per_second: 3}
+""")
+limits = st.builds(
+    LiveLimit,
+    requests_per_second=st.none() | st.sampled_from(["50", "10/min", "0", "0.5"]),
+    burst_size=st.none() | st.integers(1, 99),
+    window_size=st.none() | st.sampled_from(["60", "90s", "1h"]),
+    window_limit=st.none() | st.integers(1, 10_000),
+    until_ms=st.none() | st.integers(1, 2**42),
+)
+
+
+def over(service="pay", version=1, limit=None, **tenants):
+    return FILE.overlaid({service: LiveService(version, limit, tenants)})
+
+
+def test_what_is_set_counts_field_by_field_and_nothing_else_changes():
+    policy = over(limit=LiveLimit(requests_per_second="50", burst_size=80)).service("pay")
+    assert (policy.spec.rate, policy.spec.burst, policy.spec.windows[0].limit) == (50, 80, 3000)
+    assert (policy.overflow, policy.group, policy.max_delay) == ("reject", "bank", 60 * SECOND)
+    rate_alone = over(limit=LiveLimit(requests_per_second="10/min")).service("pay")
+    assert (rate_alone.spec.rate, rate_alone.spec.burst) == (Fraction(1, 6), 150)
+
+
+def test_of_a_tenant_it_is_over_what_all_tenants_have():
+    policy = over(acme=LiveLimit(requests_per_second="50")).service("pay")
+    assert (policy.tenant("acme").rate, policy.tenant("acme").burst) == (50, 9)
+    assert policy.tenant("beta") == FILE.service("pay").tenant("beta")
+    assert policy.names_tenant("acme")
+    assert list(policy.named_tenants()) == ["acme"]
+    first = over("plain", acme=LiveLimit(requests_per_second="50")).service("plain")
+    assert first.tenant("acme").rate == 50
+    assert first.tenant("beta") is None
+
+
+def test_a_rate_of_0_blocks_and_leaves_the_limit_beneath_as_it_was():
+    policy = over(limit=LiveLimit(requests_per_second="0", until_ms=7)).service("pay")
+    assert (policy.blocked_until, policy.spec) == (7 * MS, FILE.service("pay").spec)
+    tenant = over(acme=LiveLimit(requests_per_second="0")).service("pay")
+    assert (tenant.tenant_blocked_until("acme"), tenant.tenant_blocked_until("beta")) == (ENDLESS, 0)
+    assert tenant.tenant("acme") == FILE.service("pay").tenant("acme")
+
+
+def test_who_is_blocked_by_the_file_is_not_where_a_rate_is_set_live():
+    file = parse_policy("services: {pay: {requests_per_second: 0, tenants: {default: {requests_per_second: 0}}}}")
+    assert (file.service("pay").blocked_until, file.service("pay").tenant_blocked_until("a")) == (ENDLESS, ENDLESS)
+    some = LiveLimit(requests_per_second="5")
+    policy = file.overlaid({"pay": LiveService(1, some, {"acme": some})}).service("pay")
+    assert (policy.blocked_until, policy.tenant_blocked_until("acme")) == (0, 0)
+    assert (policy.spec.rate, policy.tenant("acme").rate, policy.tenant_blocked_until("beta")) == (5, 5, ENDLESS)
+
+
+def test_a_blocked_default_of_the_file_holds_for_none_that_has_a_rate():
+    text = (
+        "{defaults: {requests_per_second: 7}, services: {off: {requests_per_second: 0}, on: {requests_per_second: 1}}}"
+    )
+    file = parse_policy(text)
+    assert (file.service("off").blocked_until, file.service("off").spec.rate) == (ENDLESS, 7)
+    assert (file.service("on").blocked_until, file.service("on").spec.rate) == (0, 1)
+
+
+@given(limits, st.booleans(), st.integers(1, 5))
+def test_what_ends_leaves_nothing_behind(limit, of_tenant, version):
+    live = over(version=version, **({"acme": limit} if of_tenant else {"limit": limit}))
+    assert live.version_of("pay") != FILE.version
+    assert live.version_of("plain") == live.version == FILE.version
+    assert FILE.overlaid({}).service("pay") == FILE.service("pay")
+    assert live.service("plain") == FILE.service("plain")
+    told = live.explain("pay")
+    for name, value in limit.fields.items():
+        origin = told[f"tenants.acme.{name}" if of_tenant else name]
+        assert (origin.value, origin.line, origin.source.startswith("live")) == (value, None, True)
+        assert (" until " in origin.source) == (limit.until_ms is not None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "tenant", "why"),
+    [
+        (LiveLimit(), "", "no limit is given"),
+        (LiveLimit(until_ms=5), "", "no limit is given"),
+        (LiveLimit(requests_per_second="ten"), "", 'must be a rate above 0, or 0 to block, not "ten"'),
+        (LiveLimit(requests_per_second="-1"), "", 'must be a rate above 0, or 0 to block, not "-1"'),
+        (LiveLimit(window_size="soon"), "", 'must be a length of time, not "soon"'),
+        (LiveLimit(burst_size=0), "", "must be at least 1, not 0"),
+        (LiveLimit(requests_per_second="1" * 65), "", "must have at most 64 characters"),
+        (LiveLimit(burst_size=1), "a*", "a limit can't be set live for 'a*', which stands for many tenants"),
+        (LiveLimit(burst_size=1), "default", "a limit can't be set live for 'default', which stands for many tenants"),
+        (LiveLimit(burst_size=1), " a", '" a" cannot be a tenant'),
+    ],
+)
+def test_what_is_no_limit_is_refused(limit, tenant, why):
+    with pytest.raises(GateError) as raised:
+        check(limit)
+        check_tenant(tenant)
+    assert str(raised.value) == why
+    assert raised.value.hint or "must" in why
