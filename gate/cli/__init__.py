@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "expedite": "Let requests that wait go next, by filter.",
     "redrive": "Put what was rejected, or a part of a topic, back into its service, by filter.",
     "where": "Show where one request stands: until when it waits and why, or what became of it.",
+    "limit": "Set limits while it runs, over the policy file.",
     "audit": "Show who commanded what, when and why.",
     "alerts": "Print alerts as they come, and carry them to Alertmanager, chat, mail or a webhook.",
     "replay": "Show what a policy would have done to the recorded requests.",

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gate.cli.client import Client
 from gate.cli.options import Flag
+from gate.cli.pause import command
+from gate.client import GateControl, ServiceLimits
 from gate.errors import GateError
 from gate.policy import Overflow, Policy, PolicyError, Problem, ServicePolicy, Settings, load_policy
 from gate.policy.difference import OTHERS, Change, difference
 from gate.policy.errors import did_you_mean
+from gate.policy.live import LiveService
 from gate.policy.notes import Note, notes_on
 from gate.policy.origins import Origin
 from gate.policy.settings import CONFIG
@@ -78,7 +83,9 @@ def check(file: File, *, json: Flag = False) -> int:
 
 
 @policy.command
-def show(file: File, service: str | None = None, *, json: Flag = False) -> int:
+def show(
+    file: File, service: str | None = None, *, live: Flag = False, json: Flag = False, client: Client | None = None
+) -> int:
     """Show what holds for each service, and where each field came from.
 
     Example: `gate policy show policy.yaml payments`
@@ -89,11 +96,16 @@ def show(file: File, service: str | None = None, *, json: Flag = False) -> int:
         The policy file; by default GATE_CONFIG names it.
     service
         One service only: any name, listed in the file or not, or a glob of the file.
+    live
+        With what was set while the gates run (`gate limit set`), which is read from the broker. Of the tenants for whom
+        something is set, the first 200 of a service are shown; `gate limit show` has all.
     json
         Print one JSON object: file, version, settings, services, globs, others, groups; for SERVICE file, version,
         service, fields.
     """
     shown = load_policy(file)
+    if live:
+        shown = _with_live(shown, file, client or Client(), service)
     console = _console()
     if service is not None:
         fields = shown.explain_glob(service) if service in shown.globs else shown.explain(service)
@@ -105,11 +117,12 @@ def show(file: File, service: str | None = None, *, json: Flag = False) -> int:
                 or "no entry and no glob matches it, and there are no defaults; `fail_open` decides about it",
             )
         if json:
-            _print_json({"file": str(file), "version": shown.version, "service": service, "fields": _fields(fields)})
+            version = shown.version_of(service)
+            _print_json({"file": str(file), "version": version, "service": service, "fields": _fields(fields)})
         else:
             _print_fields(console, service, fields)
         return 0
-    services = {name: shown.explain(name) for name in shown.services}
+    services = {name: shown.explain(name) for name in dict.fromkeys((*shown.services, *sorted(shown.live)))}
     globs = {pattern: shown.explain_glob(pattern) for pattern in shown.globs}
     groups = {name: shown.explain_group(name) for name in shown.groups}
     others = shown.explain_others()
@@ -170,6 +183,19 @@ def diff(old: Path, new: Path, *, json: Flag = False) -> int:
     return 0
 
 
+def _with_live(shown: Policy, file: Path, client: Client, service: str | None) -> Policy:
+    """Return a policy with what is set live over it."""
+    if client.config is None:
+        client = replace(client, config=file)
+    found = command(client, GateControl.all_limits)
+    return shown.overlaid({name: _live(limits) for name, limits in found.items() if service in {None, name}})
+
+
+def _live(limits: ServiceLimits) -> LiveService:
+    tenants = {name: record.limit for name, record in limits.tenants.items() if record.limit is not None}
+    return LiveService(limits.version, limits.limit, tenants)
+
+
 def _check_topics(checked: Policy) -> None:
     settings: Settings = checked.settings
     try:
@@ -211,7 +237,7 @@ def _print_entries(console: Console, checked: Policy) -> None:
     rest = checked.others()
     table = _table("service", "limit", "and")
     for entry in [*shown, *([] if rest is None else [rest])]:
-        _row(table, entry.name or OTHERS, spell_spec(entry.spec), "; ".join(_more(entry)))
+        _row(table, entry.name or OTHERS, _limit(entry), "; ".join(_more(entry)))
     if table.row_count:
         console.print(table)
         console.print()
@@ -223,6 +249,10 @@ def _print_entries(console: Console, checked: Policy) -> None:
             _row(table, name, spell_spec(group.spec))
         console.print(table)
         console.print()
+
+
+def _limit(entry: ServicePolicy) -> str:
+    return "blocked" if entry.blocked_until else spell_spec(entry.spec)
 
 
 def _more(entry: ServicePolicy) -> Iterable[str]:
@@ -319,6 +349,7 @@ def _summary(entry: ServicePolicy) -> dict[str, Any]:
         "rate": None if entry.spec.rate is None else spell_rate(entry.spec.rate),
         "burst_size": None if entry.spec.rate is None else entry.spec.burst,
         "windows": [{"limit": window.limit, "size": spell_duration(window.size)} for window in entry.spec.windows],
+        "blocked": bool(entry.blocked_until),
         "limits": [limit.words(spell_rate, spell_duration) for limit in entry.spec.limits],
         "overflow": str(entry.overflow),
         "max_delay": None if entry.max_delay is None else spell_duration(entry.max_delay),

@@ -18,6 +18,7 @@ from gate.client._jobs.client import JobClient, SubmitError
 from gate.client._jobs.sync import SyncJobClient, SyncTicket
 from gate.client._jobs.ticket import Decision, JobFailedError, JobRejectedError, NoAnswerError, Ticket, Verdict
 from gate.client._pacing import Pacer, SyncPacer
+from gate.client._policies import ServiceLimits
 from gate.client._retry import Backoff, Retry
 from gate.client._sender import TooLargeError
 from gate.client._sinks import Alertmanager, Console, Mail, Slack, Webhook
@@ -29,6 +30,7 @@ from gate.client._worker import Worker
 from gate.config import Connection
 from gate.errors import GateError, UnknownRequestError
 from gate.protocol.answers import Answer, AnswerState
+from gate.protocol.policies import LiveLimit
 
 __all__ = [
     "Alert",
@@ -54,6 +56,7 @@ __all__ = [
     "JobFailedError",
     "JobRejectedError",
     "LaterError",
+    "LiveLimit",
     "Mail",
     "NoAnswerError",
     "NotConnectedError",
@@ -62,6 +65,7 @@ __all__ = [
     "ReceiverError",
     "RefusedError",
     "Retry",
+    "ServiceLimits",
     "Sink",
     "Slack",
     "SubmitError",

@@ -1,4 +1,4 @@
-"""Operators' commands from Python: pause a service or one of its tenants and resume it, and act on what waits.
+"""Operators' commands from Python: pause a service or a tenant and resume it, set limits, and act on what waits.
 
 >>> async def maintenance() -> None:
 ...     async with GateControl("localhost:9092") as gate:
@@ -12,9 +12,10 @@ import getpass
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
+from itertools import islice
 from math import inf
 from types import TracebackType
 from typing import Final, Self
@@ -28,6 +29,8 @@ from gate.client._background import Twin
 from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection
 from gate.client._errors import ArgumentError, NotConnectedError, UnknownServiceError
 from gate.client._filter import Filter
+from gate.client._import import as_limits, parts_of
+from gate.client._policies import ServiceLimits, read_limits
 from gate.config import Connection
 from gate.errors import GateError
 from gate.kafka.cluster import Cluster
@@ -35,10 +38,12 @@ from gate.kafka.connect import running
 from gate.protocol import control
 from gate.protocol.answers import Answer
 from gate.protocol.headers import TENANT, Malformed, read_options
+from gate.protocol.policies import LiveLimit
 
 _DEADLINE: Final = 10.0
 _POLL_MS: Final = 200
 _BROKER_DEFAULT: Final = -1  # replication factor
+_PARTS_AT_ONCE: Final = 8  # of an import, under way to the broker
 _NAMED: Final = 20  # services, to somebody who named another
 _TIMES: Final = "give a time with an offset from UTC, as datetime.now(UTC) has it, or seconds with for_="
 
@@ -192,6 +197,121 @@ class GateControl:
         """Have no more of a command carried out; what is done stays done. Raises CommandRefusedError if it is over."""
         return await self._followed(service, control.Abort(service, command_id), reason, "", None)
 
+    async def set_limit(
+        self,
+        service: str,
+        *,
+        requests_per_second: float | str | None = None,
+        burst_size: int | None = None,
+        window_size: float | str | None = None,
+        window_limit: int | None = None,
+        tenant: str = "",
+        for_: float | timedelta | None = None,
+        reason: str = "",
+        if_version: int | None = None,
+        command_id: str = "",
+    ) -> Answer:
+        """Set what a service, or one of its tenants, may use, over the policy file; it holds when this returns.
+
+        What is not given is as the file says, also where something was set for it before. A rate of 0 blocks: what
+        comes is rejected or held, or waits where `for_` says until when. After `for_` (seconds or a timedelta) the
+        file holds again. `if_version`: refused unless the limits are at that version. The answer's `version` is the
+        new one. Raises ArgumentError, UnknownServiceError, CommandRefusedError and GateError.
+        """
+        limit = LiveLimit(
+            None if requests_per_second is None else str(requests_per_second), burst_size,
+            None if window_size is None else str(window_size), window_limit,
+        )  # fmt: skip
+        command = control.SetLimit(service, limit, tenant, _length_ms(for_), if_version)
+        if not limit.says:
+            raise ArgumentError("no limit is given", hint="give at least one, as in requests_per_second=50")
+        try:
+            control.decode(control.encode(command))  # what no gate could read, none would answer
+        except ValueError as error:
+            raise ArgumentError(str(error)) from None
+        return await self._followed(service, command, reason, command_id, None)
+
+    async def clear_limit(
+        self,
+        service: str,
+        *,
+        tenant: str = "",
+        everything: bool = False,
+        reason: str = "",
+        if_version: int | None = None,
+        command_id: str = "",
+    ) -> Answer:
+        """Let hold again what the policy file says of a service, or of one of its tenants; else as `set_limit`.
+
+        With `everything` also of all its tenants. Raises CommandRefusedError where nothing is set.
+        """
+        if tenant and everything:
+            raise ArgumentError("a tenant and everything are given", hint="leave one of them out")
+        command = control.ClearLimit(service, tenant, everything, if_version)
+        return await self._followed(service, command, reason, command_id, None)
+
+    async def import_limits(
+        self,
+        service: str,
+        tenants: Mapping[str, LiveLimit] | Iterable[tuple[str, LiveLimit]],
+        *,
+        reason: str = "",
+        if_version: int | None = None,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Set the limits of all tenants of a service, up to millions: these and no others, as a whole or not at all.
+
+        Returns when they are in force and published; `on_answer` is given each answer, with how far it is. Else as
+        `set_limit`. CommandRefusedError says which row is wrong; then nothing has changed.
+        """
+        if self._producer is None:
+            raise NotConnectedError("GateControl")
+        known = command_id or uuid.uuid4().hex
+        limits = as_limits(tenants.items() if isinstance(tenants, Mapping) else tenants)
+        offsets: list[int] = []
+        try:
+            await self._check_service(service)
+            for parts in batched(parts_of(known, limits), _PARTS_AT_ONCE):
+                offsets += await self._send_parts(known, parts)
+        except (KafkaError, TimeoutError) as error:
+            raise self._failed("sending limits to", error) from error
+        command = control.ImportLimits(service, offsets, len(limits), if_version)
+        return await self._followed(service, command, reason, known, on_answer)
+
+    async def _send_parts(self, known: str, parts: Sequence[bytes]) -> list[int]:
+        assert self._producer is not None
+        topic, headers = self._connection.names.control, [(control.PART, b"1")]
+        async with asyncio.timeout(_DEADLINE):
+            sent = [
+                await self._producer.send(topic, part, known.encode(), partition=0, headers=headers) for part in parts
+            ]
+            return [record.offset for record in await asyncio.gather(*sent)]
+
+    async def limits(self, service: str) -> ServiceLimits:
+        """Return what is set live for a service and its tenants. Raises UnknownServiceError and GateError."""
+        if self._producer is None:
+            raise NotConnectedError("GateControl")
+        try:
+            await self._check_service(service)
+        except (KafkaError, TimeoutError) as error:
+            raise self._failed("asking", error) from error
+        return (await self._limits(service)).get(service, ServiceLimits(service))
+
+    async def all_limits(self) -> dict[str, ServiceLimits]:
+        """Return what is set live, by service. Raises GateError."""
+        return await self._limits(None)
+
+    async def _limits(self, service: str | None) -> dict[str, ServiceLimits]:
+        if self._producer is None:
+            raise NotConnectedError("GateControl")
+        try:
+            if self._connection.names.policies not in await self._cluster.partitions():
+                return {}
+            return await read_limits(self._connection, service)
+        except (KafkaError, TimeoutError) as error:
+            raise self._failed("reading limits from", error) from error
+
     async def _followed(
         self,
         service: str,
@@ -271,6 +391,13 @@ class GateControl:
         return GateError(
             f"{doing} the broker at {self._connection.bootstrap} failed: {why}", hint="see `gate doctor`, and try again"
         )
+
+
+def batched(parts: Iterable[bytes], count: int) -> Iterator[list[bytes]]:
+    """Yield some of the parts at a time."""
+    rest = iter(parts)
+    while some := list(islice(rest, count)):
+        yield some
 
 
 class SyncGateControl(Twin[GateControl]):
@@ -381,6 +508,84 @@ class SyncGateControl(Twin[GateControl]):
     def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
         """Have no more of a command carried out; as `GateControl.abort`."""
         return self._background.run(self._inner.abort(service, command_id, reason=reason))
+
+    def set_limit(
+        self,
+        service: str,
+        *,
+        requests_per_second: float | str | None = None,
+        burst_size: int | None = None,
+        window_size: float | str | None = None,
+        window_limit: int | None = None,
+        tenant: str = "",
+        for_: float | timedelta | None = None,
+        reason: str = "",
+        if_version: int | None = None,
+        command_id: str = "",
+    ) -> Answer:
+        """Set what a service, or one of its tenants, may use; as `GateControl.set_limit`."""
+        return self._background.run(
+            self._inner.set_limit(
+                service, requests_per_second=requests_per_second, burst_size=burst_size, window_size=window_size,
+                window_limit=window_limit, tenant=tenant, for_=for_, reason=reason, if_version=if_version,
+                command_id=command_id,
+            )
+        )  # fmt: skip
+
+    def clear_limit(
+        self,
+        service: str,
+        *,
+        tenant: str = "",
+        everything: bool = False,
+        reason: str = "",
+        if_version: int | None = None,
+        command_id: str = "",
+    ) -> Answer:
+        """Let hold again what the policy file says; as `GateControl.clear_limit`."""
+        return self._background.run(
+            self._inner.clear_limit(
+                service, tenant=tenant, everything=everything, reason=reason, if_version=if_version,
+                command_id=command_id,
+            )
+        )  # fmt: skip
+
+    def import_limits(
+        self,
+        service: str,
+        tenants: Mapping[str, LiveLimit] | Iterable[tuple[str, LiveLimit]],
+        *,
+        reason: str = "",
+        if_version: int | None = None,
+        command_id: str = "",
+        on_answer: Callable[[Answer], object] | None = None,
+    ) -> Answer:
+        """Set the limits of all tenants of a service; as `GateControl.import_limits`."""
+        return self._background.run(
+            self._inner.import_limits(
+                service, tenants, reason=reason, if_version=if_version, command_id=command_id, on_answer=on_answer
+            )
+        )
+
+    def limits(self, service: str) -> ServiceLimits:
+        """Return what is set live for a service and its tenants; as `GateControl.limits`."""
+        return self._background.run(self._inner.limits(service))
+
+    def all_limits(self) -> dict[str, ServiceLimits]:
+        """Return what is set live, by service; as `GateControl.all_limits`."""
+        return self._background.run(self._inner.all_limits())
+
+
+def _length_ms(for_: float | timedelta | None) -> int | None:
+    """Return for how long something is to hold. Raises ArgumentError."""
+    if for_ is None:
+        return None
+    seconds = for_.total_seconds() if isinstance(for_, timedelta) else for_
+    if not seconds >= 0.001:
+        raise ArgumentError(
+            f"for_ is {seconds:g} s", hint="give a time above 0; without one it holds until it is cleared"
+        )
+    return min(int(seconds * 1000), control.FOREVER_MS) if seconds != inf else None
 
 
 def _end_ms(until: datetime | None, for_: float | timedelta | None, now: float) -> int:

@@ -18,7 +18,8 @@ from gate.log import get_logger
 from gate.units import SECOND, parse_duration
 
 ROLES: Final = {"pause": Role.OPERATE, "resume": Role.OPERATE, "count": Role.ADMIN, "cancel": Role.ADMIN}
-COMMANDS: Final = {"cancel": Role.ADMIN}  # all others, which lose nothing, take OPERATE
+# all others, which lose nothing, take OPERATE
+COMMANDS: Final = {"cancel": Role.ADMIN, "set-limit": Role.ADMIN, "clear-limit": Role.ADMIN}
 LONGEST_PAUSE: Final = 30 * 86_400  # seconds: one without an end is what is forgotten
 _ANSWERED_WITHIN: Final = 5.0  # seconds for which a browser is kept waiting
 _MAX_REASON: Final = 500

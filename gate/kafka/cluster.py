@@ -249,6 +249,7 @@ class Cluster:
             TopicSpec(names.audit, 1, FOREVER | own_time),
             TopicSpec(names.leases, shards, SOON_GONE, SMALL),
             TopicSpec(names.grants, GRANTS, SOON_GONE, SMALL),
+            TopicSpec(names.policies, 1, compact | own_time),
             self.state_spec(names.state, shards),
         ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from gate.shard.records import Partition
 DEADLINE: Final = 8.0  # seconds; less than a connection has
 TAKEN: Final = (
     control.PauseUntil | control.Resume | control.Cancel | control.Move | control.Expedite | control.Redrive
-    | control.Abort
+    | control.Abort | control.SetLimit | control.ClearLimit
 )  # fmt: skip
 
 

@@ -115,6 +115,8 @@ class Feedback:
         if answer is None:
             return position
         for record in answer.records:
+            if last(record.headers, control.PART) is not None:
+                continue
             key = (record.key or b"").decode(errors="replace")
             try:
                 command = control.decode(record.value)

@@ -96,6 +96,7 @@ class Topics(StrictModel):
     audit: Annotated[str, _template("audit")] = "{prefix}.audit"
     leases: Annotated[str, _template("leases")] = "{prefix}.leases"
     grants: Annotated[str, _template("grants")] = "{prefix}.grants"
+    policies: Annotated[str, _template("policies")] = "{prefix}.policies"
 
     def overhead(self, prefix: str) -> int:
         """Characters that the longest topic of a service has beside the service's name."""

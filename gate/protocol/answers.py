@@ -40,6 +40,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped: int = 0  # were meant, and can't be put back: too large, or cut short when they were rejected
     why: str = ""  # it failed, or was aborted
     hint: str = ""  # what to do about that
+    version: int | None = None  # of the service's limits, of a command about these
 
 
 class Audit(msgspec.Struct, frozen=True, omit_defaults=True):

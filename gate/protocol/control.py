@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 
 from gate.protocol.feedback import LONGEST_BACKOFF
+from gate.protocol.policies import LiveLimit
 from gate.units import MS
 
 FOREVER_MS: Final = 2**53 - 1
@@ -23,8 +24,10 @@ FORMAT_KEY: Final = "gate/format"  # no service has such a name
 GENERATION_KEY: Final = "gate/generation"
 COMMAND_ID: Final = "gate-command-id"
 REASON: Final = "gate-reason"
+PART: Final = "gate-part"  # a record with this header is no command, but part of one: its key is that one's id
 RETENTION_MS: Final = 7 * 86_400_000  # of the control topic
 MAX_ID: Final = 64  # characters of a command's id
+MAX_PARTS: Final = 20_000
 MAX_TEXT: Final = 1024  # of a reason, or of who commands: the rest is cut
 
 _Service = Annotated[str, msgspec.Meta(max_length=249)]
@@ -146,8 +149,48 @@ class Abort(
     id: Annotated[str, msgspec.Meta(max_length=MAX_ID)]
 
 
+class SetLimit(
+    msgspec.Struct, frozen=True, tag="set-limit", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Set what a service, or one of its tenants, may use, over the policy file and in place of what was set before."""
+
+    service: _Service
+    limit: LiveLimit
+    tenant: _Tenant = ""
+    for_ms: Annotated[int, msgspec.Meta(ge=1, le=FOREVER_MS)] | None = None  # from when the record was written
+    if_version: int | None = None  # refused unless the service's limits are at this version
+
+
+class ClearLimit(
+    msgspec.Struct, frozen=True, tag="clear-limit", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Let hold again what the policy file says."""
+
+    service: _Service
+    tenant: _Tenant = ""
+    all: bool = False  # what is set for its tenants as well
+    if_version: int | None = None
+
+
+class ImportLimits(
+    msgspec.Struct,
+    frozen=True,
+    tag="import-limits",
+    tag_field="command",
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+):
+    """Set the limits of all tenants of a service: those in the parts, and no others."""
+
+    service: _Service
+    parts: Annotated[list[_Time], msgspec.Meta(max_length=MAX_PARTS)]  # their offsets on the control topic
+    count: _Time  # tenants
+    if_version: int | None = None
+
+
+LimitCommand = SetLimit | ClearLimit | ImportLimits
 BacklogCommand = Cancel | Move | Expedite | Redrive  # on what waits: carried out in many batches
-Command = PauseUntil | Resume | WriteFormat | NewGeneration | Cancel | Move | Expedite | Redrive | Abort
+Command = PauseUntil | Resume | WriteFormat | NewGeneration | BacklogCommand | Abort | LimitCommand
 
 
 def encode(command: Command) -> bytes:

@@ -38,6 +38,7 @@ class Templates:
     audit: str = "{prefix}.audit"
     leases: str = "{prefix}.leases"
     grants: str = "{prefix}.grants"
+    policies: str = "{prefix}.policies"
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,11 @@ class Names:
     def grants(self) -> str:
         """What owners grant to holders."""
         return self._patterns["grants"][0]
+
+    @property
+    def policies(self) -> str:
+        """Limits set while it runs, over the policy file; compacted."""
+        return self._patterns["policies"][0]
 
     @cached_property
     def requests_pattern(self) -> str:

@@ -255,6 +255,8 @@ class Mesh:
             return Charged(service, tenant, (), shard, allowed=allowed, why=why)
         if policy.shadow:
             return Charged(service, tenant, (), shard)
+        if policy.blocked_until or policy.tenant_blocked_until(tenant):
+            return refused(f"the limit of {f'tenant {tenant} of ' if tenant else ''}{service} is 0")
         specs = {service: policy.spec} if policy.spec.limits else {}
         if tenant and (spec := policy.tenant(tenant)) is not None and spec.limits:
             if self._engines(service) is not None:
@@ -285,6 +287,8 @@ class Mesh:
         else:
             service, of_tenant, tenant = name.partition("/")
             policy = self._policy.service(service) if self._knows(service) else None
+            if policy is not None and (policy.blocked_until or (of_tenant and policy.tenant_blocked_until(tenant))):
+                return None  # what was used goes on to count, and nothing is granted
             if policy is not None and not policy.shadow and not (of_tenant and self._engines(service) is not None):
                 spec = policy.tenant(tenant) if of_tenant else policy.spec
                 key = self._policy.shard_key(service)

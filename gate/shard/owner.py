@@ -75,7 +75,7 @@ class Shard:
         self._sessions = 0
         self._session: Session | None = None
         self._known: set[str] = set()  # services of which was told
-        self._introduced: tuple[str, int] | None = None  # by which policy, with how many services of its own
+        self._introduced: tuple[Policy, int] | None = None  # by which policy, with how many services of its own
         self._unfinished = False  # a session ended amid a batch, and none has fenced it off since
         self._refusals = RefusalHistory(environment.names)
         self._progress = Progress(number, environment.observer, environment.local)
@@ -344,12 +344,13 @@ class Shard:
     async def _refresh(self, state: ShardState) -> None:
         """Take in what has changed around the shard: services, policy, commands, the lag of workers."""
         self._changed = False
-        if state.policy is not self._policy:
+        if state.file is not self._policy:
             await in_slices(state.follow_policy(self._policy, self._now()), self._env.local)
         await self._reader.follow(state, self._now())
         if unknown := [watched for watched in self.watched() if watched.service not in state.measured]:
             await self._env.feedback.measure(unknown)  # or the first requests would wait for nothing
         state.apply(self._env.feedback, self._now())
+        await in_slices(state.follow_limits(self._now()), self._env.local)
         begins, self._begins = self._begins, {}
         state.forget_parked(begins, self._now())
         self._introduce(state)
@@ -357,9 +358,9 @@ class Shard:
     def _introduce(self, state: ShardState) -> None:
         """Tell of all services that are known here, so that their counters exist before anything comes."""
         policy = state.policy
-        if (policy.version, len(state.services)) == self._introduced:
+        if (policy, len(state.services)) == self._introduced:
             return
-        self._introduced = policy.version, len(state.services)
+        self._introduced = policy, len(state.services)
         shards = self._env.shards
         self._known = set(state.services)
         self._known |= {name for name in policy.services if shard_of(policy.shard_key(name), shards) == self.number}
@@ -385,7 +386,7 @@ class Shard:
             self._doubted = False
             if not await writer.is_settled():
                 raise ConnectionError("a broker has left half-done what it had answered; it is ended as it was decided")
-        if self._changed:
+        if self._changed or state.has_new_limits(self._now):
             await self._refresh(state)
         self._woken.clear()
         wake = state.next_wake()
@@ -411,6 +412,9 @@ class Shard:
                 if self._is_halted():
                     return False
                 return await self._batch(state, writer)
+        if (end := state.live.next_end()) is not None:
+            ahead = max(0, end - self._now()) / 1e9
+            delay = ahead if delay is None else min(delay, ahead)
         delay = self._progress.rests(delay)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
@@ -530,6 +534,7 @@ class Shard:
         taken, retried = self._reader.take(state, refusals, batch.now)
         judges = await self._reader.judges(state, taken, retried, refusals)
         await self._reader.look(state, refusals.pulls, self._muted, batch.now)
+        await self._reader.read_parts(state)
         turns = [
             state.decide(
                 state.services[service],

@@ -320,6 +320,13 @@ class ShardReader:
             await self.follow_retries(state, [service])
         state.commands.was_scanned(state.services[service].engine, read, now)
 
+    async def read_parts(self, state: ShardState) -> None:
+        """Read the next part of each import of limits that is under way."""
+        control = Partition(self._env.names.control, 0)
+        for service, offset in state.live.wanted():
+            record = await self._env.source.look(control, offset)
+            state.live.was_read(service, None if record is None else record.value)
+
     async def pull(self, turns: Sequence[ServiceBatch]) -> None:
         """Read what leaves the delayed topics, each partition in the order of its log: the plan's jumps to and fro."""
         wanted: dict[Partition, list[int]] = {}

@@ -5,7 +5,7 @@ No I/O: the shard task brings requests and takes away what is to be written.
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
@@ -21,7 +21,16 @@ from gate.admission.state import decode
 from gate.errors import GateError
 from gate.limits import Limiter, Spec
 from gate.policy import Overflow, Policy
-from gate.protocol.control import FOREVER_MS, Abort, BacklogCommand, NewGeneration, PauseUntil, WriteFormat, within
+from gate.protocol.control import (
+    FOREVER_MS,
+    Abort,
+    BacklogCommand,
+    LimitCommand,
+    NewGeneration,
+    PauseUntil,
+    WriteFormat,
+    within,
+)
 from gate.protocol.topics import Names
 from gate.shard import duplicates
 from gate.shard.buffer import FetchBuffer, weight_of
@@ -39,6 +48,7 @@ from gate.shard.changelog import (
 from gate.shard.commands import OperatorCommands
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act, too_large
 from gate.shard.feedback_state import FeedbackState
+from gate.shard.live_limits import LiveLimits
 from gate.shard.mesh import KIND as MESH
 from gate.shard.mesh import Mesh
 from gate.shard.positions import OFFSETS_KIND, Positions
@@ -125,6 +135,7 @@ class ShardState:
         self, names: Names, policy: Policy, meta: Meta, marks: Mapping[Partition, CommittedOffset], now: int
     ) -> None:
         self._names = names
+        self.file = policy  # without what is set live
         self._policy = policy
         self._meta = meta
         self.positions = Positions(names, marks, meta.since)
@@ -132,6 +143,8 @@ class ShardState:
         self.missed: set[Partition] = set()  # of delayed topics, from which a request was gone when its turn came
         self.feedback = FeedbackState(names)
         self.commands = OperatorCommands(names)
+        self.live = LiveLimits(names)
+        self._relimited: set[str] = set()  # services of which other limits are in force than their engines have
         self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._new: set[str] = set()  # services of which nothing is stored: commands may have come before them
@@ -176,6 +189,11 @@ class ShardState:
                     self.positions.restore(rest, key, value)
             elif rest and not self._entered(key, value):
                 self._stored.setdefault(rest.partition("/")[0], {})[key] = value
+        with readable("limits set while it runs"):
+            yield from self.live.restored()
+        self.unwritten |= bool(self.live.expire(now))
+        self._policy = self.file.overlaid(self.live.in_force())
+        self.mesh.set_policy(self._policy, now)
         with readable("the state of the groups"):
             self.budgets = Budgets(now, _specs(self._policy), groups, self._meta.format)
         for service in list(self._stored):
@@ -183,7 +201,8 @@ class ShardState:
 
     def _entered(self, key: str, value: bytes) -> bool:
         with readable(f"what was told or commanded, {key}"):
-            return self.feedback.restore(key, value) or self.commands.restore(key, value)
+            entered = self.feedback.restore(key, value) or self.commands.restore(key, value)
+            return entered or self.live.restore(key, value)
 
     def serve(self, service: str, now: int) -> ServiceState:
         """Return the service, with an engine made from what is stored of it."""
@@ -197,7 +216,8 @@ class ShardState:
         if not stored:
             self._new.add(service)
         with readable(f"the state of {service}"):
-            engine = yield from Engine.restoring(service, policy, self.budgets, now, self._policy.version, stored)
+            version = self._policy.version_of(service)
+            engine = yield from Engine.restoring(service, policy, self.budgets, now, version, stored)
         served = self.services[service] = ServiceState(service, engine, Topics.of(self._names, service))
         self._assume_busy(served, now)
         self._touch(served)
@@ -237,14 +257,14 @@ class ShardState:
         return self._policy.settings.fail_open or self._policy.service(service) is not None
 
     def follow_policy(self, policy: Policy, now: int) -> Generator[None, None, None]:
-        """Decide by `policy` from now on; in slices of some ms."""
-        self._policy = policy
+        """Decide by `policy`, and what is set live over it, from now on; in slices of some ms."""
+        self.file = policy
+        self._policy = policy.overlaid(self.live.in_force())
         self.budgets.set_groups(now, _specs(policy))
+        self._relimited.clear()
         for served in self.services.values():
-            yield from served.engine.changing_policy(now, policy.effective(served.name), policy.version)
-            self._assume_busy(served, now)
-            self._touch(served)
-        self.mesh.set_policy(policy, now)
+            yield from self._follow(served, now)
+        self.mesh.set_policy(self._policy, now)
 
     def start_mesh(self, number: int, now: int, lease_ns: int) -> None:
         """Go on with what processes hold, as the owner of shard `number`; call it after `restore`."""
@@ -261,6 +281,28 @@ class ShardState:
             self.services[service].engine.share(self.mesh.shared.get(service))
         for service in {*changed, *self.mesh.open_queues(now)}:
             self._touch(self.services[service])
+
+    def follow_limits(self, now: int) -> Generator[None, None, None]:
+        """Decide by what is set live as of now; in slices of some ms."""
+        self._relimited |= self.live.expire(now)
+        if not self._relimited:
+            return
+        self._policy = self.file.overlaid(self.live.in_force())
+        changed, self._relimited, self.unwritten = self._relimited, set(), True
+        for service in sorted(changed & self.services.keys()):
+            yield from self._follow(self.services[service], now)
+        self.mesh.set_policy(self._policy, now)
+
+    def has_new_limits(self, now: Callable[[], int]) -> bool:
+        """Tell whether something that is set live has come into force, or to its end, which `follow_limits` heeds."""
+        end = self.live.next_end()
+        return bool(self._relimited) or (end is not None and end <= now())
+
+    def _follow(self, served: ServiceState, now: int) -> Generator[None, None, None]:
+        policy, version = self._policy.effective(served.name), self._policy.version_of(served.name)
+        yield from served.engine.changing_policy(now, policy, version)
+        self._assume_busy(served, now)
+        self._touch(served)
 
     def lowest(self) -> dict[Partition, int]:
         """Return the oldest parked offset of each partition of the delayed topics in which something is parked."""
@@ -337,6 +379,10 @@ class ShardState:
         command, engine = received.command, served.engine
         if isinstance(command, BacklogCommand | Abort):
             self.commands.take(received, engine, now)
+            return
+        if isinstance(command, LimitCommand):
+            if self.live.take(received, now):
+                self._relimited.add(served.name)
             return
         assert not isinstance(command, WriteFormat | NewGeneration)  # these are not about a service
         before = engine.paused_until(command.tenant)
@@ -470,6 +516,10 @@ class ShardState:
         again = [(piece.first, _seen(piece, holding.seen)) for piece in pieces] if holding.seen else []
         most = min(pulls, served.pulls)
         commanded = self.commands.work(served.engine, now, most)
+        if served.name in self.live.imports:
+            if self.live.work(served.name, now):
+                self._relimited.add(served.name)
+            self._touched.add(served.name)  # it goes on with the next batch
         step = served.engine.step(now, runs, most, [span for span in again if span[1]])
         if commanded:
             step = replace(step, pulls=(*commanded, *step.pulls))
@@ -535,7 +585,7 @@ class ShardState:
 
     def route(self, turn: ServiceBatch, batch: Batch, rejections: Rejections = NO_REJECTIONS) -> None:
         """Route what was decided in a turn: what was parked first, as it is older."""
-        served, version = turn.served, self._policy.version
+        served, version = turn.served, self._policy.version_of(turn.served.name)
         served.weigh(turn.pulled)
         (self.large.add if served.pulls_large else self.large.discard)(served.name)
         running = served.engine.tracks_running
@@ -635,7 +685,7 @@ class ShardState:
 
     def changes(self, turns: Iterable[ServiceBatch]) -> dict[str, bytes | None]:
         """Return the state records that a batch has changed."""
-        changed: dict[str, bytes | None] = {}
+        changed = self.live.changes()
         for turn in turns:
             changed.update(turn.served.engine.drain_changes())
         return changed

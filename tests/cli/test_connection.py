@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -47,6 +48,7 @@ topics:
   control: "{{prefix}}_orders"
   answers: "{{prefix}}_replies"
   audit: "{{prefix}}_book"
+  policies: "{{prefix}}_overrides"
 services:
   pay: {{requests_per_second: 4, burst_size: 2}}
 """
@@ -239,6 +241,16 @@ def where(desk):
     assert (found["service"], found["standing"]) == ("pay", "admitted")
 
 
+def limit(desk):
+    said = desk.json("limit", "set", "pay", "--rps", 7, "--for", "1h", "--reason", "campaign")
+    assert (said["service"], said["state"], said["version"]) == ("pay", "done", 1)
+    assert desk.json("limit", "show", "pay")["limit"]["requests_per_second"] == "7"
+    assert f"{desk.prefix}_overrides" in topics(desk)
+    assert desk.json("limit", "clear", "pay")["version"] == 2
+    assert desk.json("limit", "import", Path(__file__).parent / "tenants.csv")["version"] == 3
+    assert desk.json("limit", "export", "pay") == {"service": "pay", "tenant": "acme", "requests_per_second": "5"}
+
+
 def audit(desk):
     desk.until(lambda: "resume  pay" in desk.run("audit", "pay"))
 
@@ -295,6 +307,7 @@ WALK = (
     expedite,
     redrive,
     where,
+    limit,
     audit,
     alerts,
     replay,

@@ -98,3 +98,32 @@ def test_the_command_of_the_page_is_one(environment):
     nowhere = environment | {"GATE_BOOTSTRAP": "127.0.0.1:1", "GATE_CONNECT_TIMEOUT": "0.1"}
     done = subprocess.run(["sh", "-c", command], env=nowhere, capture_output=True, text=True, timeout=30, check=False)
     assert done.stderr.startswith("gate: no Kafka broker answers at 127.0.0.1:1")  # not: bad usage
+
+
+def test_limits(bootstrap, prefix, tmp_path, monkeypatch, capsys):
+    asyncio.run(create(bootstrap, f"{prefix}.requests.payments"))
+    (script,) = snippets("limits.md", "python")
+    commands, many = snippets("limits.md", "sh")
+    (tmp_path / "tenants.csv").write_text("tenant,requests_per_second\nacme,5\nzoe,10/min\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATE_BOOTSTRAP", bootstrap)
+    monkeypatch.setenv("GATE_PREFIX", prefix)
+    with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as running:
+        until(running.is_ready, explain=running.text)
+        said = []
+        for line in (commands + many).splitlines():  # in this process: starting one for each takes the most time of all
+            assert main(shlex.split(line)[1:]) == 0, (line, capsys.readouterr())
+            said.append(capsys.readouterr().out)
+        assert said[0] == "limits of payments are set; version 1\n"
+        assert "as agreed" in said[2]
+        assert re.search(r"^requests_per_second +50 +live until ", said[3], re.MULTILINE)
+        assert said[7] == "limits of payments are as the policy file says; version 6\n"
+        assert said[9:] == [
+            "limits of 2 tenants of payments are set; version 7\n",
+            (
+                "service,tenant,requests_per_second,burst_size,window_size,window_limit\n"
+                "payments,acme,5,,,\npayments,zoe,10/min,,,\n"
+            ),
+        ]
+        exec(script.replace("localhost:9092", bootstrap).replace("who=", f'prefix="{prefix}", who='), {})
+        assert capsys.readouterr().out == "8\n"

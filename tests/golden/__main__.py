@@ -43,6 +43,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(held) for key, held in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(held) for held in value]
+    if isinstance(value, msgspec.Raw):
+        return plain(msgspec.msgpack.decode(value))
     return value.hex() if isinstance(value, bytes) else value
 
 

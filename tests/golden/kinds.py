@@ -17,6 +17,7 @@ from gate.admission.state import (
 from gate.protocol.answers import AnswerState
 from gate.protocol.control import Cancel, Selection
 from gate.protocol.control import encode as encode_command
+from gate.protocol.policies import LiveLimit
 from gate.protocol.topics import Names
 from gate.shard.changelog import (
     FORMAT,
@@ -30,9 +31,11 @@ from gate.shard.changelog import (
 )
 from gate.shard.commands import CommandRecord
 from gate.shard.feedback_state import FeedbackPositionsRecord, FeedbackState
+from gate.shard.live_limits import DoneRecord, LimitRecord
 from gate.shard.positions import Positions, PositionsRecord
 from gate.shard.records import CommittedOffset, Partition
 from gate.shard.seen_feedback import SeenFeedbackRecord
+from gate.shard.tenant_limits import BucketRecord, TenantLimits
 
 KINDS: dict[str, Any] = {
     "service": ServiceRecord, "tenant": TenantRecord, "group": GroupRecord, "parked": SegmentRecord,
@@ -40,6 +43,7 @@ KINDS: dict[str, Any] = {
     "offsets": PositionsRecord, "returns": FeedbackPositionsRecord, "told": SeenFeedbackRecord,
     "command": CommandRecord,
     "running": RunningRecord,
+    "limit": LimitRecord, "limited": DoneRecord,
 }  # fmt: skip
 AT = 1_764_000_123_456_000_000
 
@@ -50,6 +54,8 @@ def decoded(key: str, data: bytes) -> Any:
         return read_meta(data, 16)
     if key == LEAVING_KEY:
         return read_leaving(data)
+    if key.startswith("limit/") and key.count("/") > 1:
+        return decode(key, data, BucketRecord)
     return decode(key, data, KINDS[key.partition("/")[0]])
 
 
@@ -81,8 +87,15 @@ def shell_records() -> dict[str, bytes]:
         encode_command(given), 41, AT, 1200, 900, "ann@ops", "left us", 300, 100, 2, (1, 77), AnswerState.ABORTED,
         "by command 2b", "send it again",
     )  # fmt: skip
+    table = TenantLimits("pay", 3, 64)
+    table.set("acme", LiveLimit("10/min", 5, "1h", 100, AT // 1_000_000))
+    table.set("zoë", LiveLimit("0"))
+    limits = {key: data for key, data in table.changes().items() if data is not None}
     return {
         **changed,
+        **limits,
+        "limit/pay": encode(LimitRecord(7, LiveLimit("50", 80, "60", 3000, AT // 1_000_000), 3, 64)),
+        "limited/pay/9c": encode(DoneRecord(43, AT, 7, "they were changed since", "look at them")),
         "command/pay/1a": encode(command),
         "offsets/pay": positions.record("pay"),
         LEAVING_KEY: encode_leaving(pulls),

@@ -12,6 +12,8 @@ from gate.mesh.holder import Holder
 from gate.mesh.terms import DEFAULT
 from gate.mesh.wire import BudgetReport, Grant, Report, decode, encode
 from gate.policy import parse_policy
+from gate.policy.live import LiveService
+from gate.protocol.policies import LiveLimit
 from gate.shard.mesh import GATHER_NS, Mesh, moved
 from gate.shard.placement import shard_of
 from gate.units import MS, SECOND
@@ -353,3 +355,18 @@ def test_a_reshard_takes_along_what_is_out(seed: int) -> None:
         assert all(map(operator.ge, kept, held.reserved(shard.now)))  # time in between counts for nothing
     mesh.turn(shard.now + 2 * DEFAULT.lease_ns, [], None, 1)
     assert mesh.holders == 0
+
+
+def test_a_limit_that_is_set_to_0_lets_no_call_through_and_mints_nothing() -> None:
+    shard = Shard(WINDOW)
+    shard.join("p1")
+    went = shard.run(20, calls=1)[0]
+    shard.mesh.set_policy(shard.policy.overlaid({"pay": LiveService(1, LiveLimit("0"))}), shard.now)
+    went += shard.run(12, calls=1)[0]  # what is out ends with its lease
+    assert shard.run(5, calls=1)[0] == []
+    [charged] = shard.look_up(("pay", ""))
+    assert (charged.allowed, charged.why) == (False, "the limit of pay is 0")
+    shard.mesh.set_policy(shard.policy, shard.now)
+    more = shard.run(50, calls=1)[0]
+    assert more
+    assert over(shard.policy.effective("pay").spec, [*went, *more], START) == []

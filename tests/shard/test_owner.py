@@ -38,7 +38,12 @@ class Waiting(Shard):
         self.sizes: list[int] = []  # of the buffer, as each batch began
         self.writer = SimpleNamespace(settling=0.0, spent=None, is_settled=self._is_settled)
         self.settled = True
-        self.state = SimpleNamespace(next_wake=lambda: None, mesh=SimpleNamespace(wakes_at=lambda waiting: None))
+        self.state = SimpleNamespace(
+            next_wake=lambda: None,
+            mesh=SimpleNamespace(wakes_at=lambda waiting: None),
+            live=SimpleNamespace(next_end=lambda: None),
+            has_new_limits=lambda now: False,
+        )
         self._changed = False
 
     def fetch(self, size: int) -> None:

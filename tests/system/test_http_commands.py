@@ -53,11 +53,16 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
         answers = running.url() + given["answers"]
         until(lambda: ask(answers, token=token)[1].get("state") == "done", explain=running.text)
         assert {name: ask(answers, token=token)[1][name] for name in ("done", "of")} == {"done": 5, "of": 5}
+        limit = {"command": "set-limit", "limit": {"requests_per_second": "5"}, "tenant": "acme", "id": "limit"}
+        assert (ask(there, limit, bobs)[0], ask(there, limit, token)[0]) == (403, 202)
+        known = f"{running.url()}/v1/commands/limit"
+        until(lambda: ask(known, token=token)[1].get("version") == 1, explain=running.text)
         assert ask(there, {"command": "pause-until", "until": 2**52}, bobs)[0] == 202
         usage = f"{running.url()}/v1/usage"
         until(lambda: ask(usage, token=bobs)[1]["services"][0]["paused_until_ms"], explain=running.text)
     audit = [decode_audit(record.value) for record in asyncio.run(log.read(names.audit))]
     assert [(one.what, one.who, one.reason) for one in audit] == [
         ("cancel", "ann", "nobody waits"),
+        ("set-limit", "ann", ""),
         ("pause", "bob", ""),
     ]

@@ -149,6 +149,7 @@ def test_the_page_about_the_wire_shows_a_stamp_commands_and_feedback_that_can_be
         control.Redrive,
         control.Abort,
     ]
+    commands += [control.SetLimit, control.ClearLimit, control.ImportLimits]
     commands += [control.WriteFormat, control.NewGeneration]
     given = [text for text in said if b'"command"' in text and b'"state"' not in text]
     assert [type(control.decode(text)) for text in given] == commands

@@ -1,0 +1,272 @@
+"""`gate limit`: limits set while the gate runs."""
+
+import json as jsonlib
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gate.cli.client import Client, Flag, OptionalService, Seconds, Service, say
+from gate.cli.limit_files import read_rows, write_rows
+from gate.cli.pause import Tenant, command, who
+from gate.client import Answer, AnswerState, GateControl, LiveLimit, ServiceLimits
+from gate.errors import GateError
+from gate.text import printable, timestamp
+
+_SHOWN: Final = 50  # tenants, for people; --json has all
+_WIDTH: Final = 100_000  # columns where nobody looks: a line of a table stays a line
+Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
+Version = Annotated[int | None, Parameter(validator=Number(gte=0))]
+
+limit = App(
+    name="limit",
+    help="""Set limits while the gate runs, over the policy file: of a service, or of one of its tenants.
+
+    They hold within a second, for what waits as well, and through restarts; with --for they end by themselves.
+
+    Example: `gate limit set payments --rps 50 --burst 80 --for 30m --reason campaign`
+    """,
+)
+
+
+@limit.command(name="set")
+def set_(
+    service: Service,
+    *,
+    rps: str | None = None,
+    burst: Count = None,
+    window: str | None = None,
+    window_limit: Count = None,
+    tenant: Tenant = None,
+    for_: Annotated[Seconds | None, Parameter(name="--for")] = None,
+    reason: str = "",
+    if_version: Version = None,
+    json: Flag = False,
+    client: Client | None = None,
+) -> None:
+    """Set what a service, or one of its tenants, may use.
+
+    What is not given is as the policy file says, also where something was set for it before.
+
+    Example: `gate limit set payments --rps 50 --burst 80 --for 30m --reason campaign`
+
+    Parameters
+    ----------
+    service
+        The service.
+    rps
+        Requests per second: 50, or 10/min. 0 blocks: what comes is rejected or held, as `overflow` says; with --for it
+        may wait for the end.
+    burst
+        So many at once.
+    window
+        Length of the window: 60s, 1h.
+    window_limit
+        So many in each window.
+    tenant
+        For this tenant alone.
+    for_
+        For how long: 90s, 30m, 1h30m. Then the policy file holds again. Without it, until it is cleared.
+    reason
+        Why, for the audit.
+    if_version
+        Only if the limits of the service are at this version (`gate limit show`): nobody's change is lost.
+    json
+        Print one JSON object: the answer, with state and version.
+    """
+    if rps is None and burst is None and window is None and window_limit is None:
+        raise CycloptsError(msg="no limit is given: give --rps, --burst, --window or --window-limit")
+
+    def give(control: GateControl) -> Awaitable[Answer]:
+        return control.set_limit(
+            service, requests_per_second=rps, burst_size=burst, window_size=window, window_limit=window_limit,
+            tenant=tenant or "", for_=for_, reason=reason, if_version=if_version,
+        )  # fmt: skip
+
+    _tell(give, client, f"limits of {who(service, tenant)} are set", as_json=json)
+
+
+@limit.command
+def clear(
+    service: Service,
+    *,
+    tenant: Tenant = None,
+    all_: Annotated[Flag, Parameter(name="--all")] = False,
+    reason: str = "",
+    if_version: Version = None,
+    json: Flag = False,
+    client: Client | None = None,
+) -> None:
+    """Let hold again what the policy file says.
+
+    Example: `gate limit clear payments --tenant acme`
+
+    Parameters
+    ----------
+    service
+        The service.
+    tenant
+        For this tenant alone.
+    all_
+        For the service and all of its tenants.
+    reason
+        Why, for the audit.
+    if_version
+        Only if the limits of the service are at this version.
+    json
+        Print one JSON object: the answer, with state and version.
+    """
+    if tenant is not None and all_:
+        raise CycloptsError(msg="--tenant and --all are given: leave one of them out")
+
+    def give(control: GateControl) -> Awaitable[Answer]:
+        return control.clear_limit(
+            service, tenant=tenant or "", everything=all_, reason=reason, if_version=if_version
+        )  # fmt: skip
+
+    _tell(give, client, f"limits of {who(service, tenant)} are as the policy file says", as_json=json)
+
+
+@limit.command
+def show(service: Service, *, tenant: Tenant = None, json: Flag = False, client: Client | None = None) -> None:
+    """Show what is set for a service and its tenants, until when, by whom and why.
+
+    Example: `gate limit show payments`
+
+    Parameters
+    ----------
+    service
+        The service.
+    tenant
+        Only this tenant.
+    json
+        Print one JSON object: service, version, limit, tenants (name to limit, version, at_ms, who, reason, command).
+    """
+    found = command(client or Client(), lambda control: control.limits(service))
+    names = list(found.tenants) if tenant is None else [name for name in (tenant,) if name in found.tenants]
+    if json:
+        print(jsonlib.dumps(_described(found, names)), flush=True)
+        return
+    _print(found, names, whole=tenant is None)
+
+
+@limit.command(name="import")
+def import_(
+    file: Path,
+    *,
+    service: OptionalService = None,
+    reason: str = "",
+    if_version: Version = None,
+    json: Flag = False,
+    client: Client | None = None,
+) -> None:
+    """Set the limits of all tenants of a service from a file: these and no others, as a whole or not at all.
+
+    Columns of a CSV file, or fields of JSON lines: service, tenant, requests_per_second, burst_size, window_size,
+    window_limit; what is empty is as the policy file says. Each service of the file is one import.
+
+    Example: `gate limit import tenants.csv --service payments --reason contracts`
+
+    Parameters
+    ----------
+    file
+        NAME.csv with a line of names first, or NAME.jsonl.
+    service
+        The service, where the file names none.
+    reason
+        Why, for the audit.
+    if_version
+        Only if the limits of the service are at this version; of a file with one service.
+    json
+        Print one JSON object a service: the answer, with state, done, of and version.
+    """
+    services = read_rows(file, service)
+    if if_version is not None and len(services) > 1:
+        raise CycloptsError(msg=f"--if-version is of one service, and {file} has {len(services)}")
+    for name, rows in services.items():
+        answer = command(client or Client(), partial(_import, name, rows, reason, if_version))
+        done = f"limits of {answer.of} tenants of {name} are set; version {answer.version}"
+        print(msgspec.json.encode(answer).decode() if json else done, flush=True)
+
+
+def _import(
+    service: str, rows: dict[str, LiveLimit], reason: str, if_version: int | None, control: GateControl
+) -> Awaitable[Answer]:
+    def told(answer: Answer) -> None:
+        if answer.state is AnswerState.WORKING and sys.stderr.isatty():
+            say(f"{answer.done} of {answer.of} tenants of {service}")
+
+    return control.import_limits(service, rows, reason=reason, if_version=if_version, on_answer=told)
+
+
+@limit.command
+def export(service: Service, *, json: Flag = False, client: Client | None = None) -> None:
+    """Print the limits that are set for the tenants of a service, as CSV that `gate limit import` takes.
+
+    Example: `gate limit export payments > tenants.csv`
+
+    Parameters
+    ----------
+    service
+        The service.
+    json
+        Print one JSON object a line: service, tenant and what is set.
+    """
+    found = command(client or Client(), lambda control: control.limits(service))
+    if found.importing:
+        raise GateError(f"an import of limits of {service} is being published", hint="try again in some seconds")
+    write_rows(service, found.tenants, sys.stdout, as_json=json)
+
+
+def _tell(give: Callable[[GateControl], Awaitable[Answer]], client: Client | None, done: str, *, as_json: bool) -> None:
+    answer = command(client or Client(), give)
+    print(msgspec.json.encode(answer).decode() if as_json else f"{done}; version {answer.version}", flush=True)
+
+
+def _described(found: ServiceLimits, names: list[str]) -> dict[str, Any]:
+    tenants = {name: msgspec.to_builtins(found.tenants[name]) for name in names}
+    return {
+        "service": found.service,
+        "version": found.version,
+        "limit": None if found.limit is None else msgspec.to_builtins(found.limit),
+        "tenants": tenants,
+    }
+
+
+def _print(found: ServiceLimits, names: list[str], *, whole: bool) -> None:
+    rows = [("", found.own)] if whole and found.limit is not None else []
+    rows += [(name, found.tenants[name]) for name in names[:_SHOWN]]
+    if rows:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", safe_box=True)
+        for column in ("tenant", "limit", "until", "by", "reason"):
+            table.add_column(column, overflow="fold")
+        for name, record in rows:
+            assert record is not None
+            assert record.limit is not None
+            cells = (name or "(the service)", _spelt(record.limit), _end(record.limit), record.who, record.reason)
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        console = Console(highlight=False)
+        console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+        console.print(table)
+    if len(names) > _SHOWN:
+        print(f"... and {len(names) - _SHOWN} more tenants; --json has all")
+    nothing = "" if rows else "nothing is set; "
+    print(f"{nothing}limits of {found.service} are at version {found.version}", flush=True)
+
+
+def _spelt(limit: LiveLimit) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in limit.fields.items())
+
+
+def _end(limit: LiveLimit) -> str:
+    return "" if limit.until_ms is None else timestamp(datetime.fromtimestamp(limit.until_ms / 1000, UTC))
