@@ -84,6 +84,7 @@ class Group:
         self._order: list[str] = []  # by time to drain, the longest first
         self._urgencies: dict[str, _Urgency] = {}  # by which they are sorted
         self._moved = False  # since they were
+        self._waiting = 0  # requests, of all services
         self._states: dict[str, State] = {}  # of those that are pressed, without names
         self._unstated: set[str] = set()  # whose state is to be looked at
         self._stated_ms = 0  # when that of all was
@@ -108,6 +109,7 @@ class Group:
             self.unreadable += 1
             return
         self._records[service] = record
+        self._waiting += record.backlog - (0 if before is None else before.backlog)
         if record.is_calm:
             self._pressed.discard(service)
             self._states.pop(service, None)
@@ -211,7 +213,7 @@ class Group:
             found=len(found),
             services=len(self._records),
             counts=[(word, counts[word]) for word in Word if counts[word]],
-            waiting=sum(self._records[name].backlog for name in self._pressed),
+            waiting=self._waiting,
             kind=worst(one.kind for one in states.values()),
         )
 
@@ -222,16 +224,18 @@ class Group:
         return self._order
 
     def _stated(self, now_ms: int) -> Mapping[str, State]:
-        """Return the states of those that are pressed: looked at anew where a record came, and all now and then."""
+        """Return the states of those that are pressed: anew where a record came, or where time may have changed it."""
         if abs(now_ms - self._stated_ms) >= _STATED_EVERY_MS:
-            self._unstated, self._stated_ms = set(self._pressed), now_ms
+            self._unstated |= {name for name in self._pressed if self._records[name].is_timed}
+            self._stated_ms = now_ms
         for name in self._unstated:
             self._states[name] = state_of(self._records[name], now_ms, None, names=False)
         self._unstated.clear()
         return self._states
 
     def _forget(self, service: str) -> None:
-        if self._records.pop(service, None) is not None:
+        if (record := self._records.pop(service, None)) is not None:
+            self._waiting -= record.backlog
             self._order.remove(service)
             self._pressed.discard(service)
             self._unstated.discard(service)
@@ -271,6 +275,8 @@ class Group:
 
     def troubles(self, now_ms: int) -> Sequence[Trouble]:
         """Return what is wrong with the gates themselves."""
+        if not self._troubles:
+            return []
         alive = {owner.gate for owner in self.owners()}
         found = []
         for (kind, _), (alert, at_ms) in sorted(self._troubles.items()):

@@ -128,6 +128,11 @@ class Record(msgspec.Struct, frozen=True):
         return (self.undecided_age_seconds or 0) > _LATE
 
     @property
+    def is_timed(self) -> bool:
+        """Tell whether its state may change by time alone: a pause ends, its gate falls silent."""
+        return self.paused_until_ms is not None or bool(self.backlog and self.next_slot_ms is not None)
+
+    @property
     def is_near(self) -> bool:
         """Tell whether a limit is nearly used."""
         return any(limit.usage >= _NEAR for limit in self.limits)

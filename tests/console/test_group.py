@@ -106,6 +106,22 @@ def test_for_how_long_something_waits_is_told_where_it_is_known(group, tell):
     assert group.line("pay", AT_MS + 1_000, names=True).waits_seconds == 10.0
 
 
+def test_what_waits_in_all_and_states_that_time_changes_are_as_the_records_say(group, tell):
+    tell("pay", backlog=2, eta=5.0, next_slot=AT + SECOND, binding=Binding(Reason.RATE, "pay.rate"))
+    tell("loan", backlog=5, eta=600.0, paused_until=AT + 60 * SECOND, binding=Binding(Reason.PAUSED, "loan"))
+    tell("calm")
+    now = group.pressure(AT_MS)
+    assert (now.waiting, dict(now.counts)) == (7, {Word.PAUSED: 1, Word.LIMITED: 1, Word.FREE: 1})
+    later = group.pressure(AT_MS + 90_000)
+    assert dict(later.counts) == {Word.SILENT: 1, Word.LIMITED: 1, Word.FREE: 1}
+    tell("loan", at_ms=AT_MS + 90_000)
+    group.take_usage(b"calm", None)
+    assert group.pressure(AT_MS + 90_000).waiting == 2
+    group.take_usage(b"pay", None)
+    left = group.pressure(AT_MS + 90_000)
+    assert (left.waiting, left.services, names(left), dict(left.counts)) == (0, 1, ["loan"], {Word.FREE: 1})
+
+
 def test_times_go_on_between_two_records(group, tell):
     tell("pay", backlog=2, eta=60.0, binding=Binding(Reason.RATE, "pay.rate"))
     assert group.line("pay", AT_MS + 20_000, names=True).drain_seconds == 40.0
