@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,17 @@ TAKEN: Final = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A command as somebody gives it."""
+
+    service: str
+    name: str
+    command: control.Command
+    reason: str
+    id: str
+
+
 class CommandDoor:
     """Takes commands as they stand on the control topic, with `reason` and `id` beside them."""
 
@@ -34,12 +46,16 @@ class CommandDoor:
         self._reader = reader
         self._options = options
 
-    async def give(self, service: str, body: bytes, who: str) -> str:
-        """Write a command about a service, and return its id; who gives the same id again changes nothing.
+    def read(self, service: str, body: bytes) -> Given:
+        """Read a command about a service. Raises ArgumentError for what is none."""
+        return _read(service, body)
 
-        Raises ArgumentError for what is no command, or of no service; GateError where the broker does not take it.
+    async def give(self, given: Given, who: str) -> str:
+        """Write a command, and return its id; who gives the same id again changes nothing.
+
+        Raises ArgumentError for one about no service; GateError where the broker does not take it.
         """
-        command, reason, known = _read(service, body)
+        service, command, reason, known = given.service, given.command, given.reason, given.id
         try:
             async with asyncio.timeout(DEADLINE):
                 there = await self._cluster.partitions()
@@ -69,8 +85,7 @@ class CommandDoor:
         return shown
 
 
-def _read(service: str, body: bytes) -> tuple[control.Command, str, str]:
-    """Return a command, why it is given, and its id. Raises ArgumentError."""
+def _read(service: str, body: bytes) -> Given:
     try:
         said = msgspec.json.decode(body, type=dict[str, Any])
         reason, known = said.pop("reason", ""), said.pop("id", "") if said.get("command") != "abort" else ""
@@ -83,4 +98,4 @@ def _read(service: str, body: bytes) -> tuple[control.Command, str, str]:
         )
     if not isinstance(command, TAKEN):
         raise ArgumentError(f"{said.get('command')} is not for HTTP", hint="see `gate --help`")
-    return command, reason, known or uuid.uuid4().hex
+    return Given(service, said["command"], command, reason, known or uuid.uuid4().hex)

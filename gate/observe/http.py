@@ -35,8 +35,11 @@ Commander = Callable[[Request, str], str | Response]  # who gives a command of t
 class Door(Protocol):
     """Where operators' commands go in."""
 
-    async def give(self, service: str, body: bytes, who: str) -> str:
-        """Take a command about a service, and return its id. Raises ArgumentError, or GateError."""
+    def read(self, service: str, body: bytes) -> Any:
+        """Return a command about a service, which has a `name`. Raises ArgumentError."""
+
+    async def give(self, given: Any, who: str) -> str:
+        """Take a command that was read, and return its id. Raises ArgumentError, or GateError."""
 
     async def answer(self, known: str) -> Mapping[str, Any] | None:
         """Return the last answer to a command; None: there is none yet. Raises GateError."""
@@ -182,10 +185,12 @@ def _application(
             body += part
             if len(body) > _MOST_BODY:
                 return _json({"error": f"the body has more than {_MOST_BODY} bytes"}, status=413)
-        if isinstance(who := commander(request, _command_of(body)), Response):
-            return who
         try:
-            known = await board.door.give(request.path_params["service"], body, who)
+            given = board.door.read(request.path_params["service"], body)
+            # the role is asked for what was read: another reader might see another command in the same bytes
+            if isinstance(who := commander(request, given.name), Response):
+                return who
+            known = await board.door.give(given, who)
         except ArgumentError as error:
             return _json({"error": str(error), "hint": error.hint}, status=400)
         except GateError as error:
@@ -238,12 +243,3 @@ def _json(content: object, status: int = 200) -> Response:
     headers = {"Cache-Control": "no-store"}
     body = json.dumps(content, default=str)  # policies hold fractions and paths
     return Response(body, status_code=status, media_type="application/json", headers=headers)
-
-
-def _command_of(body: bytes) -> str:
-    """Return the name of a command, whatever else is wrong with it."""
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    return str(said.get("command", "")) if isinstance(said, dict) else ""

@@ -41,6 +41,11 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
         assert ask(there, CANCEL, "a-third-long-token")[0] == 403
         refused = ask(there, CANCEL, bobs)
         assert refused == (403, {"error": "that takes the role admin; bob has operate"})
+        for depth in range(900, 1001):  # about where parsers of JSON give up, each at a depth of its own
+            nested = b"[" * depth + b"]" * depth
+            body = b'{"reason": %b, %b' % (nested, json.dumps(CANCEL).encode()[1:])
+            status, told = ask(there, body, bobs)
+            assert status in {400, 403}, (depth, told)
         assert ask(other, CANCEL, token) == (400, {"error": "there is no service 'nobody'", "hint": "known are pay"})
         for body in (b"{", b"[]", {"command": "write-format", "format": 9}, {"command": "cancel"}, CANCEL | {"id": 7}):
             assert ask(there, body, token)[0] == 400
