@@ -33,6 +33,7 @@ Place = tuple[int, int]  # partition, offset
 Age = tuple[int, int, int]  # unix ms, partition, offset
 CUT_SHORT: Final = (b" is left out here (", b"; nothing else of it fits")  # as `forwarding.rejected` says it
 _OWN: Final = ("rejected", "admitted")  # what the gate writes for all, with stamps that can be believed
+_BROKERS: Final = ("__consumer_offsets", "__transaction_state")  # of the broker itself
 _NEVER: Final = ("delayed", "retries", "feedback", "results")  # what lies there waits, or is no request
 
 
@@ -70,9 +71,9 @@ def source_of(command: Redrive, names: Names) -> str:
 
 def refuse_source(topic: str, names: Names) -> str | None:
     """Tell why a topic can't be put back; None: it can, if it is there."""
-    if topic in {names.control, names.answers, names.audit, names.alerts, names.usage}:
+    if topic in {names.control, names.answers, names.audit, names.alerts, names.usage, names.grants}:
         return f"{topic} holds no requests"
-    if names.generation_of(topic) is not None:
+    if names.generation_of(topic) is not None or names.leases_generation(topic) is not None or topic in _BROKERS:
         return f"{topic} holds no requests"
     for kind in _NEVER:
         if names.service_of(topic, kind) is not None:
