@@ -112,6 +112,7 @@ async def _run(config: Path, policy: Policy, settings: Settings, access: Access,
                 routes=console.routes,
                 guard=console.guard,
                 commander=console.commander,
+                shown=console.shown_request,
             )
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)

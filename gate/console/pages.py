@@ -135,6 +135,16 @@ class Console:
             return JSONResponse({"error": f"that takes the role {takes.name.lower()}; {viewer.who} has {has}"}, 403)
         return viewer.who
 
+    def shown_request(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return of where a request stands what may be told to who asks."""
+        viewer = self._access.viewer(request)
+        if viewer is not None and viewer.may(Role.READ):
+            return found
+        told = {name: one for name, one in found.items() if name not in {"producer_id", "error"}}
+        if (limit := found.get("limit")) is not None:
+            told["limit"] = limit_name(limit, found["service"], names=False)
+        return told
+
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def _page(self, view: str) -> Callable[[Request], Awaitable[Response]]:
@@ -318,7 +328,7 @@ def _check_form(request: Request, viewer: Viewer, form: Mapping[str, str]) -> No
     if not is_same_origin(request):
         raise RefusedError("the form comes from a page of elsewhere", 403)
     known = form.get("id", "")
-    if not known or not hmac.compare_digest(viewer.sign(known), form.get("csrf", "")):
+    if not known or not hmac.compare_digest(viewer.sign(known).encode(), form.get("csrf", "").encode()):
         raise RefusedError("the form is of an earlier sign-in; it is made anew below, and nothing was done", 403)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 from aiokafka.errors import KafkaError
 
-from gate.errors import GateError, UnknownRequestError
+from gate.errors import GateError
 from gate.kafka.access import access
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.pending_requests import within
@@ -337,20 +337,17 @@ class Gate:
             return Health({"state": str(state_lost(self.names.state))})
         return health_of({number: shard for number, shard in self._owned.items() if not shard.stopping}, self._taken)
 
-    async def find(self, request: str, service: str | None) -> Mapping[str, Any] | None:
-        """Return where a request stands, by its id or its producer's, over a connection of its own; None: nowhere.
+    async def find(self, request: str, service: str | None) -> Mapping[str, Any]:
+        """Return where a request stands, by its id or its producer's, over a connection of its own.
 
-        Few are looked for at a time, as each costs some reads. Raises GateError.
+        Few are looked for at a time, as each costs some reads. Raises UnknownRequestError, or another GateError.
         """
         since_ms = max(0, self.wall() // MS - SEARCHED_MS)
         async with (
             self._searches,
             RequestSearch.connected(self.names, self.settings.group_id, **self._options) as search,
         ):
-            try:
-                return (await search.find(request, service, since_ms)).to_json()
-            except UnknownRequestError:
-                return None
+            return (await search.find(request, service, since_ms)).to_json()
 
     @property
     def door(self) -> CommandDoor:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from aiokafka import errors
 
-from gate.errors import GateError, UnknownRequestError
+from gate.errors import GateError, UnknownRequestError, reason_of
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
 from gate.kafka.cluster import Cluster
@@ -100,12 +100,15 @@ class RequestSearch:
     @classmethod
     @asynccontextmanager
     async def connected(cls, names: Names, group_id: str, **options: Any) -> AsyncIterator["RequestSearch"]:
-        """Connect. Raises KafkaError."""
+        """Connect. Raises GateError."""
         cluster = Cluster(names, create=False, replication_factor=-1, **options)
         client = Client(**options)
         try:
-            await cluster.start()
-            await client.bootstrap()
+            try:
+                await cluster.start()
+                await client.bootstrap()
+            except errors.KafkaError as error:
+                raise GateError(f"no broker answers: {reason_of(error)}", hint="see `gate doctor`") from error
             yield cls(Reader(client), cluster, names, group_id)
         finally:
             await client.close()
@@ -140,6 +143,9 @@ class RequestSearch:
         self, wanted: str, service: str | None, since_ms: int, there: Mapping[str, int]
     ) -> Whereabouts:
         topics = [t for t in sorted(there) if (s := self._names.service_of(t)) is not None and service in {None, s}]
+        if not topics and service is not None:
+            known = sorted(name for topic in there if (name := self._names.service_of(topic)) is not None)
+            raise UnknownRequestError(f"there is no service {service!r}", hint=f"known are {', '.join(known[:20])}")
         newest: tuple[int, Partition, Record] | None = None
         try:
             for partition in [Partition(topic, number) for topic in topics for number in range(there[topic])]:

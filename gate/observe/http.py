@@ -17,16 +17,21 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gate.errors import ArgumentError, GateError
+from gate.errors import ArgumentError, GateError, UnknownRequestError
 from gate.observe.connections import BACKLOG, PATIENCE, Connections, most_connections
 from gate.observe.hosts import KnownHosts
 
 _MOST_BODY: Final = 16 << 10  # bytes of a command
+_NOT_HERE: Final = {
+    "error": "no gate runs in this process (yet)",
+    "hint": "ask again while a gate starts; `gate console` is none: ask a gate",
+}
 _GRACE_SECONDS: Final = 2  # for requests under way at the end
 
 
-# Where a request stands, given its id or its producer's, and a service or None; None: there is no such request
-Find = Callable[[str, str | None], Awaitable[Mapping[str, Any] | None]]
+# Where a request stands, given its id or its producer's, and a service or None. Raises GateError
+Find = Callable[[str, str | None], Awaitable[Mapping[str, Any]]]
+Shown = Callable[[Request, Mapping[str, Any]], Mapping[str, Any]]  # what of that may be told to who asks
 
 
 Commander = Callable[[Request, str], str | Response]  # who gives a command of that name, or what he is answered
@@ -75,7 +80,7 @@ class HttpServer:
 
     It is known by addresses, by this machine's names, and by `names`. `routes` go before those of the board.
     `guard` returns what somebody is answered who may not see usage and policy, else None; `commander` who somebody is
-    that may give a command, else what he is answered.
+    that may give a command, else what he is answered; `shown` what he may be told of a request.
 
     >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
     >>> await server.start()
@@ -93,12 +98,13 @@ class HttpServer:
         routes: Sequence[BaseRoute] = (),
         guard: Callable[[Request], Response | None] = lambda _: None,
         commander: Commander = _nobody,
+        shown: Shown = lambda _, found: found,
         patience: float = PATIENCE,
     ) -> None:
         self._address = (host, port)
         self._server = _Server(
             uvicorn.Config(
-                KnownHosts(_application(board, registry, routes, guard, commander), {host, *names}),
+                KnownHosts(_application(board, registry, routes, guard, commander, shown), {host, *names}),
                 http=Connections(most_connections(), patience),  # type: ignore[arg-type]  # it makes them, as a class does
                 backlog=BACKLOG,
                 lifespan="off",
@@ -149,6 +155,7 @@ def _application(
     routes: Sequence[BaseRoute],
     guard: Callable[[Request], Response | None],
     commander: Commander,
+    shown: Shown,
 ) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -179,7 +186,7 @@ def _application(
         if isinstance(who := commander(request, ""), Response):
             return who
         if board.door is None:
-            return _json({"error": "the gate is starting"}, status=503)
+            return _json(_NOT_HERE, status=503)
         body = b""
         async for part in request.stream():
             body += part
@@ -201,7 +208,7 @@ def _application(
         if (refused := guard(request)) is not None:
             return refused
         if board.door is None:
-            return _json({"error": "the gate is starting"}, status=503)
+            return _json(_NOT_HERE, status=503)
         try:
             found = await board.door.answer(request.path_params["id"])
         except GateError as error:
@@ -214,15 +221,14 @@ def _application(
         if (refused := guard(request)) is not None:
             return refused
         if board.find is None:
-            return _json({"error": "the gate is starting"}, status=503)
-        known = request.path_params["id"]
+            return _json(_NOT_HERE, status=503)
         try:
-            found = await board.find(known, request.query_params.get("service"))
+            found = await board.find(request.path_params["id"], request.query_params.get("service"))
+        except UnknownRequestError as error:
+            return _json({"error": str(error), "hint": error.hint}, status=404)
         except GateError as error:
             return _json({"error": str(error), "hint": error.hint}, status=503)
-        if found is None:
-            return _json({"error": f"there is no request {known}"}, status=404)
-        return _json(found)
+        return _json(shown(request, found))
 
     return Starlette(
         routes=[

@@ -217,6 +217,17 @@ async def test_each_refusal_says_why_and_nothing_is_done(guarded, token, action,
     assert await guarded.commands(service) == []
 
 
+async def test_only_who_may_see_names_is_told_the_producers_id_of_a_request(guarded):
+    name = f"slow-{uuid.uuid4().hex[:6]}"
+    topic = guarded.names.requests(name)
+    await create(guarded.bootstrap, topic)
+    await send(guarded.bootstrap, topic, [(None, b"x", [("gate-id", b"order-1")])])
+    path = f"/v1/requests/{topic}-0@0"
+    assert (await asyncio.to_thread(guarded.ask, path)).status == 401
+    found = await asyncio.to_thread(guarded.ask, path, Authorization=f"Bearer {BOB}")
+    assert json.loads(found.text)["producer_id"] == "order-1"
+
+
 async def test_a_page_of_elsewhere_can_do_nothing(guarded):
     service = await guarded.service()
     form = {**await asyncio.to_thread(guarded.form, ANN, service, "pause"), "for": "15m", "reason": "x"}
@@ -227,6 +238,7 @@ async def test_a_page_of_elsewhere_can_do_nothing(guarded):
         ({"csrf": "0" * 64}, {}),
         ({"id": "another"}, {}),
         ({"csrf": ""}, {}),
+        ({"csrf": "é"}, {}),
     ):
         status, html = await asyncio.to_thread(guarded.as_browser, ANN, path, {**form, **change}, **headers)
         assert (status, "Not done:" in html) == (403, True)

@@ -53,8 +53,18 @@ async def test_each_request_is_found_where_it_stands(bootstrap, prefix, tmp_path
         )
         own = json.loads(await asyncio.to_thread(running.get, f"/v1/requests/order-{COUNT - 1}?service=strict"))
         assert (shown["standing"], shown["reason"], shown["id"]) == ("rejected", "rate", own["id"])
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            await asyncio.to_thread(running.get, f"/v1/requests/{names.requests('pay')}-0@{COUNT}")
+        assert "producer_id" not in shown, "nobody has told who asks"
+        pay = names.requests("pay")
+        for asked, why in (
+            (f"{pay}-0@{COUNT}", f"{pay}-0 ends before it"),
+            (f"{pay}-9@0", "no such partition"),
+            (f"{pay}-0@{10**17}", "ends before it"),
+            ("order-1?service=nobody", "there is no service 'nobody'"),
+            ("%ff%00" + "9" * 900, "there is no request"),
+        ):
+            with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+                await asyncio.to_thread(running.get, f"/v1/requests/{asked}")
+            assert why in json.load(refused.value)["error"]
         running.kill()
     await send(bootstrap, names.requests("pay"), 1)  # which nobody decides about
     connection = Connection(bootstrap, prefix=prefix)
