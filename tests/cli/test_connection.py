@@ -48,6 +48,8 @@ topics:
   control: "{{prefix}}_orders"
   answers: "{{prefix}}_replies"
   audit: "{{prefix}}_book"
+  leases: "{{prefix}}_wishes"
+  grants: "{{prefix}}_shares"
   policies: "{{prefix}}_overrides"
 services:
   pay: {{requests_per_second: 4, burst_size: 2}}
