@@ -16,7 +16,7 @@ from gate.limits.result import LimitState
 from gate.limits.spec import NEVER, SECOND
 from gate.limits.waiting import LoopWaiter, ThreadWaiter
 from gate.mesh.holder import Holder
-from gate.mesh.questions import Names
+from gate.mesh.questions import Names, Refusal
 from gate.mesh.terms import DEFAULT, Away
 from gate.mesh.wire import Charged, Grant, Report, WireError, decode, encode
 from gate.shard.placement import shard_of
@@ -104,8 +104,11 @@ class Holders:
                 self._look_up(now, (service, tenant))
             return ALLOWED if route.allowed else (False, math.inf)
         refusal = route.holder.check(now, route.names, cost)
-        if refusal is None:
-            return ALLOWED
+        return ALLOWED if refusal is None else self.told(route, refusal, cost)
+
+    @staticmethod
+    def told(route: Route, refusal: Refusal, cost: int) -> Answer | Pending:
+        """Return what a refused call is told; PENDING: that the owner is asked."""
         if cost > route.most:
             return False, math.inf
         if refusal.asked:

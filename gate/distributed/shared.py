@@ -15,6 +15,7 @@ from gate.limits.checks import shown
 from gate.limits.forking import make_lock
 from gate.limits.result import RateLimitResult
 from gate.limits.usage import Usage
+from gate.mesh.questions import Refusal
 from gate.mesh.terms import Away
 
 OnOwnerAway = Literal["closed", "open", "floor"]
@@ -90,16 +91,20 @@ class Shared:
 
     def decide(self, service: str, tenant: str, cost: int, waiter: Waiter | None) -> Answer | Pending:
         """Decide, or have `waiter` woken when there is news; the lock is held."""
-        at = now()
-        answer = self.holders.decide(at, service, tenant, cost)
-        if answer is not ALLOWED:
-            if isinstance(answer, Pending):
-                if waiter is not None:
-                    self.holders.waiting[waiter] = None
-            else:
-                self._refused(service)
-            if self.link is not None and self.holders.is_due(at):
-                self.link.poke()
+        answer = self.holders.decide(now(), service, tenant, cost)
+        if isinstance(answer, Pending) and waiter is not None:
+            self.holders.waiting[waiter] = None
+        return answer if answer is ALLOWED else self._told(service, answer)
+
+    def refused(self, service: str, route: Route, refusal: Refusal, cost: int) -> Answer | Pending:
+        """Return what a call is told that its holder refused; the lock is held."""
+        return self._told(service, self.holders.told(route, refusal, cost))
+
+    def _told(self, service: str, answer: Answer | Pending) -> Answer | Pending:
+        if not isinstance(answer, Pending):
+            self._refused(service)
+        if self.link is not None and self.holders.is_due(now()):
+            self.link.poke()
         return answer
 
     def find(self, service: str, tenant: str, waiter: Waiter) -> Route | None:

@@ -62,17 +62,16 @@ class Holder:
         Who waits in the queue for the same budgets comes first.
         """
         held = self._known.get(names) or self._meet_all(names)
-        if (
-            now < self.until and len(held) == 1 and not self._queues and not self.questions.slots
-        ):  # the usual case, in one go
+        if now < self.until and len(held) == 1 and not self._queues and not self.questions.slots:  # usual: in one go
             only = held[0]
             part = only.part
-            open_ = part is not None and only.live and not (only.granting and only.unopened(now, cost))
-            if open_ and part is not None and part.try_take(now, cost) is None:
-                only.wanted += cost
-                if only.granting:
-                    only.use(now, cost)
-                return None
+            if only.live and part is not None:
+                granting = only.granting
+                if not (granting and only.unopened(now, cost)) and part.try_take(now, cost) is None:
+                    only.wanted += cost
+                    if granting:
+                        only.use(now, cost)
+                    return None
         check_cost(cost)
         for budget in held:
             budget.wanted += cost
