@@ -93,6 +93,7 @@ class TestAnswers:
 
         world.run(work())
 
+    @alone
     @pytest.mark.parametrize("method", ["check_rate_limit", "hit", "peek", "acquire"])
     def test_a_bad_cost_is_refused_by_each(self, world: World, method: str) -> None:
         async def work() -> None:
@@ -277,6 +278,7 @@ class TestAcquire:
 
         world.run(work())
 
+    @alone
     def test_what_can_never_be_is_said_at_once(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": bucket("1/h", 3), ("api", "acme"): bucket(1, 2)}) as limiter:
@@ -288,6 +290,7 @@ class TestAcquire:
 
         world.run(work())
 
+    @alone
     @pytest.mark.parametrize("timeout", [-1, math.nan, "1", True])
     def test_a_bad_timeout_is_refused(self, world: World, timeout: object) -> None:
         async def work() -> None:
@@ -300,6 +303,7 @@ class TestAcquire:
 
 
 class TestLimit:
+    @alone
     def test_a_block_and_a_function_wait_for_their_turn(self, world: World) -> None:
         async def work() -> None:
             async with world.open({"api": RateLimitConfig(20, 1, 1), "other": bucket("1/h", 1)}) as limiter:
