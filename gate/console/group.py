@@ -161,7 +161,7 @@ class Group:
             self._pauses[audit.service] = audit
         done = "" if audit.result in {"", AnswerState.DONE} else f" ({audit.result})"
         text = f"{audit.what}{done} by {audit.who or 'somebody'}"
-        self._mark(audit.service, Mark(audit.at, audit.what, text, audit.reason))
+        self._mark(audit.service, Mark(audit.at, audit.what, text, audit.reason, is_command=True))
 
     def _mark(self, service: str, mark: Mark) -> None:
         marks = self._marks.setdefault(service, deque(maxlen=MARKS))
@@ -242,9 +242,10 @@ class Group:
             self._states.pop(service, None)
             del self._urgencies[service]
 
-    def marks(self, service: str) -> Sequence[Mark]:
-        """Return what has happened to a service, oldest first."""
-        return list(self._marks.get(service, ()))
+    def marks(self, service: str, *, names: bool) -> Sequence[Mark]:
+        """Return what has happened to a service, oldest first; without `names` of a command only its kind."""
+        marks = self._marks.get(service, ())
+        return [mark._replace(what=mark.kind, more="") if mark.is_command and not names else mark for mark in marks]
 
     def audits(self, service: str = "") -> Sequence[Audit]:
         """Return what was commanded, newest first."""

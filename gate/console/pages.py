@@ -291,7 +291,7 @@ class Console:
             "record": record,
             "line": line,
             "totals": totals,
-            "marks": list(reversed(group.marks(service)))[:_MARKS],
+            "marks": list(reversed(group.marks(service, names=asked.names)))[:_MARKS],
             "audits": group.audits(service)[:_MARKS],
             "policy": _shown_to(self._explain(service), names=asked.names),
         }

@@ -88,6 +88,7 @@ class Mark(NamedTuple):
     kind: str
     what: str
     more: str = ""
+    is_command: bool = False  # who and why is in it
 
 
 def worst(kinds: Iterable[str]) -> str:

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from gate.admission.model import SECOND, Binding, Event, EventKind, LimitUsage, PausedTenant, Reason
-from gate.console.group import as_json
+from gate.console.group import Group, as_json
 from gate.console.view import Mark, Word
 from gate.limits import NEVER
 from gate.observe import alerts
+from gate.protocol import answers
 from tests.console.conftest import AT_MS, MS
 
 AT = AT_MS * MS
@@ -181,7 +182,7 @@ def test_a_service_stays_shown_with_its_new_owner(group, tell):
     tell("pay", owner="b:2", shard=5, at_ms=AT_MS + 3000)
     assert {one.gate for one in group.owners()} == {"b:2"}
     assert group.line("pay", AT_MS, names=True).owner == "b:2"
-    assert group.marks("pay") == [Mark(AT_MS + 3000, "take-over", "b:2 took over", "from a:1")]
+    assert group.marks("pay", names=True) == [Mark(AT_MS + 3000, "take-over", "b:2 took over", "from a:1")]
 
 
 def test_what_happened_to_a_service_is_told_in_order(group, tell, alerted, audited):
@@ -190,8 +191,8 @@ def test_what_happened_to_a_service_is_told_in_order(group, tell, alerted, audit
     audited("pause", "pay", who="ann", reason="the bank is down")
     breach = Event(EventKind.OPENED, "pay", "pay.rate", Reason.RATE, AT, AT, 3, 5.0, 3, 1.0, 1.0, "9f2c01")
     alerted(alerts.of_event(breach), AT_MS + 5000)
-    assert [mark.what for mark in group.marks("pay")] == ["pause by ann", "breach opened", "policy aaaaaa"]
-    assert group.marks("loan") == []
+    assert [mark.what for mark in group.marks("pay", names=True)] == ["pause by ann", "breach opened", "policy aaaaaa"]
+    assert group.marks("loan", names=True) == []
 
 
 def test_lanes_that_cannot_be_read_are_left_out_and_the_service_is_shown(group, tell):
@@ -209,3 +210,11 @@ def test_what_is_no_record_is_passed_over_and_counted(group, tell):
     assert (group.unreadable, len(group), group.troubles(AT_MS)) == (4, 1, [])
     group.take_usage(b"pay", None)
     assert len(group) == 0
+
+
+@pytest.mark.parametrize("what", ["pause", "cancel", "set-limit", "clear-limit", "what-comes-next"])
+def test_who_commanded_and_why_is_told_only_to_who_may_see_names(what):
+    group = Group()
+    group.take_audit(answers.encode(answers.Audit(AT_MS, what, "pay", "1", "ann", reason="acme has left")))
+    assert group.marks("pay", names=False) == [Mark(AT_MS, what, what, is_command=True)]
+    assert group.marks("pay", names=True) == [Mark(AT_MS, what, f"{what} by ann", "acme has left", is_command=True)]
