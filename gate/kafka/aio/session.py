@@ -225,9 +225,10 @@ class KafkaSession:
             raise self._without_leader(outputs) or error from None
         except OutputError as error:
             raise _with_records(error, outputs) from None
-        for answer in sorted(answers, key=lambda answer: not isinstance(answer, OutputError)):
-            if isinstance(answer, BaseException):
-                raise self._about(answer, outputs)
+        failures = [self._about(answer, outputs) for answer in answers if isinstance(answer, BaseException)]
+        # what says whose fault it is comes first: what was not added to the transaction beside it fails, too
+        for failure in sorted(failures, key=lambda failure: not isinstance(failure, OutputError)):
+            raise failure
         if marks and not self.atomic:
             await self._commit_offsets({partition: mark.offset for partition, mark in marks.items()})
         written: list[Any] = list(answers)

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+from aiokafka.errors import InvalidTxnState, TopicAuthorizationFailedError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from gate.kafka.aio.public_sending import fill as fill_publicly
 from gate.kafka.aio.reader import decode
 from gate.kafka.aio.session import KafkaSession
 from gate.shard.records import Outgoing, Partition
+from gate.shard.refusals import OutputError
 
 texts = st.text("abcgé-", max_size=8)
 maybe = st.none() | st.binary(max_size=40)
@@ -65,3 +68,24 @@ async def test_what_a_call_meets_on_its_way_is_told_only_when_it_takes_long(monk
 
 async def never(*_):
     raise AssertionError
+
+
+async def test_an_output_that_may_not_be_written_is_named_whatever_else_fails_with_it(monkeypatch):
+    """The coordinator adds no partition where one is denied, so that the others may fail as not being added."""
+    state, denied = Partition("gate.state", 0), Partition("gate.admitted.pay", 0)
+    why = {state: InvalidTxnState(), denied: TopicAuthorizationFailedError({denied.topic})}
+    made = KafkaSession("gate-0", "gate", state, never, never, deadline=60.0)
+    made._topics = frozenset((state.topic, denied.topic))
+
+    async def fail(partition, _):
+        raise why[partition]
+
+    async def taken(_):
+        pass
+
+    monkeypatch.setattr(made, "_send", fail)
+    monkeypatch.setattr(made._sending, "expect", taken)
+    with pytest.raises(OutputError) as raised:
+        await made.produce({state: [], denied: []})
+    assert raised.value.partition == denied
+    await made.discard()
