@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final, Self
 
 from gate.admission import commands, records
-from gate.admission.breach import AlertSchedule, Situation
+from gate.admission.breach_events import AlertSchedule, Situation
 from gate.admission.decide_batch import decide
 from gate.admission.engine_state import EngineState
 from gate.admission.forecast.single_queue import ready_at

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
 
-from gate.admission.breach import AlertSchedule, Breach, DecayingRate
+from gate.admission.breach_events import AlertSchedule, Breach, DecayingRate
 from gate.admission.fair_scheduler import FairScheduler
 from gate.admission.forecast.forecast import Forecast
 from gate.admission.forecast.single_queue import SingleQueue

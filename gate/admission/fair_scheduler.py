@@ -8,7 +8,7 @@ from typing import Final
 
 from gate.admission.limits.service import Bound, Limits, is_shifted
 from gate.admission.model import UNTIL_RESUMED, Pull, Started, Verdict, whole_ms
-from gate.admission.queues.fair import COST_CAP, Aside, FairQueue
+from gate.admission.queues.fair_queue import COST_CAP, Aside, FairQueue
 from gate.admission.queues.parked_places import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
 from gate.admission.queues.tenants import SLICE, Tenants

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import field
 
-from gate.admission import positional
+from gate.admission import state_v1
 from gate.limits import StateError
 from gate.units import Ms, Ns
 
@@ -202,11 +202,11 @@ def _decoder(kind: type[msgspec.Struct]) -> msgspec.msgpack.Decoder[Any]:
 
 
 _WRITERS: Final[Mapping[int, Callable[[msgspec.Struct], bytes]]] = {
-    1: positional.pack,
+    1: state_v1.pack,
     2: msgspec.msgpack.Encoder().encode,
 }
 _READERS: Final[Mapping[int, Callable[[bytes, type[msgspec.Struct]], Any]]] = {
-    1: positional.unpack,
+    1: state_v1.unpack,
     2: lambda body, kind: _decoder(kind).decode(body),
 }
 

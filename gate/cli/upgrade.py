@@ -11,7 +11,7 @@ from gate.errors import GateError
 from gate.kafka import upgrade as steps
 from gate.kafka.aio.reader import Reader
 from gate.kafka.upgrade import UpgradeStatus
-from gate.shard.changelog import FORMAT
+from gate.shard.changelog_records import FORMAT
 
 upgrade = App(
     name="upgrade",

@@ -10,7 +10,7 @@ from gate.kafka.aio.compat.shared import (
     ConsumerProtocolMemberAssignment,
     ConsumerProtocolMemberMetadata,
 )
-from gate.shard.changelog import FORMAT
+from gate.shard.changelog_records import FORMAT
 
 VERSION: Final = 0
 _VERSION: Final = version("kafka-admission-gate")

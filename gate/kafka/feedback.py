@@ -13,8 +13,8 @@ from gate.errors import GateError
 from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
 from gate.protocol import control
 from gate.protocol.headers import Headers, last
+from gate.shard.owner_views import Lag, Received, Watched
 from gate.shard.records import Partition, Record
-from gate.shard.snapshots import Lag, Received, Watched
 
 CONTROL_POLL_MS: Final = 500
 LAG_EVERY: Final = 0.25

@@ -17,7 +17,7 @@ from gate.kafka.generations import PLACEMENT_KEY, Generation, Placed
 from gate.policy import Policy
 from gate.protocol.topics import Names
 from gate.shard import mesh
-from gate.shard.changelog import (
+from gate.shard.changelog_records import (
     FLOORS_KEY,
     FORMAT,
     LEAVING_KEY,

@@ -15,7 +15,7 @@ from gate.errors import GateError
 from gate.kafka.aio.compacted import newest, read_all
 from gate.kafka.aio.reader import Reader
 from gate.protocol.topics import Names
-from gate.shard.changelog import META_KEY, ClosedGeneration, Meta
+from gate.shard.changelog_records import META_KEY, ClosedGeneration, Meta
 from gate.shard.records import Partition
 
 FIRST: Final = 1

@@ -31,7 +31,7 @@ from gate.kafka.reporting import Reporter
 from gate.kafka.request_search import RequestSearch
 from gate.kafka.reset import reset
 from gate.kafka.retention_sweeper import Sweeper
-from gate.kafka.sessions import RESTORE_DEADLINE, Sessions
+from gate.kafka.session_factory import RESTORE_DEADLINE, Sessions
 from gate.kafka.source import KafkaSource
 from gate.kafka.start_checks import check_shards, check_topics, last_shards
 from gate.kafka.undecided_requests import Watch, options

@@ -12,8 +12,8 @@ import structlog
 
 from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.undecided_requests import Ends
+from gate.shard.owner_views import Parking
 from gate.shard.records import Partition
-from gate.shard.snapshots import Parking
 
 EVERY: Final = 1.0  # seconds: how soon after a take-over
 ANEW: Final = 60.0  # seconds

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from gate.kafka.generations import PLACEMENT_KEY
-from gate.shard.changelog import FORMAT, META_KEY, Meta, encode_meta
+from gate.shard.changelog_records import FORMAT, META_KEY, Meta, encode_meta
 from gate.shard.ports import Session
 from gate.shard.records import Outgoing, Partition
 

@@ -29,7 +29,7 @@ from gate.kafka.torn_transactions import Places, look
 from gate.policy import Delivery, Policy, Settings
 from gate.protocol import control
 from gate.protocol.topics import Names
-from gate.shard.changelog import FORMAT, META_KEY, ClosedGeneration, encode_meta, read_meta
+from gate.shard.changelog_records import FORMAT, META_KEY, ClosedGeneration, encode_meta, read_meta
 from gate.shard.failpoints import reach
 from gate.shard.placement import shard_of
 from gate.shard.records import Outgoing, Partition, RecoveredState

@@ -13,8 +13,8 @@ import structlog
 from aiokafka import errors
 
 from gate.kafka.aio.reader import EARLIEST, LATEST
+from gate.shard.owner_views import RetainedOffsets
 from gate.shard.records import Partition
-from gate.shard.snapshots import RetainedOffsets
 from gate.shard.stalls import SECOND
 from gate.units import MS
 

@@ -21,7 +21,7 @@ from gate.kafka.aio.compacted import newest
 from gate.kafka.aio.reader import LATEST, Reader
 from gate.kafka.aio.session import Torn
 from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
-from gate.shard.changelog import META_KEY, read_meta
+from gate.shard.changelog_records import META_KEY, read_meta
 from gate.shard.records import CommittedOffset, Partition, Record
 from gate.units import MS
 

@@ -15,8 +15,8 @@ from gate.kafka.aio.batch_header import BatchHeader
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.open_transactions import shown
 from gate.protocol.topics import Names
+from gate.shard.owner_views import OwnedService
 from gate.shard.records import CommittedOffset, Partition
-from gate.shard.snapshots import OwnedService
 from gate.shard.stalls import SECOND, StalledPartition
 from gate.units import MS
 

@@ -21,7 +21,7 @@ from gate.kafka.connect import running
 from gate.kafka.generations import Moving, MovingError, find
 from gate.protocol import control
 from gate.protocol.topics import Names
-from gate.shard.changelog import FORMAT, META_KEY, Meta
+from gate.shard.changelog_records import FORMAT, META_KEY, Meta
 from gate.shard.records import Partition
 
 POLL: Final = 0.2

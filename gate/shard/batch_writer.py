@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from gate.admission.model import Pull
-from gate.shard.changelog import LEAVING_KEY, META_KEY, Meta, encode_meta, read_leaving
+from gate.shard.changelog_records import LEAVING_KEY, META_KEY, Meta, encode_meta, read_leaving
 from gate.shard.clock import BrokerClock
 from gate.shard.environment import Environment
 from gate.shard.failpoints import reach

@@ -26,6 +26,7 @@ from gate.protocol.answers import FINAL, Answer, AnswerState, Audit
 from gate.protocol.headers import ID, TENANT, last, original_id
 from gate.protocol.topics import Names
 from gate.shard.buffer import weight_of
+from gate.shard.owner_views import Received
 from gate.shard.records import Outgoing, Partition, Record
 from gate.shard.redrives import (
     Age,
@@ -40,7 +41,6 @@ from gate.shard.redrives import (
     refuse_source,
     source_of,
 )
-from gate.shard.snapshots import Received
 
 COMMAND_KIND: Final = "command"
 AT_ONCE: Final = 500  # requests that are read, or acted upon, in one batch

@@ -10,9 +10,9 @@ from gate.protocol.headers import Malformed
 from gate.protocol.topics import Names
 from gate.shard.buffer import MemoryPool
 from gate.shard.feedback_actions import FeedbackResult
+from gate.shard.owner_views import Feedback
 from gate.shard.ports import Session, Source
 from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition
-from gate.shard.snapshots import Feedback
 from gate.shard.stalls import StalledPartition
 from gate.shard.topic_limits import TopicLimits
 

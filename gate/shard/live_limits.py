@@ -18,8 +18,8 @@ from gate.protocol.answers import Answer, AnswerState, Audit
 from gate.protocol.policies import BUCKETS, LiveLimit, Published, buckets_for, key_of
 from gate.protocol.topics import Names
 from gate.shard.limit_import import IMPORT_KIND, TELL_EVERY, ImportRecord, LimitImport, Phase
+from gate.shard.owner_views import Received
 from gate.shard.records import Outgoing, Partition
-from gate.shard.snapshots import Received
 from gate.shard.tenant_limits import TenantLimits
 from gate.units import MS, SECOND
 

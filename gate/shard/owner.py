@@ -17,11 +17,12 @@ from gate.admission.model import Reason
 from gate.policy import Policy
 from gate.protocol.headers import not_before
 from gate.shard.batch_writer import BatchWriter
-from gate.shard.changelog import LEAVING_KEY, META_KEY, StateClosedError, read_meta
+from gate.shard.changelog_records import LEAVING_KEY, META_KEY, StateClosedError, read_meta
 from gate.shard.clock import BrokerClock
 from gate.shard.environment import Environment
 from gate.shard.failpoints import reach
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult
+from gate.shard.owner_views import OwnedService, Parking, RetainedOffsets, Watched
 from gate.shard.placement import shard_of
 from gate.shard.ports import PulledTooMuchError, Session
 from gate.shard.positions import OFFSETS_KIND
@@ -31,10 +32,9 @@ from gate.shard.records import Blocked, Partition
 from gate.shard.refusal_history import RefusalHistory
 from gate.shard.refusals import BatchTooLargeError, OutputError
 from gate.shard.routing import NO_JUDGES, Batch
-from gate.shard.slices import in_slices
-from gate.shard.snapshots import OwnedService, Parking, RetainedOffsets, Watched
 from gate.shard.stall_detection import find_stalled
 from gate.shard.state import PULLS, ServiceBatch, ShardState
+from gate.shard.time_slices import in_slices
 from gate.units import MS
 
 FIRST_BACKOFF: Final = 0.2

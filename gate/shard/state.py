@@ -34,7 +34,7 @@ from gate.protocol.control import (
 from gate.protocol.topics import Names
 from gate.shard import duplicates
 from gate.shard.buffer import FetchBuffer, weight_of
-from gate.shard.changelog import (
+from gate.shard.changelog_records import (
     FLOORS_KEY,
     FORMAT,
     LEAVING_KEY,
@@ -51,6 +51,7 @@ from gate.shard.feedback_state import FeedbackState
 from gate.shard.live_limits import LiveLimits
 from gate.shard.mesh import KIND as MESH
 from gate.shard.mesh import Mesh
+from gate.shard.owner_views import Feedback, Received, RetainedOffsets
 from gate.shard.positions import OFFSETS_KIND, Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record
 from gate.shard.refusal_history import NO_REJECTIONS, Rejections, job_of, request_of
@@ -66,8 +67,7 @@ from gate.shard.routing import (
     read_runs,
     without_start,
 )
-from gate.shard.running import running_ids
-from gate.shard.snapshots import Feedback, Received, RetainedOffsets
+from gate.shard.running_ids import running_ids
 from gate.shard.usage_schedule import UsageSchedule
 
 log = structlog.get_logger("gate.shard")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from gate.admission.breach import AlertSchedule
+from gate.admission.breach_events import AlertSchedule
 from gate.admission.driver import ROOM, Driver
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from gate.admission.breach import AlertSchedule
+from gate.admission.breach_events import AlertSchedule
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import SECOND, EventKind, Reason, Run

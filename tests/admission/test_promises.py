@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from gate.admission.breach import AlertSchedule
+from gate.admission.breach_events import AlertSchedule
 from gate.admission.forecast.simulated import MOST
 from gate.admission.model import MS, SECOND, Run
 from gate.limits import Per, Quota, Spec, Window

@@ -10,7 +10,7 @@ import msgspec
 
 from gate.admission.state import SegmentRecord, ServiceRecord, decode
 from gate.limits import Limiter, Spec
-from gate.shard.changelog import META_KEY, Meta
+from gate.shard.changelog_records import META_KEY, Meta
 
 MS = 1_000_000
 Place = tuple[int, int]  # partition and offset in the delayed topic

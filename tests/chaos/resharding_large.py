@@ -27,7 +27,7 @@ from gate.kafka.aio.reader import Reader
 from gate.kafka.local import LocalBroker
 from gate.policy import Policy, parse_policy
 from gate.protocol.topics import Names
-from gate.shard.changelog import FORMAT, META_KEY, Meta, encode_meta, read_meta
+from gate.shard.changelog_records import FORMAT, META_KEY, Meta, encode_meta, read_meta
 from gate.shard.failpoints import RESHARD_POINTS
 from gate.shard.placement import shard_of
 from gate.shard.positions import Positions

@@ -13,7 +13,7 @@ from gate.admission.model import Run, Verdict
 from gate.kafka.local.config import free_port
 from gate.limits import Spec, Window
 from gate.policy import parse_policy
-from gate.shard.changelog import META_KEY, Meta
+from gate.shard.changelog_records import META_KEY, Meta
 from gate.shard.failpoints import POINTS
 from tests.chaos import faults, judge, replay
 from tests.chaos.faults import End

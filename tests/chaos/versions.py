@@ -19,7 +19,7 @@ from time import monotonic
 
 from gate.kafka.local import LocalBroker
 from gate.policy import parse_policy
-from gate.shard.changelog import FORMAT, META_KEY
+from gate.shard.changelog_records import FORMAT, META_KEY
 from tests.chaos import load, topics
 from tests.chaos.load import NAMES, PARTITIONS, PREFIX, SHARES
 from tests.chaos.run import BROKER_PROPERTIES, Report, drain, errors_of, judge_topics

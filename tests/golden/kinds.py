@@ -19,7 +19,7 @@ from gate.protocol.control import Cancel, Selection
 from gate.protocol.control import encode as encode_command
 from gate.protocol.policies import LiveLimit
 from gate.protocol.topics import Names
-from gate.shard.changelog import (
+from gate.shard.changelog_records import (
     FORMAT,
     LEAVING_KEY,
     META_KEY,

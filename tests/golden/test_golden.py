@@ -9,7 +9,7 @@ import pytest
 
 from gate.admission.state import VERSION, decode, encode
 from gate.limits import StateError
-from gate.shard.changelog import FORMAT, LEAVING_KEY, META_KEY, encode_leaving, read_leaving
+from gate.shard.changelog_records import FORMAT, LEAVING_KEY, META_KEY, encode_leaving, read_leaving
 from tests.golden import kinds
 from tests.golden.__main__ import plain
 

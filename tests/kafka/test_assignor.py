@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gate.errors import GateError
 from gate.kafka.assignor import balance, make_assignor
 from gate.kafka.upgrade import UpgradeStatus, check, member_of
-from gate.shard.changelog import FORMAT
+from gate.shard.changelog_records import FORMAT
 from gate.shard.placement import shard_of
 
 claims = st.dictionaries(

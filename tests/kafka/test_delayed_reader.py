@@ -16,7 +16,7 @@ from gate.kafka.aio.reader import EARLIEST, decode
 from gate.kafka.delayed_reader import ParkedReader
 from gate.policy import parse_policy
 from gate.protocol.topics import Names
-from gate.shard.changelog import FORMAT, Meta
+from gate.shard.changelog_records import FORMAT, Meta
 from gate.shard.ports import PulledTooMuchError
 from gate.shard.records import Fetched, Partition
 from gate.shard.state import ShardState

@@ -12,7 +12,7 @@ from gate.kafka.generations import PLACEMENT_KEY, Generation, Placed
 from gate.kafka.reshard import BATCH_RECORDS, _parts
 from gate.policy import parse_policy
 from gate.protocol.topics import Names
-from gate.shard.changelog import (
+from gate.shard.changelog_records import (
     FLOORS_KEY,
     FORMAT,
     LEAVING_KEY,

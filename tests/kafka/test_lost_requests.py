@@ -4,8 +4,8 @@ import pytest
 
 from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.lost_requests import ANEW, Losses
+from gate.shard.owner_views import Parking
 from gate.shard.records import Partition
-from gate.shard.snapshots import Parking
 
 ONE, OTHER = Partition("gate.delayed.pay", 0), Partition("gate.delayed.pay", 1)
 

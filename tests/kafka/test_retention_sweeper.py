@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.retention_sweeper import FIRST, MOST, Sweeper
+from gate.shard.owner_views import RetainedOffsets
 from gate.shard.records import Partition
-from gate.shard.snapshots import RetainedOffsets
 from gate.shard.stalls import SECOND
 
 HOUR, DAY = 3_600 * SECOND, 86_400 * SECOND

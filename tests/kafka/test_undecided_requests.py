@@ -20,8 +20,8 @@ from gate.kafka.undecided_requests import (
     Watch,
     options,
 )
+from gate.shard.owner_views import OwnedService
 from gate.shard.records import CommittedOffset, Partition
-from gate.shard.snapshots import OwnedService
 from gate.shard.stalls import SECOND
 
 AT = 1_764_025_123_456_000_000

@@ -7,7 +7,7 @@ from gate.policy import parse_policy
 from gate.protocol.headers import parse_stamp
 from gate.protocol.topics import Names
 from gate.shard.buffer import FetchBuffer, MemoryPool
-from gate.shard.changelog import FORMAT, Meta
+from gate.shard.changelog_records import FORMAT, Meta
 from gate.shard.routing import Batch
 from gate.shard.state import ShardState
 from gate.units import MS

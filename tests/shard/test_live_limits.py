@@ -13,7 +13,7 @@ from gate.protocol.policies import LiveLimit, Part
 from gate.protocol.policies import decode as decode_policy
 from gate.protocol.topics import Names
 from gate.shard.live_limits import KEPT, LiveLimits
-from gate.shard.snapshots import Received
+from gate.shard.owner_views import Received
 from gate.shard.tenant_limits import TenantLimits
 from gate.units import MS, SECOND
 

@@ -8,7 +8,7 @@ from gate.kafka.aio.reader import decode
 from gate.policy import parse_policy
 from gate.protocol.topics import Names
 from gate.shard.buffer import MemoryPool
-from gate.shard.changelog import FORMAT, Meta
+from gate.shard.changelog_records import FORMAT, Meta
 from gate.shard.reader import BATCH_RECORDS, ShardReader
 from gate.shard.records import Fetched, Partition
 from gate.shard.refusal_history import RefusalHistory

@@ -9,9 +9,9 @@ from gate.protocol.answers import AnswerState, decode_answer, decode_audit
 from gate.protocol.control import Abort, Redrive, Selection
 from gate.protocol.headers import Stamp, job_id
 from gate.shard.commands import AT_ONCE
+from gate.shard.owner_views import Received
 from gate.shard.ports import UnavailableError
 from gate.shard.records import Fetched, Outgoing, Partition
-from gate.shard.snapshots import Received
 from gate.units import MS
 from tests.shard.memory import NOW, Kafka, running, stored, until
 

@@ -7,9 +7,9 @@ from gate.policy import parse_policy
 from gate.protocol.control import PauseUntil, WriteFormat
 from gate.protocol.topics import Names
 from gate.shard.buffer import FetchBuffer, MemoryPool
-from gate.shard.changelog import FORMAT, Meta, read_meta
+from gate.shard.changelog_records import FORMAT, Meta, read_meta
+from gate.shard.owner_views import Received
 from gate.shard.records import Fetched, Partition
-from gate.shard.snapshots import Received
 from gate.shard.state import HOLD_ROOM, PULLS, ShardState
 from gate.units import MS
 from tests.sim.log import Stored

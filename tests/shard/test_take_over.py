@@ -6,7 +6,7 @@ import pytest
 
 from gate.admission.model import Pull, Verdict
 from gate.protocol.headers import parse_stamp
-from gate.shard.changelog import (
+from gate.shard.changelog_records import (
     FORMAT,
     LEAVING_KEY,
     META_KEY,

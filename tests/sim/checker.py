@@ -16,7 +16,7 @@ from gate.protocol import control
 from gate.protocol.answers import FINAL, Answer, AnswerState, Audit, decode_answer, decode_audit
 from gate.protocol.headers import Malformed, RequestOptions, read_options
 from gate.protocol.topics import Names
-from gate.shard.changelog import META_KEY, read_meta
+from gate.shard.changelog_records import META_KEY, read_meta
 from gate.shard.commands import CommandRecord
 from gate.shard.records import Headers, Partition
 from gate.shard.state import ShardState

@@ -21,7 +21,7 @@ from gate.kafka.delayed_reader import ParkedReader
 from gate.kafka.torn_transactions import was_committed
 from gate.protocol.headers import decided_at
 from gate.shard.buffer import FetchBuffer
-from gate.shard.changelog import META_KEY, Meta
+from gate.shard.changelog_records import META_KEY, Meta
 from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition, RecoveredState, Written
 from gate.shard.refusals import OutputError, refused
 from gate.units import MS

@@ -13,7 +13,7 @@ from gate.admission.state import decode
 from gate.policy import Policy
 from gate.protocol.feedback import Finished
 from gate.protocol.topics import Names
-from gate.shard.changelog import META_KEY, Meta
+from gate.shard.changelog_records import META_KEY, Meta
 from gate.shard.feedback_state import FeedbackPositionsRecord
 
 MS = 1_000_000

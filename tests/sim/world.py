@@ -20,10 +20,10 @@ from gate.shard import commands as commands_module
 from gate.shard import owner as shard_module
 from gate.shard import reader as reader_module
 from gate.shard import state as state_module
+from gate.shard.owner_views import Lag, Received
 from gate.shard.placement import shard_of
 from gate.shard.ports import Session
 from gate.shard.records import CommittedOffset, Outgoing, Partition
-from gate.shard.snapshots import Lag, Received
 from gate.shard.usage_schedule import UsageSchedule
 from tests.sim.checker import Checker, Committed
 from tests.sim.client import Network, SimSession, SimSource

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Self
 
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.model import FOREVER, SECOND, whole_ms
-from gate.admission.queues.fair import COST_CAP, FairQueue
+from gate.admission.queues.fair_queue import COST_CAP, FairQueue
 from gate.admission.queues.queue import Lane, Queue
 from gate.limits import Limiter
 from gate.limits.limit import Counted

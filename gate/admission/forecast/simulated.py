@@ -14,7 +14,7 @@ from typing import Final
 from gate.admission.fair_scheduler import FairScheduler
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.model import FOREVER, MS, whole_ms
-from gate.admission.queues.fair import COST_CAP, FairQueue
+from gate.admission.queues.fair_queue import COST_CAP, FairQueue
 from gate.admission.queues.parked_places import ParkedPlaces
 from gate.admission.queues.queue import Arrival, Lane, Queue, Tenant, head
 from gate.admission.queues.segment import NO_DEADLINE

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from gate.admission.model import SECOND
-from gate.admission.queues.fair import COST_CAP
+from gate.admission.queues.fair_queue import COST_CAP
 from gate.admission.state import VERSION, ClaimRecord, GroupRecord, decode, encode
 from gate.limits import Limiter, Spec
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from gate.admission.model import EXPEDITED, UNTIL_RESUMED, Reason, Run, Verdict
-from gate.admission.queues.fair import FairQueue, Flow, strides
+from gate.admission.queues.fair_queue import FairQueue, Flow, strides
 from gate.admission.state import QueueTag, TenantRecord
 from gate.limits import Limiter, Spec
 
