@@ -132,7 +132,7 @@ def _command(name: str) -> str:
 
 def _meanings() -> dict[str, tuple[str, str]]:
     """Return what docs/policy.md says of each key: its value or meaning, and what holds if it is not said."""
-    rows = ROW.findall(POLICY_PAGE.read_text())
+    rows = ROW.findall(POLICY_PAGE.read_text().replace("](howto/", "](../howto/"))  # as seen from docs/reference
     return {name: (value.removesuffix(", see below"), default) for name, value, default in rows}
 
 

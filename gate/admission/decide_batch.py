@@ -129,6 +129,8 @@ def _contend(
         room = max(0, room - sum(arrival.count for arrival in due))
         blocked = state.scheduler.serve(now, state.limits, room, pulls)
     state.forecast.admitted(now, tally.units)
+    if tally.units > tally.pulled_units and state.places.requests:
+        state.forecast.overtaken(now)
     for lane, count in tally.pulled.items():
         state.totals[lane, Verdict.ADMITTED, None, True] += count
     for arrival in (*due, *arrivals):

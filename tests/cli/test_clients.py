@@ -325,6 +325,7 @@ def test_stamps_are_shown_as_json(gate, log, names):
             "created_ms": AT_MS - 1,
             "first": None,
             "running": False,
+            "origin": None,
         },
         "retry_after": None,
         "not_before_ms": None,

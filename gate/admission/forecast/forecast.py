@@ -68,6 +68,15 @@ class Forecast:
         """Note that requests left without being admitted: what was foretold behind them comes earlier."""
         self.single = None
 
+    def overtaken(self, now: int) -> None:
+        """Note that requests went as they came, before what waits: what was foretold of that may come later.
+
+        Where the shared limits still have room for all that waits, it waits for something else, and nothing changes.
+        """
+        units = sum(lane.units for lane in self._scheduler.all)
+        if not all(limiter.fit(now, 1, units) for limiter in self._limits.limiters()):
+            self.drift.stale = True
+
     def book(self, arrivals: Sequence[Arrival], start: int, latest: Sequence[int]) -> list[Booked]:
         """Plan what is left of each arrival, which the scheduler counts as waiting already, from `start` on.
 

@@ -79,8 +79,12 @@ class SimulatedQueues:
 
     @property
     def plain(self) -> bool:
-        """Tell whether all requests cost 1 and no tenant's limit plays a part."""
-        alike = all(entry.cost == 1 for entries in self._waiting.values() for entry in entries)
+        """Tell whether all requests cost 1, none is parked that may be dropped, and no tenant's limit plays a part."""
+        alike = all(
+            entry.cost == 1 and (entry.arrival is not None or entry.latest == NEVER)
+            for entries in self._waiting.values()
+            for entry in entries
+        )
         return alike and not self.own and not self._blocked
 
     def play(self, limiters: Sequence[Limiter], now: int) -> tuple[dict[int, list[int]], dict[int, int]]:

@@ -6,7 +6,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import NotLeaderForPartitionError, TopicAuthorizationFailedError
 
-from gate.kafka.aio.batches import RawRecord
+from gate.kafka.aio.batch_view import RawRecord
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.compacted import newest, put_barrier, read_all
 from gate.kafka.aio.reader import EARLIEST, Reader
