@@ -267,7 +267,7 @@ class GateControl:
         """
         if self._producer is None:
             raise NotConnectedError("GateControl")
-        known = command_id or uuid.uuid4().hex
+        known = _known(command_id) or uuid.uuid4().hex
         limits = as_limits(tenants.items() if isinstance(tenants, Mapping) else tenants)
         offsets: list[int] = []
         try:

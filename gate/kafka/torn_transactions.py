@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from gate.errors import GateError
-from gate.kafka.aio.compacted import newest
+from gate.kafka.aio.compacted import end_behind, newest
 from gate.kafka.aio.reader import LATEST, Reader
 from gate.kafka.aio.session import Torn
 from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
@@ -60,7 +60,8 @@ async def look(
     open in the changelog, and StateMismatchError.
     """
     places = await _led(reader, places)
-    await _until_written(reader, places.state, barrier)
+    await reader.renew()  # one that stood still does not know that others lead
+    await end_behind(reader, places.state, barrier, committed=False)
     left = await _left_open(reader, places, producer_id)
     torn = tuple(partition for partition, records in left.items() if records)
     if not torn:
@@ -81,15 +82,6 @@ def _decided(record: Record) -> int | None:
     if last(record.headers, ERROR_ATTEMPTS) or last(record.headers, JOB_NOT_BEFORE):
         return record.timestamp  # a retry has no stamp yet, a dead letter that of its admission
     return decided_at(record.headers)
-
-
-async def _until_written(reader: Reader, partition: Partition, barrier: int) -> None:
-    """Learn who leads what, until a leader knows the barrier: one that stood still does not know that others lead."""
-    while True:
-        await reader.renew()
-        if (await reader.offsets([partition], LATEST, committed=False))[partition] > barrier:
-            return
-        await asyncio.sleep(BACKOFF)
 
 
 async def is_open(reader: Reader, places: Places, producer_id: int) -> bool:

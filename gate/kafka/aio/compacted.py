@@ -59,7 +59,7 @@ async def read_all(reader: Reader, partition: Partition, barrier: int = NO_BARRI
     that was acknowledged before, whoever is asked. The caller sets the deadline.
     """
     position = (await reader.offsets([partition], EARLIEST))[partition]
-    end = await _end(reader, partition, barrier)
+    end = await end_behind(reader, partition, barrier)
     newest: dict[str, bytes] = {}
     while position < end:
         answer = await _fetch(reader, partition, position)
@@ -87,7 +87,7 @@ async def newest(reader: Reader, partition: Partition, key: str, barrier: int = 
     """
     wanted, found = key.encode(), None
     begin = (await reader.offsets([partition], EARLIEST))[partition]
-    end = await _end(reader, partition, barrier)
+    end = await end_behind(reader, partition, barrier)
     back = 64
     while end > begin:
         position = max(begin, end - back)
@@ -104,9 +104,9 @@ async def newest(reader: Reader, partition: Partition, key: str, barrier: int = 
     return found
 
 
-async def _end(reader: Reader, partition: Partition, barrier: int) -> int:
-    """Return the last stable offset, once it is behind the barrier."""
-    while (end := (await reader.offsets([partition], LATEST))[partition]) <= barrier:
+async def end_behind(reader: Reader, partition: Partition, barrier: int, *, committed: bool = True) -> int:
+    """Return the last stable offset (not `committed`: the end), once who is asked knows what is behind the barrier."""
+    while (end := (await reader.offsets([partition], LATEST, committed=committed))[partition]) <= barrier:
         await _until_led(reader)  # it does not lead any more, or does not know yet what is committed
     return end
 
