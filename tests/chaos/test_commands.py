@@ -11,6 +11,7 @@ from gate.client import Filter, GateControl
 from gate.protocol.answers import AnswerState, decode_audit
 from gate.protocol.headers import parse_stamp
 from gate.protocol.topics import Names
+from tests.chaos.killed import kill_amid
 from tests.client.log import Log
 from tests.system.gates import gate, read_count, until
 
@@ -62,13 +63,7 @@ def test_commands_are_carried_out_once_though_gates_are_killed(bootstrap, prefix
         await offer(log, names)
         first.kill()
         work = asyncio.create_task(command(bootstrap, prefix))
-        for number, kill in enumerate(KILLS):
-            folder = tmp_path / f"{number}"
-            folder.mkdir()
-            with gate(folder, bootstrap, prefix, POLICY, env={"GATE_FAILPOINT": kill}) as killed:
-                while not work.done() and killed.process.poll() is None:
-                    await asyncio.sleep(0.05)
-                deaths.append(killed.process.poll())
+        deaths.extend(await kill_amid(work, KILLS, tmp_path, bootstrap, prefix, POLICY))
         with gate(tmp_path, bootstrap, prefix, POLICY):
             answers = await asyncio.wait_for(work, 120)
             return answers, await look(log, names)

@@ -8,6 +8,7 @@ import pytest
 from gate.client import GateControl, LiveLimit
 from gate.protocol.answers import decode_audit
 from gate.protocol.topics import Names
+from tests.chaos.killed import kill_amid
 from tests.client.log import Log
 from tests.system.gates import gate, read_count, until
 
@@ -42,13 +43,7 @@ def test_each_change_counts_once_though_gates_are_killed(bootstrap, prefix, tmp_
         await read_count(bootstrap, [names.delayed("pay")], PARKED)
         first.kill()
         work = asyncio.create_task(change(bootstrap, prefix))
-        for number, kill in enumerate(KILLS):
-            folder = tmp_path / f"{number}"
-            folder.mkdir()
-            with gate(folder, bootstrap, prefix, POLICY, env={"GATE_FAILPOINT": kill}) as killed:
-                while not work.done() and killed.process.poll() is None:
-                    await asyncio.sleep(0.05)
-                deaths.append(killed.process.poll())
+        deaths.extend(await kill_amid(work, KILLS, tmp_path, bootstrap, prefix, POLICY))
         with gate(tmp_path, bootstrap, prefix, POLICY):
             versions = await asyncio.wait_for(work, 120)
             admitted = await read_count(bootstrap, [names.admitted("pay")], PARKED + 1)

@@ -10,6 +10,7 @@ from gate.client import Filter, GateControl
 from gate.protocol.answers import AnswerState, decode_audit
 from gate.protocol.headers import parse_stamp
 from gate.protocol.topics import Names
+from tests.chaos.killed import kill_amid
 from tests.client.log import Log
 from tests.system.gates import gate, read_count, until
 
@@ -42,13 +43,7 @@ def test_what_was_rejected_goes_back_once_though_gates_are_killed(bootstrap, pre
         await offer(log, names)
         first.kill()
         work = asyncio.create_task(put_back())
-        for number, kill in enumerate(KILLS):
-            folder = tmp_path / f"{number}"
-            folder.mkdir()
-            with gate(folder, bootstrap, prefix, ADMITS, env={"GATE_FAILPOINT": kill}) as killed:
-                while not work.done() and killed.process.poll() is None:
-                    await asyncio.sleep(0.05)
-                deaths.append(killed.process.poll())
+        deaths.extend(await kill_amid(work, KILLS, tmp_path, bootstrap, prefix, ADMITS))
         with gate(tmp_path, bootstrap, prefix, ADMITS):
             answer = await asyncio.wait_for(work, 120)
             await read_count(bootstrap, [names.admitted("pay")], 1 + EACH)
