@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from gate.admission import overflow, start_times
+from gate.admission import overdue, overflow, start_times
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
-from gate.admission.fair_scheduler import StepCounts, add_pull
+from gate.admission.fair_scheduler import StepCounts
 from gate.admission.limits.service import Bound
-from gate.admission.model import MS, Decision, Pull, Reason, Run, Started, Step, Verdict
+from gate.admission.model import Decision, Pull, Reason, Run, Started, Step, Verdict
 from gate.admission.queues.queue import Arrival, Tenant
 from gate.admission.queues.sharing import is_shared
 from gate.admission.queues.tenants import short
@@ -52,7 +52,7 @@ def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room:
     by_lane: dict[str, int] = {}
     by_tenant: dict[str, int] = {}
     for run in runs:
-        if run.deadline is not None and run.deadline < now:
+        if overdue.is_late(run, now):
             return None
         units += run.count * run.cost
         by_lane[run.lane] = by_lane.get(run.lane, 0) + run.count
@@ -110,7 +110,7 @@ def _contend(
     """Decide where requests compete for what the limits give; tenants in `granted` have paid their own already."""
     pulls: list[Pull] = []
     state.forecast.notice(now)
-    _drop(state, now, pulls)
+    overdue.drop(state, now, pulls)
     state.scheduler.unblock(now)
     start = max(now, state.closed_until)
     start_times.begin(state, now, due)
@@ -191,7 +191,7 @@ def _arrive(state: EngineState, now: int, runs: Sequence[Run], granted: set[Tena
             if never is Verdict.ADMITTED:
                 state.limits.let_pass(now, run.count)
         else:
-            arrival.late = run.deadline is not None and run.deadline < now and not state.policy.shadow
+            arrival.late = overdue.is_late(run, now) and not state.policy.shadow
     return arrivals
 
 
@@ -231,28 +231,6 @@ def _settle(
         for arrival, _, _ in unplaced:
             state.scheduler.coming.setdefault(arrival.queue, arrival.cost)
     return held, unplaced
-
-
-def _drop(state: EngineState, now: int, pulls: list[Pull]) -> None:
-    """Let go what is parked and can be of no use any more; it takes no capacity."""
-    if not state.waiting:
-        return
-    dropped = [(Reason.DEADLINE, f"{state.service}.deadline", *entry) for entry in state.places.expire(now // MS)]
-    if state.purge:
-        state.purge = False
-        shared = state.limits.ceiling()
-        removed = state.places.remove(lambda queue, cost: overflow.never("", shared, queue.tenant, cost) is not None)
-        dropped += [(Reason.NEVER, state.service, *entry) for entry in removed]
-    dropped.sort(key=lambda drop: drop[3:5])
-    for reason, limit, queue, partition, offset, count, cost in dropped:
-        state.scheduler.shrink(queue, count, count * cost)
-        queue.tenant.forecast = None
-        state.tenants.touch(queue.tenant, now)
-        state.totals[queue.lane.name, Verdict.REJECTED, reason, True] += count
-        add_pull(pulls, Pull(partition, offset, count, Verdict.REJECTED, reason, limit))
-    if dropped:
-        state.scheduler.hasten(dict.fromkeys(queue for _, _, queue, *_ in dropped), now)
-        state.forecast.expired()
 
 
 def _count(state: EngineState, now: int, arrivals: Sequence[Arrival]) -> tuple[int, int]:

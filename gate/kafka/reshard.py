@@ -20,7 +20,8 @@ from gate.errors import GateError
 from gate.kafka import upgrade
 from gate.kafka.aio.compacted import newest, put_barrier, read_all
 from gate.kafka.aio.reader import Reader
-from gate.kafka.aio.session import KafkaSession, Torn
+from gate.kafka.aio.session import KafkaSession
+from gate.kafka.aio.unknown_outcomes import Torn
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
 from gate.kafka.generation_layout import Layout, Shards, lay_out

@@ -7,7 +7,8 @@ from gate.kafka.aio.client import Client
 from gate.kafka.aio.compacted import NO_BARRIER, put_barrier, read_all
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
-from gate.kafka.aio.session import KafkaSession, Torn
+from gate.kafka.aio.session import KafkaSession
+from gate.kafka.aio.unknown_outcomes import Torn
 from gate.kafka.cluster import Cluster
 from gate.kafka.generations import transactional_id
 from gate.kafka.torn_transactions import Places, is_open, look

@@ -19,7 +19,7 @@ import structlog
 from gate.errors import GateError
 from gate.kafka.aio.compacted import end_behind, newest
 from gate.kafka.aio.reader import LATEST, Reader
-from gate.kafka.aio.session import Torn
+from gate.kafka.aio.unknown_outcomes import Torn
 from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
 from gate.shard.changelog_records import META_KEY, read_meta
 from gate.shard.records import CommittedOffset, Partition, Record

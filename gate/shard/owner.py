@@ -10,14 +10,12 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Final
 
-import msgspec
 import structlog
 
 from gate.admission.model import Reason
 from gate.policy import Policy
 from gate.protocol.headers import not_before
 from gate.shard.batch_writer import BatchWriter
-from gate.shard.changelog_records import LEAVING_KEY, META_KEY, StateClosedError, read_meta
 from gate.shard.clock import BrokerClock
 from gate.shard.environment import Environment
 from gate.shard.failpoints import reach
@@ -25,7 +23,6 @@ from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult
 from gate.shard.owner_views import OwnedService, Parking, RetainedOffsets, Watched
 from gate.shard.placement import shard_of
 from gate.shard.ports import PulledTooMuchError, Session
-from gate.shard.positions import OFFSETS_KIND
 from gate.shard.progress import Progress
 from gate.shard.reader import ShardReader
 from gate.shard.records import Blocked, Partition
@@ -34,6 +31,7 @@ from gate.shard.refusals import BatchTooLargeError, OutputError
 from gate.shard.routing import NO_JUDGES, Batch
 from gate.shard.stall_detection import find_stalled
 from gate.shard.state import PULLS, ServiceBatch, ShardState
+from gate.shard.take_over import Successor
 from gate.shard.time_slices import in_slices
 from gate.units import MS
 
@@ -308,37 +306,17 @@ class Shard:
         await self._env.confirm(self.number)
         if self.stopping:
             raise asyncio.CancelledError  # it has another owner, which must not be fenced
-        reader = self._reader
-        partitions = [p for service in reader.services for p in reader.partitions(service)]
-        claim = await session.claim(partitions)
+        successor = Successor(self.number, self._env, session, writer, self._clock)
+        await successor.claim(self._reader)
         self._unfinished = False
-        reach("after-claim")
-        reader.claimed = set(partitions)
-        meta = read_meta(claim.state.get(META_KEY), self._env.shards)
-        if meta.closed is not None:
-            self._env.closed()
-            raise StateClosedError(meta.closed)
-        outdated: list[str] = []
-        if not session.atomic:  # state comes before outputs: only the group knows what was decided in the end
-            outdated = [key for key in claim.state if key.startswith(f"{OFFSETS_KIND}/")]
-            meta = msgspec.structs.replace(meta, since=0)
-        meta = await writer.claim(meta, outdated)
-        self._clock.advance_to(meta.at, self._env.local())
-        records = {key: value for key, value in claim.state.items() if key not in outdated}
-        state = ShardState(self._env.names, self._policy, meta, claim.marks, now := self._now())
-        keys, leaving = len(claim.state), claim.state.get(LEAVING_KEY)
-        del claim  # of a large state there is no room for two
-        await in_slices(state.restore(records, now), self._env.local)
-        state.start_mesh(self.number, now, self._env.lease_ns)
-        state.commands.exact = session.atomic
-        self._state = state
-        await writer.finish_leaving(state, leaving, self._now())
+        state = self._state = await successor.restore(self._policy, self._now)
+        await writer.finish_leaving(state, successor.leaving, self._now())
         await self._refresh(state)
-        await writer.correct(state, reader.buffer.followed)
-        reader.follow_reports(state, self.number)
+        await writer.correct(state, self._reader.buffer.followed)
+        self._reader.follow_reports(state, self.number)
         reach("after-restore")
         seconds = (self._env.local() - started) / 1e9
-        log.info("shard taken over", shard=self.number, keys=keys, seconds=round(seconds, 3))
+        log.info("shard taken over", shard=self.number, keys=successor.keys, seconds=round(seconds, 3))
         return state
 
     async def _refresh(self, state: ShardState) -> None:

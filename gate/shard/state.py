@@ -3,7 +3,6 @@
 No I/O: the shard task brings requests and takes away what is to be written.
 """
 
-import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,6 +68,7 @@ from gate.shard.routing import (
 )
 from gate.shard.running_ids import running_ids
 from gate.shard.usage_schedule import UsageSchedule
+from gate.shard.wake_times import WakeTimes
 
 log = structlog.get_logger("gate.shard")
 
@@ -94,7 +94,6 @@ class ServiceState:
     admitted: int = 0  # requests, since this state was restored
     codec: int = 0  # how the newest requests were compressed
     settled: bool = False  # it has been looked at since its rates sank to nothing
-    wakes_at: int | None = None  # the earliest look that is planned
     room: int | None = None  # requests to take from each partition at a look, where most would only be held; None: all
     first: int = 0  # which of the partitions has its turn first while requests are held
     resting: dict[int, int] = field(default_factory=dict)  # retries that wait: when the first is due, ns, by partition
@@ -150,11 +149,10 @@ class ShardState:
         self._new: set[str] = set()  # services of which nothing is stored: commands may have come before them
         self._floors: Mapping[str, int] = {}  # commands before were carried out, by services that came with a reshard
         self.unwritten = False  # the description of the changelog has changed: to be written although nothing else has
-        self._touched: set[str] = set()  # changed by something else than a batch: to be written with the next one
         self._stored: dict[str, dict[str, bytes]] = {}
         self.budgets = Budgets(now, _specs(policy), version=meta.format)
         self.services: dict[str, ServiceState] = {}
-        self._wakes: list[tuple[int, str]] = []
+        self._wakes = WakeTimes()
         self._publication = UsageSchedule(now)
         self.mesh = Mesh(meta.shards, policy, lambda: self._meta.format, self._engine, self._group_limiter)
 
@@ -419,7 +417,7 @@ class ShardState:
             served.engine.set_in_flight(now, limit)
 
     def _touch(self, served: ServiceState) -> None:
-        self._touched.add(served.name)
+        self._wakes.wake_soon(served.name)
         self._schedule(served)
 
     @property
@@ -431,51 +429,27 @@ class ShardState:
 
     def due(self, now: int) -> set[str]:
         """Return the services that have something to do although nothing arrived."""
-        due, self._touched = self._touched, set()
-        while self._wakes and self._wakes[0][0] <= now:
-            due.add(self._pop())
-        return due
+        return self._wakes.pop_due(now)
 
     def next_wake(self) -> int | None:
         """Return when `due` will next have something; None: not by itself."""
-        if self._touched or self.unwritten:
-            return 0
-        moments = (self._wakes[0][0] if self._wakes else None, self._publication.next())
-        return min((moment for moment in moments if moment is not None), default=None)
-
-    def _pop(self) -> str:
-        moment, service = heapq.heappop(self._wakes)
-        served = self.services[service]
-        if served.wakes_at == moment:
-            served.wakes_at = None
-        return service
+        return 0 if self.unwritten else self._wakes.next(self._publication.next())
 
     def _schedule(self, served: ServiceState) -> None:
         moment = served.engine.wake_at()
         if served.resting:
             moment = min(served.resting.values()) if moment is None else min(moment, *served.resting.values())
         if moment is not None:
-            self._wake(moment, served)
+            self._wakes.wake_at(served.name, moment)
 
     def rest(self, service: str, number: int, moment: int) -> None:
         """Look at a service at `moment`: then the first retry in a partition of its retries topic is due."""
-        served = self.services[service]
-        served.resting[number] = moment
-        self._wake(moment, served)
+        self.services[service].resting[number] = moment
+        self._wakes.wake_at(service, moment)
 
     def postpone(self, service: str, moment: int) -> None:
         """Look at a service at `moment` although it was due before."""
-        self._wake(moment, self.services[service])
-
-    def _wake(self, moment: int, served: ServiceState) -> None:
-        """Look at a service at `moment`, or earlier; a look too many does no harm."""
-        if served.wakes_at is None or moment < served.wakes_at:
-            served.wakes_at = moment
-            if len(self._wakes) > 4 * len(self.services) + 64:  # mostly looks that earlier ones have replaced
-                self._wakes = [(s.wakes_at, name) for name, s in self.services.items() if s.wakes_at is not None]
-                heapq.heapify(self._wakes)
-            else:
-                heapq.heappush(self._wakes, (moment, served.name))
+        self._wakes.wake_at(service, moment)
 
     def decide(
         self,
@@ -511,7 +485,7 @@ class ShardState:
                 cut = repeats.cut
                 pieces = [self._give_back(served, piece, cut - piece.first, buffer) for piece in pieces]
                 refused = [wish for wish in refused if wish.index < cut]
-                self._touched.add(served.name)  # they are looked at again at once
+                self._wakes.wake_soon(served.name)  # they are looked at again at once
         holding = served.engine.holding
         again = [(piece.first, _seen(piece, holding.seen)) for piece in pieces] if holding.seen else []
         most = min(pulls, served.pulls)
@@ -519,12 +493,12 @@ class ShardState:
         if served.name in self.live.imports:
             if self.live.work(served.name, now):
                 self._relimited.add(served.name)
-            self._touched.add(served.name)  # it goes on with the next batch
+            self._wakes.wake_soon(served.name)  # it goes on with the next batch
         step = served.engine.step(now, runs, most, [span for span in again if span[1]])
         if commanded:
             step = replace(step, pulls=(*commanded, *step.pulls))
         if served.name in self.commands.services and served.name not in self.commands.awaited:
-            self._touched.add(served.name)  # it goes on with the next batch
+            self._wakes.wake_soon(served.name)  # it goes on with the next batch
         if repeats is not None:
             refused = [
                 *refused,
@@ -739,7 +713,7 @@ class ShardState:
                 self._publication.plan(name, len(self.services))
             elif not served.settled:  # a last look: what is told once must be ready to be told again
                 served.settled = True
-                self._wake(now + UsageSchedule.EVERY, served)
+                self._wakes.wake_at(name, now + UsageSchedule.EVERY)
         return told
 
     def marks(self, turns: Iterable[ServiceBatch], now: int) -> dict[Partition, CommittedOffset]:

@@ -69,7 +69,7 @@ async def test_markers_on_their_way_are_waited_for_and_a_broker_that_moves_is_as
 
 
 async def test_what_stays_open_is_half_done(monkeypatch):
-    monkeypatch.setattr("gate.kafka.aio.session.MARKING_DEADLINE", 0.2)
+    monkeypatch.setattr("gate.kafka.aio.unknown_outcomes.MARKING_DEADLINE", 0.2)
     assert not await Session(iter(lambda: True, None)).is_settled()
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from gate.kafka.aio.reader import EARLIEST
-from gate.kafka.aio.session import MARKING_DEADLINE
+from gate.kafka.aio.unknown_outcomes import MARKING_DEADLINE
 from gate.kafka.delayed_reader import ParkedReader
 from gate.kafka.torn_transactions import was_committed
 from gate.protocol.headers import decided_at

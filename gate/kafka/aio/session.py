@@ -3,12 +3,11 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed
+from aiokafka.errors import TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
@@ -17,6 +16,7 @@ from gate.kafka.aio.compat import need_fast
 from gate.kafka.aio.compat.shared import BatchBuilder
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.sending import Sending
+from gate.kafka.aio.unknown_outcomes import IsOpen, LookBehind, Torn, UnknownOutcomeError, end_half_done, is_all_ended
 from gate.log import get_logger
 from gate.policy import Compression
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, RecoveredState, Written
@@ -26,26 +26,12 @@ from gate.shard.topic_limits import TopicLimits, nothing_known
 BATCH_BYTES: Final = 1_000_000
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
-SETTLING: Final = 0.05
 LONG: Final = 3.0  # seconds of a call that are worth telling
 IF_AWAY: Final = 2  # times the deadline, where a broker is away: Kafka gives it up after 9 s, and then elects others
 OF_BATCHES: Final = {"AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"}
-MARKING_DEADLINE: Final = 3.0  # seconds, for markers that are on their way
 _CODECS: Final = {Compression.GZIP: 1, Compression.SNAPPY: 2, Compression.LZ4: 3, Compression.ZSTD: 4}
 
 log = get_logger("gate.writer")
-
-
-@dataclass(frozen=True, slots=True)
-class Torn:
-    """A transaction that has its end in some partitions and not in others."""
-
-    partitions: tuple[Partition, ...]  # where it is open
-    committed: bool
-
-
-class UnknownOutcomeError(KafkaError):  # type: ignore[misc]
-    """The broker has the batch, but didn't say where (it saw a repeated sequence number)."""
 
 
 def check_compression(compression: Compression) -> None:
@@ -80,8 +66,8 @@ class KafkaSession:
         *,
         deadline: float,
         limits: TopicLimits | None = None,
-        look_behind: Callable[[int], Awaitable[Torn | None]] | None = None,
-        is_open: Callable[[int], Awaitable[bool]] | None = None,
+        look_behind: LookBehind | None = None,
+        is_open: IsOpen | None = None,
         compression: Compression = Compression.NONE,
         **client_options: Any,
     ) -> None:
@@ -168,18 +154,7 @@ class KafkaSession:
                 hint=f"allow Write and Describe on TransactionalId {self._group}-* ; the shard then goes on by itself",
             ) from error
         if self.atomic and self._look_behind is not None:
-            producer_id = self._sending.producer_id
-            torn = await self._look_behind(producer_id)
-            if torn is not None:
-                log.warning(
-                    "the broker has left a transaction half-done; ending it as it was decided",
-                    state=self._state.number, committed=torn.committed,
-                    partitions=[f"{topic}-{number}" for topic, number in torn.partitions],
-                )  # fmt: skip
-                await self._end(torn)
-                async with self._within("ending what was left half-done"):
-                    while await self._look_behind(producer_id) is not None:  # noqa: ASYNC110 - markers come
-                        await asyncio.sleep(SETTLING)
+            await end_half_done(self._sending.producer_id, self._look_behind, self._end, self._within, self._state)
 
     async def _end(self, torn: Torn) -> None:
         """End what is left open by a transaction that writes nothing: its markers end it, in all partitions alike."""
@@ -304,15 +279,7 @@ class KafkaSession:
         """See `ports.Session`."""
         if not self.atomic or self._is_open is None:
             return True
-        open_since: float | None = None
-        async with self._within("looking for what is half-done"):  # to tell anything may take an election
-            while open_since is None or time.monotonic() - open_since < MARKING_DEADLINE:
-                with suppress(KafkaError, OSError):
-                    if not await self._is_open(self._sending.producer_id):
-                        return True
-                    open_since = open_since or time.monotonic()
-                await asyncio.sleep(SETTLING)
-        return False
+        return await is_all_ended(self._sending.producer_id, self._is_open, self._within)
 
     async def abort(self) -> None:
         """Take the batch back. A gate does not: it discards, and the next session's epoch aborts what is left."""

@@ -16,7 +16,8 @@ from gate.kafka.aio import public_skip_unreadable, session
 from gate.kafka.aio.checksums import is_sound
 from gate.kafka.aio.public_client import Client, adopt
 from gate.kafka.aio.public_sending import MOST_LACKING, PublicSending
-from gate.kafka.aio.session import KafkaSession, Torn
+from gate.kafka.aio.session import KafkaSession
+from gate.kafka.aio.unknown_outcomes import Torn
 from gate.shard.records import CommittedOffset, Outgoing, Partition
 from gate.shard.refusals import NO_TOPIC, OutputError
 from tests.kafka.raw import Rec, batch
