@@ -9,7 +9,7 @@ from gate.admission.decide_batch import decide
 from gate.admission.engine_state import EngineState
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
-from gate.admission.limits.concurrency import Concurrency
+from gate.admission.limits.in_flight import Concurrency
 from gate.admission.model import MS, SECOND, UNTIL_RESUMED, Event, Pull, Reason, Run, Started, Step, Usage
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.queue import Arrival, Queue

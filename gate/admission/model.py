@@ -231,7 +231,7 @@ class Usage:
     unknown_lanes: int  # requests that named a lane that the policy does not have
     undecided: int | None = None  # requests in the request topic that are not decided; None: not known
     undecided_age_seconds: float | None = None  # of the oldest of them; 0: there are none
-    waiting: tuple[Mapping[str, Any], ...] = ()  # its partitions that stand, see `gate.shard.stalls`
+    waiting: tuple[Mapping[str, Any], ...] = ()  # its partitions that stand, see `gate.shard.stalled_partitions`
     shared_tenants: int = 0  # limits that tenants beyond the bound share now
     shared_tenant_requests: int = 0  # requests of such tenants since the service's state began
     binding: Binding | None = None  # what binds what waits now, or refused last while a breach is open; None: nothing

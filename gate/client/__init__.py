@@ -7,6 +7,10 @@ All begin with the broker's address, and take `prefix` and `connect_timeout`; in
 """
 
 from gate.client._alert import Alert
+from gate.client._alert_sinks import Alertmanager, Console, Mail, Slack, Webhook
+from gate.client._alert_sinks.receiver import ReceiverError
+from gate.client._alert_sinks.sink import LaterError, RefusedError, Sink
+from gate.client._alert_sinks.webhook import verify
 from gate.client._alerts import Alerts
 from gate.client._answers import CommandRefusedError
 from gate.client._control import GateControl, SyncGateControl
@@ -21,10 +25,6 @@ from gate.client._pacing import Pacer, SyncPacer
 from gate.client._policies import ServiceLimits
 from gate.client._retry import Backoff, Retry
 from gate.client._sender import TooLargeError
-from gate.client._sinks import Alertmanager, Console, Mail, Slack, Webhook
-from gate.client._sinks.receiver import ReceiverError
-from gate.client._sinks.sink import LaterError, RefusedError, Sink
-from gate.client._sinks.webhook import verify
 from gate.client._throttle import Estimate
 from gate.client._worker import Worker
 from gate.config import Connection

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from gate.client._alert import Alert
+from gate.client._alert_sinks.console import Console
+from gate.client._alert_sinks.sink import LaterError, RefusedError, Sink
 from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection
 from gate.client._delivery import Function, Handler, Pauses, Subscription, carry
 from gate.client._errors import ArgumentError
 from gate.client._program import Program
-from gate.client._sinks.console import Console
-from gate.client._sinks.sink import LaterError, RefusedError, Sink
 from gate.config import Connection
 
 __all__ = ["Alert", "Alerts", "Console", "LaterError", "Pauses", "RefusedError", "Sink"]

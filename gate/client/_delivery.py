@@ -14,10 +14,10 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from gate.client._alert import Alert
+from gate.client._alert_sinks.sink import LaterError, RefusedError, Sink
 from gate.client._connection import positive
 from gate.client._errors import ArgumentError
 from gate.client._offsets import Commits
-from gate.client._sinks.sink import LaterError, RefusedError, Sink
 from gate.kafka.access import access
 from gate.kafka.connect import running
 from gate.log import get_logger

@@ -22,7 +22,7 @@ from gate.policy import ServicePolicy
 from gate.protocol.headers import Malformed
 from gate.shard.feedback_actions import FeedbackResult
 from gate.shard.records import Outgoing, Partition
-from gate.shard.stalls import StalledPartition, StalledPartitions
+from gate.shard.stalled_partitions import StalledPartition, StalledPartitions
 
 LOUD_AFTER: Final = 3  # failures since requests last advanced, and
 LOUD_SECONDS: Final = 15.0  # for so long: else it is a rebalance, or a broker that restarts

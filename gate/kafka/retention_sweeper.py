@@ -15,7 +15,7 @@ from aiokafka import errors
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.shard.owner_views import RetainedOffsets
 from gate.shard.records import Partition
-from gate.shard.stalls import SECOND
+from gate.shard.stalled_partitions import SECOND
 from gate.units import MS
 
 MOST: Final = 3_600 * SECOND  # from sweep to sweep

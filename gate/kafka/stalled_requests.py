@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.undecided_requests import OPEN_AFTER, Ends, Undecided, nobody_tells, open_transaction
 from gate.shard.records import CommittedOffset, Partition
-from gate.shard.stalls import SECOND, StalledPartition
+from gate.shard.stalled_partitions import SECOND, StalledPartition
 from gate.units import MS
 
 LONG: Final = 60 * SECOND  # undecided for so long

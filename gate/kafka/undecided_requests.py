@@ -17,7 +17,7 @@ from gate.kafka.open_transactions import shown
 from gate.protocol.topics import Names
 from gate.shard.owner_views import OwnedService
 from gate.shard.records import CommittedOffset, Partition
-from gate.shard.stalls import SECOND, StalledPartition
+from gate.shard.stalled_partitions import SECOND, StalledPartition
 from gate.units import MS
 
 EVERY: Final = 1.0  # seconds

@@ -13,7 +13,7 @@ from gate.shard.feedback_actions import FeedbackResult
 from gate.shard.owner_views import Feedback
 from gate.shard.ports import Session, Source
 from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition
-from gate.shard.stalls import StalledPartition
+from gate.shard.stalled_partitions import StalledPartition
 from gate.shard.topic_limits import TopicLimits
 
 

@@ -29,7 +29,7 @@ from gate.shard.records import Blocked, Partition
 from gate.shard.refusal_history import RefusalHistory
 from gate.shard.refusals import BatchTooLargeError, OutputError
 from gate.shard.routing import NO_JUDGES, Batch
-from gate.shard.stall_detection import find_stalled
+from gate.shard.stall_search import find_stalled
 from gate.shard.state import PULLS, ServiceBatch, ShardState
 from gate.shard.take_over import Successor
 from gate.shard.time_slices import in_slices

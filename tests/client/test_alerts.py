@@ -7,8 +7,8 @@ import json
 import pytest
 
 from gate.admission.model import EventKind
+from gate.client._alert_sinks import Webhook
 from gate.client._alerts import Alerts, Console, Pauses
-from gate.client._sinks import Webhook
 from tests.client.receivers import breach
 
 QUICK = Pauses(first=0.001, longest=0.01)

@@ -18,11 +18,11 @@ import stamina
 from aiosmtpd.controller import Controller
 
 from gate.admission.model import EventKind
+from gate.client._alert_sinks import Alertmanager, Mail, RefusedError, Slack, Webhook
+from gate.client._alert_sinks.alertmanager import _NAMES
+from gate.client._alert_sinks.receiver import Receiver, ReceiverError
+from gate.client._alert_sinks.webhook import verify
 from gate.client._delivery import Pauses, Subscription
-from gate.client._sinks import Alertmanager, Mail, RefusedError, Slack, Webhook
-from gate.client._sinks.alertmanager import _NAMES
-from gate.client._sinks.receiver import Receiver, ReceiverError
-from gate.client._sinks.webhook import verify
 from gate.kafka.local.config import free_port
 from gate.observe.alerts import clock_skewed, partition_resumed, partition_waiting, policy_refused, shard_failed
 from gate.protocol import alert_types

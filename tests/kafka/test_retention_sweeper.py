@@ -15,7 +15,7 @@ from gate.kafka.aio.reader import EARLIEST, LATEST
 from gate.kafka.retention_sweeper import FIRST, MOST, Sweeper
 from gate.shard.owner_views import RetainedOffsets
 from gate.shard.records import Partition
-from gate.shard.stalls import SECOND
+from gate.shard.stalled_partitions import SECOND
 
 HOUR, DAY = 3_600 * SECOND, 86_400 * SECOND
 DELAYED, RETRIES = Partition("gate.delayed.pay", 0), Partition("gate.retries.pay", 0)

@@ -22,7 +22,7 @@ from gate.kafka.undecided_requests import (
 )
 from gate.shard.owner_views import OwnedService
 from gate.shard.records import CommittedOffset, Partition
-from gate.shard.stalls import SECOND
+from gate.shard.stalled_partitions import SECOND
 
 AT = 1_764_025_123_456_000_000
 PAY, CALM = Partition("gate.requests.pay", 0), Partition("gate.requests.calm", 0)

@@ -10,7 +10,7 @@ from unittest import mock
 import msgspec
 
 from gate.admission.forecast.single_queue import SingleQueue
-from gate.admission.limits.running import RunningCounter
+from gate.admission.limits.running_requests import RunningCounter
 from gate.admission.model import Verdict
 from gate.admission.queues.parked_places import ParkedPlaces
 from gate.admission.queues.scheduled_places import Scheduled

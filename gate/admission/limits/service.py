@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from gate.admission.limits.budget import Budget
-from gate.admission.limits.concurrency import Concurrency, LagCounter
-from gate.admission.limits.running import GroupRunning, RunningCounter
+from gate.admission.limits.in_flight import Concurrency, LagCounter
+from gate.admission.limits.running_requests import GroupRunning, RunningCounter
 from gate.admission.model import Reason
 from gate.limits import Limiter
 from gate.policy import ServicePolicy

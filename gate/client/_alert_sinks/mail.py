@@ -11,8 +11,8 @@ from email.utils import format_datetime
 from typing import Final
 
 from gate.client._alert import Alert
+from gate.client._alert_sinks.sink import RefusedError, Sink
 from gate.client._errors import ArgumentError
-from gate.client._sinks.sink import RefusedError, Sink
 from gate.protocol.alert_types import (
     CLOCK_SKEWED,
     NEAR_LIMIT,

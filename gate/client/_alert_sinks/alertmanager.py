@@ -8,8 +8,8 @@ from typing import Any, Final
 import httpx
 
 from gate.client._alert import Alert
-from gate.client._sinks.receiver import Receiver
-from gate.client._sinks.sink import Sink
+from gate.client._alert_sinks.receiver import Receiver
+from gate.client._alert_sinks.sink import Sink
 from gate.protocol.alert_types import (
     CLOCK_SKEWED,
     NEAR_LIMIT,

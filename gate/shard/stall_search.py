@@ -9,7 +9,7 @@ from gate.shard.reader import ShardReader
 from gate.shard.records import Partition
 from gate.shard.refusal_history import RefusalHistory
 from gate.shard.refusals import remedy_of
-from gate.shard.stalls import StalledPartition
+from gate.shard.stalled_partitions import StalledPartition
 from gate.shard.state import ShardState
 
 _KINDS: Final = ("requests", "retries", "feedback")

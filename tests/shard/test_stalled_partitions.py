@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from gate.kafka.reporting import Reporter
 from gate.observe.http import Board
 from gate.observe.metrics import Metrics
-from gate.shard.stalls import ALERT_AFTER, ALERT_EVERY, SECOND, StalledPartition
+from gate.shard.stalled_partitions import ALERT_AFTER, ALERT_EVERY, SECOND, StalledPartition
 
 AT = 1_764_025_123_456_000_000
 HERE = StalledPartition("gate.requests.pay", 3, 1207, AT, "gate.rejected.pay is read-only", "allow Write on it", "pay")

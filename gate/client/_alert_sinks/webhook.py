@@ -12,9 +12,9 @@ import httpx
 from cloudevents.core.bindings.http import to_structured_event
 
 from gate.client._alert import Alert
+from gate.client._alert_sinks.receiver import Receiver
+from gate.client._alert_sinks.sink import Sink
 from gate.client._errors import ArgumentError
-from gate.client._sinks.receiver import Receiver
-from gate.client._sinks.sink import Sink
 
 _TOLERANCE: Final = 300.0  # s
 _DIGITS: Final = 20  # of a unix time; more are no time, and too many no int

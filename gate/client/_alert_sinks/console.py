@@ -4,7 +4,7 @@ import sys
 from typing import TextIO
 
 from gate.client._alert import Alert
-from gate.client._sinks.sink import Sink
+from gate.client._alert_sinks.sink import Sink
 
 
 class Console(Sink):

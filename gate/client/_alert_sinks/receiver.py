@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx
 
-from gate.client._sinks.sink import LaterError, RefusedError
+from gate.client._alert_sinks.sink import LaterError, RefusedError
 from gate.errors import GateError
 
 _SECONDS: Final = 10.0  # for a post as a whole, however it drips
