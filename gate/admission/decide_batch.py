@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from gate.admission import overdue, overflow, start_times
+from gate.admission import overdue, overflow, scheduled_requests
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
 from gate.admission.fair_scheduler import StepCounts
@@ -37,7 +37,7 @@ def decide(
     offered -= sum(run.count for run in later)
     passed = None if due else _pass(state, now, runs, offered, room)
     result = passed or _contend(state, now, runs, room, set(), due)
-    step, unplaced, arrivals = start_times.postpone(state, now, later, result.step, result.unplaced)
+    step, unplaced, arrivals = scheduled_requests.postpone(state, now, later, result.step, result.unplaced)
     _count(state, now, arrivals)
     return StepResult(step, unplaced, result.held)
 
@@ -113,7 +113,7 @@ def _contend(
     overdue.drop(state, now, pulls)
     state.scheduler.unblock(now)
     start = max(now, state.closed_until)
-    start_times.begin(state, now, due)
+    scheduled_requests.begin(state, now, due)
     arrivals = _arrive(state, now, runs, granted)
     shadow = state.policy.shadow
     tally = state.scheduler.tally = StepCounts(tracking=state.limits.running.tracking)
@@ -142,8 +142,8 @@ def _contend(
     if left:
         held, unplaced = _settle(state, now, left, blocked, start)
     if due:
-        unplaced = start_times.place(state, unplaced)
-        came, cost = start_times.leave(state, now, due, pulls)
+        unplaced = scheduled_requests.place(state, unplaced)
+        came, cost = scheduled_requests.leave(state, now, due, pulls)
         state.admit(now, came, cost)
     refused = (a.queue for a in left if a.outcomes and a.outcomes[-1][1] is Verdict.REJECTED)
     state.scheduler.hasten(dict.fromkeys(refused), now)

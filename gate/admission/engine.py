@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final, Self
 
-from gate.admission import commands, records
+from gate.admission import parked_selection, records
 from gate.admission.breach_events import AlertSchedule, Situation
 from gate.admission.decide_batch import decide
 from gate.admission.engine_state import EngineState
@@ -18,7 +18,7 @@ from gate.admission.queues.spans import Cursor, Span
 from gate.admission.queues.tenants import short
 from gate.admission.recent_ids import RecentIds
 from gate.admission.report import eta_of_all, fullest, service_usage
-from gate.admission.start_times import take_due
+from gate.admission.scheduled_requests import take_due
 from gate.limits import Limiter
 from gate.policy import ServicePolicy
 
@@ -286,28 +286,28 @@ class Engine:
     @property
     def names_tenants(self) -> bool:
         """Whether it knows the tenant of each parked request."""
-        return commands.names_tenants(self.state)
+        return parked_selection.names_tenants(self.state)
 
     def select(
-        self, fit: commands.Filter, cursor: Cursor, end: int, entries: int, requests: int
+        self, fit: parked_selection.Filter, cursor: Cursor, end: int, entries: int, requests: int
     ) -> tuple[list[Span], Cursor | None]:
         """Look for parked requests as `SelectablePlaces.select` does."""
-        return commands.select(self.state, fit, cursor, end, entries, requests)
+        return parked_selection.select(self.state, fit, cursor, end, entries, requests)
 
     def reject(self, now: int, spans: Sequence[Span], reason: Reason) -> list[Pull]:
         """Let parked requests go without their turn. Not between `step` and `parked`."""
         self.state.now = max(now, self.state.now)
-        return commands.take_out(self.state, self.state.now, spans, reason)
+        return parked_selection.take_out(self.state, self.state.now, spans, reason)
 
     def lose(self, now: int, spans: Sequence[Span]) -> None:
         """Forget parked requests that turned out to be gone from the delayed topic. Not between `step` and `parked`."""
         self.state.now = max(now, self.state.now)
-        commands.take_out(self.state, self.state.now, spans, None)
+        parked_selection.take_out(self.state, self.state.now, spans, None)
 
     def shift(self, now: int, spans: Sequence[Span], lane: str) -> int:
         """Put parked requests into another lane of the policy; return how many. Not between `step` and `parked`."""
         self.state.now = max(now, self.state.now)
-        return commands.shift(self.state, self.state.now, spans, self.state.lanes[lane])
+        return parked_selection.shift(self.state, self.state.now, spans, self.state.lanes[lane])
 
     def expedite(self, now: int, spans: Sequence[Span]) -> int:
         """Let parked requests go next, ahead of all others, as far as the limits allow; return how many.
@@ -315,7 +315,7 @@ class Engine:
         Not between `step` and `parked`.
         """
         self.state.now = max(now, self.state.now)
-        return commands.shift(self.state, self.state.now, spans, self.state.express)
+        return parked_selection.shift(self.state, self.state.now, spans, self.state.express)
 
     def count_gone(self, count: int) -> None:
         """Count parked requests that turned out to be gone from the delayed topic when they were to leave it."""

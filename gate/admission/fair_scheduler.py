@@ -126,7 +126,7 @@ class FairScheduler:
                 queue.until = 0
                 queue.lane.fair.leave(queue)
                 if not queue.tenant.requests:
-                    queue.tenant.forecast, queue.tenant.overdue = None, False
+                    queue.tenant.forecast, queue.tenant.forecast_stale = None, False
             if queue.tenant.limiter is not None or queue.lane.requests:
                 self._tenants.touch(queue.tenant, now)
         self._served.clear()
@@ -205,7 +205,7 @@ class FairScheduler:
             queue = heappop(self._blocked)[3]
             limiter = queue.tenant.limiter
             if until < now and limiter is not None and is_shifted(limiter, now):
-                queue.tenant.overdue = True
+                queue.tenant.forecast_stale = True
             queue.until = 0
             queue.lane.ready_units += queue.units
             self.join(queue)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gate.doors.fields import rate_limit_fields, retry_after_field, violated
 from gate.limits.checks import shown
-from gate.limits.interface import RateLimits
+from gate.limits.rate_limits import RateLimits
 from gate.limits.result import RateLimitResult
 
 _PROBLEM: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"

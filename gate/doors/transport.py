@@ -10,7 +10,7 @@ import httpx
 
 from gate.doors.fields import read_retry_after
 from gate.limits.checks import shown
-from gate.limits.interface import RateLimits, SyncRateLimits
+from gate.limits.rate_limits import RateLimits, SyncRateLimits
 
 _TOO_MANY: Final = 429
 _UNAVAILABLE: Final = 503

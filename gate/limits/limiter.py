@@ -7,8 +7,8 @@ from typing import Final, Self
 from gate.limits.checks import bad_time, check_amount, check_cost, check_count, shown
 from gate.limits.codec import Reader, Writer, seal, unseal
 from gate.limits.limit import Counter, Fill, Limit
+from gate.limits.sliding_window import SlidingWindow
 from gate.limits.spec import MOST, NEVER, Quota, Spec, Window
-from gate.limits.window import SlidingWindow
 
 _ANY: Final = Window(MOST, 1)
 

@@ -6,8 +6,8 @@ from typing import Final
 
 from gate.limits.checks import NEVER, check_amount
 from gate.limits.limiter import Limiter
+from gate.limits.sliding_window import SlidingWindow
 from gate.limits.spec import SECOND, Spec, Window
-from gate.limits.window import SlidingWindow
 
 UNIT: Final = SECOND * SECOND  # ticks of a unit: a rate of n nano-units per second is n ticks in a ns, for all parts
 

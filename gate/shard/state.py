@@ -44,12 +44,12 @@ from gate.shard.changelog_records import (
     encode_meta,
     readable,
 )
-from gate.shard.commands import OperatorCommands
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act, too_large
 from gate.shard.feedback_state import FeedbackState
 from gate.shard.live_limits import LiveLimits
 from gate.shard.mesh import KIND as MESH
 from gate.shard.mesh import Mesh
+from gate.shard.operator_commands import OperatorCommands
 from gate.shard.owner_views import Feedback, Received, RetainedOffsets
 from gate.shard.positions import OFFSETS_KIND, Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from gate.admission.commands import Filter
 from gate.admission.model import SECOND, Reason, Run
+from gate.admission.parked_selection import Filter
 from gate.admission.queues.spans import BEGINNING
 from tests.admission.conftest import START
 from tests.admission.simulation import Simulation

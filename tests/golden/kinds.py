@@ -29,9 +29,9 @@ from gate.shard.changelog_records import (
     read_leaving,
     read_meta,
 )
-from gate.shard.commands import CommandRecord
 from gate.shard.feedback_state import FeedbackPositionsRecord, FeedbackState
 from gate.shard.live_limits import DoneRecord, LimitRecord
+from gate.shard.operator_commands import CommandRecord
 from gate.shard.positions import Positions, PositionsRecord
 from gate.shard.records import CommittedOffset, Partition
 from gate.shard.seen_feedback import SeenFeedbackRecord

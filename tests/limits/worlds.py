@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from gate import DistributedRateLimiter, RateLimitConfig, RateLimiter
-from gate.limits.interface import RateLimits
+from gate.limits.rate_limits import RateLimits
 from gate.policy import load_policy
 from tests.limits.simulated import SimulatedLoop, simulate
 from tests.system.gates import GateProcess, until

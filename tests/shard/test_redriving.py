@@ -8,7 +8,7 @@ from gate.errors import GateError
 from gate.protocol.answers import AnswerState, decode_answer, decode_audit
 from gate.protocol.control import Abort, Redrive, Selection
 from gate.protocol.headers import Stamp, job_id
-from gate.shard.commands import AT_ONCE
+from gate.shard.operator_commands import AT_ONCE
 from gate.shard.owner_views import Received
 from gate.shard.ports import UnavailableError
 from gate.shard.records import Fetched, Outgoing, Partition

@@ -17,7 +17,7 @@ from gate.protocol.answers import FINAL, Answer, AnswerState, Audit, decode_answ
 from gate.protocol.headers import Malformed, RequestOptions, read_options
 from gate.protocol.topics import Names
 from gate.shard.changelog_records import META_KEY, read_meta
-from gate.shard.commands import CommandRecord
+from gate.shard.operator_commands import CommandRecord
 from gate.shard.records import Headers, Partition
 from gate.shard.state import ShardState
 from tests.sim import oracle

@@ -23,7 +23,7 @@ from gate.shard import duplicates, routing
 from gate.shard import owner as shard
 from gate.shard.batch_writer import BatchWriter
 from gate.shard.buffer import FetchBuffer
-from gate.shard.commands import OperatorCommands
+from gate.shard.operator_commands import OperatorCommands
 from gate.shard.owner import Shard
 from gate.shard.positions import Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, RecoveredState, Written

@@ -16,7 +16,7 @@ from gate.kafka.instance import Gate
 from gate.limits import window_log
 from gate.policy import Policy, Settings
 from gate.protocol.control import Cancel, Expedite, PauseUntil, Resume, Selection
-from gate.shard import commands as commands_module
+from gate.shard import operator_commands as commands_module
 from gate.shard import owner as shard_module
 from gate.shard import reader as reader_module
 from gate.shard import state as state_module

@@ -141,7 +141,7 @@ class Forecast:
             self._shed(arrival, count)
         owns = {arrival.queue.tenant: simulated.own.get(arrival.queue.tenant) for arrival in arrivals}
         for tenant, own in owns.items():
-            tenant.forecast, tenant.overdue = own, False
+            tenant.forecast, tenant.forecast_stale = own, False
         self._shared = SharedLimits(self._limits)  # the old one was copied from limiters that change now
         self._keep_promises(owns, shared)
         return [(times.get(number, []), late.get(number, start)) for number in range(len(arrivals))]
@@ -254,7 +254,7 @@ class Forecast:
         own = None if queue.tenant.limiter is None else _ahead_of(queue.tenant.limiter)
         for count, cost, _ in self._parked.entries(queue):
             self.single.book(count, cost, NEVER, own)
-        queue.tenant.forecast, queue.tenant.overdue = own, False
+        queue.tenant.forecast, queue.tenant.forecast_stale = own, False
 
     def _ahead(self, arrivals: Sequence[Arrival]) -> dict[Queue, int]:
         """Return how many units were parked in each queue before this step."""
@@ -269,7 +269,7 @@ class Forecast:
             return None
         units = sum(ahead.get(queue, queue.units) for queue in tenant.queues.values())
         missing = tenant.forecast is None or not units
-        if missing or tenant.overdue:
+        if missing or tenant.forecast_stale:
             start = max(start, tenant.closed_until)
             if tenant.requests > REPLAY:
                 self.single, tenant.forecast = None, None
@@ -279,7 +279,7 @@ class Forecast:
                 for queue in sorted(tenant.queues.values(), key=lambda queue: queue.lane.order):
                     for count, cost, _ in self._parked.entries(queue):
                         single.book(count, cost, NEVER)
-                tenant.forecast, tenant.overdue = single.limiters[0], False
+                tenant.forecast, tenant.forecast_stale = single.limiters[0], False
         return tenant.forecast
 
     def _time_of(self, shared: SharedLimits, places: Places, queue: Queue, ahead: int, cost: int, start: int) -> int:

@@ -171,10 +171,10 @@ class Tenant:
         "_forecast",
         "blocked_until",
         "entered",
+        "forecast_stale",
         "limiter",
         "look_at",
         "name",
-        "overdue",
         "paused_until",
         "queues",
         "running",
@@ -183,7 +183,7 @@ class Tenant:
     def __init__(self, name: str, limiter: Limiter | None) -> None:
         self.name = name
         self.limiter = limiter  # None: no limit of its own
-        self.overdue = False  # it was not served when its limit would have, so the forecast can't come true
+        self.forecast_stale = False  # it was not served when its limit would have, so the forecast can't come true
         self.paused_until = 0
         self.blocked_until = 0  # by its limit, which is 0 until then
         self.running = 0  # requests that run, where it has limits of its own
@@ -239,11 +239,11 @@ class Tenant:
         ]
         limiter = None if self.limiter is None else self.limiter.dump()
         ahead = self._forecast.dump() if isinstance(self._forecast, Limiter) else self._forecast
-        return TenantRecord(limiter, ahead, tags, self.overdue, self.look_at, forecasts)
+        return TenantRecord(limiter, ahead, tags, self.forecast_stale, self.look_at, forecasts)
 
     def restore(self, record: TenantRecord, spec: Spec | None, forecasts: int) -> None:
         """Take what was kept beside its queues. Its limiter and forecast are read when they are asked for, if ever."""
-        self.overdue = record.overdue
+        self.forecast_stale = record.overdue
         self.look_at = self.entered = record.look_at
         self._forecast = record.plan if record.plans == forecasts else None
         if spec is not None and record.limiter is not None:

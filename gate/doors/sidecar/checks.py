@@ -8,8 +8,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from gate.doors.sidecar.matching import Matcher, Target
-from gate.limits.interface import RateLimits
 from gate.limits.keys import Source
+from gate.limits.rate_limits import RateLimits
 from gate.limits.result import RateLimitResult
 from gate.limits.spec import Spec
 from gate.policy import Policy, ServicePolicy

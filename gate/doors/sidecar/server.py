@@ -18,8 +18,8 @@ from gate.doors.sidecar.checks import Checks, Numbers, PolicyLimits
 from gate.doors.sidecar.http import application
 from gate.doors.sidecar.token import Token
 from gate.errors import GateError
-from gate.limits.interface import RateLimits
 from gate.limits.rate_limiter import RateLimiter
+from gate.limits.rate_limits import RateLimits
 from gate.observe.hosts import KnownHosts
 from gate.policy import Policy
 

@@ -1,4 +1,4 @@
-"""Commands on what is parked: some of it is looked for, and leaves, or goes into another lane."""
+"""Selection of what is parked: it is looked for, and leaves, or goes into another lane, as an operator commands."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from gate.admission.commands import Filter
 from gate.admission.engine import Engine
 from gate.admission.model import EXPEDITED, MS, SECOND, Pull, Reason
+from gate.admission.parked_selection import Filter
 from gate.admission.queues.spans import BEGINNING, WAITING, Cursor, Span
 from gate.admission.state import VERSION, decode, encode
 from gate.errors import GateError

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gate.admission.commands import Filter
 from gate.admission.model import EXPEDITED, MS, SECOND, Reason, Run, Verdict
+from gate.admission.parked_selection import Filter
 from gate.admission.queues.spans import BEGINNING
 from gate.limits import Spec
 from gate.policy import ServicePolicy, Tenants
