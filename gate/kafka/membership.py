@@ -42,6 +42,23 @@ def state_lost(topic: str) -> GateError:
 Owned = Mapping[int, Mapping[str, int]]  # shard -> service -> partitions of its request topic
 
 
+def owned_by(
+    assigned: Iterable[tuple[str, int]], names: Names, shard_of_topic: Callable[[str], int | None]
+) -> dict[int, dict[str, int]]:
+    """Return what a member owns that is assigned these partitions (topic, number).
+
+    A shard is owned with its partition of the state; services are known by their request topics, of which the assignor
+    gives all partitions to the owner of their shard.
+    """
+    partitions = list(assigned)
+    owned: dict[int, dict[str, int]] = {number: {} for topic, number in partitions if topic == names.state}
+    for topic, number in partitions:
+        service, shard = names.service_of(topic), shard_of_topic(topic)
+        if service is not None and shard in owned:
+            owned[shard][service] = max(owned[shard].get(service, 0), number + 1)
+    return owned
+
+
 class OtherGenerationError(GateError):
     """The group has members that run with another generation of the state, or are older than generations."""
 
@@ -170,14 +187,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         """Note what is owned now; called by the group."""
         partitions = list(assigned)
         self._consumer.pause(*partitions)
-        owned: dict[int, dict[str, int]] = {p.partition: {} for p in partitions if p.topic == self._names.state}
-        for partition in partitions:
-            service = self._names.service_of(partition.topic)
-            shard = self._shard_of_topic(partition.topic)
-            if service is not None and shard in owned:
-                counts = owned[shard]
-                counts[service] = max(counts.get(service, 0), partition.partition + 1)
-        self.owned = owned
+        owned = self.owned = owned_by(partitions, self._names, self._shard_of_topic)
         self.state_lost = self._consumer.partitions_for_topic(self._names.state) is None
         if self.state_lost:
             error = state_lost(self._names.state)
