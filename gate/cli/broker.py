@@ -115,29 +115,15 @@ def _ask(what: str, numbers: tuple[int, ...], bootstrap: str | None, *, json: bo
         tell(line, json=json, node=number, did=what, stands=line)
 
 
-@broker.command
-def stop(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
-    """Shut nodes down as for maintenance: what they lead is handed over first.
+def _command_nodes(what: str, sentence: str, example: str) -> None:
+    """Add the command `gate broker WHAT NUMBER...`."""
 
-    Example: `gate broker stop 2`
+    def command(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
+        _ask(what, number, bootstrap, json=json)
 
-    Parameters
-    ----------
-    number
-        Of the nodes, from 1 on.
-    bootstrap
-        Of the cluster, if several run on this machine.
-    json
-        Print a JSON object per node: node, did, and in words how it stands.
-    """
-    _ask("stop", number, bootstrap, json=json)
+    command.__doc__ = f"""{sentence}
 
-
-@broker.command
-def start(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
-    """Start nodes again, with the data that they had.
-
-    Example: `gate broker start 2 3`
+    Example: `gate broker {what} {example}`
 
     Parameters
     ----------
@@ -148,76 +134,12 @@ def start(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None
     json
         Print a JSON object per node: node, did, and in words how it stands.
     """
-    _ask("start", number, bootstrap, json=json)
+    broker.command(command, name=what)
 
 
-@broker.command
-def restart(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
-    """Shut nodes down and start them again, one after the other.
-
-    Example: `gate broker restart 1 2 3`
-
-    Parameters
-    ----------
-    number
-        Of the nodes, from 1 on.
-    bootstrap
-        Of the cluster, if several run on this machine.
-    json
-        Print a JSON object per node: node, did, and in words how it stands.
-    """
-    _ask("restart", number, bootstrap, json=json)
-
-
-@broker.command
-def kill(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
-    """Kill nodes by SIGKILL: nobody is told, and nothing is handed over.
-
-    Example: `gate broker kill 2`
-
-    Parameters
-    ----------
-    number
-        Of the nodes, from 1 on.
-    bootstrap
-        Of the cluster, if several run on this machine.
-    json
-        Print a JSON object per node: node, did, and in words how it stands.
-    """
-    _ask("kill", number, bootstrap, json=json)
-
-
-@broker.command
-def pause(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
-    """Let nodes stand still by SIGSTOP: their connections stay, answers do not come.
-
-    Example: `gate broker pause 2`
-
-    Parameters
-    ----------
-    number
-        Of the nodes, from 1 on.
-    bootstrap
-        Of the cluster, if several run on this machine.
-    json
-        Print a JSON object per node: node, did, and in words how it stands.
-    """
-    _ask("pause", number, bootstrap, json=json)
-
-
-@broker.command
-def resume(*number: int, bootstrap: Bootstrap = None, json: Flag = False) -> None:
-    """Let paused nodes go on.
-
-    Example: `gate broker resume 2`
-
-    Parameters
-    ----------
-    number
-        Of the nodes, from 1 on.
-    bootstrap
-        Of the cluster, if several run on this machine.
-    json
-        Print a JSON object per node: node, did, and in words how it stands.
-    """
-    _ask("resume", number, bootstrap, json=json)
+_command_nodes("stop", "Shut nodes down as for maintenance: what they lead is handed over first.", "2")
+_command_nodes("start", "Start nodes again, with the data that they had.", "2 3")
+_command_nodes("restart", "Shut nodes down and start them again, one after the other.", "1 2 3")
+_command_nodes("kill", "Kill nodes by SIGKILL: nobody is told, and nothing is handed over.", "2")
+_command_nodes("pause", "Let nodes stand still by SIGSTOP: their connections stay, answers do not come.", "2")
+_command_nodes("resume", "Let paused nodes go on.", "2")
