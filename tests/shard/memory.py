@@ -13,7 +13,7 @@ from typing import Any
 from gate.policy import parse_policy
 from gate.protocol.headers import STAMP, parse_stamp
 from gate.protocol.topics import Names
-from gate.shard.buffer import MemoryPool
+from gate.shard.buffer import FetchBuffer, MemoryPool
 from gate.shard.owner import Shard
 from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition, RecoveredState, Written
 from gate.shard.topic_limits import TopicLimits, nothing_known
@@ -35,7 +35,9 @@ class Kafka:
     calls: list[str] = field(default_factory=list)
     fail: dict[str, int] = field(default_factory=dict)
     atomic: bool = True
+    settled: bool = True  # nothing is left half-done
     names: Names = field(default_factory=Names)
+    sessions: list["Session"] = field(default_factory=list)
 
     def call(self, name: str) -> None:
         self.calls.append(name)
@@ -73,15 +75,19 @@ class Session:
     """`gate.shard.ports.Session` over `Kafka`."""
 
     unfinished = False
-    settling = 0.0
     awaits: str | None = None
     spent: str | None = None
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
+        self.settles: Callable[[], float] = lambda: 0.0
         self.atomic = kafka.atomic
         self._written: dict[Partition, list[Outgoing]] = {}
         self._marks: dict[Partition, CommittedOffset] = {}
+
+    @property
+    def settling(self) -> float:
+        return self.settles()
 
     async def fence(self) -> None:
         self._kafka.call("fence")
@@ -127,7 +133,8 @@ class Session:
         self._written, self._marks = {}, {}
 
     async def is_settled(self) -> bool:
-        return True
+        self._kafka.calls.append("is settled")
+        return self._kafka.settled
 
     async def discard(self) -> None:
         self._kafka.calls.append("discard")
@@ -139,6 +146,11 @@ class Source:
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
         self.followed: dict[Partition, int | None] = {}
+        self._buffers: dict[Partition, FetchBuffer] = {}
+
+    def put(self, partition: Partition, what: Fetched) -> None:
+        """Let requests come, which somebody follows."""
+        self._buffers[partition].put(partition, what)
 
     def blocked(self, _: object) -> None: ...
     def poke(self) -> None: ...
@@ -148,8 +160,9 @@ class Source:
     def unreadable(self, _: object) -> dict[Partition, str]:
         return {}
 
-    def follow(self, partition: Partition, offset: int | None, _: object) -> None:
+    def follow(self, partition: Partition, offset: int | None, buffer: FetchBuffer) -> None:
         self.followed[partition] = offset
+        self._buffers[partition] = buffer
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Stored]:
         self._kafka.call(f"read {partition.topic.removeprefix('gate.')}")
@@ -188,17 +201,29 @@ class Observer:
         return lambda *_args, **_kwargs: None
 
 
+class Turns(asyncio.Semaphore):
+    """Turns of large batches, and whether anybody has asked for one."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__(turns)
+        self.was_asked = asyncio.Event()
+
+    async def acquire(self) -> bool:  # type: ignore[override]
+        self.was_asked.set()
+        return await super().acquire()
+
+
 class Surroundings:
     """`gate.shard.environment.Environment`; `unconfirmed` says how often the group does not know the owner."""
 
-    def __init__(self, kafka: Kafka, *, unconfirmed: int = 0) -> None:
+    def __init__(self, kafka: Kafka, *, unconfirmed: int = 0, turns: int = 3) -> None:
         self.kafka = kafka
         self.names = kafka.names
         self.source = self.hearing = Source(kafka)
         self.observer = Observer()
         self.pool = MemoryPool(1 << 30, 1 << 20)
         self.limits = TopicLimits(nothing_known)
-        self.large = asyncio.Semaphore(3)
+        self.large = Turns(turns)
         self.feedback = SimpleNamespace(lags={}, since=lambda _: [], measure=self._measured)
         self.shards = SHARDS
         self.grants = 2
@@ -208,7 +233,8 @@ class Surroundings:
         self._local = NOW
 
     def new_session(self, _: int) -> Session:
-        return Session(self.kafka)
+        self.kafka.sessions.append(Session(self.kafka))
+        return self.kafka.sessions[-1]
 
     def local(self) -> int:
         self._local += MS // 10  # whoever looks at the clock takes his time
@@ -238,9 +264,9 @@ class Surroundings:
         return False
 
 
-def fetched(*offsets: int) -> Fetched:
-    """Return requests at these offsets, as they are fetched."""
-    return Fetched([Stored(o, NOW // MS, b"k", b"%d" % o, ()) for o in offsets], offsets[-1] + 1, 100)
+def fetched(*offsets: int, size: int = 100) -> Fetched:
+    """Return requests at these offsets, as they are fetched, of `size` bytes together."""
+    return Fetched([Stored(o, NOW // MS, b"k", b"%d" % o, ()) for o in offsets], offsets[-1] + 1, size)
 
 
 @asynccontextmanager

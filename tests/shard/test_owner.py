@@ -1,181 +1,148 @@
-"""What happens to a shard that waits: for its turn with a large batch, for the end of the last one with a small."""
+"""What becomes of a shard that waits: for its turn with a large batch, for the end of the last one with a small."""
 
-import asyncio
-from types import SimpleNamespace
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from gate.policy import parse_policy
-from gate.protocol.topics import Names
 from gate.shard import owner as shard_module
-from gate.shard.buffer import MemoryPool
-from gate.shard.owner import Shard, SpentError
+from gate.shard.owner import Shard
 from gate.shard.reader import LARGE_BYTES
-from gate.shard.records import Fetched, Partition
-from gate.units import MS
+from gate.shard.records import Partition
+from tests.shard.memory import ADMITS, Kafka, Session, Surroundings, fetched, running, until
 
-POLICY = parse_policy("defaults: {requests_per_second: 1}")
-
-
-class Waiting(Shard):
-    """Its batches are counted instead of made."""
-
-    def __init__(self, turns: int) -> None:
-        pool = MemoryPool(1 << 30, 1)
-        source = SimpleNamespace(unreadable=lambda _: {})
-        environment = SimpleNamespace(
-            pool=pool,
-            large=asyncio.Semaphore(turns),
-            local=lambda: 0,
-            names=Names(),
-            source=source,
-            hearing=source,
-            observer=None,
-        )
-        super().__init__(0, POLICY, environment)
-        self.large = environment.large
-        self.done: list[str] = []
-        self.sizes: list[int] = []  # of the buffer, as each batch began
-        self.writer = SimpleNamespace(settling=0.0, spent=None, is_settled=self._is_settled)
-        self.settled = True
-        self.state = SimpleNamespace(
-            next_wake=lambda: None,
-            mesh=SimpleNamespace(wakes_at=lambda waiting: None),
-            live=SimpleNamespace(next_end=lambda: None),
-            has_new_limits=lambda now: False,
-        )
-        self._changed = False
-
-    def fetch(self, size: int) -> None:
-        self._reader.buffer.put(Partition("gate.requests.x", 0), Fetched([object()], 1, size))
-
-    async def _is_settled(self) -> bool:
-        self.done.append("looked")
-        return self.settled
-
-    async def turn(self) -> bool:
-        return await self._turn(self.state, self.writer)
-
-    async def _refresh(self, state) -> None:
-        self._changed = False
-        self.done.append("refresh")
-
-    async def _batch(self, state, writer) -> bool:
-        self.done.append("batch")
-        self.sizes.append(self._reader.buffer.size)
-        return True
+REQUESTS = Partition("gate.requests.pay", 0)
+ADMITTED = "gate.admitted.pay"
+LARGE = LARGE_BYTES + 1
 
 
-async def waiting(shard: Waiting) -> "asyncio.Task[bool]":
-    task = asyncio.create_task(shard.turn())
-    while not shard.large._waiters:
-        await asyncio.sleep(0)
-    return task
+@asynccontextmanager
+async def ready(policy: str = ADMITS, **options: int) -> AsyncIterator[tuple[Shard, Surroundings, Kafka, Session]]:
+    """Run a shard that waits for requests, and forget what was called to get there."""
+    kafka = Kafka()
+    async with running(kafka, policy, **options) as (shard, around):
+        await until(lambda: shard.ready and REQUESTS in around.source.followed)
+        kafka.calls.clear()
+        yield shard, around, kafka, kafka.sessions[-1]
 
 
-@pytest.mark.parametrize("what", ["doubt", "pause"])
-async def test_who_is_called_off_while_it_waits_begins_no_batch(what):
+@pytest.mark.parametrize(("what", "next_call"), [("doubt", "is settled"), ("pause", None)])
+async def test_who_is_called_off_while_it_waits_begins_no_batch(what, next_call):
     """Least of all after a doubt: a further transaction would end what the broker has left half-done of the last."""
-    shard = Waiting(0)
-    shard.fetch(LARGE_BYTES + 1)
-    task = await waiting(shard)
-    getattr(shard, what)()
-    shard.large.release()
-    assert not await task
-    assert not shard.done
-    assert not shard.large.locked(), "its turn is the next one's"
+    async with ready(turns=0) as (shard, around, kafka, _):
+        around.source.put(REQUESTS, fetched(0, size=LARGE))
+        await around.large.was_asked.wait()
+        getattr(shard, what)()
+        around.large.release()
+        if next_call is None:
+            await until(lambda: not around.large.locked())  # its turn is the next one's
+            assert not kafka.calls
+        else:
+            await until(lambda: kafka.calls)
+            assert kafka.calls[0] == next_call
 
 
-@pytest.mark.parametrize("settled", [True, False])
-async def test_a_doubt_costs_a_session_only_where_a_broker_has_left_something_half_done(settled):
-    """A broker that was stopped as it should be has not, and nothing restarts."""
-    shard = Waiting(1)
-    shard.fetch(100)
-    shard.settled = settled
-    shard.doubt()
-    if settled:
-        assert await shard.turn()
-        assert shard.done == ["looked", "batch"]
-        assert await shard.turn()
-        assert shard.done == ["looked", "batch", "batch"], "it is looked into once"
-    else:
-        with pytest.raises(ConnectionError, match="half-done"):
-            await shard.turn()
-        assert shard.done == ["looked"]
+async def test_a_doubt_without_cause_costs_no_session():
+    """A broker that was stopped as it should be has left nothing half-done."""
+    async with ready() as (shard, around, kafka, _):
+        shard.doubt()
+        around.source.put(REQUESTS, fetched(0))
+        await until(lambda: kafka.ids(ADMITTED))
+        around.source.put(REQUESTS, fetched(1))
+        await until(lambda: len(kafka.ids(ADMITTED)) == 2)
+        assert kafka.calls.count("is settled") == 1, "it is looked into once"
+        assert "discard" not in kafka.calls
+
+
+async def test_what_a_broker_has_left_half_done_is_a_further_sessions():
+    async with ready() as (shard, around, kafka, _):
+        kafka.settled = False
+        shard.doubt()
+        await until(lambda: "claim" in kafka.calls)
+        assert kafka.calls[: kafka.calls.index("claim")] == ["is settled", "discard", "confirm"]
+        assert "half-done" in str(around.observer.failures[0])
 
 
 async def test_a_session_that_has_sent_something_twice_begins_no_further_batch():
-    shard = Waiting(1)
-    shard.fetch(100)
-    shard.writer.spent = "EndTxn was sent again"
-    with pytest.raises(SpentError, match="EndTxn was sent again"):
-        await shard.turn()
-    assert not shard.done
+    async with ready() as (_, around, kafka, session):
+        session.spent = "EndTxn was sent again"
+        around.source.put(REQUESTS, fetched(0))
+        await until(lambda: "claim" in kafka.calls)
+        assert kafka.calls[: kafka.calls.index("claim")] == ["discard", "confirm"]
+        assert not around.observer.failures, "nothing has failed"
 
 
 async def test_what_has_changed_while_it_waits_is_taken_in():
-    shard = Waiting(0)
-    shard.fetch(LARGE_BYTES + 1)
-    task = await waiting(shard)
-    shard.set_policy(POLICY)
-    shard.large.release()
-    assert await task
-    assert shard.done == ["refresh", "batch"]
+    async with ready(turns=0) as (shard, around, kafka, _):
+        around.source.put(REQUESTS, fetched(0, size=LARGE))
+        await around.large.was_asked.wait()
+        shard.set_policy(parse_policy("services: {pay: {requests_per_second: 0, overflow: reject}}"))
+        around.large.release()
+        await until(lambda: kafka.ids("gate.rejected.pay"))
+        assert not kafka.ids(ADMITTED)
 
 
 async def test_small_batches_wait_for_nobody():
-    shard = Waiting(0)
-    shard.fetch(LARGE_BYTES)
-    assert await shard.turn()
+    async with ready(turns=0) as (_, around, kafka, _):
+        around.source.put(REQUESTS, fetched(0, size=LARGE_BYTES))
+        await until(lambda: kafka.ids(ADMITTED))
+        assert not around.large.was_asked.is_set()
 
 
 async def test_large_ones_that_hang_stop_no_other_for_ever(monkeypatch):
     monkeypatch.setattr(shard_module, "PATIENCE", 0.01)
-    shard = Waiting(0)
-    shard.fetch(LARGE_BYTES + 1)
-    assert await shard.turn()
-    assert shard.large.locked(), "what it did not get it does not give back"
+    async with ready(turns=0) as (_, around, kafka, _):
+        around.source.put(REQUESTS, fetched(0, size=LARGE))
+        await until(lambda: kafka.ids(ADMITTED))
+        assert around.large.locked(), "what it did not get it does not give back"
 
 
-async def settling(shard: Waiting) -> "asyncio.Task[bool]":
-    """Let it begin to wait for the end of the last batch."""
-    shard.writer.settling = 0.01
-    shard.fetch(100)
-    task = asyncio.create_task(shard.turn())
-    await asyncio.sleep(0)
-    return task
+def once(action: Callable[[], object]) -> Callable[[], float]:
+    """Return how long the last batch takes to end: nothing, but something happens meanwhile, the first time."""
+    left = [action]
+
+    def settles() -> float:
+        if left:
+            left.pop()()
+        return 0.0
+
+    return settles
 
 
 async def test_what_comes_while_the_last_batch_is_being_ended_joins_the_next():
-    shard = Waiting(1)
-    task = await settling(shard)
-    shard.fetch(100)
-    assert await task
-    assert shard.sizes == [200]
+    async with ready() as (_, around, kafka, session):
+        session.settles = once(lambda: around.source.put(REQUESTS, fetched(1)))
+        around.source.put(REQUESTS, fetched(0))
+        await until(lambda: kafka.ids(ADMITTED))
+        assert len(kafka.ids(ADMITTED)) == 2
+        assert kafka.calls.count("commit") == 1
 
 
 async def test_who_is_called_off_meanwhile_begins_no_batch():
-    shard = Waiting(1)
-    task = await settling(shard)
-    shard.doubt()
-    assert not await task
-    assert not shard.done
+    async with ready() as (shard, around, kafka, session):
+        session.settles = once(shard.doubt)
+        around.source.put(REQUESTS, fetched(0))
+        await until(lambda: kafka.calls)
+        assert kafka.calls[0] == "is settled"
 
 
 async def test_large_batches_wait_for_no_end_of_the_last():
     """It has long been ended when they are decided."""
-    shard = Waiting(1)
-    shard.writer.settling = 3600.0
-    shard.fetch(LARGE_BYTES + 1)
-    assert await shard.turn()
+    async with ready() as (_, around, kafka, session):
+        asked: list[float] = []
+        session.settles = lambda: asked.append(0.0) or 0.0
+        around.source.put(REQUESTS, fetched(0, size=LARGE))
+        await until(lambda: kafka.ids(ADMITTED))
+        assert not asked
 
 
-@pytest.mark.parametrize("due", [0, 5 * MS])
-async def test_what_is_due_waits_for_no_end_of_the_last(due):
+async def test_what_is_due_waits_for_no_end_of_the_last():
     """It is stamped by its own time only if that has not passed when the batch begins."""
-    shard = Waiting(1)
-    shard.writer.settling = 3600.0
-    shard._now = lambda: 0
-    shard.state.next_wake = lambda: due
-    shard.fetch(100)
-    assert await shard.turn()
+    async with ready("services: {pay: {requests_per_second: 100, burst_size: 1, max_delay: 1h}}") as run:
+        _, around, kafka, session = run
+        around.source.put(REQUESTS, fetched(0, 1))
+        await until(lambda: kafka.ids("gate.delayed.pay"))
+        session.settles = lambda: 3600.0
+        around.source.put(REQUESTS, fetched(2))
+        await until(lambda: len(kafka.ids(ADMITTED)) >= 2)

@@ -97,9 +97,9 @@ async def test_a_successor_decides_no_earlier_than_its_predecessor():
     """Its clock may be behind; a window that is counted by it would let more through."""
     ahead = NOW + 3_600_000 * MS
     kafka = Kafka(state={META_KEY: encode_meta(Meta(FORMAT, SHARDS, at=ahead, since=1))})
-    async with running(kafka) as (shard, around):
+    async with running(kafka) as (_, around):
         await until(lambda: REQUESTS in around.source.followed)
-        shard._reader.buffer.put(REQUESTS, fetched(0))
+        around.source.put(REQUESTS, fetched(0))
         await until(lambda: kafka.ids("gate.admitted.pay"))
     (stamp,) = kafka.stamps("gate.admitted.pay")
     assert parse_stamp(stamp).at_ms > ahead // MS
@@ -109,12 +109,12 @@ async def test_what_was_used_and_what_is_parked_is_known_to_the_successor():
     kafka = Kafka()
     async with running(kafka, PARKS) as (shard, around):
         await until(lambda: REQUESTS in around.source.followed)
-        shard._reader.buffer.put(REQUESTS, fetched(0, 1, 2, 3))
+        around.source.put(REQUESTS, fetched(0, 1, 2, 3))
         await until(lambda: len(kafka.ids("gate.delayed.pay")) == 2)
     async with running(kafka, PARKS) as (shard, around):
         await until(lambda: REQUESTS in around.source.followed)
         assert around.source.followed[REQUESTS] == 4
-        shard._reader.buffer.put(REQUESTS, fetched(4))
+        around.source.put(REQUESTS, fetched(4))
         await until(lambda: len(kafka.ids("gate.delayed.pay")) == 3)
         assert shard._state.lowest() == {DELAYED: 0}
     assert len(kafka.ids("gate.admitted.pay")) == 2
@@ -134,7 +134,7 @@ async def test_without_transactions_what_was_on_its_way_out_is_decided_anew():
     kafka = Kafka(atomic=False)
     async with running(kafka, PARKS) as (shard, around):
         await until(lambda: REQUESTS in around.source.followed)
-        shard._reader.buffer.put(REQUESTS, fetched(0, 1, 2))
+        around.source.put(REQUESTS, fetched(0, 1, 2))
         await until(lambda: kafka.ids("gate.delayed.pay"))
     kafka.state[LEAVING_KEY] = encode_leaving([("pay", Pull(0, 0, 1, Verdict.ADMITTED))])
     async with running(kafka, PARKS) as (shard, _):
