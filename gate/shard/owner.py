@@ -94,8 +94,13 @@ class Shard:
     def hindered(self) -> Blocked | None:
         """Return why it does not decide, or not about all of its services; None: it does."""
         awaits = self._session.awaits if self._session is not None else None
+        if self.ready and awaits:
+            return Blocked(awaits, wholly=True)
         if self.ready:
-            return Blocked(awaits, wholly=True) if awaits else self._env.source.blocked(self._reader.buffer)
+            unread = self._env.source.blocked(self._reader.buffer)
+            if unread is not None and self._progress.has_decided_lately:  # what is parked goes on all the same
+                return unread._replace(wholly=False)
+            return unread
         why = f"failed {self.failures} times: {self._progress.why}" if self.failures else "is being taken over"
         return Blocked(f"{why}; {awaits}" if awaits and awaits not in why else why, wholly=True)
 
@@ -226,7 +231,7 @@ class Shard:
                 self.ready = True
                 while not self.stopping:
                     if await self._turn(state, writer):
-                        self._progress.advanced()
+                        self._progress.decided()
                         backoff = FIRST_BACKOFF
             except (OutputError, PulledTooMuchError) as error:
                 self._learn(error)

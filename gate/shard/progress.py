@@ -8,6 +8,7 @@ from gate.shard.environment import Observer
 from gate.units import MS
 
 RESTED: Final = 5_000 * MS  # ns without anything to do
+LATELY: Final = 3_000 * MS  # ns
 
 
 class Progress:
@@ -21,6 +22,17 @@ class Progress:
         self._local = local
         self._stuck_since: int | None = None  # the first failure
         self._resting_since: int | None = None
+        self._decided_at: int | None = None
+
+    @property
+    def has_decided_lately(self) -> bool:
+        """Tell whether requests have been decided within the last seconds."""
+        return self._decided_at is not None and self._local() - self._decided_at <= LATELY
+
+    def decided(self) -> None:
+        """Take in that requests have been decided."""
+        self._decided_at = self._local()
+        self.advanced()
 
     def failed(self, error: BaseException) -> None:
         """Count a failure."""
@@ -31,7 +43,7 @@ class Progress:
         self._observer.failed(self._shard, error, self.failures, (self._local() - self._stuck_since) / 1e9)
 
     def advanced(self) -> None:
-        """Take in that requests have been decided, or that none have come for a while."""
+        """Take in that it goes on: requests have been decided, or none have come for a while."""
         if self.failures:
             self._observer.advances(self._shard)
         self.failures, self._stuck_since = 0, None

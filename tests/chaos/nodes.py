@@ -162,10 +162,11 @@ def _untrue(asking: Asking, policy: Policy, report: Report) -> list[str]:
     """Return what `/readyz` has said of itself that was not so."""
     arrived: dict[int, list[int]] = {}
     decided: dict[int, list[int]] = {}
-    for service in STEADY:
+    for service in SHARES:
         shard = shard_of(policy.shard_key(service), SHARDS)
-        arrived.setdefault(shard, []).extend(report.arrived[service])
-        decided.setdefault(shard, []).extend(report.moments[service])
+        decided.setdefault(shard, []).extend(report.moments[service])  # green is who decides anything
+        if service in STEADY:  # others may have reasons to wait
+            arrived.setdefault(shard, []).extend(report.arrived[service])
     answers = asking.found()
     said = [ready for one in answers for _, ready in one.said]
     report.notes.append(

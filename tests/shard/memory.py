@@ -15,7 +15,7 @@ from gate.protocol.headers import STAMP, parse_stamp
 from gate.protocol.topics import Names
 from gate.shard.buffer import FetchBuffer, MemoryPool
 from gate.shard.owner import Shard
-from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition, RecoveredState, Written
+from gate.shard.records import Blocked, CommittedOffset, Fetched, Outgoing, Partition, RecoveredState, Written
 from gate.shard.topic_limits import TopicLimits, nothing_known
 from gate.units import MS
 from tests.sim.log import Stored
@@ -147,12 +147,15 @@ class Source:
         self._kafka = kafka
         self.followed: dict[Partition, int | None] = {}
         self._buffers: dict[Partition, FetchBuffer] = {}
+        self.unread: Blocked | None = None
 
     def put(self, partition: Partition, what: Fetched) -> None:
         """Let requests come, which somebody follows."""
         self._buffers[partition].put(partition, what)
 
-    def blocked(self, _: object) -> None: ...
+    def blocked(self, _: object) -> Blocked | None:
+        return self.unread
+
     def poke(self) -> None: ...
     def unfollow(self, _: object) -> None: ...
     def drop(self, partition: Partition) -> None: ...
@@ -239,6 +242,10 @@ class Surroundings:
     def local(self) -> int:
         self._local += MS // 10  # whoever looks at the clock takes his time
         return self._local
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._local += int(seconds * 1e9)
 
     def wall(self) -> int:
         return NOW

@@ -9,7 +9,7 @@ from gate.policy import parse_policy
 from gate.shard import owner as shard_module
 from gate.shard.owner import Shard
 from gate.shard.reader import LARGE_BYTES
-from gate.shard.records import Partition
+from gate.shard.records import Blocked, Partition
 from tests.shard.memory import ADMITS, Kafka, Session, Surroundings, fetched, running, until
 
 REQUESTS = Partition("gate.requests.pay", 0)
@@ -146,3 +146,15 @@ async def test_what_is_due_waits_for_no_end_of_the_last():
         session.settles = lambda: 3600.0
         around.source.put(REQUESTS, fetched(2))
         await until(lambda: len(kafka.ids(ADMITTED)) >= 2)
+
+
+async def test_a_shard_that_reads_nothing_new_and_decides_what_is_parked_is_not_told_to_stand():
+    """While brokers elect, a gate that still lets go what waits is no worse than any other."""
+    async with ready() as (shard, around, kafka, _):
+        around.source.unread = Blocked("nobody leads it", wholly=True)
+        assert shard.hindered() == Blocked("nobody leads it", wholly=True)
+        around.source.put(REQUESTS, fetched(0))
+        await until(lambda: shard.hindered() == Blocked("nobody leads it", wholly=False))
+        assert kafka.ids(ADMITTED)
+        around.advance(4.0)
+        assert shard.hindered() == Blocked("nobody leads it", wholly=True)
