@@ -19,6 +19,7 @@ from gate.console.access import Access, load_access
 from gate.console.actions import Actions
 from gate.console.feed import Feed
 from gate.console.pages import Console
+from gate.console.views import Views
 from gate.errors import GateError
 from gate.observe.http import Board, HttpServer
 from gate.policy import Policy, Settings
@@ -90,7 +91,7 @@ async def _run(
     async with AsyncExitStack() as stack:
         feed = Feed(connection, linger=_ALWAYS)
         actions = Actions(connection) if access.is_on else None
-        pages = Console(feed, access=access, actions=actions, explain=explain)
+        pages = Console(feed, Views(feed, explain=explain), access=access, actions=actions)
         server = HttpServer(
             *address, Board(faults={}), CollectorRegistry(), names=names, routes=pages.routes, guard=pages.guard
         )

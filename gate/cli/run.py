@@ -23,6 +23,7 @@ from gate.console.actions import Actions
 from gate.console.feed import Feed
 from gate.console.pages import Console
 from gate.console.view import Trouble
+from gate.console.views import Views
 from gate.errors import GateError
 from gate.kafka.connect import wait_for_broker
 from gate.kafka.generations import MovingError
@@ -137,7 +138,8 @@ def _console(settings: Settings, board: Board, access: Access) -> Console:
 
     connection = Connection.of(settings)
     actions = Actions(connection) if access.is_on else None
-    return Console(Feed(connection), access=access, actions=actions, explain=explain, troubles=troubles)
+    feed = Feed(connection)
+    return Console(feed, Views(feed, explain=explain, troubles=troubles), access=access, actions=actions)
 
 
 async def _live(

@@ -16,8 +16,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gate.admission.model import EXPEDITED, SECOND, LimitUsage, Usage
+from gate.admission.model import EXPEDITED, MS, SECOND, LimitUsage, Usage
+from gate.cli import commanded as told
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
+from gate.console.commanded import Commanded
 from gate.errors import GateError
 from gate.kafka.aio.client import Client as Connection
 from gate.kafka.aio.reader import Reader
@@ -34,6 +36,7 @@ _OLD_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 2.0
 _LATE_SECONDS: Final = 5.0  # undecided for less is on its way
 _HINT: Final = "start one with `gate run --config FILE`, and check --bootstrap and --prefix"
+_SAID: Final = 300  # characters of what somebody has written
 _WIDTH: Final = 160  # where nobody's terminal says
 
 
@@ -41,6 +44,8 @@ def usage(
     service: OptionalService = None, *, json: Flag = False, watch: Flag = False, client: Client | None = None
 ) -> None:
     """Show limits, rate, tokens, window fill, backlog and ETA of each service and lane.
+
+    Beside it stands who paused it, set a limit, or acts on what waits, and why, as far as the audit may be read.
 
     Example: `gate usage payments`
 
@@ -50,7 +55,7 @@ def usage(
         Show only this one.
     json
         Print one object for SERVICE, else a list of objects, sorted by service, with --watch a line each time. Their
-        keys are those of the usage topic; times are unix ms.
+        keys are those of the usage topic, and paused_by, paused_why, limit_set and commands; times are unix ms.
     watch
         Show it anew every two seconds, until Ctrl-C.
     """
@@ -60,24 +65,28 @@ def usage(
     if not console.is_terminal:
         console.width = _WIDTH
 
-    def show(known: Mapping[str, Usage]) -> None:
+    def show(known: Mapping[str, Usage], commanded: Commanded) -> None:
         if json:
-            print(_json(known, service), flush=True)
+            print(_json(known, commanded, service), flush=True)
         elif watch and console.is_terminal:
-            live.update(_table(known, service), refresh=True)
+            live.update(_table(known, commanded, service), refresh=True)
         else:
-            console.print(_table(known, service))
+            console.print(_table(known, commanded, service))
 
     if not watch:
-        show(asyncio.run(newest_usage(client)))
+        show(*asyncio.run(_look(client)))
         return
     with Live(console=console, auto_refresh=False, screen=console.is_terminal and not json) as live:
         asyncio.run(_watch(client, show))
 
 
-async def _watch(client: Client, show: Callable[[Mapping[str, Usage]], None]) -> None:
+async def _look(client: Client) -> tuple[Mapping[str, Usage], Commanded]:
+    return await newest_usage(client), await told.commanded(client)
+
+
+async def _watch(client: Client, show: Callable[[Mapping[str, Usage], Commanded], None]) -> None:
     while True:
-        show(await newest_usage(client))
+        show(*await _look(client))
         await asyncio.sleep(_WATCH_SECONDS)
 
 
@@ -88,14 +97,18 @@ def _shown(known: Mapping[str, Usage], service: str | None) -> list[Usage]:
     return [known[service]] if service is not None else [known[name] for name in sorted(known)]
 
 
-def _json(known: Mapping[str, Usage], service: str | None) -> str:
-    records = [to_json(one) for one in _shown(known, service)]
+def _json(known: Mapping[str, Usage], commanded: Commanded, service: str | None) -> str:
+    now = time.time_ns()
+    records = [
+        to_json(one) | told.as_json(commanded, one.service, now // MS, paused=_is_paused(one, now))
+        for one in _shown(known, service)
+    ]
     return jsonlib.dumps(records if service is None else records[0])
 
 
-def _table(known: Mapping[str, Usage], service: str | None) -> Table | str:
+def _table(known: Mapping[str, Usage], commanded: Commanded, service: str | None) -> Table | str:
     shown = _shown(known, service)
-    return table(shown, time.time_ns()) if shown else "no service has asked for anything yet"
+    return table(shown, time.time_ns(), commanded) if shown else "no service has asked for anything yet"
 
 
 async def newest_usage(client: Client) -> dict[str, Usage]:
@@ -177,8 +190,9 @@ def _take(newest: dict[str, Usage], key: bytes, value: bytes | None) -> None:
         say(f"the usage of {printable(service)} can't be read ({error}); is the gate of another version?")
 
 
-def table(usages: Iterable[Usage], now: int) -> Table:
+def table(usages: Iterable[Usage], now: int, commanded: Commanded | None = None) -> Table:
     """Return the services with their lanes as a table; `now` in ns tells how old each line is."""
+    commanded = commanded or Commanded()
     shown = Table(box=box.SIMPLE_HEAD)
     shown.add_column("Service", no_wrap=True)
     for name in ("Admitted", "Limit", "Tokens", "Window", "Waiting", "Last one in"):
@@ -196,6 +210,8 @@ def table(usages: Iterable[Usage], now: int) -> Table:
             _eta(usage, usage.eta_seconds) if usage.backlog else "",
             _state(usage, now),
         )
+        for text in told.in_words(commanded, usage.service, now // MS, paused=_is_paused(usage, now)):
+            shown.add_row(*[""] * 7, Text(printable(text, _SAID), "yellow"))
         for lane in usage.lanes if len(usage.lanes) > 1 else ():
             turn = "goes first" if lane.name == EXPEDITED else f"weight {lane.weight:g}"
             label, weight = Text(f"  {printable(lane.name)}", style="dim"), Text(turn, style="dim")
@@ -233,8 +249,11 @@ def _standing(usage: Usage) -> Iterator[tuple[str, str, str]]:
 
 def _is_explained(usage: Usage, now: int) -> bool:
     """Tell whether a limit or a pause is why something waits, and no partition stands."""
-    paused = usage.paused_until is not None and usage.paused_until > now
-    return not usage.waiting and (paused or usage.binding is not None)
+    return not usage.waiting and (_is_paused(usage, now) or usage.binding is not None)
+
+
+def _is_paused(usage: Usage, now: int) -> bool:
+    return usage.paused_until is not None and usage.paused_until > now
 
 
 def _state(usage: Usage, now: int) -> Text:

@@ -193,9 +193,13 @@ class GateControl:
         command = control.Redrive(service, which.encode(), source, since_ms, until_ms, dry_run)
         return await self._followed(service, command, reason, command_id, on_answer)
 
-    async def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
-        """Have no more of a command carried out; what is done stays done. Raises CommandRefusedError if it is over."""
-        return await self._followed(service, control.Abort(service, command_id), reason, "", None)
+    async def abort(self, service: str, command_id: str, *, reason: str = "", abort_id: str = "") -> Answer:
+        """Have no more of a command carried out; what is done stays done.
+
+        `abort_id` is the id of this command itself, so that it may be sent again. Raises CommandRefusedError if that
+        one is over.
+        """
+        return await self._followed(service, control.Abort(service, command_id), reason, abort_id, None)
 
     async def set_limit(
         self,
@@ -505,9 +509,9 @@ class SyncGateControl(Twin[GateControl]):
             )
         )  # fmt: skip
 
-    def abort(self, service: str, command_id: str, *, reason: str = "") -> Answer:
+    def abort(self, service: str, command_id: str, *, reason: str = "", abort_id: str = "") -> Answer:
         """Have no more of a command carried out; as `GateControl.abort`."""
-        return self._background.run(self._inner.abort(service, command_id, reason=reason))
+        return self._background.run(self._inner.abort(service, command_id, reason=reason, abort_id=abort_id))
 
     def set_limit(
         self,

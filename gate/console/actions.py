@@ -10,29 +10,28 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gate.client import Answer, CommandRefusedError, Filter, GateControl, GateError
+from gate.client import Answer, AnswerState, CommandRefusedError, Filter, GateControl, GateError
 from gate.config import Connection
 from gate.console.access import Role, Viewer
+from gate.console.forms import RefusedError, filter_of, limit_of, seconds_of
 from gate.errors import reason_of
 from gate.log import get_logger
-from gate.units import SECOND, parse_duration
 
-ROLES: Final = {"pause": Role.OPERATE, "resume": Role.OPERATE, "count": Role.ADMIN, "cancel": Role.ADMIN}
+ROLES: Final = {
+    "pause": Role.OPERATE, "resume": Role.OPERATE, "abort": Role.OPERATE,
+    "move": Role.OPERATE, "expedite": Role.OPERATE, "redrive": Role.OPERATE,
+    "limit": Role.ADMIN, "clear-limit": Role.ADMIN, "cancel": Role.ADMIN,
+}  # fmt: skip
+ON_WAITING: Final = {  # what commands by a filter do, in words
+    "cancel": "rejected", "move": "moved", "expedite": "let go first", "redrive": "put back",
+}  # fmt: skip
 # all others, which lose nothing, take OPERATE
 COMMANDS: Final = {"cancel": Role.ADMIN, "set-limit": Role.ADMIN, "clear-limit": Role.ADMIN}
-LONGEST_PAUSE: Final = 30 * 86_400  # seconds: one without an end is what is forgotten
 _ANSWERED_WITHIN: Final = 5.0  # seconds for which a browser is kept waiting
+_COUNTED_WITHIN: Final = 30.0
 _MAX_REASON: Final = 500
 
 log = get_logger("gate.console")
-
-
-class RefusedError(Exception):
-    """An action that was not taken. `str(error)` says why, and what to do."""
-
-    def __init__(self, why: str, status: int = 400) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,9 @@ class Actions:
 
     async def take(self, what: str, service: str, viewer: Viewer, form: Mapping[str, str]) -> Done:
         """Do what a form says. Raises RefusedError."""
-        role = ROLES.get(what)
-        if role is None:
+        counted = form.get("what", "cancel")
+        role = ROLES.get(counted if what == "count" else what)
+        if role is None or (what == "count" and counted not in ON_WAITING):
             raise RefusedError(f"there is no action {what!r}", 404)
         if not viewer.may(role):
             has = f"{viewer.who} has {viewer.role.name.lower()}" if viewer.role else "nobody has told who you are"
@@ -86,39 +86,76 @@ class Actions:
     async def _take(
         self, what: str, service: str, viewer: Viewer, form: Mapping[str, str], command: str, reason: str
     ) -> Done:
+        tenant = form.get("tenant", "").strip()
+        whom = f"tenant {tenant} of {service}" if tenant else service
         match what:
             case "pause":
-                seconds = _seconds(form.get("for", ""))
+                seconds = seconds_of(form.get("for", ""))
                 async with GateControl(self._connection, who=viewer.who) as control:
-                    await control.pause(service, for_=seconds, reason=reason, command_id=command)
-                return Done(command, f"{service} is paused for {form['for']}")
+                    await control.pause(service, for_=seconds, tenant=tenant, reason=reason, command_id=command)
+                return Done(command, f"{whom} is paused for {form['for']}")
             case "resume":
                 async with GateControl(self._connection, who=viewer.who) as control:
-                    await control.resume(service, reason=reason, command_id=command)
-                return Done(command, f"{service} is resumed")
+                    await control.resume(service, tenant=tenant, reason=reason, command_id=command)
+                return Done(command, f"{whom} is resumed")
             case "count":
-                chosen = _filter(form)
-                counted = await asyncio.wait_for(
-                    self._answer(viewer, lambda control: control.cancel(service, chosen, dry_run=True)), 30
-                )
-                return Done(command, f"{counted.of} requests of {service} fit", counted.of)
-        if form.get("confirm", "") != service:
+                return await self._count(form.get("what", "cancel"), service, viewer, form, command)
+            case "limit":
+                limit, seconds = limit_of(form), seconds_of(form.get("for", ""), "a limit")
+                text = f"limits of {whom} are set for {form['for']}; then the policy file holds again"
+                return await self._followed(command, service, text, viewer, lambda control: control.set_limit(
+                    service, **limit, tenant=tenant, for_=seconds, reason=reason, command_id=command
+                ))  # fmt: skip
+            case "clear-limit":
+                text = f"limits of {whom} are as the policy file says"
+                return await self._followed(command, service, text, viewer, lambda control: control.clear_limit(
+                    service, tenant=tenant, reason=reason, command_id=command
+                ))  # fmt: skip
+            case "abort":
+                aborted = form.get("command", "").strip()
+                if not aborted:
+                    raise RefusedError("which command? give its id as `command`")
+                text = f"command {aborted} is aborted; what it has done stays done"
+                return await self._followed(command, service, text, viewer, lambda control: control.abort(
+                    service, aborted, reason=reason, abort_id=command
+                ))  # fmt: skip
+        if what == "cancel" and form.get("confirm", "") != service:
             raise RefusedError(f"what is cancelled is lost: type the service's name, {service}, to confirm")
-        chosen = _filter(form)
+        give = _on_waiting(what, service, filter_of(form), form, reason=reason, command_id=command)
+        return await self._followed(command, service, "", viewer, give, ON_WAITING[what])
+
+    async def _count(self, what: str, service: str, viewer: Viewer, form: Mapping[str, str], command: str) -> Done:
+        give = _on_waiting(what, service, filter_of(form), form, dry_run=True)
+        try:
+            counted = await asyncio.wait_for(self._answer(viewer, give), _COUNTED_WITHIN)
+        except TimeoutError:
+            why = f"counting takes longer than {_COUNTED_WITHIN:g} s: {service} has too many, or its owner is away"
+            raise RefusedError(f"{why}; narrow the filter, or try again", 409) from None
+        return Done(command, f"{counted.of} requests of {service} fit", counted.of)
+
+    async def _followed(
+        self,
+        command: str,
+        service: str,
+        text: str,
+        viewer: Viewer,
+        give: Callable[[GateControl], Awaitable[Answer]],
+        verb: str = "",
+    ) -> Done:
+        """Give a command once, and say what became of it, or that it goes on."""
         task = self._under_way.get(command)
         if task is None:
-            task = self._under_way[command] = asyncio.create_task(
-                self._answer(
-                    viewer, lambda control: control.cancel(service, chosen, reason=reason, command_id=command)
-                ),
-                name="console-cancel",
-            )
+            task = asyncio.create_task(self._answer(viewer, give), name="console-command")
+            self._under_way[command] = task
             task.add_done_callback(lambda done: self._ended(command, done))
         done, _ = await asyncio.wait([task], timeout=_ANSWERED_WITHIN)
         if not done:
-            return Done(command, f"cancelling requests of {service} is under way; the audit says when it is done")
+            return Done(command, f"the command about {service} is under way; how far it is stands below")
         answer = task.result()
-        return Done(command, f"{answer.done} of {answer.of} requests of {service} are cancelled", answer.done)
+        if not verb:
+            return Done(command, text)
+        aborted = ", then it was aborted" if answer.state is AnswerState.ABORTED else ""
+        return Done(command, f"{answer.done} of {answer.of} requests of {service} are {verb}{aborted}", answer.done)
 
     def _ended(self, command: str, task: asyncio.Task[Answer]) -> None:
         self._under_way.pop(command, None)
@@ -130,20 +167,34 @@ class Actions:
             return await give(control)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = parse_duration(text) / SECOND
-    except ValueError as error:
-        raise RefusedError(f"for how long? {error}") from error
-    if not 0 < seconds <= LONGEST_PAUSE:
-        raise RefusedError("a pause lasts for more than 0 seconds and at most 30 days: one without an end is forgotten")
-    return seconds
-
-
-def _filter(form: Mapping[str, str]) -> Filter:
-    older = form.get("older_than", "").strip()
-    lane, tenant = form.get("lane", "").strip(), form.get("tenant", "").strip()
-    everything = form.get("all", "") == "all"
-    if not (older or lane or tenant or everything):
-        raise RefusedError("nothing says which requests are meant: give a lane, a tenant, an age, or all")
-    return Filter(lane=lane, tenant=tenant or None, older_than=_seconds(older) if older else 0, everything=everything)
+def _on_waiting(
+    what: str,
+    service: str,
+    chosen: Filter,
+    form: Mapping[str, str],
+    *,
+    reason: str = "",
+    dry_run: bool = False,
+    command_id: str = "",
+) -> Callable[[GateControl], Awaitable[Answer]]:
+    """Return how a command by a filter is given. Raises RefusedError."""
+    match what:
+        case "cancel":
+            return lambda control: control.cancel(
+                service, chosen, reason=reason, dry_run=dry_run, command_id=command_id
+            )  # fmt: skip
+        case "move":
+            lane = form.get("to", "").strip()
+            if not lane:
+                raise RefusedError("into which lane? give it as `to`")
+            return lambda control: control.move(
+                service, chosen, lane, reason=reason, dry_run=dry_run, command_id=command_id
+            )
+        case "expedite":
+            return lambda control: control.expedite(
+                service, chosen, reason=reason, dry_run=dry_run, command_id=command_id
+            )
+    source = form.get("from", "").strip()
+    return lambda control: control.redrive(
+        service, chosen, "" if source == "rejected" else source, reason=reason, dry_run=dry_run, command_id=command_id
+    )

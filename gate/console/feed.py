@@ -10,7 +10,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from gate.config import Connection
-from gate.console.group import AUDITS, Group
+from gate.console.commanded import AUDITS
+from gate.console.group import Group
 from gate.console.view import Trouble
 from gate.errors import GateError, reason_of
 from gate.kafka.connect import running
@@ -22,6 +23,7 @@ _PAUSE: Final = 1.0
 _POLL_MS: Final = 250
 _AT_ONCE: Final = 500  # records, between which others have a turn
 _ALERTS: Final = 20_000
+_ANSWERS: Final = 5_000  # a command that takes long has one a second
 _METADATA_MS: Final = 10_000
 
 log = get_logger("gate.console")
@@ -99,10 +101,14 @@ class Feed:
             there = await consumer.topics()
             if missing := sorted({partition.topic for partition in takes} - there):
                 raise GateError(f"there is no topic {missing[0]}: no gate has run with this prefix")
+            last = {alerts: _ALERTS, audit: AUDITS}
+            if names.answers in there:  # gates of earlier versions gave none
+                answers = TopicPartition(names.answers, 0)
+                takes[answers], last[answers] = lambda record: group.take_answer(record.value), _ANSWERS
             consumer.assign(list(takes))
             ends = await consumer.end_offsets(list(takes))
             begins = await consumer.beginning_offsets(list(takes))
-            for partition, most in ((alerts, _ALERTS), (audit, AUDITS)):
+            for partition, most in last.items():
                 consumer.seek(partition, max(begins[partition], ends[partition] - most))
             consumer.seek(usage, begins[usage])
             while self._is_watched():

@@ -4,11 +4,12 @@ import math
 from bisect import insort
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
+from gate.console.commanded import Commanded
 from gate.console.records import Record, decode
 from gate.console.view import Line, Mark, Pressure, State, Trouble, Word, line_of, state_of, worst
 from gate.observe.usage import FOREVER_MS
@@ -24,11 +25,10 @@ from gate.protocol.alert_types import (
     SHARD_RECOVERED,
     WAITING,
 )
-from gate.protocol.answers import AnswerState, Audit, decode_audit
+from gate.protocol.answers import AnswerState, decode_answer, decode_audit
 
 PAGE: Final = 50  # services
 MARKS: Final = 200  # per service
-AUDITS: Final = 2_000
 _FORGOTTEN_MS: Final = 600_000  # a refusal by a gate that has no service by now, and may be gone
 _BEGINS: Final = {SHARD_FAILED: SHARD_RECOVERED, POLICY_REFUSED: POLICY_ACCEPTED}
 _MARKED: Final = {
@@ -90,8 +90,7 @@ class Group:
         self._stated_ms = 0  # when that of all was
         self._troubles: dict[tuple[str, str], tuple[Alert, int]] = {}  # by kind and subject, with unix ms
         self._marks: dict[str, deque[Mark]] = {}
-        self._pauses: dict[str, Audit] = {}  # the newest per service
-        self._audits: deque[Audit] = deque(maxlen=AUDITS)
+        self.commanded = Commanded()
         self.unreadable = 0  # records
 
     # -- what comes in ---------------------------------------------------------------------------------------------
@@ -156,12 +155,17 @@ class Group:
         except ValueError:
             self.unreadable += 1
             return
-        self._audits.append(audit)
-        if audit.what in {"pause", "resume"} and not audit.said.get("tenant"):
-            self._pauses[audit.service] = audit
+        self.commanded.take_audit(audit)
         done = "" if audit.result in {"", AnswerState.DONE} else f" ({audit.result})"
         text = f"{audit.what}{done} by {audit.who or 'somebody'}"
         self._mark(audit.service, Mark(audit.at, audit.what, text, audit.reason, is_command=True))
+
+    def take_answer(self, value: bytes | None) -> None:
+        """Take a record of the answers."""
+        try:
+            self.commanded.take_answer(decode_answer(value))
+        except ValueError:
+            self.unreadable += 1
 
     def _mark(self, service: str, mark: Mark) -> None:
         marks = self._marks.setdefault(service, deque(maxlen=MARKS))
@@ -187,7 +191,11 @@ class Group:
     def line(self, service: str, now_ms: int, *, names: bool) -> Line | None:
         """Return the line of one service; None: nothing is known of it."""
         record = self._records.get(service)
-        return None if record is None else line_of(record, now_ms, self._pauses.get(service), names=names)
+        if record is None:
+            return None
+        line = line_of(record, now_ms, self.commanded.pause_of(service), names=names)
+        limit = self.commanded.limit_of(service, now_ms, names=names)
+        return replace(line, limit_set=limit, commands=self.commanded.under_way(service, names=names))
 
     def pressure(
         self, now_ms: int, *, query: str = "", state: str = "", page: int = 0, size: int = PAGE, names: bool = True
@@ -246,18 +254,6 @@ class Group:
         """Return what has happened to a service, oldest first; without `names` of a command only its kind."""
         marks = self._marks.get(service, ())
         return [mark._replace(what=mark.kind, more="") if mark.is_command and not names else mark for mark in marks]
-
-    def audits(self, service: str = "") -> Sequence[Audit]:
-        """Return what was commanded, newest first."""
-        return [audit for audit in reversed(self._audits) if not service or audit.service == service]
-
-    def is_known(self, command: str) -> bool:
-        """Tell whether the audit has a command of this id."""
-        return any(audit.command == command for audit in self._audits)
-
-    def pause_of(self, service: str) -> Audit | None:
-        """Return who paused or resumed a service last."""
-        return self._pauses.get(service)
 
     def owners(self) -> Sequence[Owner]:
         """Return each shard that has services, with its gate."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from gate.console.commanded import CommandLine, LimitSet
 from gate.console.records import Record
 from gate.console.words import clock, duration, until
 from gate.observe.usage import FOREVER_MS
@@ -58,6 +59,8 @@ class Line:
     waits_seconds: float | None  # since something waits without a break; None: nothing does, or nobody tells
     owner: str
     shard: int | None
+    limit_set: LimitSet | None = None  # over the policy file
+    commands: Sequence[CommandLine] = ()  # on what waits, that go on
 
 
 @dataclass(frozen=True, slots=True)

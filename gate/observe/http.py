@@ -31,7 +31,8 @@ _GRACE_SECONDS: Final = 2  # for requests under way at the end
 
 # Where a request stands, given its id or its producer's, and a service or None. Raises GateError
 Find = Callable[[str, str | None], Awaitable[Mapping[str, Any]]]
-Shown = Callable[[Request, Mapping[str, Any]], Mapping[str, Any]]  # what of that may be told to who asks
+# what of that, or of an answer to a command, may be told to who asks
+Shown = Callable[[Request, Mapping[str, Any]], Mapping[str, Any]]
 
 
 Commander = Callable[[Request, str], str | Response]  # who gives a command of that name, or what he is answered
@@ -80,7 +81,7 @@ class HttpServer:
 
     It is known by addresses, by this machine's names, and by `names`. `routes` go before those of the board.
     `guard` returns what somebody is answered who may not see usage and policy, else None; `commander` who somebody is
-    that may give a command, else what he is answered; `shown` what he may be told of a request.
+    that may give a command, else what he is answered; `shown` what he may be told of a request, or of an answer.
 
     >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
     >>> await server.start()
@@ -215,7 +216,7 @@ def _application(
             return _json({"error": str(error), "hint": error.hint}, status=503)
         if found is None:
             return _json({"error": "no gate has answered that command (yet)"}, status=404)
-        return _json(found)
+        return _json(shown(request, found))
 
     async def one_request(request: Request) -> Response:
         if (refused := guard(request)) is not None:

@@ -193,6 +193,11 @@ BacklogCommand = Cancel | Move | Expedite | Redrive  # on what waits: carried ou
 Command = PauseUntil | Resume | WriteFormat | NewGeneration | BacklogCommand | Abort | LimitCommand
 
 
+def name_of(command: Command) -> str:
+    """Return what a command is called on the wire."""
+    return str(command.__struct_config__.tag)
+
+
 def encode(command: Command) -> bytes:
     """Return the value of a control record."""
     return msgspec.json.encode(command)

@@ -306,7 +306,10 @@ class LiveLimits:
     def _tell(self, work: LimitImport, state: AnswerState, now: int) -> None:
         work.told_at = now
         record = work.record
-        answer = Answer(record.id, work.service, state, now // MS, record.done, record.count)
+        answer = Answer(
+            record.id, work.service, state, now // MS, record.done, record.count,
+            what="clear-limit" if record.clears else "import-limits", who=record.who, because=record.reason,
+        )  # fmt: skip
         self._report(self._names.answers, record.id, answers.encode(answer))
 
     # -- what ends by itself ---------------------------------------------------------------------------------------

@@ -221,7 +221,14 @@ class OperatorCommands:
 
     def _abort(self, received: Received, command: control.Abort, now: int) -> None:
         found = self._known.get((received.service, command.id))
-        answer = Answer(received.id, received.service, AnswerState.DONE, now // MS)
+        answer = Answer(
+            received.id, received.service, AnswerState.DONE, now // MS, what="abort", who=received.who,
+            because=received.reason,
+        )  # fmt: skip
+        ended_by = f"by command {received.id}"
+        if found is not None and found.record.result == AnswerState.ABORTED and found.record.why == ended_by:
+            self._report(self._names.answers, received.id, answers.encode(answer))  # it was sent again
+            return
         if found is None:
             why = f"no command {command.id!r} about {received.service} is known"
             answer = msgspec.structs.replace(answer, state=AnswerState.FAILED, why=why)
@@ -230,7 +237,7 @@ class OperatorCommands:
             answer = msgspec.structs.replace(answer, state=AnswerState.FAILED, why=why)
         else:
             self._over(received.service, found)
-            self._finish(found, AnswerState.ABORTED, None, now, f"by command {received.id}")
+            self._finish(found, AnswerState.ABORTED, None, now, ended_by)
         self._report(self._names.answers, received.id, answers.encode(answer))
         self.audit(received, "abort", now, {"id": command.id}, result=answer.state, why=answer.why)
 
@@ -553,6 +560,10 @@ class OperatorCommands:
             0 if record.redrive is None else record.redrive.skipped,
             record.why,
             record.hint,
+            what=control.name_of(command.given),
+            who=record.who,
+            because=record.reason,
+            dry_run=command.given.dry_run,
         )
         self._report(self._names.answers, command.id, answers.encode(answer))
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -200,6 +202,17 @@ async def test_a_command_is_carried_out_once_whoever_sends_it_again(guarded):
         (ANN, "pause", {"for": "0s", "reason": "x"}, 400, "more than 0 seconds"),
         (ANN, "pause", {"for": "1000d", "reason": "x"}, 400, "at most 30 days"),
         (ANN, "delete", {"reason": "x"}, 404, "there is no action"),
+        (BOB, "expedite", {"all": "all", "reason": "x"}, 403, "expedite takes the role operate; bob has read"),
+        (BOB, "abort", {"command": "c", "reason": "x"}, 403, "abort takes the role operate; bob has read"),
+        (BOB, "count", {"what": "move", "all": "all", "to": "low"}, 403, "count takes the role operate"),
+        (ANN, "limit", {"requests_per_second": "5", "for": "5m", "reason": "x"}, 403, "limit takes the role admin"),
+        (ANN, "clear-limit", {"reason": "x"}, 403, "clear-limit takes the role admin; ann has operate"),
+        (ANN, "count", {"what": "pause", "all": "all"}, 404, "there is no action"),
+        (ANN, "move", {"all": "all", "reason": "x"}, 400, "into which lane?"),
+        (ANN, "redrive", {"reason": "x"}, 400, "nothing says which requests"),
+        (ANN, "abort", {"reason": "x"}, 400, "which command?"),
+        (ROOT, "limit", {"requests_per_second": "5", "reason": "x"}, 400, "for how long?"),
+        (ROOT, "limit", {"for": "5m", "reason": "x"}, 400, "no limit is given"),
         (ROOT, "cancel", {"all": "all", "reason": "x"}, 400, "name, SERVICE, to confirm"),
         (ROOT, "cancel", {"reason": "x", "confirm": "SERVICE"}, 400, "nothing says which requests"),
     ],
@@ -266,6 +279,70 @@ async def test_a_cancel_is_counted_first_and_done_once(guarded):
     assert (await click())[0] == 303
     audits = [audit for audit in await guarded.audits(service, 1) if audit.what == "cancel"]
     assert [(audit.who, audit.reason, audit.after["done"]) for audit in audits] == [("root", "they have left us", 3)]
+
+
+async def test_a_limit_is_set_for_a_while_once_and_stands_beside_the_service(guarded):
+    service = await guarded.service()
+    given = await asyncio.to_thread(guarded.form, ROOT, service, "limit")
+    form = {**given, "requests_per_second": "2/h", "burst_size": "1", "for": "15m", "reason": "campaign"}
+    click = lambda: asyncio.to_thread(guarded.as_browser, ROOT, f"/services/{service}/limit", form)  # noqa: E731
+    assert [status for status, _ in await asyncio.gather(click(), click())] == [303, 303]
+    await asyncio.to_thread(until, lambda: guarded.line(service)["limit_set"] is not None)
+    told = guarded.line(service)["limit_set"]
+    assert (told["fields"]["requests_per_second"], told["who"], told["why"]) == ("2/h", "root", "campaign")
+    assert 0 < told["until_ms"] - time.time() * 1000 <= 15 * 60_000
+    for path in ("/", f"/services/{service}"):
+        _, html = await asyncio.to_thread(guarded.as_browser, BOB, path)
+        assert "limit set by root until" in html
+    shown = await asyncio.to_thread(gate_command, "usage", service, guarded)
+    assert f"limit set by root until {shown.partition('limit set by root until ')[2][:8]}" in shown
+    assert "campaign" in shown
+    back = {**await asyncio.to_thread(guarded.form, ROOT, service, "clear-limit"), "reason": "it is over"}
+    assert (await asyncio.to_thread(guarded.as_browser, ROOT, f"/services/{service}/clear-limit", back))[0] == 303
+    await asyncio.to_thread(until, lambda: guarded.line(service)["limit_set"] is None)
+    assert (await click())[0] == 303, "a tab that was left open"
+    audits = await guarded.audits(service, 2)
+    assert [(audit.what, audit.result) for audit in audits] == [("set-limit", "done"), ("clear-limit", "done")]
+
+
+@pytest.mark.parametrize(
+    ("what", "more"),
+    [("move", {"lane": "low", "to": "high"}), ("expedite", {"lane": "low"}), ("redrive", {"all": "all"})],
+)
+async def test_what_waits_or_was_rejected_is_counted_and_then_acted_upon_once(guarded, what, more):
+    service = await guarded.service()
+    if what == "redrive":
+        with_bearer = {"Authorization": f"Bearer {ROOT}"}
+        form = {"lane": "low", "reason": "to have some rejected", "confirm": service, "id": uuid.uuid4().hex}
+        await asyncio.to_thread(guarded.ask, f"/services/{service}/cancel", form, **with_bearer)
+        await read_count(guarded.bootstrap, [guarded.names.rejected(service)], 3)
+    given = await asyncio.to_thread(guarded.form, ANN, service, "count")
+    counting = {**given, "what": what, **more}
+    status, html = await asyncio.to_thread(guarded.as_browser, ANN, f"/services/{service}/count", counting)
+    assert (status, f"3 requests of {service} fit" in html) == (200, True)
+    sent = {**hidden(html, f"/services/{service}/{what}"), "reason": "the customer waits"}
+    assert {name: sent[name] for name in more} == more
+    click = lambda: asyncio.to_thread(guarded.as_browser, ANN, f"/services/{service}/{what}", sent)  # noqa: E731
+    assert [status for status, _ in await asyncio.gather(click(), click())] == [303, 303]
+    assert (await click())[0] == 303, "a reload"
+    done = [audit for audit in await guarded.audits(service, 1 + (what == "redrive")) if audit.what == what]
+    assert [(audit.who, audit.reason, audit.after["done"]) for audit in done] == [("ann", "the customer waits", 3)]
+    await asyncio.to_thread(
+        until, lambda: f"{what} by ann: 3 of 3" in guarded.as_browser(BOB, f"/services/{service}")[1]
+    )
+    abort = {**await asyncio.to_thread(guarded.form, ANN, service, "pause")}
+    status, html = await asyncio.to_thread(
+        guarded.as_browser, ANN, f"/services/{service}/abort", {**abort, "command": sent["id"], "reason": "too late"}
+    )
+    assert (status, f"command {sent['id']} is over: done" in html) == (400, True)
+
+
+def gate_command(command: str, service: str, guarded: "Guarded") -> str:
+    where = ["--bootstrap", guarded.bootstrap, "--prefix", guarded.names.prefix]
+    done = subprocess.run(
+        [sys.executable, "-m", "gate", command, service, *where], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
 
 
 async def test_a_console_is_killed_in_the_midst_and_the_form_is_sent_to_another(guarded, tmp_path):

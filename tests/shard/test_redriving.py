@@ -31,8 +31,8 @@ def rejections(count=COUNT, tenant=b"acme"):
 
 
 @asynccontextmanager
-async def redriving(kafka, *commands):
-    """Run a shard to which these were given."""
+async def redriving(kafka, *commands, ids=()):
+    """Run a shard to which these were given, as c0, c1, ... unless `ids` are."""
     async with running(kafka) as (shard, around):
 
         async def extents(topic, since_ms):
@@ -57,7 +57,7 @@ async def redriving(kafka, *commands):
         around.extents, around.scan, around.widen = extents, scan, widen
         around.retries, around.handed_over = retries, handed_over
         given = [
-            Received(n, "pay", command, True, f"c{n}", "ann", "because", NOW // MS)
+            Received(n, "pay", command, True, ids[n] if ids else f"c{n}", "ann", "because", NOW // MS)
             for n, command in enumerate(commands)
         ]
         around.feedback.since = lambda offset: given[offset:]
@@ -157,3 +157,25 @@ async def test_it_can_be_ended_while_its_topic_can_t_be_read():
         await until(lambda: ends(kafka))
         assert shard.failures == 0
     assert (ends(kafka)[0].state, ends(kafka)[0].done, back(kafka)) == (AnswerState.ABORTED, 0, [])
+
+
+async def test_answers_say_who_and_why_and_an_abort_that_is_sent_again_is_one():
+    kafka = Kafka(logs={REJECTED: rejections(3)})
+    again = Abort("pay", "c0")
+    async with redriving(
+        kafka, Redrive("pay", Selection(all=True)), again, again, Abort("pay", "c0"), ids=["c0", "a", "a", "b"]
+    ) as (_, around):
+
+        async def away(_partition, _offset):
+            raise UnavailableError("no leader")
+
+        around.scan = away
+        await until(lambda: ends(kafka, "b"))
+    told = [decode_answer(record[1]) for record in kafka.logs[ANSWERS]]
+    assert {(one.what, one.who, one.because) for one in told if one.command == "c0"} == {("redrive", "ann", "because")}
+    assert [(one.state, one.what) for one in ends(kafka, "a")] == [(AnswerState.DONE, "abort")] * 2
+    assert [one.state for one in ends(kafka, "b")] == [AnswerState.FAILED], "another command comes too late"
+    noted = [decode_audit(record[1]) for record in kafka.logs[AUDIT]]
+    assert [(one.what, one.command, one.result) for one in noted if one.what == "abort"] == [
+        ("abort", "a", "done"), ("abort", "b", "failed"),
+    ]  # fmt: skip

@@ -1,0 +1,144 @@
+"""What operators have commanded, as audit and answers tell it: in force, under way, and over. No I/O, no clock."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from gate.protocol.answers import FINAL, Answer, AnswerState, Audit
+
+AUDITS: Final = 2_000
+ANSWERED: Final = 2_000  # commands
+_SHOWN_FOR_MS: Final = 600_000  # after the end of a command
+_LIMITS: Final = ("requests_per_second", "burst_size", "window_size", "window_limit")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSet:
+    """A limit that somebody has set over the policy file; `who` and `why` are empty for who may see no names."""
+
+    fields: Mapping[str, str | int]
+    until_ms: int | None  # unix ms; None: until it is cleared
+    who: str = ""
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """What it sets, in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.fields.items())
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A command on what waits: how far it is; `who` and `why` are empty for who may see no names."""
+
+    command: str  # its id
+    what: str
+    state: str  # an AnswerState
+    done: int  # requests
+    of: int | None  # None: they are being counted
+    at_ms: int  # unix ms, of the last answer
+    who: str = ""
+    why: str = ""
+    problem: str = ""  # it failed, or was aborted
+
+    @property
+    def is_under_way(self) -> bool:
+        """Tell whether it goes on."""
+        return self.state not in FINAL
+
+
+class Commanded:
+    """The newest of audit and answers, by the services that they are about."""
+
+    def __init__(self) -> None:
+        self._audits: deque[Audit] = deque(maxlen=AUDITS)
+        self._pauses: dict[tuple[str, str], Audit] = {}  # the newest, by service and tenant
+        self._limits: dict[str, dict[str, Audit]] = {}  # by service and tenant
+        self._answers: dict[str, Answer] = {}  # by command, the newest last
+        self._under_way: dict[str, dict[str, Answer]] = {}  # by service and command
+
+    def take_audit(self, audit: Audit) -> None:
+        """Take a record of the audit."""
+        self._audits.append(audit)
+        tenant = str(audit.said.get("tenant", ""))
+        if audit.what in {"pause", "resume"}:
+            self._pauses[audit.service, tenant] = audit
+        if audit.result not in {"", AnswerState.DONE}:
+            return
+        limits = self._limits.setdefault(audit.service, {})
+        match audit.what:
+            case "set-limit":
+                limits[tenant] = audit
+            case "clear-limit" if audit.said.get("all"):
+                limits.clear()
+            case "clear-limit" | "limit-ended":
+                limits.pop(tenant, None)
+            case "import-limits":
+                self._limits[audit.service] = {name: one for name, one in limits.items() if not name}
+        if not self._limits[audit.service]:
+            del self._limits[audit.service]
+
+    def take_answer(self, answer: Answer) -> None:
+        """Take an answer to a command."""
+        before = self._answers.pop(answer.command, None)
+        if before is not None and not answer.what:
+            answer = msgspec.structs.replace(answer, what=before.what, who=before.who, because=before.because)
+        if not answer.what or answer.dry_run:
+            return
+        self._answers[answer.command] = answer
+        under_way = self._under_way.setdefault(answer.service, {})
+        under_way.pop(answer.command, None)
+        if answer.state not in FINAL:
+            under_way[answer.command] = answer
+        if not under_way:
+            del self._under_way[answer.service]
+        while len(self._answers) > ANSWERED:
+            oldest = self._answers.pop(next(iter(self._answers)))
+            self._under_way.get(oldest.service, {}).pop(oldest.command, None)
+
+    def audits(self, service: str = "", tenant: str = "") -> Sequence[Audit]:
+        """Return what was commanded, newest first."""
+        found = [audit for audit in reversed(self._audits) if not service or audit.service == service]
+        return [audit for audit in found if not tenant or tenant_of(audit.said) == tenant]
+
+    def pause_of(self, service: str, tenant: str = "") -> Audit | None:
+        """Return who paused or resumed a service, or one of its tenants, last."""
+        return self._pauses.get((service, tenant))
+
+    def limit_of(self, service: str, now_ms: int, *, names: bool, tenant: str = "") -> LimitSet | None:
+        """Return what is set for a service, or one of its tenants, as far back as the audit is read."""
+        audit = self._limits.get(service, {}).get(tenant)
+        if audit is None:
+            return None
+        until = audit.after.get("until_ms")
+        if isinstance(until, int) and until <= now_ms:
+            return None  # its owner is away, or tells it with its next batch
+        fields: dict[str, str | int] = {name: audit.after[name] for name in _LIMITS if name in audit.after}
+        return LimitSet(fields, until, audit.who if names else "", audit.reason if names else "")
+
+    def under_way(self, service: str, *, names: bool) -> Sequence[CommandLine]:
+        """Return the commands on what waits of a service that go on."""
+        return [_line(answer, names=names) for answer in self._under_way.get(service, {}).values()]
+
+    def latest(self, service: str, now_ms: int, *, names: bool) -> Sequence[CommandLine]:
+        """Return those that go on, and those that ended a short time ago, newest first."""
+        found = [answer for answer in reversed(self._answers.values()) if answer.service == service]
+        lines = [_line(answer, names=names) for answer in found]
+        return [one for one in lines if one.is_under_way or now_ms - one.at_ms < _SHOWN_FOR_MS]
+
+
+def tenant_of(said: Mapping[str, Any]) -> str:
+    """Return the tenant that a command is about; empty: none in particular."""
+    selection = said.get("selection")
+    chosen = selection.get("tenant") if isinstance(selection, dict) else None
+    return str(said.get("tenant") or chosen or "")
+
+
+def _line(answer: Answer, *, names: bool) -> CommandLine:
+    who, why, problem = (answer.who, answer.because, answer.why) if names else ("", "", "")
+    return CommandLine(
+        answer.command, answer.what, answer.state, answer.done, answer.of, answer.at, who, why, problem
+    )  # fmt: skip

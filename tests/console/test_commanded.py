@@ -1,0 +1,94 @@
+"""What was commanded stands beside what it changed, with who and why, as long as it holds or goes on."""
+
+import pytest
+
+from gate.console.commanded import ANSWERED, Commanded
+from gate.protocol.answers import Answer, AnswerState, Audit
+from tests.console.conftest import AT_MS
+
+
+@pytest.fixture
+def known():
+    return Commanded()
+
+
+def limited(known, what="set-limit", **fields):
+    given = {"who": "ann", "reason": "campaign", "result": "done"} | fields
+    known.take_audit(Audit(AT_MS, what, "pay", "c1", **given))
+
+
+def test_a_limit_is_told_until_it_ends(known):
+    limited(known, after={"requests_per_second": "50", "burst_size": 80, "until_ms": AT_MS + 1000, "version": 3})
+    found = known.limit_of("pay", AT_MS, names=True)
+    assert (found.text, found.until_ms) == ("requests_per_second 50, burst_size 80", AT_MS + 1000)
+    assert (found.who, found.why) == ("ann", "campaign")
+    hidden = known.limit_of("pay", AT_MS, names=False)
+    assert (hidden.who, hidden.why, hidden.text) == ("", "", found.text)
+    assert known.limit_of("pay", AT_MS, names=True, tenant="acme") is None
+    assert known.limit_of("pay", AT_MS + 1000, names=True) is None
+
+
+@pytest.mark.parametrize(("what", "said"), [("clear-limit", {}), ("limit-ended", {}), ("clear-limit", {"all": True})])
+def test_a_limit_is_told_until_it_is_cleared(known, what, said):
+    limited(known, after={"requests_per_second": "50"})
+    limited(known, after={"requests_per_second": "5"}, said={"tenant": "acme"})
+    limited(known, after={}, result="failed", what="clear-limit")
+    assert known.limit_of("pay", AT_MS, names=True) is not None, "that was refused"
+    limited(known, what=what, said=said)
+    assert known.limit_of("pay", AT_MS, names=True) is None
+    assert (known.limit_of("pay", AT_MS, names=True, tenant="acme") is None) == bool(said)
+
+
+def test_an_import_replaces_the_limits_of_tenants(known):
+    limited(known, after={"requests_per_second": "5"}, said={"tenant": "acme"})
+    limited(known, after={"requests_per_second": "50"})
+    limited(known, "import-limits")
+    assert known.limit_of("pay", AT_MS, names=True, tenant="acme") is None
+    assert known.limit_of("pay", AT_MS, names=True) is not None
+
+
+def test_a_pause_of_a_tenant_is_not_one_of_its_service(known):
+    known.take_audit(Audit(AT_MS, "pause", "pay", "c1", "ann", said={"tenant": "acme"}))
+    assert known.pause_of("pay") is None
+    assert known.pause_of("pay", "acme").who == "ann"
+
+
+def answered(known, state, command="c1", **fields):
+    said = {"what": "cancel", "who": "ann", "because": "they have left"} | fields
+    known.take_answer(Answer(command, "pay", state, AT_MS, **said))
+
+
+def test_a_command_is_under_way_until_it_is_over(known):
+    answered(known, AnswerState.TAKEN)
+    answered(known, AnswerState.WORKING, done=500, of=3000)
+    (one,) = known.under_way("pay", names=True)
+    assert (one.what, one.done, one.of, one.who, one.why) == ("cancel", 500, 3000, "ann", "they have left")
+    (hidden,) = known.under_way("pay", names=False)
+    assert (hidden.done, hidden.who, hidden.why) == (500, "", "")
+    answered(known, AnswerState.DONE, done=3000, of=3000, what="", who="", because="")
+    assert known.under_way("pay", names=True) == []
+    (over,) = known.latest("pay", AT_MS + 1, names=True)
+    assert (over.state, over.what, over.who) == ("done", "cancel", "ann"), "an answer adds to those before"
+    assert known.latest("pay", AT_MS + 3_600_000, names=True) == []
+
+
+def test_what_only_counts_is_no_command_under_way(known):
+    answered(known, AnswerState.WORKING, of=10, dry_run=True)
+    answered(known, AnswerState.TAKEN, "of an earlier gate", what="")
+    assert known.latest("pay", AT_MS, names=True) == []
+
+
+def test_few_are_kept(known):
+    answered(known, AnswerState.WORKING, "first", of=3)
+    for number in range(ANSWERED):
+        answered(known, AnswerState.DONE, f"c{number}")
+    assert known.under_way("pay", names=True) == []
+    assert len(known.latest("pay", AT_MS, names=True)) == ANSWERED
+
+
+def test_what_was_commanded_about_a_tenant_is_found(known):
+    known.take_audit(Audit(AT_MS, "cancel", "pay", "c1", said={"selection": {"tenant": "acme"}}))
+    limited(known, said={"tenant": "acme"}, after={"burst_size": 3})
+    limited(known, after={"burst_size": 3})
+    assert [audit.what for audit in known.audits("pay", "acme")] == ["set-limit", "cancel"]
+    assert len(known.audits("pay")) == 3
