@@ -32,7 +32,7 @@ ALONE := tests/chaos/test_chaos.py tests/hostile/test_hostile.py tests/kafka/tes
   tests/client/test_pacing.py tests/system/test_waiting.py
 WORKERS ?= 3
 
-test: $(READY)
+test: $(READY) test-tools
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(foreach part,$(ALONE),--ignore=$(part))
 	$(BIN)/python -m pytest $(ALONE)
 
@@ -127,14 +127,28 @@ aiokafka-oldest aiokafka-newest: aiokafka-%: $(READY) build/aiokafka-%
 aiokafka-public: $(READY)
 	GATE_AIOKAFKA=public $(BIN)/python -m pytest $(TESTS)
 
-# Let tests send alerts to a real Alertmanager and look at the console in a real browser; without, these are skipped
-test-tools: compose-tool
+# What tests look at the gate with: Alertmanager, Chromium, promtool, and axe-core for what is hard to read or to reach. Each
+# is fetched once, or what is missing is told; tests that need it are then skipped
+AXE := 4.14.1
+AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
+test-tools: compose-tool build/axe.min.js build/promtool
 	@command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null || \
 	  { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus-alertmanager >/dev/null; } || \
 	  echo "no Alertmanager, and none could be installed: install prometheus-alertmanager by hand" >&2
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	  { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
 	  echo "no Chromium, and none could be installed: install chromium by hand" >&2
+
+build/axe.min.js:
+	@mkdir -p build/axe && cd build/axe && npm pack --silent --ignore-scripts axe-core@$(AXE) >/dev/null && \
+	  tar -xzf axe-core-$(AXE).tgz package/axe.min.js && echo "$(AXE_SHA256)  package/axe.min.js" | sha256sum --check --quiet && \
+	  mv package/axe.min.js ../axe.min.js || echo "no axe-core $(AXE): it takes npm, and the npm registry" >&2
+
+build/promtool:
+	@mkdir -p build/prometheus && ln -sf "$$(command -v promtool)" $@ 2>/dev/null && test -x $@ || { rm -f $@; cd build/prometheus && \
+	  { apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
+	  dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool ../promtool; } || \
+	  echo "no promtool, and none could be fetched: it is in Debian's prometheus" >&2
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist

@@ -13,7 +13,7 @@ from gate.admission.model import MS, Usage
 from gate.limits import NEVER
 
 FOREVER_MS: Final = 2**53 - 1  # the largest integer that every JSON reader keeps; stands for NEVER
-_TIMES: Final = {
+TIMES: Final = {
     "at": "at_ms",
     "breach_since": "breach_since_ms",
     "paused_until": "paused_until_ms",
@@ -25,7 +25,7 @@ _TIMES: Final = {
 def to_json(usage: Usage) -> dict[str, Any]:
     """Return the usage as a JSON object, with the sums `backlog` and `eta_seconds` added."""
     record: dict[str, Any] = msgspec.to_builtins(usage)
-    for name, name_ms in _TIMES.items():
+    for name, name_ms in TIMES.items():
         record[name_ms] = _to_ms(record.pop(name))
     for limit in record["limits"]:
         left, renews_at = limit.pop("left"), limit.pop("renews_at")
@@ -41,8 +41,8 @@ def to_json(usage: Usage) -> dict[str, Any]:
 def from_json(record: dict[str, Any]) -> Usage:
     """Return the usage that `to_json` made a record of. Raises ValueError for anything else."""
     try:
-        fields = {name: value for name, value in record.items() if name not in _TIMES.values()}
-        fields |= {name: _to_ns(record.get(name_ms)) for name, name_ms in _TIMES.items()}
+        fields = {name: value for name, value in record.items() if name not in TIMES.values()}
+        fields |= {name: _to_ns(record.get(name_ms)) for name, name_ms in TIMES.items()}
         if refusal := fields.get("last_refusal"):
             fields["last_refusal"] = {"reason": refusal["reason"], "limit": refusal["limit"]} | {
                 "at": _to_ns(refusal["at_ms"])

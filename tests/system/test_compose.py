@@ -54,7 +54,8 @@ def config(tool, file):
 def test_a_real_compose_tool_accepts_it(tool, services):
     resolved = config(tool, ROOT / "docker-compose.yml")
     assert resolved.returncode == 0, resolved.stderr
-    usual = {name for name, service in services.items() if "profiles" not in service}
+    heeds_profiles = "version 1." not in run([*tool, "version"]).stdout  # Debian's shows all services
+    usual = {name for name, service in services.items() if "profiles" not in service or not heeds_profiles}
     assert yaml.safe_load(resolved.stdout)["services"].keys() == usual
     resolved = run([*tool, "-f", str(ROOT / "docker-compose.yml"), "--profile", "cluster", "config"])
     assert yaml.safe_load(resolved.stdout)["services"].keys() == services.keys()
@@ -171,6 +172,17 @@ def test_prometheus_scrapes_a_port_that_the_gate_opens(services):
     source = yaml.safe_load(ROOT.joinpath("deploy/grafana/provisioning/datasources/prometheus.yml").read_text())
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
     assert "prometheus" in services
+
+
+def test_keda_asks_for_metrics_that_the_gate_has():
+    objects = list(yaml.safe_load_all(ROOT.joinpath("deploy/keda.yaml").read_text()))
+    asked = {trigger["metadata"]["query"] for one in objects for trigger in one["spec"]["triggers"]}
+    registry = CollectorRegistry()
+    Metrics(registry, "1")
+    served = {family.name for family in registry.collect()}
+    assert {re.findall(r"gate_[a-z_]+", query)[0] for query in asked} == {
+        "gate_backlog_requests", "gate_undecided_requests",
+    } <= served  # fmt: skip
 
 
 def test_the_dashboard_shows_only_metrics_that_the_gate_has():
