@@ -51,16 +51,23 @@ class ReplayResult:
         return sorted(decided - came for came, decided, verdict in rows if verdict is Verdict.ADMITTED)
 
 
-def replay(service: str, policy: Policy, requests: Sequence[Request]) -> ReplayResult:
+def replay(
+    service: str, policy: Policy, requests: Sequence[Request], moments: Sequence[int] | None = None
+) -> ReplayResult:
     """Play requests, in the order of their times, through an engine that starts full; then wait for what is parked.
 
-    Of a group's budget the service is taken to have all: what others used is not in the recording.
+    Of a group's budget the service is taken to have all: what others used is not in the recording. With `moments`,
+    unix ms, the engine decides at these and no others, as a gate did whose every batch came a little late or early:
+    then its decisions are that gate's, and what waits at the last of them is left so.
     """
     offered = array("q", [request.at_ms for request in requests])
     outcome = ReplayResult(policy.version, offered, array("q", [WAITING]) * len(requests), [None] * len(requests))
     if not requests:
         return outcome
     driver = _driver(service, policy, requests, outcome)
+    if moments is not None:
+        _play_at(moments, driver, requests)
+        return outcome
     at = 0
     while at < len(requests):
         end = at + 1
@@ -73,6 +80,17 @@ def replay(service: str, policy: Policy, requests: Sequence[Request]) -> ReplayR
         at = end
     driver.drain(NEVER)
     return outcome
+
+
+def _play_at(moments: Sequence[int], driver: Driver, requests: Sequence[Request]) -> None:
+    at = 0
+    for moment in moments:
+        end = at
+        while end < len(requests) and requests[end].at_ms <= moment:
+            end += 1
+        driver.now = max(driver.now, moment * MS)
+        driver.offer(at, list(_runs(requests[at:end])))
+        at = end
 
 
 class _Recorder:
@@ -121,6 +139,8 @@ def _waits(overflow: Overflow) -> Overflow:
 
 
 def _runs(requests: Sequence[Request]) -> Iterable[Run]:
+    if not requests:
+        return
     first = 0
     for number in range(1, len(requests) + 1):
         if number == len(requests) or _alike(requests[number]) != _alike(requests[first]):

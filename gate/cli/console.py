@@ -18,6 +18,7 @@ from gate.config import Connection
 from gate.console.access import Access, load_access
 from gate.console.actions import Actions
 from gate.console.feed import Feed
+from gate.console.lookups import Lookups
 from gate.console.pages import Console
 from gate.console.views import Views
 from gate.errors import GateError
@@ -91,7 +92,9 @@ async def _run(
     async with AsyncExitStack() as stack:
         feed = Feed(connection, linger=_ALWAYS)
         actions = Actions(connection) if access.is_on else None
-        pages = Console(feed, Views(feed, explain=explain), access=access, actions=actions)
+        pages = Console(
+            feed, Views(feed, Lookups(connection, lambda: policy), explain=explain), access=access, actions=actions
+        )
         server = HttpServer(
             *address, Board(faults={}), CollectorRegistry(), names=names, routes=pages.routes, guard=pages.guard
         )

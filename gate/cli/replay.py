@@ -3,6 +3,7 @@
 import asyncio
 import json as jsonlib
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from gate.admission.replay import ReplayResult, Request
 from gate.admission.replay import replay as play
 from gate.cli.client import Client, Flag, Seconds, Service, log_to_stderr, say
+from gate.cli.replay_check import check as checked
 from gate.errors import GateError
 from gate.kafka.request_history import reader, recorded
 from gate.policy import Policy, load_policy
@@ -28,6 +30,7 @@ def replay(
     against: Path | None = None,
     since: Seconds | None = None,
     plot: Path | None = None,
+    check: Flag = False,
     json: Flag = False,
     client: Client | None = None,
 ) -> None:
@@ -48,12 +51,21 @@ def replay(
         How far back to go, such as 30m or 2h; all that the topic has if not given.
     plot
         Write a picture of offered and admitted requests over time.
+    check
+        Play the gate's own batches again, by its outputs, and say how many of its decisions the engine repeats: all of
+        them where --config is the policy that it ran with from the beginning, and nobody commanded anything.
     json
         Print a list with an object per policy: policy_file, policy (its version), offered, seconds, admitted,
-        admitted_at_once, delayed, rejected (reason to number), breaches, wait_ms (p50, p90, p99, p100).
+        admitted_at_once, delayed, rejected (reason to number), breaches, wait_ms (p50, p90, p99, p100). With --check
+        one object: compared, same, and the first other one in words.
     """
     log_to_stderr()
     client = client or Client()
+    if check:
+        found = asyncio.run(checked(client, service, client.policy, time.time_ns() // 1_000_000))
+        text = f"{found.same:,} of {found.compared:,} decisions of the gate are the engine's"
+        print(jsonlib.dumps(asdict(found)) if json else f"{text}{f'; not {found.first}' if found.first else ''}")
+        return
     policies = [client.policy, *([] if against is None else [load_policy(against)])]
     since_ms = None if since is None else int((time.time() - since) * 1000)
     requests, malformed = asyncio.run(_read(client, service, since_ms))

@@ -21,6 +21,7 @@ from gate.config import Connection
 from gate.console.access import Access, load_access
 from gate.console.actions import Actions
 from gate.console.feed import Feed
+from gate.console.lookups import Lookups
 from gate.console.pages import Console
 from gate.console.view import Trouble
 from gate.console.views import Views
@@ -139,7 +140,8 @@ def _console(settings: Settings, board: Board, access: Access) -> Console:
     connection = Connection.of(settings)
     actions = Actions(connection) if access.is_on else None
     feed = Feed(connection)
-    return Console(feed, Views(feed, explain=explain, troubles=troubles), access=access, actions=actions)
+    views = Views(feed, Lookups(connection, lambda: board.rules), explain=explain, troubles=troubles)
+    return Console(feed, views, access=access, actions=actions)
 
 
 async def _live(
@@ -218,6 +220,7 @@ async def _report(gate: Gate, board: Board) -> None:
         key = gate.policy.version, frozenset(board.usage)
         if key != shown:
             shown = key
+            board.rules = gate.policy
             board.policy = _describe(gate.policy, board.usage.keys() | set(gate.policy.services))
         await asyncio.sleep(FAULTS_EVERY)
 

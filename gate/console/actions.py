@@ -28,7 +28,7 @@ ON_WAITING: Final = {  # what commands by a filter do, in words
 # all others, which lose nothing, take OPERATE
 COMMANDS: Final = {"cancel": Role.ADMIN, "set-limit": Role.ADMIN, "clear-limit": Role.ADMIN}
 _ANSWERED_WITHIN: Final = 5.0  # seconds for which a browser is kept waiting
-_COUNTED_WITHIN: Final = 30.0
+_COUNTED_WITHIN: Final = 8.0  # less than a connection has
 _MAX_REASON: Final = 500
 
 log = get_logger("gate.console")

@@ -4,12 +4,13 @@ import math
 from bisect import insort
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
 from gate.console.commanded import Commanded
+from gate.console.owners import Owner, owners_of
 from gate.console.records import Record, decode
 from gate.console.view import Line, Mark, Pressure, State, Trouble, Word, line_of, state_of, worst
 from gate.observe.usage import FOREVER_MS
@@ -62,17 +63,6 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 _ALERTS: Final = msgspec.json.Decoder(Alert)
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A shard, and the gate that has told of it last."""
-
-    shard: int
-    gate: str
-    services: int
-    waiting: int  # requests
-    told_ms: int  # unix ms
 
 
 class Group:
@@ -257,18 +247,7 @@ class Group:
 
     def owners(self) -> Sequence[Owner]:
         """Return each shard that has services, with its gate."""
-        newest: dict[int, Record] = {}
-        services: Counter[int] = Counter()
-        waiting: Counter[int] = Counter()
-        for record in self._records.values():
-            if record.shard is not None:
-                services[record.shard] += 1
-                waiting[record.shard] += record.backlog
-                if record.shard not in newest or record.at_ms > newest[record.shard].at_ms:
-                    newest[record.shard] = record
-        return [
-            Owner(shard, one.owner, services[shard], waiting[shard], one.at_ms) for shard, one in sorted(newest.items())
-        ]
+        return owners_of(self._records.values())
 
     def troubles(self, now_ms: int) -> Sequence[Trouble]:
         """Return what is wrong with the gates themselves."""

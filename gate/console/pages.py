@@ -21,7 +21,7 @@ from gate.console.forms import FILTER, RefusedError, check_form, read_form
 from gate.console.group import as_json
 from gate.console.live import Live
 from gate.console.view import limit_name
-from gate.console.views import LIVE, Views
+from gate.console.views import LIVE, PAGES, Views
 
 SIZE_MOST: Final = 1_000  # services in one answer of `/v1/pressure`
 _SIGNED_IN: Final = 12 * 3600  # seconds
@@ -47,10 +47,7 @@ class Console:
     def routes(self) -> list[Route]:
         """Return the routes, to be served beside others."""
         return [
-            Route("/", self._page("pressure")),
-            Route("/services/{service}", self._page("service")),
-            Route("/shards", self._page("shards")),
-            Route("/audit", self._page("audit")),
+            *(Route(path, self._page(view)) for view, path in PAGES.items()),
             Route("/live/{view}", self._events),
             Route("/live/{view}/{service}", self._events),
             Route("/v1/pressure", self._json),
@@ -65,6 +62,7 @@ class Console:
         self._live.close()
         if self._actions is not None:
             await self._actions.close()
+        await self._views.close()
         await self._feed.close()
 
     def guard(self, request: Request) -> Response | None:
@@ -119,6 +117,7 @@ class Console:
         if view == "service" and asked.acts:
             ids = {name: new_id() for name in (*ROLES, "count") if viewer.may(ROLES.get(name, Role.OPERATE))}
             forms = {name: {"id": known, "csrf": viewer.sign(known)} for name, known in ids.items()}
+        shown.setdefault("form", {name: request.query_params.get(name, "") for name in ("what", *FILTER)})
         shown.setdefault("said", self._done.get(request.query_params.get("done", ""), ""))
         return self._html(
             "page.html", request, status=status, part=part, asked=asked, viewer=viewer, forms=forms,

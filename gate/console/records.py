@@ -97,6 +97,7 @@ class Record(msgspec.Struct, frozen=True):
     in_flight: int | None = None
     shard: int | None = None
     owner: str = ""
+    commit_seconds: float | None = None  # that a batch of its gate takes
 
     @property
     def lanes(self) -> list[Lane]:

@@ -10,11 +10,26 @@ from gate.console import words
 from gate.console.asked import Asked
 from gate.console.assets import asset
 from gate.console.feed import Feed
+from gate.console.lookups import Lookups
+from gate.console.tenant import tenant_policy, tenant_seen
 from gate.console.view import KINDS, Trouble, limit_name
+from gate.errors import GateError
 
 LIVE: Final = frozenset({"pressure", "service", "shards", "audit"})  # they are followed once a second
+PAGES: Final = {  # where each view is
+    "pressure": "/", "service": "/services/{service}", "tenant": "/services/{service}/tenant",
+    "what-if": "/services/{service}/what-if", "request": "/requests", "shards": "/shards", "brokers": "/brokers",
+    "mesh": "/mesh", "audit": "/audit",
+}  # fmt: skip
 _MARKS: Final = 30
 _AUDITS: Final = 200
+_SHARES: Final = 200
+_CHANGES: Final = {  # what would let a request go sooner, by why it waits
+    "rate": "a higher limit", "window": "a higher limit, or time", "quota": "a larger quota, or its renewal",
+    "tenant": "a higher limit of its tenant", "group": "a larger budget of its group", "paused": "to resume",
+    "lane": "to move or expedite it: others wait in front", "in-flight": "workers that finish",
+    "running": "jobs that are done", "blocked": "a limit above 0", "scheduled": "nothing: it asked for that time",
+}  # fmt: skip
 
 Explain = Callable[[str], Mapping[str, Any] | None]
 Troubles = Callable[[], Sequence[Trouble]]
@@ -31,19 +46,27 @@ class Views:
     def __init__(
         self,
         feed: Feed,
+        lookups: Lookups,
         *,
         explain: Explain = lambda _: None,
         troubles: Troubles = tuple,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._feed = feed
+        self._lookups = lookups
         self._explain = explain
         self._troubles = troubles
         self.wall_ms = wall_ms
         self.templates = _environment()
         self._shown: Mapping[str, Shown] = {
             "pressure": self._pressure, "service": self._service, "shards": self._shards, "audit": self._audit,
+            "tenant": self._tenant, "what-if": self._what_if, "request": self._request, "mesh": self._mesh,
+            "brokers": self._brokers,
         }  # fmt: skip
+
+    async def close(self) -> None:
+        """End what is looked up."""
+        await self._lookups.close()
 
     async def render(self, asked: Asked) -> str:
         """Return a view as HTML."""
@@ -92,6 +115,67 @@ class Views:
             "marks": list(reversed(group.marks(service, names=asked.names)))[:_MARKS],
             "policy": _shown_to(self._explain(service), names=asked.names),
         }
+
+    # -- what is looked up -----------------------------------------------------------------------------------------
+
+    async def _request(self, asked: Asked, now: int) -> dict[str, Any]:
+        if not asked.id:
+            return {"found": None}
+        try:
+            found = await self._lookups.request(asked.id, asked.service or None)
+        except GateError as error:
+            return {"found": None, "fault": error}
+        group = self._feed.group
+        return {
+            "found": found,
+            "limit": limit_name(found.limit or "", found.service, names=asked.names),
+            "changes": _CHANGES.get(found.reason or "", "") if found.standing == "waiting" else "",
+            "line": group.line(found.service, now, names=asked.names),
+        }
+
+    async def _tenant(self, asked: Asked, now: int) -> dict[str, Any]:
+        group, service, tenant = self._feed.group, asked.service, asked.tenant
+        if not (tenant and asked.names):
+            return {"seen": None, "record": group.record(service)}
+        commanded = group.commanded
+        shown: dict[str, Any] = {
+            "record": group.record(service),
+            "line": group.line(service, now, names=True),
+            "pause": commanded.pause_of(service, tenant),
+            "limit_set": commanded.limit_of(service, now, names=True, tenant=tenant),
+            "audits": commanded.audits(service, tenant)[:_MARKS],
+            **tenant_policy(self._lookups.policy(), service, tenant, self._explain(service) or {}),
+        }
+        try:
+            return shown | {"seen": tenant_seen(await self._lookups.recording(service), tenant)}
+        except GateError as error:
+            return shown | {"seen": None, "fault": error}
+
+    async def _what_if(self, asked: Asked, now: int) -> dict[str, Any]:
+        percent = min(max(int(asked.limit) if asked.limit.isdecimal() else 100, 5), 400)
+        shown = {"percent": percent, "line": self._feed.group.line(asked.service, now, names=asked.names)}
+        try:
+            return shown | {"tried": await self._lookups.tried(asked.service, percent)}
+        except GateError as error:
+            return shown | {"tried": None, "fault": error}
+
+    async def _mesh(self, asked: Asked, _now: int) -> dict[str, Any]:
+        try:
+            shares = await self._lookups.shares()
+        except GateError as error:
+            return {"budgets": [], "fault": error}
+        budgets: dict[str, list[Any]] = {}
+        for share in shares:
+            service, of_tenant, _ = share.budget.partition("/")
+            name = share.budget if asked.names or not of_tenant else f"{service}, a tenant"
+            budgets.setdefault(name, []).append(share)
+        return {"budgets": [(name, held[:_SHARES], len(held)) for name, held in budgets.items()]}
+
+    async def _brokers(self, _asked: Asked, _now: int) -> dict[str, Any]:
+        try:
+            return {"transactions": await self._lookups.transactions()}
+        except GateError as error:
+            return {"transactions": [], "fault": error}
 
 
 def _shown_to(policy: Mapping[str, Any] | None, *, names: bool) -> Mapping[str, Any] | None:

@@ -25,6 +25,7 @@ from gate.shard.records import Outgoing, Partition
 from gate.shard.stalled_partitions import StalledPartition, StalledPartitions
 
 LOUD_AFTER: Final = 3  # failures since requests last advanced, and
+_NEWEST: Final = 0.05  # of the average
 LOUD_SECONDS: Final = 15.0  # for so long: else it is a rebalance, or a broker that restarts
 
 log = structlog.get_logger("gate")
@@ -53,6 +54,7 @@ class Reporter:
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
         self._waits = StalledPartitions(prefix, self._send)
         self._policy_refused = False  # the file as it is now
+        self._commit_seconds = 0.0  # that a batch took of late, on the average
         self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
         self._ignored: set[tuple[str, str]] = set()  # services and kinds of fault that were logged
 
@@ -87,6 +89,7 @@ class Reporter:
     def committed(self, seconds: float) -> None:
         """Count a committed batch."""
         self.metrics.committed(seconds)
+        self._commit_seconds += (seconds - self._commit_seconds) * (_NEWEST if self._commit_seconds else 1.0)
 
     def failed(self, shard: int, error: BaseException, failures: int, stuck: float) -> None:
         """Log why a shard restarts; alert once if its requests do not advance."""
@@ -144,7 +147,10 @@ class Reporter:
         self.metrics.usage(usage)
         shown = to_json(usage) | self._beside(usage.service)
         self.board.usage[usage.service] = shown
-        told = {**shown, "shard": shard, "generation": self.generation, "owner": self.name}
+        told = {
+            **shown, "shard": shard, "generation": self.generation, "owner": self.name,
+            "commit_seconds": round(self._commit_seconds, 4),
+        }  # fmt: skip
         return Outgoing(usage.service.encode(), encode(told), None, [])
 
     def undecided(self, service: str, undecided: Undecided | None) -> None:

@@ -45,7 +45,7 @@ async def recorded(
     for partition in all_:
         position = starts[partition]
         while 0 <= position < ends[partition]:
-            fetched = await _fetch(source, partition, position)
+            fetched = await fetch(source, partition, position)
             for record in fetched.records:
                 options = read_options(record.headers)
                 if isinstance(options, Malformed):
@@ -68,7 +68,8 @@ async def recorded(
     return found, malformed
 
 
-async def _fetch(source: Reader, partition: Partition, position: int) -> Fetched:
+async def fetch(source: Reader, partition: Partition, position: int) -> Fetched:
+    """Fetch from one partition, trying again while its leader moves."""
     async with asyncio.timeout(DEADLINE):
         while True:
             try:

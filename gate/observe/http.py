@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 from gate.errors import ArgumentError, GateError, UnknownRequestError
 from gate.observe.connections import BACKLOG, PATIENCE, Connections, most_connections
 from gate.observe.hosts import KnownHosts
+from gate.policy import Policy
 
 _MOST_BODY: Final = 16 << 10  # bytes of a command
 _NOT_HERE: Final = {
@@ -55,15 +56,16 @@ class Door(Protocol):
 class Board:
     """What the gate tells about itself, for whoever asks over HTTP.
 
-    `usage` holds a JSON object per service; `faults` what keeps the gate from being ready, by subject; `hindered` the
-    shards that wait while others go on; `waiting` the partitions that stand; `broken` is set when only a restart helps.
-    `look` brings faults and shards up to date; `find` looks for one request, and
-    `door` takes commands.
+    `usage` holds a JSON object per service; `policy` the one in force as JSON, and `rules` itself; `faults` what keeps
+    the gate from being ready, by subject; `hindered` the shards that wait while others go on; `waiting` the partitions
+    that stand; `broken` is set when only a restart helps. `look` brings faults and shards up to date; `find` looks for
+    one request, and `door` takes commands.
     """
 
     usage: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     waiting: Sequence[Mapping[str, Any]] = ()
     policy: Mapping[str, Any] = field(default_factory=dict)
+    rules: Policy | None = None
     faults: Mapping[str, str] = field(default_factory=lambda: {"gate": "is starting"})
     hindered: Mapping[str, str] = field(default_factory=dict)
     look: Callable[[], None] = lambda: None

@@ -68,7 +68,7 @@ class Page:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def key(self, key: str, text: str = "") -> None:
-        code = {"Tab": 9, "Enter": 13, "Space": 32}.get(key, 0)
+        code = {"Tab": 9, "Enter": 13, "Space": 32, "ArrowRight": 39}.get(key, 0)
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text)
 

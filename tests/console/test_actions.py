@@ -11,18 +11,19 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 from urllib.parse import urlencode
 
 import httpx
+import jsonschema
 import pytest
 
 from gate.client import SyncGateControl
 from gate.protocol import answers, control
 from gate.protocol.topics import Names
 from tests.client.log import Log
-from tests.console.browser import Browser, browsing, chromium
 from tests.console.served import consoled
 from tests.system.gates import GateProcess, create, gate, read, read_count, send, until
 
@@ -411,14 +412,6 @@ async def test_a_program_acts_by_its_token_alone(guarded):
     assert (unknown.status, json.loads(unknown.text)["error"].startswith("there is no service 'nobody'")) == (409, True)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if chromium() is None:
-        pytest.skip("no Chromium on this machine: `make test-tools` installs it where apt is")
-    with browsing() as running:
-        yield running
-
-
 async def test_somebody_on_call_pauses_by_the_keyboard(guarded, browser):
     service = await guarded.service()
 
@@ -448,3 +441,35 @@ async def test_somebody_on_call_pauses_by_the_keyboard(guarded, browser):
     await asyncio.to_thread(script)
     assert len(await guarded.commands(service)) == 1
     assert time.time() * 1000 < (await guarded.commands(service))[0].until
+
+
+@pytest.mark.parametrize(
+    ("topic", "schema"),
+    [("usage", "Usage"), ("control", "Command"), ("answers", "Answer"), ("audit", "Audit"), ("policies", "Published"),
+     ("alerts", "")],
+)  # fmt: skip
+async def test_all_that_flowed_fits_the_schemas(guarded, topic, schema):
+    await guarded.service()
+    form = {"for": "15m", "reason": "to have some", "id": uuid.uuid4().hex, "requests_per_second": "3/h"}
+    service = (await Log(guarded.bootstrap, guarded.names).read(guarded.names.usage))[-1].key.decode()
+    bearer = {"Authorization": f"Bearer {ROOT}"}
+    await asyncio.to_thread(guarded.ask, f"/services/{service}/limit", form, **bearer)
+    document = json.loads(Path("docs/reference/asyncapi.json").read_text())
+    there = await read(guarded.bootstrap, [getattr(guarded.names, topic)], bool)
+    for record in there:
+        kind = schema or "Alert" + "".join(
+            part.capitalize()
+            for part in dict(record.headers)["ce_type"].decode().removeprefix("gate.").replace("_", ".").split(".")
+        )
+        jsonschema.validate(json.loads(record.value), {**document, "$ref": f"#/components/schemas/{kind}"})
+
+
+def test_what_is_answered_under_v1_fits_the_schemas(guarded):
+    document = json.loads(Path("docs/reference/openapi.json").read_text())
+    for path in ("/v1/usage", "/v1/policy", "/v1/pressure"):
+        answer = json.loads(guarded.ask(path, Authorization=f"Bearer {BOB}").text)
+        said = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(answer, {**document, **said})
+    refused = guarded.ask("/v1/requests/nobody", Authorization=f"Bearer {BOB}")
+    assert refused.status == 404
+    jsonschema.validate(json.loads(refused.text), {**document, "$ref": "#/components/schemas/Problem"})

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from gate.protocol.topics import Names
-from tests.console.browser import Browser, browsing, chromium
 from tests.console.served import consoled
 from tests.system.gates import GateProcess, create, gate, send, until
 
@@ -70,14 +69,6 @@ def group(bootstrap, tmp_path_factory) -> Iterator[Group]:
         yield told
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if chromium() is None:
-        pytest.skip("no Chromium on this machine: `make test-tools` installs it where apt is")
-    with browsing() as running:
-        yield running
-
-
 def test_every_door_shows_the_whole_group(group):
     until(lambda: len({json.dumps(group.owners(url), sort_keys=True) for url in group.urls}) == 1)
     owners = group.owners(group.console)
@@ -125,27 +116,6 @@ def test_scripts_are_packed_and_kept_by_browsers(group):
         assert script.headers["content-encoding"] == "gzip"
         assert "immutable" in script.headers["cache-control"]
         assert len(script.read()) < 20_000
-
-
-@pytest.mark.parametrize(("width", "dark"), [(1440, False), (1440, True), (390, False), (390, True)])
-def test_each_view_in_a_browser(group, browser, width, dark):
-    with browser.page(group.console) as page:
-        page.size(width, dark=dark)
-        for path, shown in {
-            "/": "slow", "/services/slow": "high", "/shards": "Shard", "/audit": "Nobody has commanded",
-            "/?state=free": "open-7", "/services/none": "no service",
-        }.items():  # fmt: skip
-            page.open(path)
-            page.until(f"document.body.innerText.includes({json.dumps(shown)})")
-            assert page.run("document.documentElement.scrollWidth") <= width, f"{path} is wider than the screen"
-            page.until("window.htmx")
-        page.open("/")
-        page.until("document.querySelector('.state')")
-        box = page.run("(({top, right}) => [top, right])(document.querySelector('.state').getBoundingClientRect())")
-        assert box[0] < 900, "the first state is seen without scrolling"
-        assert box[1] <= width
-        assert (page.errors, page.foreign) == ([], [])
-        assert page.bytes < 120_000
 
 
 def test_the_page_follows_by_itself_and_not_in_the_background(group, browser):

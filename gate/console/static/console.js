@@ -12,4 +12,8 @@
   document.addEventListener("htmx:sse:error", () => document.body.classList.add("away"));
   document.addEventListener("htmx:sse:after:message", () => document.body.classList.remove("away"));
   window.addEventListener("load", follow);
+  for (const slider of document.querySelectorAll(".slide input")) {
+    slider.addEventListener("input", () => { slider.nextElementSibling.value = `${slider.value} %`; });
+    slider.addEventListener("change", () => slider.form.requestSubmit());
+  }
 })();

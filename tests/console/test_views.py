@@ -1,0 +1,258 @@
+"""Each view over one gate with traffic: what it looks up is what the gate did; then in a browser, by axe and keys."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from gate.config import Connection
+from gate.console.lookups import Lookups
+from gate.console.tried import Tried
+from gate.errors import GateError
+from gate.policy import load_policy
+from gate.protocol.topics import Names
+from tests.console.browser import Browser, Page
+from tests.system.gates import GateProcess, create, gate, read, send, stamp, until
+
+AXE = Path(__file__).parents[2] / "build" / "axe.min.js"
+ROOT, BOB = "c" * 32, "b" * 32
+TOKENS = f"root admin {ROOT}\nbob read {BOB}\n"
+POLICY = """
+shards: 2
+defaults: {window_size: 3s, overflow: delay}
+services:
+  search: {requests_per_second: 1000, burst_size: 1000}
+  payments: {requests_per_second: 40, burst_size: 20}
+  reports:
+    requests_per_second: 30
+    burst_size: 10
+    max_delay: 2s
+    priorities: {interactive: 6, batch: 1}
+    tenants: {default: {requests_per_second: 20, burst_size: 5}, acme: {requests_per_second: 10, burst_size: 5}}
+  slow: {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}
+"""
+ROUNDS = 20
+
+
+@dataclass
+class Staged:
+    bootstrap: str
+    names: Names
+    process: GateProcess
+    config: Path
+    waiting: str  # id of a request that waits
+
+    @property
+    def url(self) -> str:
+        return self.process.url()
+
+    def page(self, path: str, token: str = ROOT) -> str:
+        asked = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return answer.read().decode()
+
+    def views(self) -> dict[str, str]:
+        """Return the address of each view, and what it shows."""
+        return {
+            "/": "payments", "/?state=limited": "slow", "/services/reports": "interactive",
+            "/services/none": "no service", "/services/reports/what-if?limit=50": "Who loses",
+            "/services/reports/tenant?tenant=acme": "share of what went",
+            f"/requests?id={quote(self.waiting)}": "what would change it", "/shards": "Commit takes",
+            "/brokers": "Open transactions", "/mesh": "Shared limits", "/audit": "pause",
+        }  # fmt: skip
+
+
+async def traffic(bootstrap: str, names: Names) -> None:
+    """Send what the services get: little, bursts, and three times what is allowed."""
+    await create(bootstrap, *map(names.requests, ("search", "payments", "reports", "slow")))
+    await send(bootstrap, names.requests("slow"), [(None, b"x", [("gate-id", b"order-1")])] * 4)
+    for number in range(ROUNDS):
+        await send(bootstrap, names.requests("search"), [(None, b"x", [])] * 5)
+        if number % 8 == 0:
+            await send(bootstrap, names.requests("payments"), [(None, b"%d" % i, []) for i in range(60)])
+        headers = [
+            [("gate-tenant", b"acme" if i % 2 else b"zeta"), ("gate-priority", b"batch" if i % 3 else b"interactive")]
+            for i in range(10)
+        ]
+        await send(bootstrap, names.requests("reports"), [(b"%d" % i, b"x", one) for i, one in enumerate(headers)])
+        await asyncio.sleep(0.1)  # it is a rate
+
+
+@pytest.fixture(scope="module")
+def staged(bootstrap, tmp_path_factory) -> Iterator[Staged]:
+    prefix = f"t{uuid.uuid4().hex[:8]}"
+    names, folder = Names(prefix), tmp_path_factory.mktemp("gate")
+    (folder / "tokens").write_text(TOKENS)
+    options = ("--http", "0", "--tokens", str(folder / "tokens"))
+    with gate(folder, bootstrap, prefix, POLICY, *options) as process:
+        until(process.is_ready, explain=process.text)
+        asyncio.run(traffic(bootstrap, names))
+        told = Staged(bootstrap, names, process, process.config, "")
+
+        def drained() -> bool:
+            asked = urllib.request.Request(f"{told.url}/v1/usage", headers={"Authorization": f"Bearer {BOB}"})
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                services = json.load(answer)["services"]
+            idle = [one["service"] for one in services if not one["backlog"] and not one["undecided"]]
+            return {"search", "payments", "reports"} <= set(idle) and len(services) == 4
+
+        until(drained, explain=process.text)
+        parked = asyncio.run(read(bootstrap, [names.delayed("slow")], lambda found: len(found) >= 3))
+        told.waiting = stamp(parked[0]).id
+        yield told
+
+
+async def patiently(lookups: Lookups, service: str, percent: int) -> Tried:
+    """Ask again while it takes a while."""
+    for _ in range(5):
+        with contextlib.suppress(GateError):
+            return await lookups.tried(service, percent)
+    return await lookups.tried(service, percent)
+
+
+@pytest.mark.parametrize("service", ["search", "payments", "reports", "slow"])
+async def test_the_engine_decides_about_the_recording_as_the_gate_did(staged, service):
+    policy = load_policy(staged.config)
+    lookups = Lookups(Connection(staged.bootstrap, prefix=staged.names.prefix), lambda: policy)
+    tried = await patiently(lookups, service, 100)
+    assert tried.compared == tried.requests > 0
+    assert tried.same == tried.compared
+    assert tried.own == tried.other, "it is the same limit"
+    if service == "payments":
+        less = await patiently(lookups, service, 50)
+        assert less.other.p99_seconds > less.own.p99_seconds
+        assert sum(loser.requests for loser in less.losers) > 0
+    where = ["--bootstrap", staged.bootstrap, "--prefix", staged.names.prefix, "--config", str(staged.config)]
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "gate", "replay", service, "--check", *where],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    count = f"{tried.requests:,}"
+    assert (done.returncode, done.stdout) == (0, f"{count} of {count} decisions of the gate are the engine's\n")
+
+
+def test_one_request_is_found_with_why_it_waits(staged):
+    html = staged.page(f"/requests?id={quote(staged.waiting)}")
+    assert all(part in html for part in ("waiting", staged.waiting, "a higher limit", "order-1"))
+    assert "?what=expedite&amp;request=" in html
+    assert "?what=expedite" not in staged.page(f"/requests?id={quote(staged.waiting)}", BOB), "who may do nothing"
+    assert "there is no request" in staged.page("/requests?id=nobody&service=slow")
+
+
+def test_a_tenant_is_told_its_limits_with_their_origin_and_why_it_waits(staged):
+    html = staged.page("/services/reports/tenant?tenant=acme")
+    assert 'exact "' in html or ">exact" in html
+    assert "requests_per_second" in html
+    assert "delayed" in html
+    came = html.partition("<dt>came</dt><dd>")[2].partition(" ")[0]
+    assert came == str(ROUNDS * 5)
+    assert "nothing of it was held back" in staged.page("/services/reports/tenant?tenant=nobody")
+
+
+def test_another_limit_is_tried_and_nothing_is_changed(staged):
+    until(lambda: "with 50 %, 20/s" in staged.page("/services/payments/what-if?limit=50"))
+    html = staged.page("/services/payments/what-if?limit=50")
+    assert "as the gate did" in html
+    assert "limit set" not in staged.page("/services/payments")
+
+
+def test_shards_tell_how_long_commits_take_and_nothing_is_open(staged):
+    assert " ms</td>" in staged.page("/shards")
+    until(lambda: "No transaction is open" in staged.page("/brokers"))
+    assert "No process shares a limit" in staged.page("/mesh")
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+
+
+def opened(page: Page, path: str, shown: str) -> None:
+    """Open a view, again where what it looks up takes a while."""
+    for _ in range(5):
+        page.open(path)
+        with contextlib.suppress(AssertionError):
+            page.until(f"document.body.innerText.toLowerCase().includes({json.dumps(shown.lower())})", 6)
+            return
+    page.until(f"document.body.innerText.toLowerCase().includes({json.dumps(shown.lower())})")
+
+
+def signed_in(page: Page, url: str) -> None:
+    page.call("Network.setCookie", url=url, name="gate-token", value=ROOT, httpOnly=True, sameSite="Strict")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
+def test_each_view_is_readable_reachable_and_small(staged, browser: Browser, width, dark):
+    if not AXE.exists():
+        pytest.skip("no axe-core here: `make test-tools` fetches it where npm is")
+    pause = urllib.request.Request(
+        f"{staged.url}/services/search/pause", b"for=5m&reason=deploy", {"Authorization": f"Bearer {ROOT}"}
+    )
+    urllib.request.urlopen(pause, timeout=60).close()
+    axe, faults = AXE.read_text(), {}
+    with browser.page(staged.url) as page:
+        signed_in(page, staged.url)
+        page.size(width, dark=dark)
+        for path, shown in staged.views().items():
+            page.open(path)
+            page.until(f"document.body.innerText.toLowerCase().includes({json.dumps(shown.lower())})")
+            if path == "/":
+                box = page.run(
+                    "(({top, right}) => [top, right])(document.querySelector('.state').getBoundingClientRect())"
+                )
+                assert box[0] < 900, "the first state is seen without scrolling"
+                assert box[1] <= width
+                assert page.bytes < 120_000
+            page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+            if page.run("document.documentElement.scrollWidth") > width:
+                faults[path] = "is wider than the screen"
+            assert page.run("document.documentElement.outerHTML.length") < 60_000
+            page.run(axe + ";0")
+            said = page.run(
+                "axe.run(document, {resultTypes: ['violations']}).then((all) => all.violations"
+                ".filter((one) => ['serious', 'critical'].includes(one.impact))"
+                ".map((one) => one.id + ': ' + one.nodes.map((node) => node.target.join(' ')).join(', ')))"
+            )
+            if said:
+                faults[path] = said
+        assert faults == {}
+        assert (page.errors, page.foreign) == ([], [])
+
+
+def test_the_keyboard_alone_reaches_every_action(staged, browser: Browser):
+    with browser.page(staged.url) as page:
+        signed_in(page, staged.url)
+        page.size(390)
+        page.open("/services/slow")
+        page.until("document.querySelector('.actions')")
+        reached = set()
+        for _ in range(120):
+            page.key("Tab")
+            at = page.run("({tag: document.activeElement.tagName, text: document.activeElement.innerText})")
+            if at["tag"] == "SUMMARY" and not page.run("document.activeElement.parentElement.open"):
+                page.key("Enter", "\r")
+                page.until("document.activeElement.parentElement.open")
+            if at["tag"] == "BUTTON":
+                reached.add(at["text"])
+            if at["text"] == "Count what fits":
+                break
+        assert reached >= {"Pause", "Resume", "Set limit", "Back to the policy file", "Count what fits"}
+        assert page.errors == []
+
+
+def test_a_limit_is_tried_by_the_keys_of_the_slider(staged, browser: Browser):
+    with browser.page(staged.url) as page:
+        signed_in(page, staged.url)
+        page.open("/services/payments/what-if")
+        page.until("document.body.innerText.includes('as it is')")
+        page.run("document.querySelector('.slide input').focus()")
+        page.key("ArrowRight")
+        page.until("location.search === '?limit=110' && document.body.innerText.includes('with 110 %')")
+        assert (page.errors, page.foreign) == ([], [])
