@@ -15,16 +15,18 @@ import sys
 import tempfile
 import time
 import uuid
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
 
+from gate.cli.demo.intervals import Use, excess
 from gate.kafka.local import LocalBroker
+from gate.limits import Spec, Window
 from gate.protocol.topics import Names
 from tests.system.gates import GateProcess, create, read, stamp, until
 
@@ -49,38 +51,18 @@ class Limit:
     window: int  # ns
 
     @property
+    def spec(self) -> Spec:
+        """The same as the gate has it."""
+        return Spec(Fraction(self.rate), self.burst, (Window(self.limit, self.window),))
+
+    @property
     def flow(self) -> float:
         """Units per second in the long run."""
         return min(self.rate, self.limit * SECOND / self.window)
 
 
 LIMITS: Final = {"fast": Limit(200, 100, 220, SECOND), "slow": Limit(60, 60, 1000, 20 * SECOND)}
-Call = tuple[int, int]  # unix ns before and after
-
-
-def excess(limit: Limit, calls: Iterable[Call]) -> list[str]:
-    """Say which spans hold more calls, from before the first to after the last, than any choice of times would fit.
-
-    At least `B(e) - A(s)` calls lie within a span, of those that have ended by e, and had begun before s.
-    """
-    calls = list(calls)
-    begins, ends = sorted(begin for begin, _ in calls), sorted(end for _, end in calls)
-    found: list[str] = []
-    for before, begin in enumerate(begins):
-        count = bisect_left(ends, begin + limit.window) - before
-        if count > limit.limit:
-            found.append(f"{count} of {limit.limit} in {limit.window / SECOND} s from {begin}")
-            break
-    least, place = 0, 0  # what the bucket had given less than it was given, at the best of the begins so far
-    for done, end in enumerate(ends, 1):
-        while place < len(begins) and begins[place] <= end:
-            least = max(least, limit.rate * (begins[place] - begins[0]) - place * SECOND)
-            place += 1
-        beyond = done * SECOND + least - limit.rate * (end - begins[0]) - limit.burst * SECOND
-        if beyond > 0:
-            found.append(f"{beyond / SECOND:.3f} beyond the bucket at {end}")
-            break
-    return found
+Call = Use  # unix ns before and after
 
 
 @dataclass
@@ -248,7 +230,7 @@ def _judge(stage: Stage, by_queue: Sequence[Call], began: int, ended: int) -> Re
         for service, call in worker.calls():
             calls[service].append(call)
     for name, limit in LIMITS.items():
-        result.over += [f"{name}: {what}" for what in excess(limit, calls[name])]
+        result.over += [f"{name}: {what}" for what in excess(limit.spec, calls[name])]
         inside = [call for call in calls[name] if began <= call[1] < ended]
         result.calls[name] = len(inside)
         result.used[name] = len(inside) / (limit.flow * (ended - began) / SECOND)

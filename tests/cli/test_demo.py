@@ -244,6 +244,7 @@ def test_samples_add_up(log):
     assert [row.offered for row in rows] == [60, 0, 0, 0]
     assert [row.admitted for row in rows] == [20, 10, 10, 10]
     assert [row.waiting for row in rows] == [3, 2, 1, 0]
+    assert [row.called for row in samples(log.ledger, START, START + 400, 100, [START + 399, START])] == [10, 0, 0, 10]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 2), (0.99, 4), (0.0, 1), (1.0, 4)])
@@ -284,6 +285,11 @@ def test_it_runs_on_a_broker_and_its_sums_add_up(bootstrap, tmp_path):
         assert (delayed > 0) == (opened > 0)
         assert delayed or part.mood == "calm"  # on a machine that stalls, what is calm comes at once, too
         assert (rejected > 0) == (part.mood == "flooded")
+    asked, allowed, refused = map(int, rows["calls"][1:])
+    assert asked == allowed + refused
+    assert allowed > 0
+    assert "by call and by topic" in ran.stdout
+    assert [line for line in ran.stdout.splitlines() if "/s come, " in line and len(line) > 80] == []
     assert "release lag" in ran.stdout
     assert not [topic for topic in asyncio.run(topics_on(bootstrap)) if topic.startswith("demo-")]
     assert (tmp_path / "build/demo.png").read_bytes().startswith(b"\x89PNG")

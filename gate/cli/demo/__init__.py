@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
+from gate.cli.demo.calls import SERVICE, Calls, broken_together
 from gate.cli.demo.chart import draw
 from gate.cli.demo.reader import Reader
 from gate.cli.demo.scenario import PARTS
@@ -40,7 +42,9 @@ PICTURE: Final = Path("build/demo.png")
 LOG: Final = Path("build/demo.log")
 LOG_OF_WORKERS: Final = Path("build/demo-workers.log")
 LOG_OF_ALERTS: Final = Path("build/demo-alerts.log")
+LOG_OF_CALLS: Final = Path("build/demo-calls.log")
 _CONNECT_SECONDS: Final = 15.0
+_CALLERS_SECONDS: Final = 30.0  # until each has had a call allowed
 _SETTLE_SECONDS: Final = 25.0  # the longest delay, then five quiet seconds until a breach counts as over, and some more
 _REFRESH_SECONDS: Final = 0.25
 
@@ -51,10 +55,11 @@ def demo(*, seconds: Length = 12.0, bootstrap: str | None = None, json: Flag = F
     """Play the main job on a real broker, show it live, and check the sums.
 
     Three services get requests: one stays below its limit, one is hit by bursts, one is flooded. A gate does its work,
-    and so do job workers and the alert consumer of the folder consumers/. At the end everything is counted from the
-    topics; the exit code is 0 only if each request ended exactly once, no limit was exceeded and nobody was admitted
-    before the promised time. Writes `build/demo.png`, and logs to `build/demo.log`, `build/demo-workers.log` and
-    `build/demo-alerts.log`.
+    and so do job workers and the alert consumer of the folder consumers/. Three processes call the limiter before they
+    act, and share the limit of one service with each other and with its topic. At the end everything is counted from
+    the topics; the exit code is 0 only if each request ended exactly once, no limit was exceeded, by calls and topic
+    together neither, and nobody was admitted before the promised time. Writes `build/demo.png`, and logs to
+    `build/demo.log`, `build/demo-workers.log`, `build/demo-alerts.log` and `build/demo-calls.log`.
 
     Example: `gate demo --seconds 20`
 
@@ -67,7 +72,8 @@ def demo(*, seconds: Length = 12.0, bootstrap: str | None = None, json: Flag = F
         Without one a local broker is started.
     json
         Print the sums at the end as one JSON object, services: by name, submitted, admitted, delayed_then_admitted,
-        rejected, waiting, breaches, resolved and worked. What is shown live goes to stderr.
+        rejected, waiting, breaches, resolved and worked; and calls: by service, asked, allowed and refused. What is
+        shown live goes to stderr.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both mean: stop, and leave nothing behind
     bootstrap = bootstrap or os.environ.get(f"{ENVIRONMENT}BOOTSTRAP")
@@ -95,6 +101,7 @@ async def _play(bootstrap: str, names: Names, seconds: float, *, guest: bool, js
     specs = _specs()
     tally = Tally(names, specs)
     async with AsyncExitStack() as stack:
+        calls = Calls(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-"))))
         with progress() as say:
             await wait_for_broker(bootstrap, _CONNECT_SECONDS, say)
             await stack.enter_async_context(request_topics(bootstrap, names, specs, leave=not guest))
@@ -103,11 +110,13 @@ async def _play(bootstrap: str, names: Names, seconds: float, *, guest: bool, js
             stack.callback(gate.kill)
             await gate.ready()
             programs = _programs(bootstrap, names, specs)
+            stack.callback(calls.kill)
             for program in programs:
                 stack.callback(program.kill)
-        with Screen(console, tally, specs, gate.url) as screen:
-            submitted = await _act(bootstrap, names, gate, programs, screen, tally, seconds)
-        await _report(console, tally, specs, submitted, json=json)
+        with Screen(console, tally, specs, gate.url, calls) as screen:
+            submitted = await _act(bootstrap, names, gate, programs, calls, screen, tally, seconds)
+        calls.read()
+        await _report(console, tally, specs, submitted, calls, json=json)
 
 
 def _programs(bootstrap: str, names: Names, services: Iterable[str]) -> list[Program]:
@@ -128,6 +137,7 @@ async def _act(
     names: Names,
     gate: GateProcess,
     programs: Sequence[Program],
+    calls: Calls,
     screen: Screen,
     tally: Tally,
     seconds: float,
@@ -137,16 +147,22 @@ async def _act(
     async with asyncio.TaskGroup() as crew:
         reading = crew.create_task(reader.run())
         refreshing = crew.create_task(_refresh(screen))
-        watching = crew.create_task(watch([gate, *programs]))
         offers = {
             part.service: crew.create_task(offer(bootstrap, names.requests(part.service), part, seconds))
             for part in PARTS
         }
+        callers = calls.start(LOG_OF_CALLS)  # to come to a limit that the topic uses already
+        watching = [crew.create_task(watch(some)) for some in ([gate, *programs], callers)]
         submitted = {service: await task for service, task in offers.items()}
+        with suppress(TimeoutError):  # the checks will say so if none was allowed
+            async with asyncio.timeout(_CALLERS_SECONDS):
+                await reader.until(lambda: calls.all_allowed)
+        watching[1].cancel()
+        await asyncio.gather(*(caller.stop() for caller in callers))
         with suppress(TimeoutError):  # the checks will say what is missing
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await reader.until(lambda: _all_is_done(tally, submitted))
-        watching.cancel()
+        watching[0].cancel()
         await asyncio.gather(*(program.stop() for program in programs))
         await gate.stop()
         await reader.catch_up()
@@ -180,18 +196,20 @@ async def _report(
     tally: Tally,
     specs: Mapping[str, Spec],
     submitted: Mapping[str, set[str]],
+    calls: Calls,
     *,
     json: bool,
 ) -> None:
     worked = {name: ledger.worked for name, ledger in tally.ledgers.items()}
     if json:
-        print(jsonlib.dumps({"services": sums(tally, worked)}))
+        told = {SERVICE: {"asked": calls.asked, "allowed": len(calls.uses), "refused": calls.refused}}
+        print(jsonlib.dumps({"services": sums(tally, worked), "calls": told}))
     else:
-        console.print(summary(tally, worked))
+        console.print(summary(tally, worked, calls))
     for line in remarks(tally):
         console.print(line, soft_wrap=True, highlight=False)
     try:
-        await asyncio.to_thread(draw, tally.ledgers, specs, PICTURE)
+        await asyncio.to_thread(draw, tally.ledgers, specs, calls, PICTURE)
         console.print(f"picture: {PICTURE.resolve()}", soft_wrap=True, highlight=False)
     except ImportError as error:
         console.print(f"no picture: {error}; `pip install kafka-admission-gate[plot]` brings it", soft_wrap=True)
@@ -200,6 +218,7 @@ async def _report(
         for name, ledger in tally.ledgers.items()
         for line in broken_promises(ledger, specs[name], submitted[name], worked[name])
     ]
+    broken += broken_together(calls, tally.ledgers[SERVICE], specs[SERVICE])
     if broken:
         raise GateError(f"the demonstration failed {len(broken)} checks", hint="\n".join(broken))
     console.print(CHECKED, style="green", soft_wrap=True, highlight=False)

@@ -4,20 +4,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from gate.cli.demo.calls import SERVICE, Calls
 from gate.cli.demo.scenario import PARTS
 from gate.cli.demo.tally import Ledger, Sample, samples
 from gate.limits import Spec
 from gate.policy.wording import spell_rate, spell_spec
+from gate.units import MS
 
 _STEP_MS: Final = 500
 _WIDTH, _HEIGHT, _HEIGHT_BELOW = 330, 190, 100  # pixels, before scaling
 _SCALE: Final = 2.0
-_COLOURS: Final = {"offered": "#6b7785", "admitted": "#2a7fb8", "limit": "#c23b22", "waiting": "#e0a030"}
+_COLOURS: Final = {
+    "offered": "#6b7785",
+    "admitted": "#2a7fb8",
+    "calls": "#4a9d6f",
+    "limit": "#c23b22",
+    "waiting": "#e0a030",
+}
 _HEADROOM: Final = 1.12  # for the label of the topmost line
 _FEW: Final = 10  # waiting requests that an axis shows at the least
 
 
-def draw(ledgers: Mapping[str, Ledger], specs: Mapping[str, Spec], path: Path) -> None:
+def draw(ledgers: Mapping[str, Ledger], specs: Mapping[str, Spec], calls: Calls, path: Path) -> None:
     """Write a PNG. Raises ImportError where the extra `plot` is not installed."""
     import altair as alt  # noqa: PLC0415 - takes a second, and is only needed here
 
@@ -27,10 +35,11 @@ def draw(ledgers: Mapping[str, Ledger], specs: Mapping[str, Spec], path: Path) -
     columns = []
     for part in PARTS:
         ledger, spec = ledgers[part.service], specs[part.service]
-        rows = samples(ledger, start, end, _STEP_MS)
+        called = [after // MS for _, after in calls.uses] if part.service == SERVICE else []
+        rows = samples(ledger, start, end, _STEP_MS, called)
         head = alt.TitleParams(
             f"{part.service}, {part.mood}",
-            subtitle=[f"limit: {spell_spec(spec)}", _outcome(ledger)],
+            subtitle=[f"limit: {spell_spec(spec)}", _outcome(ledger, called)],
             anchor="start",
             fontSize=14,
             offset=8,
@@ -40,7 +49,8 @@ def draw(ledgers: Mapping[str, Ledger], specs: Mapping[str, Spec], path: Path) -
         columns.append(alt.vconcat(above, below, spacing=12))
     title = alt.TitleParams(
         "What came, and what the gate let through",
-        subtitle="Above: requests per second, over half a second each. Below: requests that wait in the delayed topic.",
+        subtitle="Above: requests per second, over half a second each, and calls on top of them. "
+        "Below: requests that wait in the delayed topic.",
         fontSize=18,
         subtitleFontSize=13,
         anchor="start",
@@ -52,29 +62,37 @@ def draw(ledgers: Mapping[str, Ledger], specs: Mapping[str, Spec], path: Path) -
     chart.save(str(path), scale_factor=_SCALE)
 
 
-def _outcome(ledger: Ledger) -> str:
+def _outcome(ledger: Ledger, called: Sequence[int]) -> str:
     waited = len(ledger.delayed_then_admitted)
     words = [
         f"{len(ledger.requests)} came",
         f"{len(ledger.admitted)} admitted" + (f" ({waited} later)" if waited else ""),
     ]
-    return ", ".join([*words, f"{len(ledger.rejected)} rejected"])
+    calls = [f"{len(called)} calls allowed"] if called else []
+    return ", ".join([*words, f"{len(ledger.rejected)} rejected", *calls])
 
 
 def _rates(alt: Any, rows: Sequence[Sample], spec: Spec) -> Any:
     levels = [] if spec.rate is None else [(float(spec.rate), spell_rate(spec.rate), [6, 4])]
-    if spec.rate is not None and any(row.admitted > spec.rate for row in rows):
+    if spec.rate is not None and any(row.admitted + row.called > spec.rate for row in rows):
         levels.append((float(spec.rate) + spec.burst * 1000 / _STEP_MS, "with a full bucket", [1, 3]))
     end = rows[-1].seconds + _STEP_MS / 1000
-    top = _HEADROOM * max(*(level for level, _, _ in levels), *(max(row.offered, row.admitted) for row in rows))
+    top = _HEADROOM * max(
+        *(level for level, _, _ in levels), *(max(row.offered, row.admitted + row.called) for row in rows)
+    )
     height = alt.Scale(domain=[0, top], nice=False)
-    points = [{"s": row.seconds, "offered": row.offered, "admitted": row.admitted} for row in rows]
+    points = [
+        {"s": row.seconds, "offered": row.offered, "admitted": row.admitted, "calls": row.admitted + row.called}
+        for row in rows
+    ]
     base = alt.Chart(alt.InlineData(points)).encode(x=_time(alt, end, title=None))
-    offered, admitted = (
-        base.encode(y=alt.Y(f"{what}:Q", title="requests per second", scale=height)) for what in ("offered", "admitted")
+    offered, admitted, calls = (
+        base.encode(y=alt.Y(f"{what}:Q", title="requests per second", scale=height))
+        for what in ("offered", "admitted", "calls")
     )
     return alt.layer(
         _coloured(alt, offered.mark_area(interpolate="step-after", opacity=0.3), "offered"),
+        *([_coloured(alt, calls.mark_area(interpolate="step-after"), "calls")] if any(r.called for r in rows) else []),
         _coloured(alt, admitted.mark_area(interpolate="step-after"), "admitted"),
         _coloured(alt, offered.mark_line(interpolate="step-after", strokeWidth=1.2), "offered"),
         *(layer for level in levels for layer in _level(alt, *level, end)),

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gate.cli.demo.calls import PROCESSES, SERVICE, Calls
 from gate.cli.demo.scenario import PARTS
 from gate.cli.demo.tally import Ledger, Tally, percentile
 from gate.limits import Spec
@@ -19,12 +20,13 @@ from gate.protocol.alert_types import OPENED, RESOLVED
 
 _ALERTS: Final = 8  # that are shown at a time
 _RATE_SECONDS: Final = 2.0
+_CALLS: Final = "calls"
 _PLAIN_EVERY: Final = 3.0  # seconds
 _CAVEAT: Final = "A demonstration: one broker, one copy of everything, no encryption, no passwords. Not for production."
 CHECKED: Final = (
     "Checked: each request ended exactly once, unchanged; no bucket and no window was exceeded at any time; none was "
     "admitted before its gate-not-before; each breach was opened once and resolved; the worker did all that was "
-    "admitted."
+    f"admitted; what came by call and by topic to {SERVICE} kept to its one limit together."
 )
 _COLUMNS: Final = (
     "submitted", "admitted", "delayed_then_admitted", "rejected", "waiting", "breaches", "resolved", "worked",
@@ -36,11 +38,12 @@ _MOODS: Final[Mapping[str, str]] = {part.service: part.mood for part in PARTS}
 class Screen:
     """The state of the play, for people."""
 
-    def __init__(self, console: Console, tally: Tally, specs: Mapping[str, Spec], url: str) -> None:
+    def __init__(self, console: Console, tally: Tally, specs: Mapping[str, Spec], url: str, calls: Calls) -> None:
         self._console = console
         self._tally = tally
         self._specs = specs
         self._url = url
+        self._calls = calls
         self._started = time.monotonic()
         self._history: deque[tuple[float, dict[str, int]]] = deque()
         self._alerts: deque[Text] = deque(maxlen=_ALERTS)
@@ -70,14 +73,17 @@ class Screen:
     def refresh(self) -> None:
         """Show how things are now."""
         now = time.monotonic()
-        self._history.append((now, {name: len(ledger.requests) for name, ledger in self._tally.ledgers.items()}))
+        self._calls.read()
+        seen = {name: len(ledger.requests) for name, ledger in self._tally.ledgers.items()}
+        self._history.append((now, seen | {_CALLS: self._calls.asked}))
         while now - self._history[0][0] > _RATE_SECONDS:
             self._history.popleft()
         if self._live is not None:
             self._live.update(self._picture(), refresh=True)
         elif now >= self._line_due:
             self._line_due = now + _PLAIN_EVERY
-            self._say(self._line())
+            for line in self._lines():
+                self._say(line)
 
     def _say(self, line: str | Text) -> None:
         self._console.print(line, soft_wrap=True, highlight=False)
@@ -100,19 +106,34 @@ class Screen:
                 _etas(ledger),
                 f"{len(ledger.rejected)}",
             )
+        table.add_row(
+            Group(
+                Text(f"{PROCESSES} processes call", style="bold"), Text(f"within the limit of {SERVICE}", style="dim")
+            ),
+            f"{self._offered(_CALLS):.0f}",
+            f"{len(self._calls.uses)}",
+            "",
+            "",
+            f"{self._calls.refused}",
+        )
         alerts = self._alerts or [Text("none yet", style="dim")]
         return Group(
             table, Text("alerts", style="bold"), *alerts, Text(f"\nconsole: {self._url}"), Text(_CAVEAT, style="dim")
         )
 
-    def _line(self) -> str:
-        parts = [
-            f"{name} {self._offered(name):.0f}/s offered, {len(ledger.admitted)} admitted, "
-            f"{len(ledger.waiting)} waiting"
-            f"{f' (next, last in {_etas(ledger)})' if ledger.waiting else ''}, {len(ledger.rejected)} rejected"
+    def _lines(self) -> list[str]:
+        """Return one line per service, and one for the calls, each of at most 80 columns."""
+        heads = [f"{self._seconds():4.0f} s  ", *[" " * 8] * len(self._tally.ledgers)]
+        said = [
+            f"{name}: {self._offered(name):.0f}/s come, {len(ledger.admitted)} admitted, {len(ledger.waiting)} wait"
+            f"{f' ({_etas(ledger)})' if ledger.waiting else ''}, {len(ledger.rejected)} rejected"
             for name, ledger in self._tally.ledgers.items()
         ]
-        return f"{self._seconds():4.0f} s  " + " | ".join(parts)
+        said.append(
+            f"calls to {SERVICE}: {self._offered(_CALLS):.0f}/s, {len(self._calls.uses)} allowed, "
+            f"{self._calls.refused} refused"
+        )
+        return [head + text for head, text in zip(heads, said, strict=True)]
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started
@@ -130,14 +151,17 @@ def _etas(ledger: Ledger) -> str:
     return ", ".join(f"{max(0.0, moment - now) / 1000:.1f}" for moment in (min(times), max(times))) + " s"
 
 
-def summary(tally: Tally, worked: Mapping[str, Collection[str]]) -> Table:
-    """Return the sums of all services, as the topics give them."""
+def summary(tally: Tally, worked: Mapping[str, Collection[str]], calls: Calls) -> Table:
+    """Return the sums of all services, as the topics give them, and of the calls, as the callers tell."""
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,  # fits into 80 columns
         title="Counted from the topics:",
         title_justify="left",
-        caption="later: of the admitted, those that waited in the delayed topic first",
+        caption=(
+            "later: of the admitted, those that waited in the delayed topic first\n"
+            f"calls: of {PROCESSES} processes that ask before they act, within the limit of {SERVICE}"
+        ),
         caption_justify="left",
     )
     table.add_column("service")
@@ -148,6 +172,8 @@ def summary(tally: Tally, worked: Mapping[str, Collection[str]]) -> Table:
         table.add_row(Text(name, style="bold"), *map(str, row))
     table.add_section()
     table.add_row("all", *(str(sum(column)) for column in zip(*rows.values(), strict=True)))
+    table.add_section()
+    table.add_row("calls", str(calls.asked), str(len(calls.uses)), "", str(calls.refused))
     return table
 
 

@@ -191,10 +191,12 @@ class Sample:
     offered: float
     admitted: float
     waiting: int
+    called: float  # calls that were allowed
 
 
-def samples(ledger: Ledger, start_ms: int, end_ms: int, step_ms: int) -> list[Sample]:
-    """Divide what a ledger holds into spans of `step_ms`."""
+def samples(ledger: Ledger, start_ms: int, end_ms: int, step_ms: int, called_ms: Iterable[int] = ()) -> list[Sample]:
+    """Divide what a ledger holds, and the times of calls, into spans of `step_ms`."""
+    called = sorted(called_ms)
     offered = sorted(content.created for content in ledger.requests.values())
     admitted = sorted(outcome.at_ms for outcome in ledger.admitted)
     came = sorted(place.at_ms for place in ledger.parked.values())
@@ -209,6 +211,7 @@ def samples(ledger: Ledger, start_ms: int, end_ms: int, step_ms: int) -> list[Sa
             rate(offered, begin),
             rate(admitted, begin),
             bisect_right(came, begin + step_ms - 1) - bisect_right(left, begin + step_ms - 1),
+            rate(called, begin),
         )
         for begin in range(start_ms, end_ms, step_ms)
     ]
