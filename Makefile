@@ -88,6 +88,7 @@ compose-tool:
 # Ratios against each peer, into build/bench.json: half an hour; under four minutes with BENCH=--quick. The peers live in
 # an environment of their own, for they hold some libraries back. Kafka Streams is built by Maven if there is one.
 # BENCH=--pauses: how long gate and Kafka Streams stand when one of three brokers fails; --faults KIND,KIND of them alone.
+# BENCH=--mesh: limits that processes share, beside limits, throttled-py, envoyproxy/ratelimit over Redis, gubernator: 8 minutes.
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 

@@ -3,7 +3,8 @@
 Quick: few rounds of small loads, under four minutes; the pages of docs/ stay as they are. Exit code 1 if anything
 failed; the rest was measured all the same.
 
-`python -m bench --pauses [--quick] [--faults KIND,KIND]` measures nothing but how long faults of three brokers last.
+`python -m bench --pauses [--quick] [--faults KIND,KIND]` measures nothing but how long faults of three brokers last,
+`python -m bench --mesh [--quick] [--only NAME,NAME]` nothing but limits that processes share by calls.
 """
 
 import argparse
@@ -23,11 +24,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--pauses", action="store_true", help="of three brokers; what follows is for bench.pauses")
+    parser.add_argument("--mesh", action="store_true", help="of limits by calls; what follows is for bench.mesh")
     given, more = parser.parse_known_args()
     quick = given.quick
-    if given.pauses:
-        command = [sys.executable, "-m", "bench.pauses", *(["--quick"] if quick else ()), *more]
-        return subprocess.run(command, check=False).returncode
+    for part in ("pauses", "mesh"):
+        if getattr(given, part):
+            command = [sys.executable, "-m", f"bench.{part}", *(["--quick"] if quick else ()), *more]
+            return subprocess.run(command, check=False).returncode
     if more:
         parser.error(f"unknown: {' '.join(more)}")
     FILE.unlink(missing_ok=True)  # a figure of an earlier run must not stand in for one that failed

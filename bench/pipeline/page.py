@@ -67,7 +67,7 @@ def ratios(results: Sequence[Mapping[str, Any]]) -> str:
     lines += [
         f"| `{r['name']}` | {r['ratio']:g} | {r['min']:g} to {r['max']:g} | {r['unit']} |"
         for r in results
-        if not r["name"].startswith("pause/")  # they have a table of their own
+        if not r["name"].startswith(("pause/", "mesh/"))  # they have tables of their own
     ]
     return "\n".join(lines)
 
