@@ -10,7 +10,8 @@ from typing import Final
 
 from aiokafka import errors
 
-from gate.kafka.aio.reader import EARLIEST, LATEST, CorruptBatchError, Reader
+from gate.kafka.aio.decoding import CorruptBatchError
+from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
 from gate.shard.buffer import slices_of, weight_of
 from gate.shard.ports import MOST_READ, SETTLED, PulledTooMuchError
 from gate.shard.records import Partition, Record

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gate.admission.model import Pull, Verdict
 from gate.kafka import delayed_reader as parked
-from gate.kafka.aio.reader import EARLIEST, decode
+from gate.kafka.aio.decoding import decode
+from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.delayed_reader import ParkedReader
 from gate.policy import parse_policy
 from gate.protocol.topics import Names

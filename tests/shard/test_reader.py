@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gate.kafka.aio.reader import decode
+from gate.kafka.aio.decoding import decode
 from gate.policy import parse_policy
 from gate.protocol.topics import Names
 from gate.shard.buffer import MemoryPool

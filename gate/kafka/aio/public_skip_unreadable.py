@@ -13,7 +13,7 @@ from aiokafka import errors
 from gate.kafka.aio.batches import records_of
 from gate.kafka.aio.checksums import crc32c
 from gate.kafka.aio.compat.shared import DefaultRecordBatch, FetchRequest
-from gate.kafka.aio.reader import views
+from gate.kafka.aio.decoding import views
 from gate.kafka.aio.unpacking import unpacked
 from gate.log import get_logger
 from gate.protocol.headers import FAULT, Malformed, last

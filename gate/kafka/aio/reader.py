@@ -5,11 +5,9 @@ per record. The gate reads at any offset (parked requests are pulled out of orde
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from struct import Struct
 from typing import Any, Final
 
 from aiokafka import errors
@@ -17,20 +15,18 @@ from aiokafka.structs import TopicPartition
 
 from gate.kafka.aio.batch_header import BatchHeader, header_at
 from gate.kafka.aio.batches import records_of
-from gate.kafka.aio.checksums import is_sound
 from gate.kafka.aio.compat.shared import (
-    ABORT_MARKER,
     READ_COMMITTED,
     READ_UNCOMMITTED,
     AIOKafkaClient,
-    ControlRecord,
     DefaultRecordBatch,
     DeleteRecordsRequest,
 )
+from gate.kafka.aio.decoding import decode, views
 from gate.kafka.aio.fetch import Fetch, answers_of
 from gate.kafka.aio.leader_epochs import Epochs, Offsets, error_for
-from gate.log import get_logger
-from gate.shard.records import Fetched, Partition, Record, Sliced, UnpackingCost
+from gate.kafka.aio.pending_requests import PendingRequests
+from gate.shard.records import Fetched, Partition, Record
 
 EARLIEST: Final = -2
 NO_EPOCHS: Final[Epochs] = {}
@@ -41,67 +37,7 @@ SCAN_RECORDS: Final = 4_000  # some ms
 LOOK_BACK: Final = 10_000
 ENDS_AT_ONCE: Final = 500  # partitions: what is made of an answer holds the event loop for a ms or two
 ENDS_DEADLINE: Final = 2.0
-_BATCH: Final = Struct(">qiib")  # base offset, size of what follows it, leader epoch, format
-_BEFORE_SIZE: Final = 12
-_MAGIC: Final = 2
 LATEST: Final = -1  # with READ_COMMITTED: the last stable offset
-
-log = get_logger("gate.wire")
-
-
-class CorruptBatchError(errors.KafkaError):  # type: ignore[misc]
-    """A record batch whose checksum does not fit."""
-
-    retriable = True
-
-
-def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetched:
-    """Return the committed records of a fetch response from offset `start` on. Raises CorruptBatchError.
-
-    `aborted` lists (producer id, first offset) of aborted transactions, as the broker gives them.
-    """
-    pending = sorted(aborted or (), key=lambda entry: entry[1])
-    dead: set[int] = set()
-    kept: deque[memoryview] = deque()
-    position, codec, packed = start, 0, False
-    for view in views(raw):
-        batch = DefaultRecordBatch(view)
-        if not is_sound(view):
-            raise CorruptBatchError(f"checksum mismatch at offset {batch.base_offset}")
-        while pending and pending[0][1] <= batch.base_offset:
-            dead.add(pending.pop(0)[0])
-        if batch.is_control_batch:
-            if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
-                dead.discard(batch.producer_id)
-        elif not (batch.is_transactional and batch.producer_id in dead):
-            codec = codec if kept else batch.compression_type
-            packed = packed or bool(batch.compression_type)
-            kept.append(view)
-        position = max(position, batch.next_offset)
-    effort = UnpackingCost()
-    return Fetched(Sliced(_slices(kept, start, effort), effort), position, len(raw), codec, packed)
-
-
-def views(raw: bytes) -> Iterator[memoryview]:
-    """Yield the batches of a fetch response; the last one may be cut off."""
-    whole, at = memoryview(raw), 0
-    while at + _BATCH.size <= len(raw):
-        base, size, _, magic = _BATCH.unpack_from(raw, at)
-        end = at + _BEFORE_SIZE + size
-        if end > len(raw):
-            return
-        if magic < _MAGIC:
-            raise CorruptBatchError(
-                f"batch at offset {base} has the format of Kafka 0.10; this gate needs 0.11 or later"
-            )
-        yield whole[at:end]
-        at = end
-
-
-def _slices(batches: deque[memoryview], start: int, effort: UnpackingCost) -> Iterator[list[Record]]:
-    """Yield the records of one batch after the other; what has been read is let go."""
-    while batches:
-        yield from records_of(batches.popleft(), start, effort)
 
 
 def _place(partition: Partition) -> str:
@@ -131,6 +67,12 @@ class Reader:
         self._client = client
         self._epochs: Epochs = getattr(client, "epochs", NO_EPOCHS)
         self._topics: set[str] = set()  # asked for so far
+
+    @property
+    def asked(self) -> PendingRequests:
+        """What it has asked, and what of it is not answered."""
+        pending: PendingRequests = self._client.asked
+        return pending
 
     def leader(self, partition: Partition) -> int | None:
         """Return the node that leads `partition`; None while unknown (and asks for metadata)."""

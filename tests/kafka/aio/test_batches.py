@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.kafka.aio.batches import records_of
-from gate.kafka.aio.reader import decode
+from gate.kafka.aio.decoding import decode
 from gate.kafka.aio.single_records import FEW_HEADERS, MOST_HEADERS, MOST_SKIPPED, MOST_UNPACKED
 from gate.kafka.aio.unpacked_stream import varint as read_varint
 from gate.kafka.aio.unpacking import GZIP, LZ4, SNAPPY, ZSTD, UnreadableError, unpacked

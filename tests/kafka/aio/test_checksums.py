@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.kafka.aio import checksums
-from gate.kafka.aio.reader import CorruptBatchError, decode
+from gate.kafka.aio.decoding import CorruptBatchError, decode
 from tests.kafka.raw import Rec, batch
 
 RAW = batch([Rec(b"k", b"v" * 100, [(b"a", b"b")])] * 20)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gate.kafka.aio import session
 from gate.kafka.aio.compat.producers import fill
+from gate.kafka.aio.decoding import decode
 from gate.kafka.aio.public_sending import fill as fill_publicly
-from gate.kafka.aio.reader import decode
 from gate.kafka.aio.session import KafkaSession
 from gate.shard.records import Outgoing, Partition
 from gate.shard.refusals import OutputError
