@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import stamina
 import structlog
 
 AGAIN_AFTER: Final = 30.0  # seconds
@@ -44,6 +45,7 @@ def take_over_libraries() -> None:
     """Have all that is logged by the standard library's logging written so."""
     let_libraries_go()
     logging.getLogger().addHandler(LibraryLog())
+    stamina.instrumentation.set_on_retry_hooks(())  # who tries again says so, and what it was
 
 
 def let_libraries_go() -> None:
@@ -51,3 +53,4 @@ def let_libraries_go() -> None:
     root = logging.getLogger()
     for handler in [one for one in root.handlers if isinstance(one, LibraryLog)]:
         root.removeHandler(handler)
+    stamina.instrumentation.set_on_retry_hooks(None)

@@ -10,9 +10,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.errors import CoordinatorLoadInProgressError, KafkaError
 from aiokafka.structs import TopicPartition
 
-from gate.errors import GateError
+from gate.errors import GateError, reason_of
 from gate.kafka.aio.client import adopt
 from gate.kafka.aio.compat.shared import ConfigResource, ConfigResourceType
+from gate.kafka.aio.connection import tell
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.coalesced_call import CoalescedCall
 from gate.kafka.topic_creation import Creator, TopicSpec
@@ -267,11 +268,17 @@ class Cluster:
 
     async def _settled(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """Return what a call answers, trying again while brokers are away, or the group's coordinator moves."""
+
+        def again(error: BaseException) -> bool:
+            if not (isinstance(error, KafkaError) and error.retriable):
+                return False
+            tell(f"{what} is tried again", reason_of(error))
+            return True
+
         async with self._within(what):
             async for attempt in stamina.retry_context(
-                on=lambda error: isinstance(error, KafkaError) and error.retriable, attempts=None, timeout=DEADLINE,
-                wait_initial=0.1, wait_max=1.0,
-            ):  # fmt: skip
+                on=again, attempts=None, timeout=DEADLINE, wait_initial=0.1, wait_max=1.0
+            ):
                 with attempt:
                     return await call()
         raise AssertionError  # the loop returns or raises

@@ -1,6 +1,7 @@
 """Feedback to the gate: commands on the control topic, and how far workers are behind."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import takewhile
@@ -9,7 +10,8 @@ from typing import Final, Protocol
 import structlog
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from gate.errors import GateError
+from gate.errors import GateError, reason_of
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
 from gate.protocol import control
 from gate.protocol.headers import Headers, last
@@ -18,7 +20,8 @@ from gate.shard.records import Partition, Record
 
 CONTROL_POLL_MS: Final = 500
 LAG_EVERY: Final = 0.25
-BACKOFF: Final = 1.0
+BACKOFF: Final = 0.5
+MOMENT: Final = 3.0  # seconds; that a leader moves is nothing to tell of
 MOST_SHOWN: Final = 200  # characters of what somebody else has written
 START_DEADLINE: Final = 30.0
 CALL_DEADLINE: Final = 10.0
@@ -58,7 +61,7 @@ class Feedback:
 
     async def start(self) -> None:
         """Read what the control topic holds, then follow it."""
-        async with asyncio.timeout(START_DEADLINE):
+        async with within(START_DEADLINE, f"reading {self._partition.topic}", [self._reader]):
             position = (await self._reader.offsets([self._partition], EARLIEST))[self._partition]
             end = (await self._reader.offsets([self._partition], LATEST))[self._partition]
             while position < end:
@@ -87,7 +90,8 @@ class Feedback:
         return 0
 
     async def _follow(self, position: int) -> None:
-        deaf = False
+        deaf_since: float | None = None
+        told = False
         while True:
             try:
                 after = await self._read(position)
@@ -96,14 +100,16 @@ class Feedback:
                 position = await self._first()
                 continue
             except Exception as error:  # noqa: BLE001 - whatever it is: who reads must go on
-                if not deaf:
-                    log.warning("the control topic can't be read now; commands wait", why=repr(error))
-                deaf = True
+                now = time.monotonic()
+                deaf_since = now if deaf_since is None else deaf_since
+                if not told and now - deaf_since >= MOMENT:
+                    told = True
+                    log.warning("the control topic can't be read now; commands wait", why=reason_of(error))
                 await asyncio.sleep(BACKOFF)
                 continue
-            if deaf:
+            if told:
                 log.info("the control topic can be read again")
-            deaf = False
+            deaf_since, told = None, False
             if after != position:
                 position = after
                 self._on_change()

@@ -1,6 +1,5 @@
 """Topics of others, as an operator names them: what may be read of them, and whether it can be now."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 from aiokafka import errors
 
 from gate.errors import GateError
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
 from gate.kafka.cluster import Cluster
 from gate.shard.ports import UnavailableError
@@ -56,7 +56,7 @@ class ForeignTopics:
     @asynccontextmanager
     async def _asking(self, topic: str) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with within(DEADLINE, f"reading {topic}", [self._reader]):
                 yield
         except errors.KafkaError as error:
             why = str(error) or type(error).__name__

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import IllegalStateError, InconsistentGroupProtocolError
+from aiokafka.errors import CommitFailedError, InconsistentGroupProtocolError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
-from gate.kafka.aio.client import adopt
+from gate.kafka.aio.client import adopt_member
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.assignor import make_assignor
 from gate.kafka.coalesced_call import CoalescedCall
@@ -69,6 +69,10 @@ class OtherGenerationError(GateError):
         )
 
 
+class NotOwnedError(GateError):
+    """A shard has another owner; this gate gives it up as soon as the group says so to it, too."""
+
+
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of the gate's group. `owned` is what the last rebalance gave."""
 
@@ -110,7 +114,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             metadata_max_age_ms=int(discovery_interval * 1000),
             **client_options,
         )
-        self._connections = adopt(self._consumer)
+        self._connections = adopt_member(self._consumer, session_timeout)
 
     def _shard_of_topic(self, topic: str) -> int | None:
         service = self._names.service_of(topic)
@@ -147,18 +151,20 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         return {service for topic in topics if (service := self._names.service_of(topic)) is not None}
 
     async def confirm(self, shard: int) -> None:
-        """Return when the coordinator takes a commit for `shard` from this member; raise if it is not its owner.
+        """Return when the coordinator takes a commit for `shard` from this member. Raises NotOwnedError, or KafkaError.
 
         An offset commit carries member and generation: the one public call by which a member can prove itself.
         """
         if shard not in self.owned or shard not in await self._prove() & self.owned.keys():
-            raise IllegalStateError(f"shard {shard} is not owned any more")
+            raise NotOwnedError(f"the group gave shard {shard} to another gate")
 
     async def _commit_owned(self) -> frozenset[int]:
         """Prove what is owned now, and return it."""
         nothing, owned = OffsetAndMetadata(0, ""), frozenset(self.owned)
-        async with within(CALL_DEADLINE, "proving to be a member of the group", [self._connections]):
-            await self._consumer.commit({TopicPartition(self._names.state, shard): nothing for shard in owned})
+        await self._commit(
+            "proving to be a member of the group",
+            {TopicPartition(self._names.state, shard): nothing for shard in owned},
+        )
         return owned
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
@@ -172,8 +178,16 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             if self._names.service_of(partition.topic) is not None
         }
         if mine:
-            async with within(CALL_DEADLINE, "committing offsets", [self._connections]):
-                await self._consumer.commit(mine)
+            await self._commit("committing offsets", mine)
+
+    async def _commit(self, what: str, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        try:
+            async with within(CALL_DEADLINE, what, [self._connections]):
+                await self._consumer.commit(offsets)
+        except CommitFailedError:  # whose words are about polling
+            raise NotOwnedError(
+                f"group {self._group} has moved shards since this gate was last heard, and is joined again"
+            ) from None
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002
         """Let batches under way end before others may take over; called by the group."""

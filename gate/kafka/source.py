@@ -10,7 +10,9 @@ from typing import Final, NamedTuple
 import structlog
 from aiokafka import errors
 
+from gate.errors import reason_of
 from gate.kafka.admitted_reader import AdmittedReader
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import EARLIEST, Reader
 from gate.kafka.delayed_reader import ParkedReader
 from gate.shard.buffer import FetchBuffer
@@ -155,7 +157,7 @@ class KafkaSource:
                 self._away.discard(node)
             except Exception as error:  # noqa: BLE001 - whatever it is: who reads must go on
                 if node not in self._away:
-                    log.warning("the broker does not answer; trying again", node=node, why=repr(error))
+                    log.warning("the broker does not answer; trying again", node=node, why=reason_of(error))
                     if not isinstance(error, TimeoutError | errors.RequestTimedOutError):  # slow is not gone
                         self._on_trouble()
                 self._away.add(node)
@@ -170,7 +172,7 @@ class KafkaSource:
     async def _poll(self, node: int, index: int, ready: dict[Partition, _Followed]) -> None:
         poller = self._pollers[index]
         if unknown := [p for p, followed in ready.items() if followed.position is None]:
-            async with asyncio.timeout(READ_DEADLINE):
+            async with within(READ_DEADLINE, "asking where topics begin", [poller]):
                 first = await poller.offsets(unknown, EARLIEST)
             for partition, offset in first.items():
                 ready[partition].position = offset
@@ -191,7 +193,7 @@ class KafkaSource:
                     followed.buffer.put(partition, answer)
                 followed.trouble = followed.lost = None
             elif isinstance(answer, errors.OffsetOutOfRangeError):
-                async with asyncio.timeout(READ_DEADLINE):
+                async with within(READ_DEADLINE, f"asking where {partition.topic} begins", [poller]):
                     await self._find_beginning(poller, partition, followed)
             else:
                 self._trouble(partition, followed, str(answer) or type(answer).__name__)

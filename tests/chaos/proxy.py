@@ -170,9 +170,11 @@ def _request(frame: bytes) -> Request:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(1 << 16):
-            if not writer.is_closing():
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+    try:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                if not writer.is_closing():
+                    writer.write(data)
+                    await writer.drain()
+    finally:
+        writer.close()  # one that was killed answers nothing more; who asked is not to wait for its time-out

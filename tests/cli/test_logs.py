@@ -3,9 +3,10 @@
 import logging
 
 import pytest
+import stamina
 from structlog.testing import capture_logs
 
-from gate.cli.logs import AGAIN_AFTER, LibraryLog
+from gate.cli.logs import AGAIN_AFTER, LibraryLog, take_over_libraries
 
 
 @pytest.fixture
@@ -51,3 +52,14 @@ def test_words_that_do_not_fit_are_told_too(library):
 def test_what_is_of_no_concern_is_not_told(library):
     library.info("started")
     assert library.lines == []
+
+
+async def test_what_is_tried_again_is_told_by_who_tries():
+    """`stamina.retry_scheduled args=() callable='<context block>'` says nothing to who reads it."""
+    take_over_libraries()
+    with capture_logs() as lines:
+        async for attempt in stamina.retry_context(on=OSError, wait_initial=0.001):
+            with attempt:
+                if attempt.num == 1:
+                    raise OSError
+    assert lines == []

@@ -147,7 +147,9 @@ async def within(
     except TimeoutError as error:
         if str(error):  # somebody has said more
             raise
-        reasons = [f"; {why}" for client in clients if (why := client.asked.why(began)) is not None]
+        stood = time.monotonic() - began - allowed
+        reasons = [f"; this process stood still for {stood:.0f} s meanwhile"] if stood >= LONG else []
+        reasons += [f"; {why}" for client in clients if (why := client.asked.why(began)) is not None]
         raise TimeoutError(f"{what} took more than {allowed:g} s{''.join(reasons[:1])}") from None
     finally:
         nearly.cancel()

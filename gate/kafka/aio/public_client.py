@@ -97,5 +97,10 @@ def adopt(owner: Any) -> Client:
     return listener
 
 
+def adopt_member(owner: Any, _session_seconds: float) -> Client:
+    """Listen to the client of a group's member; its heartbeats are aiokafka's own."""
+    return adopt(owner)
+
+
 def tolerate(_client: object) -> None:
     """Let a consumer pass over what it can't read: what it is given to read has been looked at already."""

@@ -4,15 +4,31 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    CoordinatorNotAvailableError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    NodeNotReadyError,
+    OperationNotAttempted,
+    RequestTimedOutError,
+    TransactionalIdAuthorizationFailed,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.structs import TopicPartition
 
 from gate.kafka.aio.compat.producers import (
+    COORDINATION,
+    AddOffsets,
     AddPartitions,
     CommitOffsets,
+    EndTransaction,
+    InitProducer,
     OpenSender,
     ProduceBatches,
     built,
@@ -28,6 +44,8 @@ from gate.shard.records import Outgoing, Partition, Raw
 from gate.shard.refusals import NO_TOPIC, OutputError
 
 PROMPT_BACKOFF: Final = 0.002  # seconds, doubled each time
+MOST_PAUSE: Final = 0.1  # seconds
+MOST_DOUBLED: Final = 6  # times, which is beyond that
 MOST_MARKING: Final = 0.008  # seconds
 MOST_LACKING: Final = 1.5  # seconds; a topic that was just made is not known to all brokers for some 100 ms
 _RECORD_ERRORS: Final = 3  # fields behind the timestamp, since version 8: log start, records, message
@@ -37,24 +55,60 @@ T = TypeVar("T")
 
 
 class _Prompt:
-    """Asks again soon, and ever later: after a commit the broker still writes its markers, for some ms mostly.
+    """Asks again soon, and ever later: for some ms mostly, after a commit or as a coordinator moves.
 
-    aiokafka would wait for 20 ms where it is told so, and for 100 ms where it is not.
+    aiokafka would wait for 20 ms where it is told that the last transaction's markers are not all written, and for
+    100 ms otherwise.
     """
 
     sender: Any
+    what: str  # is asked, as Kafka calls it
 
     def handle_response(self, response: Any) -> float | None:
-        sender = self.sender
         backoff: float | None = super().handle_response(response)  # type: ignore[misc]
-        if backoff is not None:
-            backoff = min(PROMPT_BACKOFF * 2**sender.refusals, backoff)
-        sender.refusals = 0 if backoff is None else sender.refusals + 1
-        return backoff
+        if backoff is None:
+            self.sender.refusals = 0
+            return None
+        codes = _codes(response)
+        why = next((for_code(code).__name__ for code in codes), "no reason is given")
+        more = ", it is still ending the transaction before" if ConcurrentTransactions.errno in codes else ""
+        asked, lasts = self.sender.asked, self.sender.refusals >= MOST_DOUBLED
+        # one that refuses for long waits for another broker
+        (asked.away if lasts else asked.failed)(f"a coordinator does not take {self.what} yet: {why}{more}")
+        return self._soon(backoff)
+
+    def handle_error(self) -> float:
+        backoff: float = super().handle_error()  # type: ignore[misc]
+        return self._soon(backoff)
+
+    def _soon(self, backoff: float) -> float:
+        self.sender.refusals += 1
+        return min(_pause(self.sender.refusals - 1), backoff)
+
+
+def _pause(tries: int) -> float:
+    """Return for how many seconds to wait after so many tries before."""
+    return PROMPT_BACKOFF * 2.0 ** min(tries, MOST_DOUBLED)
+
+
+def _codes(response: Any) -> list[int]:
+    """Return the errors in an answer of a coordinator."""
+    if (code := getattr(response, "error_code", None)) is not None:
+        return [code] if code else []
+    passed = {0, OperationNotAttempted.errno}  # what was not tried says nothing of itself
+    return [code for _, answers in response.errors for _, code in answers if code not in passed]
+
+
+class _PromptInit(_Prompt, InitProducer):
+    """Is told that a predecessor's transaction is being ended, or that its coordinator moves."""
+
+    what = "InitProducerId"
 
 
 class _PromptAdd(_Prompt, AddPartitions):
     """Is told that there are concurrent transactions: the last one's markers are not all written."""
+
+    what = "AddPartitionsToTxn"
 
     def handle_response(self, response: Any) -> float | None:
         sender = self.sender
@@ -70,22 +124,38 @@ class _PromptAdd(_Prompt, AddPartitions):
             sender.lack(lacking)
             return backoff
         sender.lacking.clear()
-        if backoff is not None:  # twice as long after five refusals, half as long after 40 times without one
+        if backoff is None:
+            if was_first:
+                sender.marking = max(0.983 * sender.marking, PROMPT_BACKOFF / 2)
+        elif ConcurrentTransactions.errno in _codes(response):
+            # twice as long after five refusals, half as long after 40 times without one
             sender.marking = min(1.15 * sender.marking, MOST_MARKING)
-        elif was_first:
-            sender.marking = max(0.983 * sender.marking, PROMPT_BACKOFF / 2)
         return backoff
+
+
+class _PromptAddOffsets(_Prompt, AddOffsets):
+    """Is told that the transaction's coordinator moves."""
+
+    what = "AddOffsetsToTxn"
 
 
 class _PromptOffsets(_Prompt, CommitOffsets):
     """Is told that the group's coordinator is not available."""
+
+    what = "TxnOffsetCommit"
+
+
+class _PromptEnd(_Prompt, EndTransaction):
+    """Is told that the transaction's coordinator moves."""
+
+    what = "EndTxn"
 
 
 class _PromptProduce(ProduceBatches):
     """Is told that there are not enough replicas."""
 
     def __init__(self, sender: "TrackedSender", batches: Any) -> None:
-        super().__init__(sender, batches, lambda tries: PROMPT_BACKOFF * 2**tries)
+        super().__init__(sender, batches, _pause)
 
     def create_request(self) -> Produce:
         request: Produce = super().create_request()
@@ -127,13 +197,45 @@ class TrackedSender(OpenSender):
         """See `OpenSender`."""
         return _PromptProduce(self, batches)
 
+    def init_producer(self) -> InitProducer:
+        """See `OpenSender`."""
+        return _PromptInit(self)
+
     def add_partitions(self, partitions: Any) -> AddPartitions:
         """See `OpenSender`."""
         return _PromptAdd(self, partitions)
 
+    def add_offsets(self, group_id: str) -> AddOffsets:
+        """See `OpenSender`."""
+        return _PromptAddOffsets(self, group_id)
+
     def commit_offsets(self, offsets: Any, group_id: str) -> CommitOffsets:
         """See `OpenSender`."""
         return _PromptOffsets(self, offsets, group_id)
+
+    def end_transaction(self, result: Any) -> EndTransaction:
+        """See `OpenSender`."""
+        return _PromptEnd(self, result)
+
+    async def find_coordinator(self, kind: Any, key: str) -> int:
+        """See `OpenSender`. Raises KafkaError where this client may not know it.
+
+        It is asked again soon, and at once of another broker: after a planned stop the others know the new coordinator
+        within some ms, while aiokafka would wait for new metadata, and for 100 ms more.
+        """
+        for tries in count():
+            try:
+                node: int = await self.client.coordinator_lookup(kind, key)
+            except (TransactionalIdAuthorizationFailed, GroupAuthorizationFailedError) as error:
+                raise type(error)(key) from error
+            except (CoordinatorNotAvailableError, NodeNotReadyError, RequestTimedOutError) as error:
+                self.asked.failed(f"no broker coordinates {key} yet: {str(error) or type(error).__name__}")
+                self.client.force_metadata_update()
+            else:
+                if await self.client.ready(node, group=COORDINATION):
+                    return node
+            await asyncio.sleep(min(_pause(tries), MOST_PAUSE))
+        raise AssertionError
 
     def lack(self, partitions: set[TopicPartition]) -> None:
         """Take in that partitions are not there. If that stays so, fail what waits: the whole transaction does."""

@@ -14,6 +14,7 @@ from gate.errors import GateError
 from gate.kafka.aio.client import ProducerSending
 from gate.kafka.aio.compat import need_fast
 from gate.kafka.aio.compat.shared import BatchBuilder
+from gate.kafka.aio.fencing import TRANSACTION_TIMEOUT_MS, explained
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.sending import Sending
 from gate.kafka.aio.unknown_outcomes import IsOpen, LookBehind, Torn, UnknownOutcomeError, end_half_done, is_all_ended
@@ -24,7 +25,6 @@ from gate.shard.refusals import OutputError, refused
 from gate.shard.topic_limits import TopicLimits, nothing_known
 
 BATCH_BYTES: Final = 1_000_000
-TRANSACTION_TIMEOUT_MS: Final = 30_000
 DISCARD_DEADLINE: Final = 2.0
 LONG: Final = 3.0  # seconds of a call that are worth telling
 IF_AWAY: Final = 2  # times the deadline, where a broker is away: Kafka gives it up after 9 s, and then elects others
@@ -88,7 +88,7 @@ class KafkaSession:
         self.atomic = transactional_id is not None
         self.unfinished = False
         self._call: tuple[str, float] | None = None  # under way: what it does, and since when (monotonic)
-        self._ended = 0.0  # when the last batch was committed, monotonic seconds
+        self._begun = self._ended = 0.0  # when the last batch was begun and committed, monotonic seconds
         self._deadline = deadline
         self._keeps = compression is Compression.KEEP
         self._codecs: Mapping[str, int] = {}
@@ -135,8 +135,13 @@ class KafkaSession:
         try:
             async with within(self._deadline, what, [self._client], if_away=IF_AWAY * self._deadline):
                 yield
+        except KafkaError as error:
+            raise self._explained(error) from error.__cause__
         finally:
             self._call = None
+
+    def _explained(self, error: BaseException) -> BaseException:
+        return explained(error, self._id, time.monotonic() - self._begun if self.unfinished else 0.0)
 
     async def claim(self, partitions: Sequence[Partition]) -> RecoveredState:
         """See `ports.Session`. Only after the fence may anything be read."""
@@ -173,7 +178,7 @@ class KafkaSession:
     def begin(self) -> None:
         """See `ports.Session`."""
         if self.atomic:
-            self.unfinished = True
+            self.unfinished, self._begun = True, time.monotonic()
             self._sending.begin()
 
     async def produce(
@@ -200,7 +205,9 @@ class KafkaSession:
             raise self._without_leader(outputs) or error from None
         except OutputError as error:
             raise _with_records(error, outputs) from None
-        failures = [self._about(answer, outputs) for answer in answers if isinstance(answer, BaseException)]
+        failures = [
+            self._about(self._explained(answer), outputs) for answer in answers if isinstance(answer, BaseException)
+        ]
         # what says whose fault it is comes first: what was not added to the transaction beside it fails, too
         for failure in sorted(failures, key=lambda failure: not isinstance(failure, OutputError)):
             raise failure

@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+import time
 from types import SimpleNamespace
 
 import pytest
 from aiokafka.protocol.transaction import EndTxnRequest
 
+from gate.kafka.aio import pending_requests
 from gate.kafka.aio.pending_requests import PendingRequests, Silent, within
 
 END = EndTxnRequest("id", 1, 0, True)
@@ -45,6 +47,15 @@ async def test_what_went_wrong_meanwhile_is_told_and_nothing_older():
     assert asked.unanswered == {"EndTxn"}, "it may arrive yet"
     assert await error_of(asked) == "committing a batch took more than 0.01 s"
     assert (await error_of(asked, amid="broker 3 can't be connected to")).endswith("; broker 3 can't be connected to")
+
+
+async def test_a_process_that_stood_still_says_so(monkeypatch):
+    """A gate that was stopped, or whose machine was, has no broker to blame."""
+    monkeypatch.setattr(pending_requests, "LONG", 0.02)
+    with pytest.raises(TimeoutError, match=r"^writing took more than 0\.01 s; this process stood still for \d+ s mean"):
+        async with within(0.01, "writing", [SimpleNamespace(asked=PendingRequests())]):
+            time.sleep(0.1)
+            await asyncio.sleep(10)
 
 
 async def test_who_says_more_is_not_interrupted():

@@ -2,24 +2,34 @@
 
 import asyncio
 import gc
+import time
 from types import SimpleNamespace
 
 import pytest
+from aiokafka.client import CoordinationType
 from aiokafka.errors import (
     ConcurrentTransactions,
+    CoordinatorNotAvailableError,
+    KafkaConnectionError,
     MessageSizeTooLargeError,
+    NodeNotReadyError,
+    NotCoordinatorError,
     NotEnoughReplicasError,
     OperationNotAttempted,
     OutOfOrderSequenceNumber,
     ProducerFenced,
+    TransactionalIdAuthorizationFailed,
     UnknownTopicOrPartitionError,
 )
 from aiokafka.producer.transaction_manager import TransactionManager
-from aiokafka.structs import TopicPartition
+from aiokafka.protocol.transaction import InitProducerIdRequest
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from gate.kafka.aio import sender as senders
 from gate.kafka.aio.sender import (
     MOST_LACKING,
     MOST_MARKING,
+    MOST_PAUSE,
     PROMPT_BACKOFF,
     TrackedSender,
     _PromptAdd,
@@ -169,3 +179,116 @@ async def test_an_error_that_nobody_waits_for_any_more_is_nothing_to_complain_ab
     gc.collect()
     await asyncio.sleep(0)
     assert not complaints
+
+
+class Moving:
+    """A client whose coordinators move: it gives these answers, one after the other, and then is ready."""
+
+    _client_id = "gate"
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked_of: list[int] = []
+        self.paused: list[float] = []
+        sender = TrackedSender.__new__(TrackedSender)
+        sender._txn_manager = SimpleNamespace(
+            transactional_id="gate-3", transaction_timeout_ms=1, producer_id=7, producer_epoch=0, txn_partitions=set(),
+            set_pid_and_epoch=lambda *_: None, partition_added=lambda _: None, consumer_group_added=lambda _: None,
+            offset_committed=lambda *_: None, complete_transaction=lambda: None,
+        )  # fmt: skip
+        sender._retry_backoff, sender._coordinators, sender.client = 0.1, dict.fromkeys(CoordinationType, 1), self
+        self.sender = track(sender)
+
+    def _answer(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def send(self, node, _request, *, group):
+        assert group == senders.COORDINATION or isinstance(_request, InitProducerIdRequest)
+        self.asked_of.append(node)
+        return self._answer()
+
+    async def coordinator_lookup(self, _kind, _key):
+        return self._answer()
+
+    async def ready(self, node, *, group):
+        assert group == senders.COORDINATION
+        return node != 1  # which is gone
+
+    def force_metadata_update(self):
+        pass
+
+    async def pause(self, seconds):
+        self.paused.append(seconds)
+
+
+def refusal(code):
+    return SimpleNamespace(error_code=code, errors=[(HERE.topic, [(HERE.partition, code)])], producer_id=7,
+                           producer_epoch=0)  # fmt: skip
+
+
+REQUESTS = {
+    "InitProducerId": lambda sender: sender.init_producer(),
+    "AddPartitionsToTxn": lambda sender: sender.add_partitions([HERE]),
+    "AddOffsetsToTxn": lambda sender: sender.add_offsets("group"),
+    "TxnOffsetCommit": lambda sender: sender.commit_offsets({HERE: OffsetAndMetadata(1, "")}, "group"),
+    "EndTxn": lambda sender: sender.end_transaction(True),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize(
+    "answer",
+    [refusal(NotCoordinatorError.errno), KafkaConnectionError("it ended"), NodeNotReadyError("it is gone")],
+    ids=["moved", "ended", "gone"],
+)
+async def test_a_coordinator_that_moved_is_looked_for_at_once_whatever_was_asked_of_it(name, answer, monkeypatch):
+    """aiokafka believes in who has ended a connection, and waits for 100 ms each time."""
+    client = Moving(*[answer] * 9, SimpleNamespace(error_code=0, errors=[(HERE.topic, [(HERE.partition, 0)])],
+                                                   producer_id=7, producer_epoch=0))  # fmt: skip
+    monkeypatch.setattr(asyncio, "sleep", client.pause)
+    kind = CoordinationType.GROUP if name == "TxnOffsetCommit" else CoordinationType.TRANSACTION
+    for _ in range(9):
+        client.sender._coordinators[kind] = 1
+        assert not await REQUESTS[name](client.sender).do(1)
+        assert kind not in client.sender._coordinators
+    assert client.paused[:3] == [PROMPT_BACKOFF, 2 * PROMPT_BACKOFF, 4 * PROMPT_BACKOFF]
+    assert client.paused[-1] == 0.1, "and no more often than aiokafka where that lasts"
+    if isinstance(answer, SimpleNamespace):
+        assert client.sender.asked.why(0) == f"a coordinator does not take {name} yet: {NotCoordinatorError.__name__}"
+    assert await REQUESTS[name](client.sender).do(2)
+    assert client.sender.refusals == 0
+
+
+async def test_a_transaction_that_does_not_end_for_long_is_told_and_its_brokers_are_given_time(monkeypatch):
+    client = Moving(*[refusal(ConcurrentTransactions.errno)] * 7)
+    monkeypatch.setattr(asyncio, "sleep", client.pause)
+    began = time.monotonic()
+    for answered in range(7):
+        assert client.sender.asked.was_away(began) == (answered > 6)
+        await client.sender.add_partitions([HERE]).do(2)
+    assert client.sender.asked.was_away(began), "whom its coordinator waits for"
+    assert client.sender.asked.why(began) == (
+        "a coordinator does not take AddPartitionsToTxn yet: ConcurrentTransactions, it is still ending the "
+        "transaction before"
+    )
+
+
+async def test_who_coordinates_is_asked_again_soon_and_again_where_it_is_not_reached(monkeypatch):
+    client = Moving(CoordinatorNotAvailableError(), NodeNotReadyError("broker 1 can't be connected to"), 1, 3)
+    client.sender._coordinators = {}
+    monkeypatch.setattr(asyncio, "sleep", client.pause)
+    assert await client.sender._find_coordinator(CoordinationType.TRANSACTION, "gate-3") == 3
+    assert sum(client.paused) < MOST_PAUSE
+    why = "no broker coordinates gate-3 yet: NodeNotReadyError: broker 1 can't be connected to"
+    assert client.sender.asked.why(0) == why
+    assert await client.sender._find_coordinator(CoordinationType.TRANSACTION, "gate-3") == 3, "it is remembered"
+
+
+async def test_an_id_that_may_not_be_used_is_named():
+    client = Moving(TransactionalIdAuthorizationFailed())
+    client.sender._coordinators = {}
+    with pytest.raises(TransactionalIdAuthorizationFailed, match="gate-3"):
+        await client.sender._find_coordinator(CoordinationType.TRANSACTION, "gate-3")

@@ -60,6 +60,7 @@ NEEDED: Final[Parts] = {
     "aiokafka.protocol.fetch": (
         "FetchRequest(max_wait_time, min_bytes, max_bytes, isolation_level, topics)", "FetchRequest_v11",
     ),
+    "aiokafka.protocol.group": ("HeartbeatRequest",),
     "aiokafka.protocol.metadata": ("MetadataRequest(topics)", "MetadataResponse_v2"),
     "aiokafka.protocol.offset": ("OffsetRequest(replica_id, isolation_level, topics)",),
     "aiokafka.protocol.produce": ("ProduceRequest",),
@@ -96,10 +97,13 @@ FAST: Final[Parts] = {
     "aiokafka.protocol.produce": ("ProduceRequest_v7", "ProduceRequest_v8"),
     "aiokafka:AIOKafkaProducer": ("_closed", "_message_accumulator", "_sender", "_txn_manager"),
     "aiokafka.producer.message_accumulator:BatchBuilder": ("_build()", "_builder", "_relative_offset"),
-    "aiokafka.producer.message_accumulator:MessageAccumulator": ("_batches", "_pending_batches"),
+    "aiokafka.producer.message_accumulator:MessageAccumulator": (
+        "_batches", "_pending_batches", "flush_for_commit()",
+    ),
     "aiokafka.producer.message_accumulator:MessageBatch": ("_drain_waiter", "failure(exception)", "future"),
     "aiokafka.producer.sender:Sender": (
-        "_do_add_partitions_to_txn(tps)", "_do_txn_offset_commit(offsets, group_id)",
+        "_coordinators", "_do_add_offsets_to_txn(group_id)", "_do_add_partitions_to_txn(tps)",
+        "_do_init_pid(node_id)", "_do_txn_commit(commit_result)", "_do_txn_offset_commit(offsets, group_id)",
         "_find_coordinator(coordinator_type, coordinator_key)", "_in_flight", "_maybe_do_transactional_request()",
         "_message_accumulator", "_muted_partitions", "_retry_backoff", "_send_produce_req(node_id, batches)",
         "_txn_manager", "sender_task",
@@ -107,11 +111,19 @@ FAST: Final[Parts] = {
     "aiokafka.producer.sender:SendProduceReqHandler": (
         "_default_backoff", "_sender", "create_request()", "handle_response(response)",
     ),
-    "aiokafka.producer.sender:AddPartitionsToTxnHandler": ("_sender", "handle_response(resp)"),
-    "aiokafka.producer.sender:TxnOffsetCommitHandler": ("_sender", "handle_response(resp)"),
+    **{
+        f"aiokafka.producer.sender:{kind}": (
+            "_default_backoff", "_sender", "create_request()", "do(node_id)", "group", "handle_error()",
+            "handle_response(resp)",
+        )
+        for kind in (
+            "AddOffsetsToTxnHandler", "AddPartitionsToTxnHandler", "EndTxnHandler", "InitPIDHandler",
+            "TxnOffsetCommitHandler",
+        )
+    },
     "aiokafka.producer.transaction_manager:TransactionManager": (
-        "_pending_txn_offsets", "_transaction_waiter", "begin_transaction()", "error_transaction(exc)",
-        "fatal_error(exc)",
+        "_pending_txn_offsets", "_transaction_waiter", "begin_transaction()", "complete_transaction()",
+        "error_transaction(exc)", "fatal_error(exc)", "is_empty_transaction()", "transactional_id",
         "maybe_add_partition_to_txn(tp)", "producer_id", "wait_for_transaction_end()",
     ),
     "aiokafka:AIOKafkaConsumer": ("_fetcher",),

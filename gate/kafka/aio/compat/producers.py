@@ -4,19 +4,31 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
-from aiokafka.client import CoordinationType
-from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.errors import GroupAuthorizationFailedError, IncompatibleBrokerVersion, KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.producer.sender import AddPartitionsToTxnHandler, Sender, SendProduceReqHandler, TxnOffsetCommitHandler
+from aiokafka.producer.sender import (
+    AddOffsetsToTxnHandler,
+    AddPartitionsToTxnHandler,
+    EndTxnHandler,
+    InitPIDHandler,
+    Sender,
+    SendProduceReqHandler,
+    TxnOffsetCommitHandler,
+)
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v7, ProduceRequest_v8
 from aiokafka.structs import TopicPartition
 
 __all__ = [
+    "COORDINATION",
+    "AddOffsets",
     "AddPartitions",
     "CommitOffsets",
+    "EndTransaction",
+    "InitProducer",
     "OpenSender",
     "ProduceBatches",
     "ProduceRequest",
@@ -29,22 +41,59 @@ __all__ = [
 ]
 
 
-class AddPartitions(AddPartitionsToTxnHandler):  # type: ignore[misc]
+COORDINATION: Final = ConnectionGroup.COORDINATION
+
+
+class _ToCoordinator:
+    """A request to a coordinator."""
+
+    _sender: Any
+    group: ConnectionGroup
+    create_request: Callable[[], Any]
+    handle_response: Callable[[Any], float | None]  # tells after how many seconds it is to be asked again; None: not
+    handle_error: Callable[[], float]  # there is no answer; tells the same
+
+    @property
+    def sender(self) -> Any:
+        """Who asks."""
+        return self._sender
+
+    async def do(self, node_id: int) -> bool:
+        """Ask once; whoever ends the connection, or can't be reached, is not taken for the coordinator any more.
+
+        aiokafka believes in one that has ended the connection until it can't be reached, either.
+        """
+        try:
+            answer = await self.sender.client.send(node_id, self.create_request(), group=self.group)
+        except IncompatibleBrokerVersion:
+            raise
+        except KafkaError:
+            pause: float | None = self.handle_error()
+        else:
+            pause = self.handle_response(answer)
+        if pause is not None:
+            await asyncio.sleep(pause)
+        return pause is None
+
+
+class InitProducer(_ToCoordinator, InitPIDHandler):  # type: ignore[misc]
+    """Asks for a producer's id and epoch."""
+
+
+class AddPartitions(_ToCoordinator, AddPartitionsToTxnHandler):  # type: ignore[misc]
     """Adds partitions to a transaction."""
 
-    @property
-    def sender(self) -> Any:
-        """Who asks."""
-        return self._sender
+
+class AddOffsets(_ToCoordinator, AddOffsetsToTxnHandler):  # type: ignore[misc]
+    """Adds a group's offsets to a transaction."""
 
 
-class CommitOffsets(TxnOffsetCommitHandler):  # type: ignore[misc]
+class CommitOffsets(_ToCoordinator, TxnOffsetCommitHandler):  # type: ignore[misc]
     """Commits offsets with a transaction."""
 
-    @property
-    def sender(self) -> Any:
-        """Who asks."""
-        return self._sender
+
+class EndTransaction(_ToCoordinator, EndTxnHandler):  # type: ignore[misc]
+    """Ends a transaction."""
 
 
 class ProduceBatches(SendProduceReqHandler):  # type: ignore[misc]
@@ -73,12 +122,28 @@ class OpenSender(Sender):  # type: ignore[misc]
         """Return what has a broker take batches."""
         raise NotImplementedError
 
+    def init_producer(self) -> InitProducer:
+        """Return what asks for an id and an epoch."""
+        raise NotImplementedError
+
     def add_partitions(self, partitions: Any) -> AddPartitions:
         """Return what adds partitions to the transaction."""
         raise NotImplementedError
 
+    def add_offsets(self, group_id: str) -> AddOffsets:
+        """Return what adds a group's offsets to the transaction."""
+        raise NotImplementedError
+
     def commit_offsets(self, offsets: Any, group_id: str) -> CommitOffsets:
         """Return what commits offsets with the transaction."""
+        raise NotImplementedError
+
+    def end_transaction(self, result: Any) -> EndTransaction:
+        """Return what ends the transaction."""
+        raise NotImplementedError
+
+    async def find_coordinator(self, kind: CoordinationType, key: str) -> int:
+        """Return the node that coordinates a group or a transactional id, once one does and can be connected to."""
         raise NotImplementedError
 
     async def _send_produce_req(self, node_id: int, batches: Any) -> None:
@@ -87,9 +152,33 @@ class OpenSender(Sender):  # type: ignore[misc]
         self._in_flight.remove(node_id)
         self._muted_partitions.difference_update(batches)
 
-    async def _do_add_partitions_to_txn(self, tps: Any) -> Any:
-        node = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
-        return await self.add_partitions(tps).do(node)
+    async def _find_coordinator(self, coordinator_type: CoordinationType, coordinator_key: str) -> int:
+        if (known := self._coordinators.get(coordinator_type)) is None:
+            known = self._coordinators[coordinator_type] = await self.find_coordinator(
+                coordinator_type, coordinator_key
+            )
+        node: int = known
+        return node
+
+    async def coordinator(self) -> int:
+        """Return the node that coordinates its transactions."""
+        return await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
+
+    async def _do_init_pid(self, node_id: int) -> bool:
+        return await self.init_producer().do(node_id)
+
+    async def _do_add_partitions_to_txn(self, tps: Any) -> bool:
+        return await self.add_partitions(tps).do(await self.coordinator())
+
+    async def _do_add_offsets_to_txn(self, group_id: str) -> bool:
+        return await self.add_offsets(group_id).do(await self.coordinator())
+
+    async def _do_txn_commit(self, commit_result: Any) -> None:
+        await self._message_accumulator.flush_for_commit()
+        if self._txn_manager.is_empty_transaction():
+            self._txn_manager.complete_transaction()
+        else:
+            await self.end_transaction(commit_result).do(await self.coordinator())
 
     async def _do_txn_offset_commit(self, offsets: Any, group_id: str) -> None:
         try:

@@ -20,6 +20,7 @@ from aiokafka.protocol.admin import (
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
+from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest, MetadataResponse_v2
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.produce import ProduceRequest
@@ -69,6 +70,7 @@ __all__ = [
     "FetchRequest",
     "FetchRequest_v11",
     "FindCoordinatorRequest",
+    "HeartbeatRequest",
     "InitProducerIdRequest",
     "Int8",
     "Int16",
