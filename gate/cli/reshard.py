@@ -13,7 +13,8 @@ from gate.errors import GateError
 from gate.kafka.aio.reader import Reader
 from gate.kafka.generation_layout import Layout
 from gate.kafka.generations import Moving
-from gate.kafka.reshard import Plan, Resharding, Wanted, estimate
+from gate.kafka.reshard import Resharding
+from gate.kafka.reshard_plan import Plan, Wanted, estimate
 
 _MOST_SHARDS: Final = 1_000
 _NEEDS: Final = "it takes what a gate may, and Describe on the gates' group; begin again with the same command"

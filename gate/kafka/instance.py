@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ from gate.kafka.cluster import GRANTS, Cluster
 from gate.kafka.command_door import CommandDoor
 from gate.kafka.feedback import Feedback
 from gate.kafka.foreign_topics import ForeignTopics
-from gate.kafka.generations import FIRST, Generation, Moving, find, in_force
+from gate.kafka.generation_watch import GenerationWatch
+from gate.kafka.generations import FIRST, Generation, in_force
 from gate.kafka.health import Health, health_of
 from gate.kafka.lost_requests import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
@@ -55,7 +56,6 @@ LARGE_BATCHES: Final = 3  # at once; more only wait for the same processor
 SEARCHES: Final = 2
 SEARCHED_MS: Final = 86_400_000  # back, for a producer's id
 RESET_POLL: Final = 0.2
-MOVE_POLL: Final = 0.3
 LEASE_BEYOND: Final = 3.0  # seconds by which a lease outlasts a session: an owner's death does not stop processes
 
 log = structlog.get_logger("gate")
@@ -86,8 +86,6 @@ class Gate:
         self._policy = policy
         self._groups: Mapping[str, str | None] = {}  # into which services were put by command
         self.superseded = asyncio.Event()  # another generation of the state is in force: start anew
-        self._moving = asyncio.Event()  # or may be soon
-        self._said_moving = False
         self._placed = ""  # the version of the policy of which was told that commands have placed services elsewhere
         self._options: dict[str, Any] = {**access(settings.bootstrap), **client_options}
         self._owned: dict[int, Shard] = {}
@@ -102,6 +100,7 @@ class Gate:
         self._reading: Client
         self._single: Reader
         self._cluster: Cluster
+        self._generations: GenerationWatch
         self._foreign: ForeignTopics
         self._membership: Membership
         self._notices: Notices
@@ -122,6 +121,7 @@ class Gate:
         stack.push_async_callback(self._cluster.close)
         await self._cluster.start()
         self._enter(await in_force(self._single, self.names, await self._cluster.partitions(), self.shards))
+        self._generations = GenerationWatch(self._reading, self.names, self._cluster.partitions, self.superseded)
         await check_topics(self._cluster, self.names, self.shards, settings.group_id, reset=self._reset_state)
         self.grants = (await self._cluster.partitions()).get(self.names.grants, GRANTS)
         async with within(RESTORE_DEADLINE, f"reading {self.names.usage}", [self._reading]):
@@ -186,7 +186,7 @@ class Gate:
         )
         self._tasks = [
             asyncio.create_task(self._follow_assignments(), name="assignments"),
-            asyncio.create_task(self._follow_moves(), name="generations"),
+            asyncio.create_task(self._generations.run(), name="generations"),
             asyncio.create_task(keep_small(), name="memory"),
             asyncio.create_task(watch.run(self.wall, self._publish), name="undecided"),
             asyncio.create_task(losses.run(), name="losses"),
@@ -231,27 +231,9 @@ class Gate:
                 )  # fmt: skip
         return result
 
-    async def _follow_moves(self) -> None:
-        """Find out that another generation is in force, once there is a sign that one may be."""
-        while True:
-            await self._moving.wait()
-            with suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(RESTORE_DEADLINE):
-                    there = await self._cluster.partitions()
-                    found = await find(self._single, self.names, there)
-                if isinstance(found, Generation):
-                    self._moving.clear()  # if it is taken back, too
-                    if found.number != self.names.generation:
-                        log.info("another generation of the state is in force; starting anew", generation=found.number)
-                        self.superseded.set()
-                elif isinstance(found, Moving) and not self._said_moving:
-                    self._said_moving = True
-                    log.warning("waiting", why=found.shown)
-            await asyncio.sleep(MOVE_POLL)
-
     def closed(self) -> None:
         """Look whether another generation of the state is in force; a shard of this one is closed."""
-        self._moving.set()
+        self._generations.look()
 
     async def _client(self, client_id: str) -> Client:
         timeout = int(CALL_DEADLINE * 1000)  # or an answer that never comes is waited for for 40 s
@@ -292,7 +274,7 @@ class Gate:
 
     def _heed(self) -> None:
         if self.feedback.generation > self.names.generation:
-            self._moving.set()
+            self._generations.look()
         for shard in self._owned.values():
             shard.heed()
 

@@ -8,17 +8,18 @@ What is closed does not change, so copying again comes to the same. Gates start 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from gate.errors import GateError
 from gate.kafka import upgrade
-from gate.kafka.aio.compacted import newest, put_barrier, read_all
+from gate.kafka.aio.compacted import Barrier, newest, read_all
+from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession
 from gate.kafka.aio.unknown_outcomes import Torn
@@ -26,7 +27,8 @@ from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
 from gate.kafka.generation_layout import Layout, Shards, lay_out
 from gate.kafka.generations import Generation, Moving, find, known, transactional_id
-from gate.kafka.torn_transactions import Places, look
+from gate.kafka.reshard_plan import Plan, ReshardRefusedError, Wanted, go_on, parts_of
+from gate.kafka.torn_transactions import look, places_of
 from gate.policy import Delivery, Policy, Settings
 from gate.protocol import control
 from gate.protocol.topics import Names
@@ -34,7 +36,6 @@ from gate.shard.changelog_records import FORMAT, META_KEY, ClosedGeneration, enc
 from gate.shard.failpoints import reach
 from gate.shard.placement import shard_of
 from gate.shard.records import Outgoing, Partition, RecoveredState
-from gate.shard.routing import Topics
 
 CALL_DEADLINE: Final = 10.0
 READ_DEADLINE: Final = 120.0
@@ -42,31 +43,6 @@ FOLLOW_DEADLINE: Final = 60.0  # for gates to come along
 TRIES: Final = 8  # to close a shard whose owner fences back
 BACKOFF: Final = 0.2
 AT_ONCE: Final = 8  # shards
-BATCH_BYTES: Final = 8 << 20  # of a transaction
-BATCH_RECORDS: Final = 10_000
-PER_SECOND: Final = 4 << 20  # bytes that are surely copied, for an estimate
-
-
-class ReshardRefusedError(GateError):
-    """It can't be done now, and nothing was changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What somebody wants: another number of shards, or services in other groups."""
-
-    shards: int | None = None
-    groups: Mapping[str, str | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is moved into what, and whether that was begun already."""
-
-    before: Generation
-    after: Generation
-    moves: frozenset[str]
-    begun: bool = False
 
 
 class Resharding:
@@ -106,7 +82,7 @@ class Resharding:
         """Return what is to be done; None: it is done already. Raises RefusedError."""
         found = await self.standing()
         if isinstance(found, Moving):
-            return self._going_on(found, wanted)
+            return go_on(found, wanted)
         shards = wanted.shards or found.shards
         groups = {**found.groups, **wanted.groups}
         old = self._policy.placed(found.groups)
@@ -129,18 +105,6 @@ class Resharding:
         """Tell whether the policy file says already what is wanted, and the state of a service is not there yet."""
         shard = shard_of(policy.shard_key(service), now.shards)
         return f"service/{service}" not in await self._records(now, shard)
-
-    def _going_on(self, found: Moving, wanted: Wanted) -> Plan:
-        closed = found.closed
-        shards = wanted.shards or closed.shards
-        if shards != closed.shards or any(closed.groups.get(s, ...) != g for s, g in wanted.groups.items()):
-            groups = "".join(f" --move {service} --group {group or ''}" for service, group in closed.groups.items())
-            raise ReshardRefusedError(
-                f"another one was begun: to generation {closed.generation}, {closed.shards} shards{groups}",
-                hint=f"`gate reshard {closed.shards}` finishes it, `gate reshard --abort` takes it back",
-            )
-        after = Generation(closed.generation, closed.shards, {**found.before.groups, **closed.groups})
-        return Plan(found.before, after, frozenset(closed.groups), begun=True)
 
     async def look(self, plan: Plan) -> Layout:
         """Return what would be moved, by what is there now. Changes nothing."""
@@ -244,12 +208,13 @@ class Resharding:
         """Fence the owner of a shard off, and say in its description that it is closed, or open again."""
         place = Partition(self._topic(generation), shard)
         for tried in range(TRIES):
-            session = self._owning(generation, shard)
+            barrier = Barrier(self._reader, place)
+            session = self._owning(generation, shard, barrier)
             try:
                 await session.fence()
-                async with asyncio.timeout(READ_DEADLINE):
-                    barrier = await put_barrier(self._reader, place)
-                    meta = read_meta(await newest(self._reader, place, META_KEY, barrier), generation.shards)
+                async with self._reading(place):
+                    kept = await newest(self._reader, place, META_KEY, await barrier.offset())
+                    meta = read_meta(kept, generation.shards)
                 if meta.closed is None or closed is None:
                     session.begin()
                     written = encode_meta(msgspec.structs.replace(meta, closed=closed))
@@ -277,9 +242,10 @@ class Resharding:
 
     async def _records(self, generation: Generation, shard: int, *, closed: bool = False) -> Mapping[str, bytes]:
         """Read a shard; if it is `closed`, up to where it was: what is read as committed may lag behind an answer."""
-        async with asyncio.timeout(READ_DEADLINE):
+        place = Partition(self._topic(generation), shard)
+        async with self._reading(place):
             while True:
-                records = await read_all(self._reader, Partition(self._topic(generation), shard))
+                records = await read_all(self._reader, place)
                 if not closed or read_meta(records.get(META_KEY), generation.shards).closed is not None:
                     return records
                 await asyncio.sleep(BACKOFF)
@@ -294,12 +260,12 @@ class Resharding:
         """Write what is not there yet, and delete what an earlier attempt has left."""
         generation = layout.generation
         there = [await self._records(generation, shard) for shard in range(generation.shards)]
-        for number, part in enumerate(_parts(there, layout.records)):
+        for number, part in enumerate(parts_of(there, layout.records)):
             await self._write(writer, generation, part)
             if not number:
                 reach("reshard-copying")
         for shard, wanted in enumerate(layout.records):
-            async with asyncio.timeout(READ_DEADLINE):
+            async with self._reading(Partition(self._topic(generation), shard)):
                 while await self._records(generation, shard) != wanted:  # noqa: ASYNC110 - what is read may lag
                     await asyncio.sleep(BACKOFF)
 
@@ -326,7 +292,7 @@ class Resharding:
         """Have gates look which generation is in force."""
         value = control.encode(control.NewGeneration(generation.number))
         producer = AIOKafkaProducer(**self._options, enable_idempotence=True)
-        async with running(producer), asyncio.timeout(CALL_DEADLINE):
+        async with running(producer), within(CALL_DEADLINE, f"writing to {self._names.control}"):
             await producer.send_and_wait(
                 self._names.control, value, control.GENERATION_KEY.encode(), partition=0,
                 headers=[(control.BY, control.OPERATOR)],
@@ -334,41 +300,31 @@ class Resharding:
 
     # -- connections -----------------------------------------------------------------------------------------------
 
+    def _reading(self, place: Partition) -> AbstractAsyncContextManager[None]:
+        return within(READ_DEADLINE, f"reading {place.topic}-{place.number}", [self._reader])
+
     def _topic(self, generation: Generation) -> str:
         return replace(self._names, generation=generation.number).state
 
-    def _owning(self, generation: Generation, shard: int) -> KafkaSession:
-        """Return a session like that of a shard's owner, which fences that one off."""
+    def _owning(self, generation: Generation, shard: int, barrier: Barrier) -> KafkaSession:
+        """Return a session like that of a shard's owner, which fences that one off; a `barrier` of its changelog."""
         atomic = self._settings.delivery is Delivery.EXACTLY_ONCE
         policy = self._policy.placed(generation.groups)
-        place = Partition(self._topic(generation), shard)
+        names = replace(self._names, generation=generation.number)
+        place = Partition(names.state, shard)
 
         async def look_behind(producer_id: int) -> Torn | None:
-            async with asyncio.timeout(READ_DEADLINE):
-                there = await self._cluster.partitions()
-                services = [
-                    service
-                    for topic in there
-                    if (service := self._names.service_of(topic)) is not None
-                    and shard_of(policy.shard_key(service), generation.shards) == shard
-                ]
-                topics = map(self._names.requests, services)
-                requests = [Partition(topic, number) for topic in topics for number in range(there[topic])]
-                outputs = [
-                    Partition(output, number)
-                    for service in services
-                    for output in Topics.of(self._names, service).outputs
-                    for number in range(there.get(output, 0))
-                ]
-                reports = Partition(self._names.alerts, 0), Partition(self._names.usage, 0)
-                places = Places(place, tuple(outputs), reports)
+            async with self._reading(place):
+                requests, places = places_of(
+                    shard, names, generation.shards, policy.shard_key, await self._cluster.partitions()
+                )
                 return await look(
                     self._reader,
                     places,
                     producer_id,
                     lambda: self._cluster.marks(self._group, requests),
                     generation.shards,
-                    await put_barrier(self._reader, place),
+                    await barrier.offset(),
                 )
 
         identity = transactional_id(self._group, shard, generation.number) if atomic else None
@@ -387,28 +343,3 @@ class Resharding:
             identity, self._group, state, nothing, no_offsets,
             deadline=CALL_DEADLINE, look_behind=look_behind, **self._options,
         )  # fmt: skip
-
-
-def _parts(
-    there: Sequence[Mapping[str, bytes]], wanted: Sequence[Mapping[str, bytes]]
-) -> Iterator[dict[int, dict[str, bytes | None]]]:
-    """Yield what is to be written, by shard, in parts that fit into a transaction; None: to be deleted."""
-    part: dict[int, dict[str, bytes | None]] = {}
-    count = size = 0
-    for shard, (kept, records) in enumerate(zip(there, wanted, strict=True)):
-        changes: dict[str, bytes | None] = dict.fromkeys(kept.keys() - records.keys())
-        changes |= {key: value for key, value in records.items() if kept.get(key) != value}
-        for key, value in changes.items():
-            part.setdefault(shard, {})[key] = value
-            count, size = count + 1, size + len(key) + len(value or b"")
-            if count >= BATCH_RECORDS or size >= BATCH_BYTES:
-                yield part
-                part, count, size = {}, 0, 0
-    if part:
-        yield part
-
-
-def estimate(layout: Layout, seconds_to_read: float) -> float:
-    """Return about how many seconds gates will wait: it is read twice and written once, and then taken over."""
-    generation = layout.generation
-    return 2 * seconds_to_read + layout.size / PER_SECOND + 0.1 * generation.shards + 2.0

@@ -4,19 +4,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from gate.kafka.aio.client import Client
-from gate.kafka.aio.compacted import NO_BARRIER, put_barrier, read_all
+from gate.kafka.aio.compacted import Barrier, read_all
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession
 from gate.kafka.aio.unknown_outcomes import Torn
 from gate.kafka.cluster import Cluster
 from gate.kafka.generations import transactional_id
-from gate.kafka.torn_transactions import Places, is_open, look
+from gate.kafka.torn_transactions import Places, is_open, look, places_of
 from gate.policy import Delivery, Settings
 from gate.protocol.topics import Names
-from gate.shard.placement import shard_of
 from gate.shard.records import CommittedOffset, Partition, RecoveredState
-from gate.shard.routing import Topics
 from gate.shard.topic_limits import TopicLimits
 
 RESTORE_DEADLINE: Final = 120.0  # seconds
@@ -52,24 +50,23 @@ class Sessions:
     def make(self, shard: int, deadline: float, **client_options: Any) -> KafkaSession:
         """Return a fresh session, each call of which may take `deadline` seconds."""
         state = Partition(self._names.state, shard)
-        barrier = NO_BARRIER  # put once nobody else can write, so before whatever is read
-
-        async def put() -> int:
-            nonlocal barrier
-            if barrier == NO_BARRIER:
-                barrier = await put_barrier(self._reader, state)
-            return barrier
+        barrier = Barrier(self._reader, state)
 
         async def restore(partitions: Sequence[Partition]) -> RecoveredState:
             async with within(RESTORE_DEADLINE, f"reading {state.topic}-{state.number}", [self._client]):
-                stored = await read_all(self._reader, state, await put())
+                stored = await read_all(self._reader, state, await barrier.offset())
             return RecoveredState(stored, await self._committed(partitions))
 
         async def look_behind(producer_id: int) -> Torn | None:
             async with within(RESTORE_DEADLINE, "looking for what was left half-done", [self._client]):
                 requests, places = await self._places(shard)
                 return await look(
-                    self._reader, places, producer_id, lambda: self._committed(requests), self._shards, await put()
+                    self._reader,
+                    places,
+                    producer_id,
+                    lambda: self._committed(requests),
+                    self._shards,
+                    await barrier.offset(),
                 )
 
         async def still_open(producer_id: int) -> bool:
@@ -85,19 +82,5 @@ class Sessions:
         )  # fmt: skip
 
     async def _places(self, shard: int) -> tuple[Sequence[Partition], Places]:
-        """Return the request partitions of a shard and where its owner writes, as far as they are there.
-
-        By what the cluster has: the group may not have been told of all topics yet.
-        """
-        names, there = self._names, await self._cluster.partitions()
-        found = {topic: service for topic in there if (service := names.service_of(topic)) is not None}
-        mine = {t: s for t, s in found.items() if shard_of(self._shard_key(s), self._shards) == shard}
-        requests = [Partition(topic, number) for topic in mine for number in range(there[topic])]
-        outputs = [
-            Partition(output, number)
-            for service in mine.values()
-            for output in Topics.of(names, service).outputs
-            for number in range(there.get(output, 0))
-        ]
-        reports = Partition(names.alerts, 0), Partition(names.usage, 0)
-        return requests, Places(Partition(names.state, shard), tuple(outputs), reports)
+        """Return the request partitions of a shard and where its owner writes, as far as they are there."""
+        return places_of(shard, self._names, self._shards, self._shard_key, await self._cluster.partitions())

@@ -21,8 +21,11 @@ from gate.kafka.aio.compacted import end_behind, newest
 from gate.kafka.aio.reader import LATEST, Reader
 from gate.kafka.aio.unknown_outcomes import Torn
 from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
+from gate.protocol.topics import Names
 from gate.shard.changelog_records import META_KEY, read_meta
+from gate.shard.placement import shard_of
 from gate.shard.records import CommittedOffset, Partition, Record
+from gate.shard.routing import Topics
 from gate.units import MS
 
 BACKOFF: Final = 0.1
@@ -38,6 +41,26 @@ class Places:
     state: Partition
     outputs: tuple[Partition, ...]  # of its services alone
     reports: tuple[Partition, ...]  # others write there too
+
+
+def places_of(
+    shard: int, names: Names, shards: int, shard_key: Callable[[str], str], there: Mapping[str, int]
+) -> tuple[Sequence[Partition], Places]:
+    """Return the request partitions of a shard, and where its owner writes.
+
+    `there` has the cluster's topics with their partitions; the group may not have been told of all of them yet.
+    """
+    found = {topic: service for topic in there if (service := names.service_of(topic)) is not None}
+    mine = {t: s for t, s in found.items() if shard_of(shard_key(s), shards) == shard}
+    requests = [Partition(topic, number) for topic in mine for number in range(there[topic])]
+    outputs = tuple(
+        Partition(output, number)
+        for service in mine.values()
+        for output in Topics.of(names, service).outputs
+        for number in range(there.get(output, 0))
+    )
+    reports = Partition(names.alerts, 0), Partition(names.usage, 0)
+    return requests, Places(Partition(names.state, shard), outputs, reports)
 
 
 def was_committed(left: Iterable[int], seen: Iterable[int]) -> bool:

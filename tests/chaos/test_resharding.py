@@ -9,10 +9,11 @@ from tests.chaos import resharding, resharding_large
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(600)  # on a busy machine; 15 s on an idle one
+@pytest.mark.timeout(600)  # on a busy machine; 30 s on an idle one
 async def test_nothing_is_lost_or_doubled_when_the_state_moves_and_the_command_is_killed(tmp_path, caplog):
     caplog.set_level(logging.CRITICAL, "aiokafka")
-    found = await resharding.run(tmp_path, seconds=0.3, rate=200, points=("reshard-closing", "reshard-copying"))
+    points = "reshard-closing", "reshard-copying"
+    found = await resharding.run(tmp_path, seconds=0.3, rate=200, points=points, nodes=3)
     text = "\n".join(found.lines())
     print(text)
     assert found.report.problems == [], text

@@ -9,7 +9,7 @@ from gate.admission.state import ClaimRecord, GroupRecord, decode, encode
 from gate.errors import GateError
 from gate.kafka.generation_layout import Shards, lay_out
 from gate.kafka.generations import PLACEMENT_KEY, Generation, Placed
-from gate.kafka.reshard import BATCH_RECORDS, _parts
+from gate.kafka.reshard_plan import BATCH_RECORDS, parts_of
 from gate.policy import parse_policy
 from gate.protocol.topics import Names
 from gate.shard.changelog_records import (
@@ -176,7 +176,7 @@ def test_a_policy_by_which_the_gates_do_not_run_is_refused():
 def test_what_is_there_is_not_written_again_and_what_is_left_over_goes():
     there = [{"a": b"1", "b": b"2"}, {"c": b"3"}]
     wanted = [{"a": b"1", "b": b"9"}, {"d": b"4"}]
-    assert list(_parts(there, wanted)) == [{0: {"b": b"9"}, 1: {"c": None, "d": b"4"}}]
-    assert list(_parts(wanted, wanted)) == []
+    assert list(parts_of(there, wanted)) == [{0: {"b": b"9"}, 1: {"c": None, "d": b"4"}}]
+    assert list(parts_of(wanted, wanted)) == []
     many = [{str(n): b"x" for n in range(2 * BATCH_RECORDS + 1)}]
-    assert [sum(map(len, part.values())) for part in _parts([{}], many)] == [BATCH_RECORDS, BATCH_RECORDS, 1]
+    assert [sum(map(len, part.values())) for part in parts_of([{}], many)] == [BATCH_RECORDS, BATCH_RECORDS, 1]

@@ -37,6 +37,7 @@ class GateProcess:
         env: dict[str, str] | None = None,
         program: Sequence[str] = ("-m", "gate"),
     ):
+        self.bootstrap = bootstrap
         self.config = folder / "policy.yaml"
         self.config.write_text(f"prefix: {prefix}\nsession_timeout: 2\ndiscovery_interval: 0.5\n{policy}")
         self.log = folder / f"gate-{time.monotonic_ns()}.log"

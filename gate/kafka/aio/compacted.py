@@ -52,6 +52,21 @@ async def put_barrier(reader: Reader, partition: Partition) -> int:
         await _until_led(reader)
 
 
+class Barrier:
+    """A barrier in a partition that is put when it is first asked for: once nobody else can write."""
+
+    def __init__(self, reader: Reader, partition: Partition) -> None:
+        self._reader = reader
+        self._partition = partition
+        self._offset = NO_BARRIER
+
+    async def offset(self) -> int:
+        """Return its offset. See `put_barrier`."""
+        if self._offset == NO_BARRIER:
+            self._offset = await put_barrier(self._reader, self._partition)
+        return self._offset
+
+
 async def read_all(reader: Reader, partition: Partition, barrier: int = NO_BARRIER) -> dict[str, bytes]:
     """Return the newest committed value of each key; deleted keys are left out.
 
