@@ -8,8 +8,6 @@ import asyncio
 import json
 import logging
 import sys
-import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 
 from bench.memory import use_memory
@@ -18,6 +16,7 @@ from bench.pauses.faults import KINDS
 from bench.pauses.run import run
 from bench.pipeline.contenders import build_kafka_streams
 from bench.results import FILE, write
+from tests.chaos.keep import add_keep, kept
 
 RAW = Path("build/bench-pauses.json")
 ROUNDS = 3
@@ -30,7 +29,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help=f"how often each kind happens; {ROUNDS} if not said")
     parser.add_argument("--faults", default=",".join(KINDS), metavar="KIND,KIND", help="of %(default)s")
     parser.add_argument("--rate", type=float, default=RATE, help="requests a second of each of four lanes of both")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep all logs there")
+    add_keep(parser)
     parser.add_argument("--broker", action="append", default=[], metavar="NAME=VALUE", help="a property of all nodes")
     given = parser.parse_args()
     properties = dict(text.split("=", 1) for text in given.broker)
@@ -42,12 +41,8 @@ def main() -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # of nodes that go; what fails raises
     use_memory()
     build_kafka_streams()
-    if given.keep:
-        given.keep.mkdir(parents=True)
-    with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="pauses-") as folder:
-        outcome = asyncio.run(
-            run(Path(folder), kinds, rounds, given.rate, properties, lambda line: print(line, flush=True))
-        )
+    with kept(parser, given.keep, "pauses-") as folder:
+        outcome = asyncio.run(run(folder, kinds, rounds, given.rate, properties, lambda line: print(line, flush=True)))
     RAW.parent.mkdir(exist_ok=True)
     RAW.write_text(json.dumps([one.as_json() for one in outcome.struck], indent=1) + "\n")
     results = page.results(outcome.struck)

@@ -8,12 +8,11 @@ import argparse
 import asyncio
 import logging
 import sys
-import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 
 from tests.chaos import late, nodes
 from tests.chaos.faults import POINTS
+from tests.chaos.keep import add_keep, kept
 from tests.chaos.kinds import KINDS
 from tests.chaos.run import Report, run
 
@@ -35,17 +34,15 @@ def main() -> int:
     parser.add_argument("--gates", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1.5, help="the whole run ends within about this time")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the gates' logs and the broker's data there")
+    add_keep(parser)
     parser.add_argument("--quiet", action="store_true", help="print the report only")
     given = parser.parse_args()
     # producers complain at each attempt while the broker is down
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    if given.keep:
-        given.keep.mkdir(parents=True)
-    with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+    with kept(parser, given.keep, "chaos-") as folder:
         if given.nodes > 1:
-            return asyncio.run(_run_nodes(given, Path(folder)))
-        report = asyncio.run(_run(given, Path(folder)))
+            return asyncio.run(_run_nodes(given, folder))
+        report = asyncio.run(_run(given, folder))
     print("\n".join(report.lines()), flush=True)
     short = [] if given.late else [p for p in POINTS if report.kills[p] < max(1, given.kills // 20)]
     if short:

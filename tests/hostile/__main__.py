@@ -7,10 +7,8 @@ import argparse
 import asyncio
 import logging
 import sys
-import tempfile
-from contextlib import nullcontext
-from pathlib import Path
 
+from tests.chaos.keep import add_keep, kept
 from tests.hostile.kinds import KINDS
 from tests.hostile.report import LONG, MANY_TENANTS
 from tests.hostile.run import Attack, run
@@ -31,7 +29,7 @@ def main() -> int:
     parser.add_argument("--calm", type=float, default=15.0, help="seconds without strangers, to compare with")
     parser.add_argument("--kills", type=int)
     parser.add_argument("--patience", type=float, default=60.0, help="seconds without an end, until it is given up")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the gates' logs and the broker's data there")
+    add_keep(parser)
     parser.add_argument("--quiet", action="store_true", help="print the report only")
     given = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -46,12 +44,10 @@ def main() -> int:
         patience=given.patience,
         kills=given.kills if given.kills is not None else 1 if given.tenants else 2,
     )
-    if given.keep:
-        given.keep.mkdir(parents=True)
-    with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+    with kept(parser, given.keep, "hostile-") as folder:
         bounds = MANY_TENANTS if given.tenants else LONG
         say = (lambda _: None) if given.quiet else lambda line: print(line, flush=True)
-        report = asyncio.run(run(Path(folder), attack, bounds, say))
+        report = asyncio.run(run(folder, attack, bounds, say))
     print("\n".join(report.lines()), flush=True)
     return 1 if report.problems else 0
 
