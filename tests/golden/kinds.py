@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from gate.admission.model import Pull, Reason, Verdict
 from gate.admission.state import (
     GroupRecord,
@@ -14,15 +16,19 @@ from gate.admission.state import (
     decode,
     encode,
 )
+from gate.kafka.generations import PLACEMENT_KEY, Placed
 from gate.protocol.answers import AnswerState
 from gate.protocol.control import Cancel, Selection
 from gate.protocol.control import encode as encode_command
 from gate.protocol.policies import LiveLimit
 from gate.protocol.topics import Names
 from gate.shard.changelog_records import (
+    FLOORS_KEY,
     FORMAT,
     LEAVING_KEY,
     META_KEY,
+    ClosedGeneration,
+    FloorsRecord,
     Meta,
     encode_leaving,
     encode_meta,
@@ -44,14 +50,18 @@ KINDS: dict[str, Any] = {
     "command": CommandRecord,
     "running": RunningRecord,
     "limit": LimitRecord, "limited": DoneRecord,
+    FLOORS_KEY: FloorsRecord,
 }  # fmt: skip
+AS_JSON = frozenset({META_KEY, PLACEMENT_KEY, "closed"})  # they say their format themselves
 AT = 1_764_000_123_456_000_000
 
 
 def decoded(key: str, data: bytes) -> Any:
     """Read a record as gates do."""
-    if key == META_KEY:
+    if key in {META_KEY, "closed"}:
         return read_meta(data, 16)
+    if key == PLACEMENT_KEY:
+        return msgspec.json.decode(data, type=Placed)
     if key == LEAVING_KEY:
         return read_leaving(data)
     if key.startswith("limit/") and key.count("/") > 1:
@@ -100,4 +110,7 @@ def shell_records() -> dict[str, bytes]:
         "offsets/pay": positions.record("pay"),
         LEAVING_KEY: encode_leaving(pulls),
         META_KEY: encode_meta(Meta(FORMAT, 16, AT, AT - 5_000_000, 12)),
+        "closed": encode_meta(Meta(FORMAT, 16, AT, 0, 12, ClosedGeneration(3, 24, {"pay": "bank", "mail": None}, 7))),
+        PLACEMENT_KEY: msgspec.json.encode(Placed({"pay": "bank", "mail": None})),
+        FLOORS_KEY: encode(FloorsRecord({"pay": 41, "mail": 7})),
     }

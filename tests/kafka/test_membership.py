@@ -3,10 +3,9 @@
 import asyncio
 
 import pytest
-from aiokafka.errors import IllegalStateError
 from aiokafka.structs import TopicPartition
 
-from gate.kafka.membership import Membership, owned_by
+from gate.kafka.membership import Membership, NotOwnedError, owned_by
 from gate.protocol.topics import Names
 from gate.shard.records import Partition
 
@@ -55,7 +54,7 @@ class Member:
 async def test_who_was_assigned_nothing_can_prove_nothing():
     member = Member()
     try:
-        with pytest.raises(IllegalStateError, match="shard 0 is not owned any more"):
+        with pytest.raises(NotOwnedError, match="shard 0 is not owned any more"):
             await member.membership.confirm(0)
     finally:
         await member.membership.stop()

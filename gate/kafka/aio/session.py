@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, TransactionalIdAuthorizationFailed
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from gate.errors import GateError
