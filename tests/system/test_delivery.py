@@ -61,16 +61,18 @@ async def test_the_state_moves_to_other_shards_once_the_gates_are_stopped(bootst
     await create(bootstrap, f"{prefix}.requests.pay")
     policy = f"shards: 3\n{POLICY}"
     with gate(tmp_path, bootstrap, prefix, policy) as running:
-        await send(bootstrap, f"{prefix}.requests.pay", [(b"k", b"%d" % i, []) for i in range(COUNT)])
-        await read_count(bootstrap, [f"{prefix}.delayed.pay"], COUNT // 4)
+        running.wait_for("taken over")
         code, said = await reshard(running, "5")
         assert (code, "nothing fences them off" in said, "stop them" in said) == (1, True, True), said
+        await send(bootstrap, f"{prefix}.requests.pay", [(b"k", b"%d" % i, []) for i in range(COUNT)])
+        await read_count(bootstrap, [f"{prefix}.delayed.pay"], COUNT // 4)
         assert running.stop() == 0
     code, said = await reshard(running, "5", point="reshard-copying")
     assert code == -9, said
     code, said = await reshard(running, "5")
     assert (code, "generation 2 is in force" in said) == (0, True), said
     with gate(tmp_path, bootstrap, prefix, policy) as running:
+        running.wait_for("taken over")
         out = await read_count(bootstrap, [f"{prefix}.admitted.pay"], COUNT)
         assert running.stop() == 0
     assert ids(out) == Counter(b"%d" % i for i in range(COUNT)), running.text()
