@@ -12,11 +12,15 @@ from contextlib import contextmanager
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import NotLeaderForPartitionError, UnknownTopicOrPartitionError
 
 from gate.cli import main
 from gate.errors import GateError
+from gate.kafka.aio.client import Client
+from gate.kafka.aio.reader import Reader
 from gate.kafka.local import LocalBroker, LocalCluster, probe, remote
 from gate.kafka.local.remote import Request
+from gate.shard.records import Fetched, Partition
 from tests.system.gates import until
 
 DEADLINE = 60.0
@@ -67,6 +71,26 @@ async def test_a_transaction_commits_with_any_one_node_gone(cluster):
         assert await asyncio.wait_for(produce(cluster.bootstrap, "a", b"1"), DEADLINE) != number
         assert await asyncio.to_thread(cluster.start_nodes, number)
     assert cluster.running() == [1, 2, 3]
+
+
+async def test_only_who_leads_is_read_from(cluster):
+    """A follower answers a request of version 11 with what it has: after a move it was read on, late or for nothing."""
+    partition = Partition("read", 0)
+    await create(cluster.bootstrap, partition.topic)
+    leader = await produce(cluster.bootstrap, partition.topic, b"1")
+    client = Client(bootstrap_servers=cluster.bootstrap)
+    await client.bootstrap()
+    try:
+        reader = Reader(client)
+        for node in cluster.numbers:
+            answer = None
+            async with asyncio.timeout(DEADLINE):
+                while answer is None or isinstance(answer, UnknownTopicOrPartitionError):  # it may be new there
+                    found = await reader.fetch(node, {partition: 0}, wait_ms=100, partition_bytes=1 << 20)
+                    answer = found.get(partition)
+            assert isinstance(answer, Fetched if node == leader else NotLeaderForPartitionError), node
+    finally:
+        await client.close()
 
 
 def test_data_of_another_number_of_nodes_is_not_touched(tmp_path):

@@ -1,6 +1,8 @@
 """Fetch requests and their answers as bytes. aiokafka makes objects of each of a thousand partitions, at every poll.
 
-It takes a request of any form; this is that of version 11 (Kafka 2.3 and later). For an older broker its own is used.
+It takes a request of any form; this is that of version 10 (Kafka 2.1 and later). For an older broker its own is used.
+From version 11 on a follower answers as well (KIP-392), with what it has copied so far. Who goes on asking one that led
+before notices nothing of the move: it reads late, and nothing at all while that broker shuts down.
 Layout: https://kafka.apache.org/protocol#The_Messages_Fetch
 """
 
@@ -9,14 +11,14 @@ from io import BytesIO
 from struct import Struct
 from typing import Any, NamedTuple
 
-from gate.kafka.aio.compat.shared import FetchRequest, FetchRequest_v11
+from gate.kafka.aio.compat.shared import FetchRequest, FetchRequest_v10
 from gate.kafka.aio.leader_epochs import NOT_KNOWN, Epochs, error_for
 from gate.shard.records import Partition
 
 _REQUEST = Struct(">iiiibiii")  # replica, wait, least and most bytes, isolation, session and its epoch, topics
-_SHORT, _INT, _TWO = Struct(">h"), Struct(">i"), Struct(">ii")
+_SHORT, _INT = Struct(">h"), Struct(">i")
 _WANTED = Struct(">iiqqi")  # number, leader epoch, offset, log start, most bytes
-_END = _INT.pack(0) + _SHORT.pack(0)  # nothing to forget, no rack
+_END = _INT.pack(0)  # nothing to forget
 _ANSWER = Struct(">ihii")  # throttle time, error, session, topics
 _PARTITION = Struct(">ihqqqi")  # number, error, high watermark, last stable offset, log start, aborted transactions
 _ABORTED = Struct(">qq")  # producer id, first offset
@@ -32,7 +34,7 @@ class Answer(NamedTuple):
 
 
 class Answers:
-    """Stands in for aiokafka's FetchResponse_v11. Partitions of which there is nothing to say are left out."""
+    """Stands in for aiokafka's FetchResponse_v10. Partitions of which there is nothing to say are left out."""
 
     def __init__(self, error_code: int, answers: list[Answer]) -> None:
         self.error_code = error_code  # of the request as a whole
@@ -59,8 +61,8 @@ class Answers:
                 number, code, _, _, _, count = _PARTITION.unpack_from(buffer, at)
                 at += _PARTITION.size
                 end = at + _ABORTED.size * max(0, count)
-                _, size = _TWO.unpack_from(buffer, end)  # preferred replica, bytes
-                start = end + _TWO.size
+                size = _INT.unpack_from(buffer, end)[0]
+                start = end + _INT.size
                 if code or size > 0:
                     aborted = list(_ABORTED.iter_unpack(buffer[at:end]))
                     batches = bytes(buffer[start : start + size]) if size > 0 else None
@@ -71,7 +73,7 @@ class Answers:
         return cls(error, found)
 
 
-class _FetchV11(FetchRequest_v11):  # type: ignore[misc]
+class _FetchV10(FetchRequest_v10):  # type: ignore[misc]
     RESPONSE_TYPE = Answers
     epochs: Epochs
 
@@ -111,16 +113,16 @@ class Fetch(FetchRequest):  # type: ignore[misc]
         self._wanted, self._epochs = topics, epochs
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
-        """Return it in the newest form that the broker understands; aiokafka 0.13 stops at version 4."""
+        """Return it in the newest form that only a leader answers; aiokafka 0.13 stops at version 4."""
         least, most = versions.get(self.API_KEY, (0, 0))
-        newest = FetchRequest_v11.API_VERSION
-        return self.build(FetchRequest_v11) if least <= newest <= most else super().prepare(versions)
+        ours = FetchRequest_v10.API_VERSION
+        return self.build(FetchRequest_v10) if least <= ours <= most else super().prepare(versions)
 
     def build(self, request_struct_class: Any) -> Any:
         """Return it in a form."""
-        if request_struct_class is not FetchRequest_v11:
+        if request_struct_class is not FetchRequest_v10:
             return super().build(request_struct_class)
-        form = _FetchV11(-1, *self._asked, 0, -1, self._wanted, [], "")  # no session
+        form = _FetchV10(-1, *self._asked, 0, -1, self._wanted, [])  # no session
         form.epochs = self._epochs
         return form
 

@@ -58,7 +58,7 @@ NEEDED: Final[Parts] = {
     ),
     "aiokafka.protocol.coordination": ("FindCoordinatorRequest(coordinator_key, coordinator_type)",),
     "aiokafka.protocol.fetch": (
-        "FetchRequest(max_wait_time, min_bytes, max_bytes, isolation_level, topics)", "FetchRequest_v11",
+        "FetchRequest(max_wait_time, min_bytes, max_bytes, isolation_level, topics)", "FetchRequest_v10",
     ),
     "aiokafka.protocol.group": ("HeartbeatRequest",),
     "aiokafka.protocol.metadata": ("MetadataRequest(topics)", "MetadataResponse_v2"),

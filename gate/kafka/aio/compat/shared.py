@@ -19,7 +19,7 @@ from aiokafka.protocol.admin import (
 )
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.coordination import FindCoordinatorRequest
-from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
+from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v10
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest, MetadataResponse_v2
 from aiokafka.protocol.offset import OffsetRequest
@@ -68,7 +68,7 @@ __all__ = [
     "DefaultRecordBatch",
     "DeleteRecordsRequest",
     "FetchRequest",
-    "FetchRequest_v11",
+    "FetchRequest_v10",
     "FindCoordinatorRequest",
     "HeartbeatRequest",
     "InitProducerIdRequest",
