@@ -25,6 +25,7 @@ def worker(
     timeout: Seconds | None = None,
     results: Flag = False,
     backoff: Annotated[Seconds, Parameter(validator=Number(gte=1, lte=LONGEST_BACKOFF))] = 30.0,
+    max_backoffs: Annotated[int, Parameter(validator=Number(gte=0))] = 100,
     pass_env: Annotated[list[str] | None, Parameter(negative="")] = None,
     json: Flag = False,
     client: Client | None = None,
@@ -60,6 +61,8 @@ def worker(
         Write what the command prints to the results topic, under the request's id.
     backoff
         How long to leave the service alone when the command exits with 75.
+    max_backoffs
+        How often a request is put off by that; asked once more, it goes to the rejected topic.
     pass_env
         A secret variable, such as GATE_SASL_PASSWORD, that the command gets nevertheless; may be given several times.
         Without, the worker's GATE_ passwords, secrets and tokens are taken out of its environment.
@@ -77,7 +80,7 @@ def worker(
         group_id=group or f"{service}-workers",
         concurrency=concurrency,
         ordered="key" if by_key else None,
-        retry=Retry(attempts=max_attempts),
+        retry=Retry(attempts=max_attempts, backoffs=max_backoffs),
         timeout=timeout,
         results=results,
     )

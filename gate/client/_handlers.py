@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from gate.client._headers import attempt, job_id, last
+from gate.client._headers import attempt, backoffs, job_id, last
 from gate.client._retry import Backoff
 from gate.errors import GateError
 from gate.protocol.headers import ID, is_running, origin, original_id
@@ -59,6 +59,11 @@ class Job:
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         return attempt(self.headers)
+
+    @property
+    def backoffs(self) -> int:
+        """How often this job was put off before, as its service wanted to be left alone."""
+        return backoffs(self.headers)
 
     @property
     def created_ms(self) -> int | None:

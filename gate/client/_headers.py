@@ -1,8 +1,8 @@
 """The headers that tell of a job, as the gate writes them. What a producer claims of them never gets past the gate."""
 
-from gate.protocol.headers import ERROR, ERROR_ATTEMPTS, JOB_GROUP, Headers, attempt, job_id, last, number
+from gate.protocol.headers import ERROR, ERROR_ATTEMPTS, JOB_GROUP, Headers, attempt, backoffs, job_id, last, number
 
-__all__ = ["ERROR", "ERROR_ATTEMPTS", "attempt", "is_for", "job_id", "last", "number"]
+__all__ = ["ERROR", "ERROR_ATTEMPTS", "attempt", "backoffs", "is_for", "job_id", "last", "number"]
 
 
 def is_for(headers: Headers, group: str) -> bool:

@@ -22,12 +22,17 @@ class Retry:
 
     The pauses are not spread at random: what failed together comes back through the gate, which spreads it by its
     limits. Each attempt is charged like a new request, with the cost of the first one or with `cost`.
+
+    A back-off is no failed attempt: it lasts `longest_backoff` seconds at the most (an hour), whatever is asked for,
+    and a job is put off `backoffs` times; asked once more, it is given up.
     """
 
     attempts: int = 5
     first: float = 0.5
     longest: float = 30.0
     cost: int | None = None
+    backoffs: int = 100
+    longest_backoff: float = LONGEST_BACKOFF
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -35,6 +40,13 @@ class Retry:
         if not 0 < self.first <= self.longest <= LONGEST_WAIT:
             allowed = f"0 < first <= longest <= {LONGEST_WAIT:.0f} is needed"
             raise ArgumentError(f"first is {self.first:g} and longest {self.longest:g}", hint=allowed)
+        if self.backoffs < 0:
+            raise ArgumentError(f"backoffs is {self.backoffs}", hint="0 or more is needed")
+        if not 1 <= self.longest_backoff <= LONGEST_BACKOFF:
+            raise ArgumentError(
+                f"longest_backoff is {self.longest_backoff:g}",
+                hint=f"it must be from 1 to {LONGEST_BACKOFF:.0f} seconds",
+            )
         if self.cost is not None and not 1 <= self.cost <= MAX_COST:
             raise ArgumentError(f"cost is {self.cost}", hint=f"it must be from 1 to {MAX_COST}")
 
@@ -46,8 +58,8 @@ class Retry:
 class Backoff(GateError):  # noqa: N818 - a handler raises it to ask for something; nothing is wrong with it
     """The service behind the handler wants to be left alone for so many seconds, as by 429 with Retry-After.
 
-    Raised by a handler, it pauses the whole service at the gate, for an hour at the most. The job is tried again
-    afterwards, and this attempt does not count.
+    Raised by a handler, it pauses the whole service at the gate, for as long as `Retry.longest_backoff` at the most.
+    The job is tried again afterwards, and this attempt does not count. After `Retry.backoffs` of them it is given up.
     """
 
     def __init__(self, seconds: float, why: str = "") -> None:

@@ -62,11 +62,11 @@ class Worker(Program):
     `session_timeout`. When workers come or go, partitions move: running jobs then have a third of that time to end, and
     what takes longer is done again by whoever gets its partition.
 
-    Of a failed job the worker tells the gate, which has it wait in the service's retries topic and then decides about
-    it again, as `retry` says, for the workers of this group alone. After `retry.attempts` failures it goes to the
-    rejected topic, with the stamp by which it was admitted and the error in its headers. A `Backoff`, or an
-    `httpx.HTTPStatusError` for a 429 or 503 with Retry-After, pauses the service at the gate, and the attempt does not
-    count.
+    Of a failed job the worker tells the gate, which parks it in the delayed topic for as long as `retry` says and then
+    decides about it again, for the workers of this group alone. It waits for its time, and not behind others. After
+    `retry.attempts` failures it goes to the rejected topic, with the stamp by which it was admitted and the error in
+    its headers. A `Backoff`, or an `httpx.HTTPStatusError` for a 429 or 503 with Retry-After, pauses the service at the
+    gate, and the attempt does not count; after `retry.backoffs` of these the job is given up, too.
     """
 
     def __init__(
@@ -288,8 +288,13 @@ class Worker(Program):
         why = bounded(f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS])
         log.warning("job failed", service=job.service, id=job.id, attempt=job.attempt, error=why)
         retry, settled = self._retry, taken.offsets.settled
-        if (seconds := asked_to_wait(error, time.time())) is not None:
+        if (asked := asked_to_wait(error, time.time())) is not None:
+            seconds = min(asked, retry.longest_backoff)
             self._queue.pause(job.service, asyncio.get_running_loop().time() + seconds)
+            if job.backoffs >= retry.backoffs:
+                times = f"put off {job.backoffs} times, as often as Retry(backoffs=...) allows; {why}"
+                await self._dead_letter(taken, commits, times)
+                return
             log.warning("the gate is asked to pause the service", service=job.service, seconds=round(seconds, 3))
             outcome: Outcome = BackOff(
                 group=self._group_id, attempt=job.attempt, settled=settled, seconds=seconds, cost=retry.cost

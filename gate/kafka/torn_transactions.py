@@ -20,7 +20,7 @@ from gate.errors import GateError
 from gate.kafka.aio.compacted import end_behind, newest
 from gate.kafka.aio.reader import LATEST, Reader
 from gate.kafka.aio.unknown_outcomes import Torn
-from gate.protocol.headers import ERROR_ATTEMPTS, JOB_NOT_BEFORE, decided_at, last
+from gate.protocol.headers import ERROR_ATTEMPTS, JOB_ID, STAMP, decided_at, last
 from gate.protocol.topics import Names
 from gate.shard.changelog_records import META_KEY, read_meta
 from gate.shard.placement import shard_of
@@ -102,9 +102,10 @@ async def look(
 
 def _decided(record: Record) -> int | None:
     """Return by what time a record was written, unix ms; None: it is none of an owner's."""
-    if last(record.headers, ERROR_ATTEMPTS) or last(record.headers, JOB_NOT_BEFORE):
+    headers = record.headers
+    if last(headers, ERROR_ATTEMPTS) or (last(headers, JOB_ID) and not last(headers, STAMP)):
         return record.timestamp  # a retry has no stamp yet, a dead letter that of its admission
-    return decided_at(record.headers)
+    return decided_at(headers)
 
 
 async def is_open(reader: Reader, places: Places, producer_id: int) -> bool:

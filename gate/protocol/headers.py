@@ -27,7 +27,8 @@ ERROR_ATTEMPTS: Final = "gate-error-attempts"  # on a job that its workers gave 
 JOB_ID: Final = "gate-job-id"  # on a retry: the id of the first request about the job
 JOB_ATTEMPT: Final = "gate-job-attempt"  # counts a job's attempts from 1
 JOB_GROUP: Final = "gate-job-group"  # the workers' group that wants the retry; to others the job is done
-JOB_NOT_BEFORE: Final = "gate-job-not-before"  # when its next attempt is due, unix ms
+JOB_BACKOFFS: Final = "gate-job-backoffs"  # how often a job was put off as its service wanted to be left alone
+JOB_NOT_BEFORE: Final = "gate-job-not-before"  # when its next attempt is due, unix ms, where START can't say it
 ERROR: Final = "gate-error"  # on a request that can't go on: which header, and why
 
 MAX_LANE_BYTES: Final = 64
@@ -43,7 +44,8 @@ MALFORMED: Final = "malformed"
 UNFORWARDABLE: Final = "unforwardable"
 _WISHES: Final = frozenset({PRIORITY, TENANT, COST, DEADLINE, START, FAULT})
 _STAMPED: Final = frozenset({STAMP, NOT_BEFORE, FAULT})  # and RETRY_AFTER, where it stands directly behind a stamp
-CLAIMED: Final = frozenset({JOB_ID, JOB_ATTEMPT, JOB_GROUP, JOB_NOT_BEFORE})  # only the gate's own retries carry them
+# only the gate's own retries carry them
+CLAIMED: Final = frozenset({JOB_ID, JOB_ATTEMPT, JOB_GROUP, JOB_BACKOFFS, JOB_NOT_BEFORE})
 _DROPPED: Final = _STAMPED | CLAIMED  # of a request that a producer wrote
 OURS: Final = _WISHES | _STAMPED | CLAIMED  # what the gate reads or replaces
 _VERDICTS: Final = frozenset({"admitted", "delayed", "rejected"})
@@ -403,6 +405,11 @@ def job_id(headers: Headers) -> str | None:
 def attempt(headers: Headers) -> int:
     """Return which attempt at a job this is, from 1; see `job_id`."""
     return max(1, number(last(headers, JOB_ATTEMPT)) or 1)
+
+
+def backoffs(headers: Headers) -> int:
+    """Return how often a job was put off as its service wanted to be left alone; see `job_id`."""
+    return number(last(headers, JOB_BACKOFFS)) or 0
 
 
 def retry_after(at_ms: int, not_before_ms: int) -> int:

@@ -1,5 +1,7 @@
 """Retries and dead letters of failed jobs, made of the admitted record and of what a worker told.
 
+A retry comes back as a request with a `gate-start`: the owner parks it in the delayed topic until then, by time and not
+behind others. In formats of the state that keep no such requests it waits in the retries topic.
 Pure: the shard brings the admitted record and takes away what is to be written.
 """
 
@@ -24,12 +26,15 @@ from gate.protocol.headers import (
     COST,
     FAULT,
     JOB_ATTEMPT,
+    JOB_BACKOFFS,
     JOB_GROUP,
     JOB_ID,
     JOB_NOT_BEFORE,
     STAMP,
+    START,
     Headers,
     attempt,
+    backoffs,
     job_id,
     last,
     number,
@@ -60,9 +65,10 @@ class DeadLetter:
 
 
 def stage_of(seconds: float) -> int:
-    """Return the partition for jobs that wait so long: each holds those of up to twice as long as the one before.
+    """Return the partition for jobs that wait so long there: each holds those of up to twice as long as the one before.
 
-    So jobs of one partition wait about equally long, and the first is the first due.
+    So jobs of one partition wait about equally long, and the first is the first due. Where the state keeps what is
+    scheduled, none waits there, and all go to the first one.
     """
     return math.ceil(math.log2(min(max(seconds, FIRST_WAIT), LONGEST_WAIT) / FIRST_WAIT))
 
@@ -83,11 +89,14 @@ def unfit(heard: Heard, record: Record | None) -> Ignored | None:
     return None
 
 
-def follow(outcome: Outcome, record: Record, told_at: int, now: int, *, waits_out: bool = False) -> Retry | DeadLetter:
+def follow(
+    outcome: Outcome, record: Record, told_at: int, now: int, *, waits_out: bool = False, scheduled: bool = True
+) -> Retry | DeadLetter:
     """Return what follows from the outcome of an admitted request, which is not `Done`. Times are unix ms.
 
     `told_at` is when the worker told it, by a clock that need not be right. After a back-off a job comes back at once
-    and waits with all others, or, with `waits_out`, when the back-off is over.
+    and waits with all others, or, with `waits_out`, when the back-off is over. What has to wait is `scheduled`: it is
+    read at once, and parked until its time. Else it waits where it is written, behind others of its partition.
     """
     assert not isinstance(outcome, Done)
     if isinstance(outcome, Failed) and (outcome.retry_after is None or outcome.attempt >= _MOST_ATTEMPTS):
@@ -97,17 +106,22 @@ def follow(outcome: Outcome, record: Record, told_at: int, now: int, *, waits_ou
     else:
         wait, next_attempt = min(outcome.retry_after or 0.0, LONGEST_WAIT), outcome.attempt + 1
     due = min(told_at, now) + math.ceil(wait * 1000)
-    dropped = CLAIMED | ({COST} if outcome.cost is not None else set())
+    dropped = CLAIMED | {START} | ({COST} if outcome.cost is not None else set())
     headers = [header for header in unstamped(record.headers) if header[0] not in dropped]
     headers += [
         (JOB_ID, (job_id(record.headers) or "").encode()),
         (JOB_ATTEMPT, b"%d" % next_attempt),
         (JOB_GROUP, outcome.group.encode()),
     ]
+    if put_off := backoffs(record.headers) + isinstance(outcome, BackOff):
+        headers.append((JOB_BACKOFFS, b"%d" % put_off))
     if outcome.cost is not None:
         headers.append((COST, b"%d" % outcome.cost))
-    headers.append((JOB_NOT_BEFORE, b"%d" % due))
-    return Retry(stage_of(wait), due, Outgoing(record.key, record.value, now, headers))
+    if not scheduled:
+        headers.append((JOB_NOT_BEFORE, b"%d" % due))
+    elif due > now:
+        headers.append((START, b"%d" % due))
+    return Retry(0 if scheduled else stage_of(wait), due, Outgoing(record.key, record.value, now, headers))
 
 
 def paused_until(outcome: BackOff, told_at: int, now: int) -> int:
@@ -115,8 +129,8 @@ def paused_until(outcome: BackOff, told_at: int, now: int) -> int:
     return min(told_at, now) + math.ceil(min(outcome.seconds, LONGEST_BACKOFF) * 1000)
 
 
-def due(record: Record) -> int:
-    """Return when a job in the retries topic is to go back to its service, unix ms; 0: at once."""
+def waits_until(record: Record) -> int:
+    """Return until when a job in the retries topic waits, by what is not its `gate-start`, unix ms; 0: it does not."""
     not_before = number(last(record.headers, JOB_NOT_BEFORE))
     return 0 if not_before is None else min(not_before, record.timestamp + int(LONGEST_WAIT * 1000))
 

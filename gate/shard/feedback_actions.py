@@ -77,8 +77,12 @@ def act(
     rejections: Rejections,
     *,
     waits_out: bool = False,
+    scheduled: bool = True,
 ) -> FeedbackResult:
-    """Write what follows into a batch. `rejections` are of jobs whose retry or dead letter a broker has refused."""
+    """Write what follows into a batch. `rejections` are of jobs whose retry or dead letter a broker has refused.
+
+    `waits_out` and `scheduled` are those of `follow`.
+    """
     result = FeedbackResult()
     now = batch.now // MS
     for entry in part.entries:
@@ -110,7 +114,7 @@ def act(
             result.counts["back-off"] += 1
         job = job_of(record.headers)
         rejection = rejections.get(job[0], {}).get(job[1]) if job is not None else None
-        what = follow(outcome, record, entry.told_at_ms, now, waits_out=waits_out)
+        what = follow(outcome, record, entry.told_at_ms, now, waits_out=waits_out, scheduled=scheduled)
         if isinstance(what, Retry):
             why = rejection.why if rejection else too_large(what.record, batch.limit(topics.retries), topics.retries)
             if why is None:

@@ -38,6 +38,7 @@ class FeedbackListener:
         self._wake = wake
         self.buffer = FetchBuffer(BUFFER_BYTES, environment.pool, self._arrived)
         self.stages: dict[str, int] = {}  # partitions of retries topics, by service
+        self.scheduled = False  # retries are parked until their time, so that one partition does for all
         self.troubles: dict[Partition, tuple[int, str, str]] = {}  # what stands: since when (local ns), why, remedy
         self._ready: dict[Partition, list[FeedbackBatch]] = {}
         self._size = 0
@@ -185,7 +186,8 @@ class FeedbackListener:
         wait = outcome.retry_after if isinstance(outcome, Failed) else None
         if isinstance(outcome, BackOff):
             wait = min(outcome.seconds, LONGEST_BACKOFF)
-        if about is not None and wait is not None and (stages := 1 + stage_of(wait)) > self.stages.get(service, 0):
+        stages = 0 if about is None or wait is None else 1 if self.scheduled else 1 + stage_of(wait)
+        if stages > self.stages.get(service, 0):
             self.stages[service] = await self._env.widen(service, stages)
         return FeedbackEntry(said, record.offset, record.timestamp, about)
 

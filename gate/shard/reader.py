@@ -8,7 +8,7 @@ import structlog
 from gate.shard.batch_shares import BatchShares
 from gate.shard.buffer import MOST_WEIGHT, FetchBuffer, Wake, weight_of
 from gate.shard.environment import Environment
-from gate.shard.failed_jobs import due
+from gate.shard.failed_jobs import waits_until
 from gate.shard.feedback_listener import FeedbackListener
 from gate.shard.forwarding import STAMP_BYTES, Forwarding, Judge, Weigh
 from gate.shard.ports import MOST_READ, PulledTooMuchError
@@ -28,7 +28,7 @@ BUFFER_BYTES: Final = 4 << 20
 REPORT_BYTES: Final = 1 << 20
 REPORTS: Final = 1_000  # that are taken at a time
 LARGE_BYTES: Final = 64 << 10
-RETRIES_AT_ONCE: Final = 256  # of a partition: they come in the order in which they are due
+RETRIES_AT_ONCE: Final = 256  # of a partition where they wait: they come in the order in which they are due
 PATIENCE: Final = 1_000 * MS  # before it is seen whether a service takes again what is put back
 KEPT: Final = 2_000  # ms; what is due later is let go, and read again then
 
@@ -96,6 +96,7 @@ class ShardReader:
 
     async def follow(self, state: ShardState, now: int) -> None:
         """Read the request partitions that are not read yet, and no longer those that are gone."""
+        self.listener.scheduled = state.schedules
         wanted = {partition for service in self.services for partition in self.partitions(service)}
         retries = {partition for service in self.services for partition in self.waiting_rooms(service)}
         for partition in self.buffer.followed - wanted - retries:
@@ -191,7 +192,9 @@ class ShardReader:
         shares = BatchShares(BATCH_RECORDS, MOST_WEIGHT, self._waiting())
         for service, partition, room, weight in shares:
             is_retry = self._env.names.service_of(partition.topic) is None
-            where, most = (retried, RETRIES_AT_ONCE) if is_retry else (taken, room)
+            where, most = (retried, room) if is_retry else (taken, room)
+            if is_retry and not state.schedules:
+                most = min(most, RETRIES_AT_ONCE)
             served = state.services[service]
             codec = self.buffer.codec(partition) or 0
             most = min(most, room, served.room or room, refusals.rooms.get(partition, room))
@@ -200,11 +203,11 @@ class ShardReader:
                 continue
             shares.used(0, self.buffer.taken)
             self._largest[partition] = self.buffer.largest
-            if where is retried:
+            if is_retry and not state.schedules:
                 part = self._due(state, partition, *part, now, codec)
                 if part is None:
                     continue
-            else:
+            elif not is_retry:
                 served.codec = codec
             records, end = part
             shares.used(len(records), 0)
@@ -228,17 +231,17 @@ class ShardReader:
         assert service is not None  # or it would not be read here
         state.services[service].resting.pop(partition.number, None)
         at = now // MS
-        count = next((index for index, record in enumerate(records) if due(record) > at), len(records))
+        count = next((index for index, record in enumerate(records) if waits_until(record) > at), len(records))
         if count == len(records):
             return records, end
-        first = records[count]
-        if due(first) - at <= KEPT:
+        first, moment = records[count], waits_until(records[count])
+        if moment - at <= KEPT:
             self.buffer.give_back(partition, records[count:], end, codec)
         else:
             self._env.source.drop(partition)
             self.buffer.clear(partition)
-            self._resting[partition] = due(first), first.offset
-        state.rest(service, partition.number, due(first) * MS)
+            self._resting[partition] = moment, first.offset
+        state.rest(service, partition.number, moment * MS)
         return (records[:count], first.offset) if count else None
 
     async def judges(

@@ -7,6 +7,8 @@ from itertools import accumulate, chain
 from operator import attrgetter, itemgetter
 from typing import Final
 
+import msgspec
+
 from gate.admission.model import Decision, Pull, Reason, Run, Verdict
 from gate.protocol.headers import (
     MAX_CREATED,
@@ -32,7 +34,7 @@ from gate.protocol.headers import (
     with_origin,
 )
 from gate.protocol.topics import Names
-from gate.shard.failed_jobs import as_request, home_of
+from gate.shard.failed_jobs import as_request, home_of, waits_until
 from gate.shard.forwarding import Judge, Refusal, refused_before, rejected
 from gate.shard.records import Outgoing, Partition, Raw, Record
 from gate.shard.refusal_history import NO_REJECTIONS, Rejections, request_of
@@ -187,6 +189,8 @@ def read_runs(pieces: Sequence[PartitionSlice], judges: Judges = NO_JUDGES) -> P
                 if name in OURS:
                     read = read_options(record.headers)
                     clean = clean and not is_stamped(record.headers)
+                    if piece.retried and read.__class__ is RequestOptions and (start := waits_until(record)):
+                        read = msgspec.structs.replace(read, start_ms=max(start, read.start_ms or 0))
                     break
             if read is options or read == options:
                 if not count:

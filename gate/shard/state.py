@@ -250,6 +250,11 @@ class ShardState:
             served.engine.close()
         self.services.clear()
 
+    @property
+    def schedules(self) -> bool:
+        """Whether the state keeps what is not to go before a later time."""
+        return self._meta.format >= SCHEDULES
+
     def governs(self, service: str) -> bool:
         """Tell whether a policy says what may pass, or the gate fails open where none does."""
         return self._policy.settings.fail_open or self._policy.service(service) is not None
@@ -474,7 +479,7 @@ class ShardState:
             count = sum(len(piece.records) for piece in pieces)
             pieces += number_through(retried, homes=homes, start=count)
         reading = read_runs(pieces, judges)
-        if self._meta.format < SCHEDULES:
+        if not self.schedules:
             reading = without_start(reading, now, self._meta.format)
         refused, runs = reading.refused, reading.runs
         recent, repeats = served.engine.recent, None
@@ -613,7 +618,9 @@ class ShardState:
         """Write what follows from what workers told, and leave the service alone where they ask for it."""
         served = self.services[part.service]
         waits_out = self._policy.effective(part.service).overflow is Overflow.REJECT
-        followed = act(part, served.topics, self.feedback, batch, rejections, waits_out=waits_out)
+        followed = act(
+            part, served.topics, self.feedback, batch, rejections, waits_out=waits_out, scheduled=self.schedules
+        )
         if followed.paused_until_ms * MS > batch.now:
             served.engine.pause(batch.now, followed.paused_until_ms * MS)
             self._touch(served)

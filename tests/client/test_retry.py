@@ -25,6 +25,9 @@ def test_pauses_double_up_to_the_longest():
         {"longest": 7 * 86_400 + 1},
         {"first": math.nan},
         {"cost": 0},
+        {"backoffs": -1},
+        {"longest_backoff": 0.5},
+        {"longest_backoff": 3_601},
     ],
 )
 def test_a_retry_that_makes_no_sense_is_refused(wrong):

@@ -12,7 +12,7 @@ import pytest
 
 from gate.client import ArgumentError
 from gate.client._offsets import Commits
-from gate.client._retry import Retry
+from gate.client._retry import Backoff, Retry
 from gate.client._worker import Worker
 from gate.errors import GateError
 from gate.kafka.connect import BrokerUnreachableError
@@ -216,6 +216,23 @@ async def test_a_failed_job_is_to_be_tried_again_and_holds_up_nothing(
     await asyncio.wait_for(run, 10)
     assert [job.value for job in finished] == [b"slow"]
     assert await log.committed(f"{prefix}-workers", admitted) == 2
+
+
+async def test_a_job_is_put_off_for_a_bounded_time_and_a_bounded_number_of_times(admitted, log, worker, start, told):
+    pay = worker(retry=Retry(backoffs=2, longest_backoff=1.0), concurrency=1)
+
+    @pay.handler("payments")
+    async def handle(job):
+        raise Backoff(3_600.0, "not now")
+
+    for times in (b"2", b"1"):
+        await log.write(admitted, b"job", headers=[("gate", STAMP), ("gate-job-backoffs", times)])
+    start(pay)
+    (_, given_up), (_, put_off) = await told(2)
+    assert (put_off["outcome"], put_off["seconds"]) == ("back-off", 1.0)
+    assert given_up["outcome"] == "failed"
+    assert "retry_after" not in given_up
+    assert given_up["error"].startswith("put off 2 times, as often as Retry(backoffs=...) allows; Backoff: ")
 
 
 async def test_what_is_told_says_what_is_finished_before_it(admitted, log, worker, start, until, told):

@@ -5,7 +5,17 @@ import pytest
 
 from gate.protocol.feedback import BackOff, Done, Failed, Heard
 from gate.protocol.headers import Stamp
-from gate.shard.failed_jobs import STAGES, DeadLetter, Retry, due, follow, home_of, paused_until, stage_of, unfit
+from gate.shard.failed_jobs import (
+    STAGES,
+    DeadLetter,
+    Retry,
+    follow,
+    home_of,
+    paused_until,
+    stage_of,
+    unfit,
+    waits_until,
+)
 from gate.shard.records import Outgoing
 
 NOW = 1_764_025_123_456
@@ -26,10 +36,11 @@ RETRIED = [("gate", STAMP), ("gate-job-id", b"gate.requests.payments-1@2"), ("ga
 
 
 def test_a_failed_job_comes_back_as_it_was_with_its_id_its_next_attempt_and_its_group():
-    headers = [("retry-after", b"9"), ("gate-cost", b"2"), ("x", b"1"), ("gate-not-before", b"1"), ("gate", STAMP)]
+    headers = [("retry-after", b"9"), ("gate-cost", b"2"), ("x", b"1"), ("gate-not-before", b"1"), ("gate", STAMP),
+               ("gate-start", b"%d" % (NOW - 90_000))]  # fmt: skip
     outcome = Failed(group="g", attempt=1, error="no", retry_after=4.0, cost=7)
     assert follow(outcome, Admitted(headers), NOW - 1_000, NOW) == Retry(
-        3,
+        0,
         NOW + 3_000,
         Outgoing(
             b"k", b"v", NOW,
@@ -40,10 +51,13 @@ def test_a_failed_job_comes_back_as_it_was_with_its_id_its_next_attempt_and_its_
                 ("gate-job-attempt", b"2"),
                 ("gate-job-group", b"g"),
                 ("gate-cost", b"7"),
-                ("gate-job-not-before", b"%d" % (NOW + 3_000)),
+                ("gate-start", b"%d" % (NOW + 3_000)),
             ],
         ),
     )  # fmt: skip
+    kept = follow(outcome, Admitted(headers), NOW - 1_000, NOW, scheduled=False)
+    assert kept.stage == 3  # it waits there, among those that wait about equally long
+    assert kept.record.headers[-1] == ("gate-job-not-before", b"%d" % (NOW + 3_000))
 
 
 def test_a_retry_keeps_the_id_of_the_first_request_and_its_cost():
@@ -59,7 +73,6 @@ def test_a_retry_keeps_the_id_of_the_first_request_and_its_cost():
                 ("gate-job-id", b"gate.requests.payments-1@2"),
                 ("gate-job-attempt", b"5"),
                 ("gate-job-group", b"g"),
-                ("gate-job-not-before", b"%d" % NOW),
             ],
         ),
     )  # fmt: skip
@@ -75,6 +88,12 @@ def test_after_a_back_off_the_attempt_has_not_counted():
     retry = follow(outcome, Admitted(), NOW, NOW)
     assert (retry.stage, retry.due_ms, dict(retry.record.headers)["gate-job-attempt"]) == (0, NOW, b"1")
     assert follow(outcome, Admitted(), NOW, NOW, waits_out=True).due_ms == NOW + 30_000
+    put_off = Admitted([*RETRIED, ("gate-job-backoffs", b"3")])
+    for told, count in (
+        (BackOff(group="g", attempt=4, seconds=1), b"4"),
+        (Failed(group="g", attempt=4, error="", retry_after=1), b"3"),
+    ):
+        assert dict(follow(told, put_off, NOW, NOW).record.headers)["gate-job-backoffs"] == count
 
 
 def test_a_back_off_is_an_hour_at_most_and_counts_from_when_it_was_told():
@@ -119,7 +138,7 @@ def test_stages_hold_what_waits_about_equally_long():
     ],
 )
 def test_a_waiting_job_is_due_at_its_time_or_in_a_week(not_before, timestamp, at):
-    assert due(Admitted([("gate-job-not-before", not_before)], timestamp=timestamp)) == at
+    assert waits_until(Admitted([("gate-job-not-before", not_before)], timestamp=timestamp)) == at
 
 
 def test_a_retry_goes_where_the_job_began():

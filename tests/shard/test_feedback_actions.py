@@ -31,7 +31,16 @@ class Admitted:
     value: bytes | None = b"v"
 
 
-def hear(*outcomes, record=Admitted(), feedback=None, stages=22, rejections=None, limits=None, waits_out=False):
+def hear(
+    *outcomes,
+    record=Admitted(),
+    feedback=None,
+    stages=22,
+    rejections=None,
+    limits=None,
+    waits_out=False,
+    scheduled=True,
+):
     feedback = FeedbackState(Names()) if feedback is None else feedback
     batch = Batch(NOW * MS, limit=lambda topic: (limits or {}).get(topic, UNKNOWN))
     entries = [
@@ -39,14 +48,14 @@ def hear(*outcomes, record=Admitted(), feedback=None, stages=22, rejections=None
         for index, outcome in enumerate(outcomes)
     ]
     part = FeedbackBatch("payments", FEEDBACK, entries, 99, stages)
-    followed = act(part, TOPICS, feedback, batch, rejections or {}, waits_out=waits_out)
+    followed = act(part, TOPICS, feedback, batch, rejections or {}, waits_out=waits_out, scheduled=scheduled)
     return batch.outputs, followed, feedback
 
 
 def test_a_failed_job_goes_to_where_it_waits():
     outputs, followed, feedback = hear(FAILED)
     ((place, (retry,)),) = outputs.items()
-    assert place == Partition(TOPICS.retries, 3)
+    assert place == Partition(TOPICS.retries, 0)
     assert (retry.key, retry.value, dict(retry.headers)["gate-job-attempt"]) == (b"k", b"v", b"2")
     assert followed.counts == {"retry": 1}
     assert feedback.start(FEEDBACK) == 99
@@ -65,8 +74,9 @@ def test_done_at_a_place_ends_what_runs_there_whoever_tells():
     assert hear(Done(), record=Admitted([("gate", STAMP)]))[1].done == []  # it does not count
 
 
-def test_where_there_are_fewer_partitions_it_waits_in_the_last_one():
-    assert list(hear(FAILED, stages=2)[0]) == [Partition(TOPICS.retries, 1)]
+def test_where_it_waits_there_and_there_are_fewer_partitions_it_waits_in_the_last_one():
+    assert list(hear(FAILED, scheduled=False)[0]) == [Partition(TOPICS.retries, 3)]
+    assert list(hear(FAILED, stages=2, scheduled=False)[0]) == [Partition(TOPICS.retries, 1)]
 
 
 def test_the_same_told_again_has_no_second_consequence_also_for_a_successor():
@@ -129,7 +139,8 @@ def test_who_wants_to_be_left_alone_is_and_the_job_comes_back():
     assert list(outputs) == [Partition(TOPICS.retries, 0)]
     outputs, followed, _ = hear(BackOff(group="g", attempt=1, seconds=10**9), waits_out=True)
     assert followed.paused_until_ms == NOW + 3_600_000
-    assert list(outputs) == [Partition(TOPICS.retries, 13)]
+    ((retry,),) = outputs.values()
+    assert dict(retry.headers)["gate-start"] == b"%d" % (NOW + 3_600_000)
 
 
 def test_what_can_not_be_is_counted_by_kind_and_has_no_consequence():
