@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.mesh.callers import KINDS, Check
 from bench.mesh.plan import Phase
+from gate.cli.demo.intervals import Use
 
 FIRST_SECONDS = 30.0
 BEHIND = 0.1  # seconds of calls that are made up for
@@ -26,8 +27,9 @@ def main(kind: str, options: str, file: str) -> None:
             first_answer(checks[phase.service])
         print("ready", flush=True)
         start = float(sys.stdin.readline())
-        told = [run(phase, checks[phase.service], start, given["number"] / given["processes"]) for phase in phases]
-        Path(file).write_text(json.dumps(told))
+        place = given["number"] / given["processes"]
+        done = [run(phase, checks[phase.service], start, place) for phase in phases]
+    Path(file).write_text(json.dumps([tell(*one) for one in done]))
 
 
 def first_answer(check: Check) -> None:
@@ -39,11 +41,14 @@ def first_answer(check: Check) -> None:
         time.sleep(0.05)
 
 
-def run(phase: Phase, check: Check, start: float, place: float) -> dict[str, Any]:
-    """Return what a phase came to; `start` is the plan's, in unix seconds."""
+def run(phase: Phase, check: Check, start: float, place: float) -> "tuple[Phase, array[int], float, list[Use]]":
+    """Return what checks of a phase took, ns, its CPU time, and when calls that may go were made.
+
+    `start` is the plan's, in unix seconds; `place` is from 0 to 1, so that processes do not call all at once.
+    """
     time.sleep(max(0.0, start + phase.begin - time.time()))
     cpu = time.process_time()
-    uses: list[tuple[int, int]] = []
+    uses: list[Use] = []
     if phase.rate is None:
         took = flat_out(check, start + phase.end)
     else:
@@ -52,7 +57,11 @@ def run(phase: Phase, check: Check, start: float, place: float) -> dict[str, Any
             time.sleep(max(0.0, start + begin - time.time()))
             paced(check, start + begin + place / phase.rate, start + end, phase.rate, took, uses)
     time.sleep(max(0.0, start + phase.end - time.time()))  # what background threads do counts, too
-    cpu = time.process_time() - cpu
+    return phase, took, time.process_time() - cpu, uses
+
+
+def tell(phase: Phase, took: Sequence[int], cpu: float, uses: list[Use]) -> dict[str, Any]:
+    """Return it as it is written: sorting takes long, and comes when all phases are over."""
     ordered = sorted(took)
     return {
         "name": phase.name,
