@@ -30,6 +30,8 @@ def decide(
 
     `due` were scheduled, and their time has come: each has its place among those who wait as if it came now.
     """
+    if state.tenants.calls:
+        state.tenants.offer(now, runs)
     later = [run for run in runs if run.start is not None and run.start > now]
     if not later:
         return (None if due else _pass(state, now, runs, offered, room)) or _contend(state, now, runs, room, set(), due)
@@ -84,7 +86,7 @@ def _pass(state: EngineState, now: int, runs: Sequence[Run], offered: int, room:
 
 
 def _all_fit(now: int, wanted: Mapping[Tenant, int]) -> bool:
-    return all(tenant.limiter is None or tenant.limiter.fit(now, 1, units) for tenant, units in wanted.items())
+    return all(tenant.limiter is None or tenant.fit(now, 1, units) for tenant, units in wanted.items())
 
 
 def _grant(state: EngineState, now: int, wanted: Mapping[Tenant, int]) -> set[Tenant]:
@@ -92,7 +94,12 @@ def _grant(state: EngineState, now: int, wanted: Mapping[Tenant, int]) -> set[Te
     granted = set()
     for tenant, units in wanted.items():
         if tenant.limiter is not None:
-            if tenant.limiter.try_take(now, units) is not None:
+            if tenant.calls is None:
+                if tenant.limiter.try_take(now, units) is not None:
+                    continue
+            elif tenant.fit(now, 1, units):
+                tenant.charge(now, 1, units)
+            else:
                 continue
             state.tenants.touch(tenant, now)
         granted.add(tenant)

@@ -11,6 +11,7 @@ from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
 from gate.admission.limits.in_flight import Concurrency
 from gate.admission.model import MS, SECOND, UNTIL_RESUMED, Event, Pull, Reason, Run, Started, Step, Usage
+from gate.admission.queues.call_share import CallShare
 from gate.admission.queues.holding import Holding
 from gate.admission.queues.queue import Arrival, Queue
 from gate.admission.queues.segment import NO_DEADLINE
@@ -330,6 +331,28 @@ class Engine:
     def share(self, calls: Concurrency | None) -> None:
         """Share the limits with calls in processes, from the next step on; None: no longer."""
         self.state.limits.share(calls, self.state.policy)
+
+    def share_tenants(self, calls: Mapping[str, CallShare]) -> set[str]:
+        """Share the limits of these tenants, and of no others, with calls; return those of which that can't be."""
+        refused = self.state.tenants.share(calls, self.now)
+        for name in calls.keys() - refused:
+            self.state.scheduler.look_again(self.state.tenants.find(name, self.now), self.now)
+        self.state.changed = True
+        return refused
+
+    def has_own(self, tenant: str) -> bool:
+        """Tell whether a tenant has its limits to itself; else it is told apart from others no more."""
+        return self.state.tenants.own(tenant, self.now) is not None
+
+    def tenant_limiter(self, tenant: str) -> Limiter | None:
+        """Return a tenant's own limits, and what counts in them. To be read, not to be charged."""
+        own = self.state.tenants.own(tenant, self.now)
+        return None if own is None else own.limiter
+
+    def tenant_units(self, tenant: str) -> int:
+        """Return how many units of a tenant are parked."""
+        own = self.state.tenants.own(tenant, self.now)
+        return 0 if own is None else sum(queue.units for queue in own.queues.values())
 
     @property
     def limiter(self) -> Limiter:

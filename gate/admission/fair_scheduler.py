@@ -190,7 +190,7 @@ class FairScheduler:
         for queue in queues:
             tenant = queue.tenant
             if queue.until and queue.requests and tenant.limiter is not None and tenant.closed_until <= now:
-                until = max(now, whole_ms(tenant.limiter.ready_at(now, self.head_cost(queue))))
+                until = max(now, whole_ms(tenant.ready_at(now, self.head_cost(queue))))
                 if until < queue.until:
                     queue.until = until
                     heappush(self._blocked, (until, queue.lane.name, queue.order, queue))
@@ -261,10 +261,10 @@ class FairScheduler:
                 blocking -= bool(queue.requests)
                 continue
             if tenant.limiter is not None:
-                fitting = tenant.limiter.fit(now, count, cost)
+                fitting = tenant.fit(now, count, cost)
                 if not fitting:
                     lane.fair.leave(queue)
-                    self.block(queue, whole_ms(tenant.limiter.ready_at(now, cost)))
+                    self.block(queue, whole_ms(tenant.ready_at(now, cost)))
                     blocking -= bool(queue.requests)
                     continue
                 count = tenant.may_run(fitting)
@@ -279,7 +279,7 @@ class FairScheduler:
                 break
             limits.charge(now, count, cost)
             if tenant.limiter is not None:
-                tenant.limiter.charge(now, count * cost)
+                tenant.charge(now, count, cost)
                 if limits.running.tracking:
                     tenant.running += count
             if limits.concurrent:

@@ -94,10 +94,16 @@ def reject(forecast: Forecast, arrivals: Sequence[Arrival], now: int, why: Why, 
     """Refuse what is left, and say when it would have been admitted."""
     for arrival in arrivals:
         bound = why(arrival)
-        time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.closed_until)
+        time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), _opens_at(arrival, now))
         if bound.reason is Reason.RUNNING:
             time = UNTIL_RESUMED
         arrival.decide(arrival.left, Verdict.REJECTED, bound.reason, bound.limit, [time] * arrival.left)
+
+
+def _opens_at(arrival: Arrival, now: int) -> int:
+    """Return until when nothing of its tenant goes, by a pause, a limit of 0 or calls that have what it is to have."""
+    tenant = arrival.queue.tenant
+    return tenant.closed_until if tenant.calls is None else max(tenant.closed_until, tenant.ready_at(now, arrival.cost))
 
 
 def admit_in_order(limits: Limits, arrival: Arrival, now: int) -> None:
@@ -105,12 +111,12 @@ def admit_in_order(limits: Limits, arrival: Arrival, now: int) -> None:
     count = arrival.left
     tenant = arrival.queue.tenant
     if tenant.limiter is not None:
-        count = tenant.may_run(tenant.limiter.fit(now, count, arrival.cost))
+        count = tenant.may_run(tenant.fit(now, count, arrival.cost))
     count = limits.fit(now, count, arrival.cost) if count else 0
     if count:
         limits.charge(now, count, arrival.cost)
         if tenant.limiter is not None:
-            tenant.limiter.charge(now, count * arrival.cost)
+            tenant.charge(now, count, arrival.cost)
             if limits.running.tracking:
                 tenant.running += count
         arrival.decide(count, Verdict.ADMITTED)
@@ -124,7 +130,7 @@ def bound_in_order(limits: Limits, arrival: Arrival, now: int) -> Bound:
     tenant = arrival.queue.tenant
     if tenant.closed_until > now:
         return tenant_bound(limits.service, tenant, now)
-    if tenant.limiter is not None and not tenant.may_run(tenant.limiter.fit(now, 1, arrival.cost)):
+    if tenant.limiter is not None and not tenant.may_run(tenant.fit(now, 1, arrival.cost)):
         return tenant_bound(limits.service, tenant, now)
     return limits.bound(now, arrival.cost) or Bound(Reason.LANE, limits.service)
 
@@ -150,7 +156,7 @@ def hold(
             continue
         if held is None:
             bound = blocked or bound_in_order(limits, arrival, now)
-            time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), arrival.queue.tenant.closed_until)
+            time = max(forecast.estimate(arrival.queue, arrival.cost, now, start), _opens_at(arrival, now))
             if time > latest(arrival, now, max_delay):
                 shed(limits.service, arrival, time)
                 continue

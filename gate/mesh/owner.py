@@ -12,6 +12,7 @@ from gate.mesh.wire import NONE, Ask, Grant, Report, Share, Slot
 
 MOST_HOLDERS: Final = 10_000  # of a shard; others are not heard
 MOST_BUDGETS: Final = 10_000  # of a holder; it hears nothing of others
+TENANT: Final = "/"  # between a service and its tenant, in the name of a budget
 _MOST_WANT: Final = 2**53
 
 
@@ -47,6 +48,7 @@ class Owner:
         self.terms = terms
         self._opened = opened
         self.budgets: dict[str, Budget] = {}
+        self.of_tenants: set[str] = set()  # names of those budgets that are of a service's tenants
         self.leases: dict[Key, Lease] = {}
         self.version = 0
         self._limits = limits
@@ -132,7 +134,7 @@ class Owner:
     def pause(self, now: int, name: str, until: int) -> None:
         """Give nothing of a budget until a time; 0: go on. What is out ends with its lease at the latest."""
         budget = self._budget(now, name)
-        if budget is not None:
+        if budget is not None and budget.paused_until not in {until, FOREVER}:  # what has no limits now stays so
             budget.paused_until = until
             budget.eager = True
             self._touch(name)
@@ -156,6 +158,7 @@ class Owner:
         """Forget budgets that nobody holds and that are as new ones would be."""
         for name in [name for name, budget in self.budgets.items() if budget.idle(now)]:
             del self.budgets[name]
+            self.of_tenants.discard(name)
             self._touched.discard(name)
             self._changed.add(name)
 
@@ -182,6 +185,7 @@ class Owner:
         """Go on with what another owner kept; every lease begins anew. Raises StateError."""
         found = restore(now, records, self.terms)
         self.version, self.budgets = found.version, found.budgets
+        self.of_tenants = {name for name in found.budgets if TENANT in name}
         for key, (seq, since, held) in found.leases.items():
             lease = self.leases[key] = Lease(since)
             lease.until = now + longer(self.terms.lease_ns)
@@ -195,6 +199,8 @@ class Owner:
             if spec is None:
                 return None
             budget = self.budgets[name] = Budget(name, spec, now, self.terms)
+            if TENANT in name:
+                self.of_tenants.add(name)
             self._opened(now, budget)
             self._changed.add(name)
         return budget

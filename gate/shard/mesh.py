@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from gate.admission.engine import Engine
-from gate.admission.model import UNTIL_RESUMED
+from gate.admission.queues.tenants import short
 from gate.limits import Limiter, Spec
 from gate.limits.limit import Limit
 from gate.mesh.budget import FOREVER, Budget
@@ -24,6 +24,7 @@ from gate.mesh.wire import NONE, Charged, Grant, Report, WireError, decode, enco
 from gate.policy import Policy
 from gate.protocol.topics import TopicNameError, check_service_name
 from gate.shard.placement import shard_of
+from gate.shard.queue_shares import SharedLimits, TenantShare
 from gate.shard.records import Raw, Record
 from gate.units import MS, SECOND
 
@@ -41,52 +42,6 @@ _LARGEST: Final = 2**53  # of the numbers that a holder tells
 _EXACT_BITS: Final = 4  # of what requests in topics want: small changes are not worth a new division
 
 log = structlog.get_logger("gate.mesh")
-
-
-class SharedLimits:
-    """What calls in processes leave to the requests of one service: for them a limit of its own, which opens later."""
-
-    def __init__(self, service: str, names: tuple[str, ...], owner: Owner, limit: Limit | None) -> None:
-        self.owner = service
-        self.names = names
-        self.limit = limit  # the one to name where they do not fit
-        self.now = 0
-        self.short = 0  # units that did not fit; 0: nothing was too much
-        self.closed = False  # until it is known that calls of tenants do not count any more
-        self._owner = owner
-
-    @property
-    def used(self) -> int:
-        """Requests under way: it counts none."""
-        return 0
-
-    def fit(self, now: int, count: int, cost: int) -> int:
-        """Return how many of `count` requests may go now beside what processes hold."""
-        if self.short or self.closed:
-            return 0
-        self.now = max(now, self.now)
-        room = min(self._owner.room(self.now, name) for name in self.names)
-        if room < cost:
-            self.short = cost
-            return 0
-        return min(count, room // cost)
-
-    def charge(self, now: int, count: int, cost: int) -> None:
-        """Charge requests that go."""
-        self.now = max(now, self.now)
-        for name in self.names:
-            self._owner.charge(self.now, name, count * cost)
-
-    def ready_at(self, now: int, cost: int) -> int:
-        """Return `now`, or UNTIL_RESUMED: the mesh says when it opens."""
-        return now if self.fit(now, 1, cost) else UNTIL_RESUMED
-
-    def opens_at(self, now: int) -> int:
-        """Return when what did not fit may; at the latest when parts are divided anew."""
-        later = now + DEFAULT.period_ns // 4
-        budgets = [self._owner.budgets[name] for name in self.names]
-        times = [time for b in budgets for time in (*b.parts.ready(now, self.short), *b.grants.ready(now, self.short))]
-        return max([now + MS, *[later if time is None else min(time, now + SECOND) for time in times]])
 
 
 class Mesh:
@@ -107,6 +62,8 @@ class Mesh:
         self.owner = Owner(self._limits, opened=self._seed)
         self.position: int | None = None  # of the next report
         self.shared: dict[str, SharedLimits] = {}  # by service
+        self._tenants: dict[str, dict[str, TenantShare]] = {}  # whose limits calls have parts of, by service
+        self._refused: dict[str, set[str]] = {}  # of them, whose requests share others' limits
         self._shards = shards
         self._policy = policy
         self._format = state_format
@@ -149,7 +106,7 @@ class Mesh:
     @property
     def is_used(self) -> bool:
         """Tell whether anybody shares its limits, or did of late."""
-        return bool(self.owner.budgets or self.shared)
+        return bool(self.owner.budgets or self.shared or self._tenants)
 
     @property
     def holders(self) -> int:
@@ -213,12 +170,17 @@ class Mesh:
     def share(self, services: Collection[tuple[str, str | None]]) -> list[str]:
         """Find which services (and their groups) share limits with calls; return those of which that has changed."""
         budgets = self.owner.budgets
-        tenants = {service for name in budgets for service, slash, _ in (name.partition("/"),) if slash}
+        of_tenants: dict[str, list[str]] = {}
+        for name in self.owner.of_tenants:
+            service, _, tenant = name.partition("/")
+            of_tenants.setdefault(service, []).append(tenant)
         changed = []
         for service, group in services:
             names = tuple([name for name in (service, f"{GROUP}{group}") if name in budgets])
             before = self.shared.get(service)
-            closed = service in tenants  # else what its tenants may not have would go beside what calls of them had
+            if self._share_tenants(service, of_tenants.get(service, ())):
+                changed.append(service)
+            closed = bool(self._refused.get(service))  # else these would have it beside what calls of them had
             if not names and not closed:
                 if self.shared.pop(service, None) is not None:
                     changed.append(service)
@@ -232,6 +194,21 @@ class Mesh:
                 changed.append(service)
         return changed
 
+    def _share_tenants(self, service: str, tenants: Collection[str]) -> bool:
+        """Have requests of tenants leave to calls what these hold; tell whether that has changed."""
+        before = self._tenants.get(service, {})
+        engine = self._engines(service)
+        if engine is None or (before.keys() == set(tenants) and service not in self._refused):
+            return False
+        shares = {name: before.get(name) or TenantShare(self.owner, f"{service}/{name}") for name in tenants}
+        self._tenants[service] = shares
+        self._refused.pop(service, None)
+        if refused := engine.share_tenants(shares):
+            self._refused[service] = refused
+        if not shares:
+            del self._tenants[service]
+        return before.keys() != shares.keys()
+
     def find(self, service: str, tenant: str) -> Charged:
         """Return what calls of a service are charged to."""
 
@@ -242,8 +219,8 @@ class Mesh:
             check_service_name(service)
         except TopicNameError as error:
             return refused(str(error))
-        if len(tenant) > LONGEST_TENANT:
-            return refused(f"a tenant's name has at most {LONGEST_TENANT} characters")
+        if len(tenant) > LONGEST_TENANT or not tenant.isprintable():
+            return refused(f"a tenant's name has at most {LONGEST_TENANT} characters, all of them printable")
         if self._format() < SINCE_FORMAT:
             return refused("the gates' state is written in an older format: `gate upgrade finish` first")
         if not self._knows(service):
@@ -259,9 +236,11 @@ class Mesh:
             return refused(f"the limit of {f'tenant {tenant} of ' if tenant else ''}{service} is 0")
         specs = {service: policy.spec} if policy.spec.limits else {}
         if tenant and (spec := policy.tenant(tenant)) is not None and spec.limits:
-            if self._engines(service) is not None:
-                return refused("tenants' limits are not shared between calls and requests in topics")
-            specs[f"{service}/{tenant}"] = spec
+            engine = self._engines(service)
+            if engine is not None and not engine.has_own(short(tenant)):
+                most = policy.max_tenants
+                return refused(f"{service} has more than {most} tenants: requests of this one share others' limit")
+            specs[f"{service}/{short(tenant)}"] = spec
         group = None if policy.group is None else self._policy.group(policy.group)
         if group is not None and group.spec.limits:
             specs[f"{GROUP}{group.name}"] = group.spec
@@ -289,7 +268,8 @@ class Mesh:
             policy = self._policy.service(service) if self._knows(service) else None
             if policy is not None and (policy.blocked_until or (of_tenant and policy.tenant_blocked_until(tenant))):
                 return None  # what was used goes on to count, and nothing is granted
-            if policy is not None and not policy.shadow and not (of_tenant and self._engines(service) is not None):
+            engine = self._engines(service) if of_tenant else None
+            if policy is not None and not policy.shadow and (engine is None or engine.has_own(tenant)):
                 spec = policy.tenant(tenant) if of_tenant else policy.spec
                 key = self._policy.shard_key(service)
         if spec is None or not spec.limits or shard_of(key, self._shards) != self._number:
@@ -311,8 +291,9 @@ class Mesh:
         if name.startswith(GROUP):
             limiter = self._group(name.removeprefix(GROUP))
         else:
-            engine = self._engines(name)
-            limiter = None if engine is None else engine.limiter
+            service, of_tenant, tenant = name.partition("/")
+            engine = self._engines(service)
+            limiter = None if engine is None else engine.tenant_limiter(tenant) if of_tenant else engine.limiter
         if limiter is None:
             return
         parts = budget.parts
@@ -352,9 +333,12 @@ class Mesh:
         """Tell the owner what requests in topics want, and which services are paused."""
         wants: dict[str, int] = {}
         for name in self.owner.budgets:
-            engine = None if name.startswith(GROUP) else self._engines(name)
+            service, _, tenant = name.partition("/")
+            engine = None if name.startswith(GROUP) else self._engines(service)
             if engine is not None:
-                self.owner.pause(now, name, min(engine.paused_until(), FOREVER - 1))
+                self.owner.pause(now, name, min(engine.paused_until(tenant), FOREVER - 1))
+                if tenant and (share := self._tenants.get(service, {}).get(tenant)) is not None:
+                    wants[name] = _rounded(share.wants(now) + engine.tenant_units(tenant))
         for service, shared in self.shared.items():
             engine = self._engines(service)
             want = 0 if engine is None else _rounded(engine.wants(now))

@@ -43,7 +43,7 @@ class Shard:
         self.holders: dict[str, Holder] = {}
         self.reports: list[tuple[int, bytes]] = []
         self.grants: list[tuple[int, Grant]] = []
-        self.offset = 0
+        self.offset = self.parked = 0
         self.sequence: dict[str, int] = {}
 
     def _mesh(self) -> Mesh:
@@ -97,14 +97,26 @@ class Shard:
         self.share()
         return [decode(Grant, value) for record in written.get(0, ()) if (value := record[1])]
 
-    def offer(self, name: str, count: int) -> int:
-        """Offer requests of a topic, and return how many go."""
-        step = self.engines[name].step(self.now, [Run(0, count)], 0)
+    def offer(self, name: str, count: int, tenant: str = "", cost: int = 1) -> int:
+        """Offer requests of a topic, and return how many units go."""
+        engine = self.engines[name]
+        step = engine.step(self.now, [Run(0, count, tenant=tenant, cost=cost)] if count else [], 1000)
+        parked = sum(d.count for d in step.decisions if d.verdict is Verdict.DELAYED)
+        engine.parked([(0, self.parked + number) for number in range(parked)])
+        self.parked += parked
         self.mesh.note_short(self.now)
-        return sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
+        went = sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
+        return cost * (went + sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED))
 
     def run(
-        self, seconds: float, calls: int = 0, requests: int = 0, *, names: tuple[str, ...] = ("pay",), step_ms: int = 10
+        self,
+        seconds: float,
+        calls: int = 0,
+        requests: int = 0,
+        *,
+        names: tuple[str, ...] = ("pay",),
+        tenant: str = "",
+        cost: int = 1,
     ):
         """Let each holder try so many calls, and the topic bring so many requests, at each step; return what went."""
         went: list[Use] = []
@@ -117,13 +129,13 @@ class Shard:
                         holder.receive(self.now, grant)
             self.grants = [(at, grant) for at, grant in self.grants if at > self.now]
             for holder in self.holders.values():
-                count = sum(holder.check(self.now, names) is None for _ in range(calls))
+                count = sum(cost for _ in range(calls) if holder.check(self.now, names, cost) is None)
                 went += [(self.now, count)] if count else []
                 if holder.due(self.now) and (report := holder.report(self.now)) is not None:
                     self.report(report)
             self.grants += [(self.now + 20 * MS, grant) for grant in self.batch()]
             for name in self.engines if requests else ():
-                count = self.offer(name, requests)
+                count = self.offer(name, requests, tenant, cost)
                 by_queue += [(self.now, count)] if count else []
             self.keep()
         return went, by_queue
@@ -154,6 +166,81 @@ def test_calls_and_requests_in_topics_together_keep_to_one_limit_and_use_it(text
     late = [use for use in (*went, *by_queue) if use[0] > START + 30 * SECOND]
     flow = min(float(spec.rate), *[window.limit * SECOND / window.size for window in spec.windows])
     assert sum(units for _, units in late) > 0.9 * flow * 60
+
+
+class TestTenants:
+    """Of a service with requests in topics, for which calls go too."""
+
+    TEXT = """
+groups: {{bank: {{requests_per_second: 400, burst_size: 100, window_size: 1}}}}
+services:
+  pay:
+    {{group: bank, requests_per_second: 300, burst_size: 100, window_size: 1, overflow: {overflow}, max_delay: 3, max_tenants: 2,
+     tenants: {{default: {{requests_per_second: 40, burst_size: 10, window_size: {window}}}}}}}
+"""
+    NAMES = ("pay", "pay/acme", "group:bank")
+
+    @pytest.mark.parametrize(
+        ("overflow", "window", "cost"),
+        [("reject", 1, 1), ("delay", 20, 1), ("hold", 1, 1), ("delay", 1, 3), ("reject", 20, 3)],
+    )
+    def test_calls_and_requests_of_one_tenant_keep_to_its_limit_and_use_it(
+        self, overflow: str, window: int, cost: int
+    ) -> None:
+        shard = Shard(self.TEXT.format(overflow=overflow, window=window), ("pay",))
+        spec = shard.policy.effective("pay").tenant("acme")
+        assert spec is not None
+        alone = shard.run(5, requests=1, tenant="acme", cost=cost)[1]
+        [charged] = shard.look_up(("pay", "acme"))
+        assert charged.names == self.NAMES
+        shard.join("p1", "p2")
+        went, by_queue = shard.run(30, calls=1, requests=1, names=self.NAMES, tenant="acme", cost=cost)
+        late = [sum(n for at, n in uses if at > shard.now - 20 * SECOND) for uses in (went, by_queue)]
+        shard.take_over()
+        more = shard.run(5, calls=1, requests=1, names=self.NAMES, tenant="acme", cost=cost)
+        assert over(spec, [*alone, *went, *by_queue, *more[0], *more[1]], START) == []
+        flow = min(float(spec.rate), *[limit.limit * SECOND / limit.size for limit in spec.windows])
+        parts = 3  # each of which may have less left than a dear one costs
+        assert sum(late) > (0.9 * flow - (cost - 1) * parts) * 20
+        assert min(late) > 0.1 * flow * 20
+
+    def test_others_of_the_service_go_on_meanwhile(self) -> None:
+        shard = Shard(self.TEXT.format(overflow="delay", window=1), ("pay",))
+        shard.join("p1")
+        shard.run(10, calls=3, names=self.NAMES)
+        assert sum(units for _, units in shard.run(10, calls=3, requests=1, names=self.NAMES, tenant="other")[1]) > 350
+
+    def test_who_is_forgotten_by_calls_is_forgotten_by_the_queue(self) -> None:
+        shard = Shard(self.TEXT.format(overflow="reject", window=1), ("pay",))
+        shard.join("p1")
+        assert shard.run(5, calls=1, names=self.NAMES)[0]
+        tenants = shard.engines["pay"].state.tenants
+        assert list(tenants.calls) == ["acme"]
+        shard.holders.clear()
+        for _ in range(100):
+            shard.run(1, requests=0)
+            shard.offer("pay", 1, "other")
+        assert not tenants.calls
+        assert [tenant.name for tenant in tenants] == ["other"]
+
+    def test_a_pause_of_a_tenant_holds_for_its_calls_alone(self) -> None:
+        shard = Shard(self.TEXT.format(overflow="reject", window=1), ("pay",))
+        shard.join("p1")
+        shard.run(3, calls=2, names=self.NAMES)
+        shard.engines["pay"].pause(shard.now, shard.now + 60 * SECOND, "acme")
+        shard.run(12, calls=1, names=self.NAMES)  # what is out ends with its lease
+        assert shard.run(5, calls=1, names=self.NAMES)[0] == []
+        other = ("pay", "pay/other", "group:bank")
+        assert sum(units for _, units in shard.run(5, calls=1, names=other)[0]) > 100
+
+    def test_a_tenant_with_a_limit_of_0_has_no_calls_either(self) -> None:
+        shard = Shard(self.TEXT.format(overflow="reject", window=1), ("pay",))
+        shard.join("p1")
+        shard.run(3, calls=2, names=self.NAMES)
+        zero = shard.policy.overlaid({"pay": LiveService(1, None, {"acme": LiveLimit("0")})})
+        shard.mesh.set_policy(zero, shard.now)
+        shard.run(12, calls=1, names=self.NAMES)
+        assert shard.run(5, calls=1, names=self.NAMES)[0] == []
 
 
 def test_what_holders_leave_is_the_queues_again_and_nothing_is_kept_of_them() -> None:
@@ -263,17 +350,19 @@ services:
         assert (unknown.names, unknown.allowed, unknown.why) == ((), False, "no policy says what may pass")
         assert (odd.allowed, "letters" in odd.why) == (False, True)
 
-    def test_tenants_of_a_service_with_a_topic_are_refused_and_its_queue_waits_for_those_that_hold(self) -> None:
-        shard = Shard(self.TEXT)
-        [charged] = shard.look_up(("pay", "acme"))
-        shard.join("p1")
-        assert shard.run(4, calls=1, names=charged.names)[0]
-        shard.serve("pay")
-        [refused] = shard.look_up(("pay", "acme"))
-        assert (refused.allowed, "tenants" in refused.why) == (False, True)
-        assert shard.run(5, calls=1, requests=1, names=charged.names)[1] == []
-        shard.holders.clear()
-        assert shard.run(40, requests=1)[1]
+    def test_a_tenant_whose_requests_share_others_limits_is_refused(self) -> None:
+        shard = Shard(self.TEXT.replace("pay:\n    {", "pay:\n    {max_tenants: 1, "), ("pay",))
+        shard.offer("pay", 1, "a")
+        shard.offer("pay", 1, "b")
+        crowd = [f"t{number}" for number in range(5000)]
+        shard.engines["pay"].step(shard.now, [Run(number, 1, tenant=name) for number, name in enumerate(crowd)], 0)
+        found = shard.look_up(*[("pay", name) for name in ["a", *crowd[:100]]])
+        assert found[0].allowed
+        refused = [one for one in found if not one.allowed]
+        assert refused
+        assert {one.why for one in refused} == {
+            "pay has more than 1 tenants: requests of this one share others' limit"
+        }
 
     def test_a_state_in_an_older_format_grants_nothing(self) -> None:
         shard = Shard(self.TEXT, state_format=1)

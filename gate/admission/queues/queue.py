@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from gate.admission.model import EXPEDITED, UNTIL_RESUMED, Reason, Run, Verdict
+from gate.admission.queues.call_share import CallShare
 from gate.admission.queues.fair_queue import FairQueue, Flow, strides
 from gate.admission.state import QueueTag, TenantRecord
 from gate.limits import Limiter, Spec
@@ -170,6 +171,7 @@ class Tenant:
     __slots__ = (
         "_forecast",
         "blocked_until",
+        "calls",
         "entered",
         "forecast_stale",
         "limiter",
@@ -183,6 +185,7 @@ class Tenant:
     def __init__(self, name: str, limiter: Limiter | None) -> None:
         self.name = name
         self.limiter = limiter  # None: no limit of its own
+        self.calls: CallShare | None = None  # what calls in processes leave of it; None: they have none of it
         self.forecast_stale = False  # it was not served when its limit would have, so the forecast can't come true
         self.paused_until = 0
         self.blocked_until = 0  # by its limit, which is 0 until then
@@ -214,6 +217,25 @@ class Tenant:
         """Parked requests."""
         return sum([queue.requests for queue in self.queues.values()])
 
+    def fit(self, now: int, count: int, cost: int) -> int:
+        """Return how many of `count` equal requests its own limits let go now."""
+        if self.limiter is None:
+            return count
+        fitting = self.limiter.fit(now, count, cost)
+        return fitting if self.calls is None or not fitting else self.calls.fit(now, fitting, cost)
+
+    def charge(self, now: int, count: int, cost: int) -> None:
+        """Take what `fit` allowed."""
+        if self.limiter is not None:
+            self.limiter.charge(now, count * cost)
+            if self.calls is not None:
+                self.calls.charge(now, count, cost)
+
+    def ready_at(self, now: int, cost: int) -> int:
+        """Return when its own limits let a request go; where calls have them, when to look again."""
+        own = now if self.limiter is None else self.limiter.ready_at(now, cost)
+        return own if self.limiter is None or self.calls is None else max(own, self.calls.ready_at(now, cost))
+
     def may_run(self, count: int) -> int:
         """Return how many of `count` requests may run beside those that do."""
         limit = None if self.limiter is None else self.limiter.spec.running
@@ -224,6 +246,7 @@ class Tenant:
         return (
             self.paused_until <= now
             and not self.running
+            and self.calls is None
             and (self.limiter is None or self.limiter.idle(now))
             and all(
                 not queue.requests and (queue.epoch != queue.lane.epoch or queue.start <= queue.lane.fair.virtual)

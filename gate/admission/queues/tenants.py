@@ -9,11 +9,12 @@ an engine that is restored decides alike.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from gate.admission.model import SECOND, UNTIL_RESUMED
+from gate.admission.model import SECOND, UNTIL_RESUMED, Run
+from gate.admission.queues.call_share import CallShare
 from gate.admission.queues.queue import Lane, Queue, Tenant
 from gate.admission.queues.sharing import is_shared, parts_of, shared_name, slot_of
 from gate.admission.state import VERSION, TenantRecord, decode, encode
@@ -55,6 +56,7 @@ class Tenants:
         self._own = 0  # tenants that count against the bound
         self._shared: dict[str, dict[str, None]] = {}  # names of shared limits, by slot
         self.renamed: dict[str, None] = {}  # named by a policy since they shared, and not met since
+        self.calls: dict[str, CallShare] = {}  # of those whose limits calls in processes share, by name
         self._met: list[Tenant] = []  # made since the last step
         self._watch: list[tuple[int, str]] = []  # when to look whether a tenant can be forgotten
         self._changed: dict[Tenant, bytes | None] = {}  # in order; the record, if it is written already
@@ -137,6 +139,43 @@ class Tenants:
         elif not self._policy.names_tenant(name):
             self._own -= 1
 
+    def own(self, name: str, now: int) -> Tenant | None:
+        """Return a tenant by its short name that has its limits to itself; None: others have a part in what it uses."""
+        if name not in self._known and name not in self._raw:
+            if is_shared(name):
+                return None
+            slot = slot_of(name, self._service, self.salt)
+            if shared_name(slot, self._policy.tenant_globs(name)) in self._shared.get(slot, ()):
+                return None
+            return self._make(name, now, slot)
+        return self.find(name, now)
+
+    def share(self, calls: Mapping[str, CallShare], now: int) -> set[str]:
+        """Have calls in processes share the limits of these tenants, by short name, and of no others.
+
+        They are kept as long as they do. Returns those that can't, see `own`.
+        """
+        for name in self.calls.keys() - calls.keys():
+            tenant = self.find(name, now)
+            tenant.calls = None
+            self.touch(tenant, now)
+        refused = set()
+        for name, share in calls.items():
+            tenant = self.own(name, now)
+            if tenant is None:
+                refused.add(name)
+            elif tenant.calls is not share:
+                tenant.calls = share
+                self.touch(tenant, now)
+        self.calls = {name: share for name, share in calls.items() if name not in refused}
+        return refused
+
+    def offer(self, now: int, runs: Sequence[Run]) -> None:
+        """Note what came of those whose limits calls share."""
+        for run in runs:
+            if (share := self.calls.get(short(run.tenant))) is not None:
+                share.offer(now, run.count * run.cost)
+
     def _settle_names(self) -> None:
         """Forget who was named since it shared, where nothing is left to share."""
         for name in list(self.renamed):
@@ -164,7 +203,7 @@ class Tenants:
         if self.paused:
             self.paused = {name: until for name, until in self.paused.items() if until > now}
         for tenant in self._met:
-            if not (tenant.look_at or tenant.requests or tenant.running):
+            if not (tenant.look_at or tenant.requests or tenant.running or tenant.calls):
                 self._drop(tenant)
         self._met.clear()
         looks, pops = _QUIET_SWEEP if quiet else _SWEEP, _POPPED
