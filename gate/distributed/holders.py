@@ -27,7 +27,7 @@ Answer = tuple[bool, float | None]
 
 ALLOWED: Final = (True, None)
 MOST_KEYS: Final = 100_000  # services and tenants that one process asks for
-_LOOKUPS: Final = 500  # that one report carries
+_LOOKUPS: Final = 100  # that one report carries
 _HOST: Final = 40  # characters
 _REFRESH_NS: Final = 10 * SECOND  # after which is asked again whether no limit applies
 
@@ -69,6 +69,7 @@ class Holders:
         self.heard = now  # when an owner said anything last
         self.asked: int | None = None  # since when nobody has answered
         self.beyond = 0  # units that were let go while no owner had ever answered
+        self._unrouted: dict[Key, tuple[int, int]] = {}  # units let go, and refused, of what no owner had told of
         self._begun = now
         self.renew(now)
 
@@ -83,6 +84,7 @@ class Holders:
         self._lookups: dict[Key, int] = {}  # when each was asked last; 0: not yet
         self.routes.clear()
         self.plain.clear()
+        self._unrouted.clear()
         self._begun = self.heard = now
         self.asked = None
 
@@ -145,12 +147,39 @@ class Holders:
         if route.holder is not None:
             route.holder.cancel(route.names, waiter)
 
-    def gave_up(self, now: int, cost: int) -> Answer:
+    def gave_up(self, now: int, service: str, tenant: str, cost: int) -> Answer:
         """Return what a call is told that nobody has answered."""
-        if self.away is Away.OPEN and self.asked is not None and now - self.asked < DEFAULT.away_ns:
-            self.beyond += cost
-            return ALLOWED
-        return False, DEFAULT.period_ns / SECOND
+        holder = self._asked_by(service, tenant)
+        silent = self.asked if holder is None else holder.silent
+        # with a lease, its holder has decided already, and would have let it go
+        unknown = holder is None or not holder.was_leased
+        allowed = self.away is Away.OPEN and unknown and silent is not None and now - silent < DEFAULT.away_ns
+        route = self.routes.get((service, tenant))
+        if route is not None and route.holder is not None:
+            route.holder.give_up(route.names, cost, allowed=allowed)
+        else:
+            self.beyond += cost if allowed else 0
+            let_go, refused = self._unrouted.get((service, tenant), (0, 0))
+            self._unrouted[service, tenant] = (let_go + cost, refused) if allowed else (let_go, refused + cost)
+        return ALLOWED if allowed else (False, DEFAULT.period_ns / SECOND)
+
+    def is_hopeless(self, now: int, service: str, tenant: str, patience: int) -> bool:
+        """Tell whether who may give an answer has given none for so many ns, and the lease is over."""
+        holder = self._asked_by(service, tenant)
+        if holder is None or holder.silent is None:
+            return False
+        return now >= holder.until and now - holder.silent > patience
+
+    def _asked_by(self, service: str, tenant: str) -> Holder | None:
+        route = self.routes.get((service, tenant))
+        if route is not None:
+            return route.holder
+        return self.holders.get(shard_of(service, self.shards)) if self.shards else None
+
+    def away_for(self, now: int) -> int:
+        """Return for how many ns an owner has not answered that was asked; 0: all have."""
+        since = [holder.silent for holder in self.holders.values() if holder.silent is not None]
+        return max([now - moment for moment in (*since, *([] if self.asked is None else [self.asked]))], default=0)
 
     def states(self, now: int, route: Route, cost: int) -> tuple[bool, float | None, tuple[LimitState, ...]]:
         """Return what a call would be told, and what this process has left of each limit. Charges nothing."""
@@ -209,6 +238,9 @@ class Holders:
             if shard in busy or not (leaving or shard in asked or holder.due(now)):
                 continue
             report = holder.report(now, leaving=leaving)
+            while leaving and holder.goes_on and report is not None:
+                yield shard, holder.name, encode(report)
+                report = holder.report(now, leaving=leaving)
             lookups = asked.get(shard, [])
             if report is None and not lookups:
                 continue
@@ -216,6 +248,8 @@ class Holders:
                 report = Report(holder.name, holder.epoch, 0)
             for key in lookups:
                 self._lookups[key] = now
+            if lookups and holder.silent is None:
+                holder.silent = now
             if self.asked is None:
                 self.asked = now
             full = msgspec.structs.replace(report, partition=self.partition, lookups=tuple(lookups))
@@ -235,6 +269,7 @@ class Holders:
         self.heard, self.asked = now, None
         for charged in grant.found:
             self._take(now, charged, grant.policy)
+            holder.silent = None
         if grant.answers or grant.shares or grant.slots:
             holder.receive(now, grant)
         for (service, tenant), route in self.routes.items() if grant.policy else ():
@@ -279,6 +314,11 @@ class Holders:
         why = charged.why or ("" if there or not charged.names else "its shard is not there any more")
         route = Route(holder, charged.names, charged.allowed and not why, why, policy, now, charged.ceilings)
         self.routes[key] = route
+        let_go, refused = self._unrouted.pop(key, (0, 0))
+        if holder is not None and (let_go or refused):
+            holder.give_up(route.names, let_go, allowed=True)
+            holder.give_up(route.names, refused, allowed=False)
+            holder.beyond -= let_go  # it is counted already
         if not charged.tenant:
             self.plain[charged.service] = route
 

@@ -14,6 +14,7 @@ from gate.errors import ArgumentError, GateError
 from gate.limits.checks import shown
 from gate.limits.forking import make_lock
 from gate.limits.result import RateLimitResult
+from gate.limits.spec import SECOND
 from gate.limits.usage import Usage
 from gate.mesh.questions import Refusal
 from gate.mesh.terms import Away
@@ -92,20 +93,33 @@ class Shared:
     def decide(self, service: str, tenant: str, cost: int, waiter: Waiter | None) -> Answer | Pending:
         """Decide, or have `waiter` woken when there is news; the lock is held."""
         answer = self.holders.decide(now(), service, tenant, cost)
+        if answer is ALLOWED:
+            return answer
+        answer = self._told(service, tenant, cost, answer)
         if isinstance(answer, Pending) and waiter is not None:
             self.holders.waiting[waiter] = None
-        return answer if answer is ALLOWED else self._told(service, answer)
+        return answer
 
     def refused(self, service: str, route: Route, refusal: Refusal, cost: int) -> Answer | Pending:
-        """Return what a call is told that its holder refused; the lock is held."""
-        return self._told(service, self.holders.told(route, refusal, cost))
+        """Return what a call without a tenant is told that its holder refused; the lock is held."""
+        return self._told(service, "", cost, self.holders.told(route, refusal, cost))
 
-    def _told(self, service: str, answer: Answer | Pending) -> Answer | Pending:
+    def _told(self, service: str, tenant: str, cost: int, answer: Answer | Pending) -> Answer | Pending:
         if not isinstance(answer, Pending):
             self._refused(service)
+        elif self.holders.is_hopeless(now(), service, tenant, round(self.patience * SECOND)):
+            answer = self.holders.gave_up(now(), service, tenant, cost)  # others have waited for it in vain
+            if answer is not ALLOWED:
+                self._refused(service)
         if self.link is not None and self.holders.is_due(now()):
             self.link.poke()
         return answer
+
+    @property
+    def owner_away(self) -> float:
+        """For how many seconds an owner that was asked has not answered; below a second or two, all is well."""
+        with self.lock:
+            return self.holders.away_for(now()) / SECOND
 
     def find(self, service: str, tenant: str, waiter: Waiter) -> Route | None:
         """Return what calls are charged to, or have `waiter` woken when there is news; the lock is held."""
@@ -123,10 +137,10 @@ class Shared:
             self.link.poke()
         return waits
 
-    def give_up(self, service: str, cost: int, waiter: Waiter) -> Answer:
+    def give_up(self, service: str, tenant: str, cost: int, waiter: Waiter) -> Answer:
         """Return what is told when nobody answers; the lock is held."""
         self.holders.waiting.pop(waiter, None)
-        answer = self.holders.gave_up(now(), cost)
+        answer = self.holders.gave_up(now(), service, tenant, cost)
         if answer is not ALLOWED:
             self._refused(service)
         return answer

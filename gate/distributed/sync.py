@@ -59,6 +59,11 @@ class SyncDistributedRateLimiter:
         """Units that were let go without an owner, as `on_owner_away` says: they may be over the limits."""
         return self._shared.holders.let_go
 
+    @property
+    def owner_away(self) -> float:
+        """For how many seconds an owner that was asked has not answered; below a second or two, all is well."""
+        return self._shared.owner_away
+
     def check_rate_limit(
         self, service_id: str, current_time: float | None = None, cost: int = 1, tenant: str = ""
     ) -> tuple[bool, float | None]:
@@ -141,7 +146,7 @@ class SyncDistributedRateLimiter:
             with shared.lock:
                 answer = shared.decide(service, tenant, cost, waiter)
                 if isinstance(answer, Pending) and time.monotonic() >= end:
-                    return shared.give_up(service, cost, waiter)
+                    return shared.give_up(service, tenant, cost, waiter)
             if not isinstance(answer, Pending):
                 return answer
             waiter.sleep(min(ASK_AGAIN, max(0.0, end - time.monotonic())))

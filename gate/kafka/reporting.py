@@ -21,6 +21,7 @@ from gate.observe.usage import encode, to_json
 from gate.policy import ServicePolicy
 from gate.protocol.headers import Malformed
 from gate.shard.feedback_actions import FeedbackResult
+from gate.shard.lease_reports import Ignored
 from gate.shard.records import Outgoing, Partition
 from gate.shard.stalled_partitions import StalledPartition, StalledPartitions
 
@@ -190,6 +191,30 @@ class Reporter:
             )
             self.notify(alerts.clock_skewed(socket.gethostname(), skew, time.time_ns(), self._prefix))
         self._skewed = skewed
+
+    def encode_away(self, service: str, let_go: int, refused: int, at: int) -> Outgoing:
+        """Return the alert of what processes did without the owner of a limit, and log it."""
+        log.warning(
+            "processes that share a limit had no owner to ask; what they let go may be over it",
+            service=service, let_go=let_go, refused=refused,
+        )  # fmt: skip
+        record = alerts.owner_away(service, let_go, refused, at, self._prefix)
+        return Outgoing(record.key, record.value, None, list(record.headers))
+
+    def went_alone(self, service: str, let_go: int, refused: int) -> None:
+        """Count units that processes let go, and refused, without the owner of a limit."""
+        self.metrics.went_alone(service, let_go, refused)
+
+    def unheard(self, shard: int, ignored: Sequence[Ignored]) -> None:
+        """Count records that no process can have sent that shares limits; log each kind once."""
+        for kind in ignored:
+            self.metrics.unheard(kind.reason, kind.reports)
+            if ("", kind.reason) not in self._ignored:
+                self._ignored.add(("", kind.reason))
+                log.warning(
+                    "no process that shares limits can have sent that; ignored, and not logged again for this kind",
+                    kind=kind.reason, topic=f"{self._prefix}.leases", partition=shard, offset=kind.offset, why=kind.why,
+                )  # fmt: skip
 
     def encode_event(self, event: Event) -> Outgoing:
         """Return the alert of a breach event, and log it."""

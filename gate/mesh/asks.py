@@ -7,6 +7,7 @@ from gate.mesh.terms import Terms
 from gate.units import MS, SECOND
 
 _TURN: Final = 20 * MS  # by which who was served later is told to come later
+_MOST_WAITING: Final = 1_000  # whose turns are kept apart
 _LEASES: Final = 2  # for which a dear call is remembered
 
 
@@ -45,7 +46,8 @@ class Asks:
         mine = self._served.get(key, -1)
         rank = sum(1 for other in self._waiting if other != key and self._served.get(other, -1) < mine)
         later = wait + rank * _TURN
-        self._waiting[key] = now + later + self.terms.lease_ns
+        if key in self._waiting or len(self._waiting) < _MOST_WAITING:
+            self._waiting[key] = now + later + self.terms.lease_ns
         if cost > 1 and first:
             self._earmark = Earmark(key, cost, now + later + 2 * self.terms.period_ns)
         return later
@@ -75,5 +77,7 @@ class Asks:
         self.want = max(self.units * 1000 * SECOND // elapsed, self.want // 2)
         self.units = 0
         self._waiting = {key: until for key, until in self._waiting.items() if now < until}
+        kept = now - _LEASES * self.terms.lease_ns
+        self._served = {key: at for key, at in self._served.items() if at > kept}
         if not self.kept(now):
             self._earmark = None

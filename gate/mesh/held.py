@@ -20,6 +20,7 @@ class Held:
         "accounted",
         "acked",
         "acked_version",
+        "alone",
         "counts",
         "counts_until",
         "credit",
@@ -53,6 +54,7 @@ class Held:
         self.credit = 0
         self.credited = now
         self.stock = 0
+        self.alone = (0, 0)  # units that it let go, and refused, without an owner, as it told
 
     @property
     def shape(self) -> Shape:
@@ -88,6 +90,13 @@ class Held:
         if len(entry.counts) == len(sizes):
             self.counts = entry.counts
             self.counts_until = tuple([now + longer(longer(size)) for size in sizes])
+
+    def lonely(self, entry: BudgetReport) -> tuple[int, int]:
+        """Return what is new of the units that it let go, and refused, without an owner."""
+        known = tuple(map(max, zip(self.alone, entry.told, strict=True)))
+        let_go, refused = [max(0, units - heard) for units, heard in zip(entry.alone, known, strict=True)]
+        self.alone = (known[0] + let_go, known[1] + refused)
+        return let_go, refused
 
     def reserved(self, now: int) -> Shape:
         """Return what it may be using: the largest of what it has acknowledged and all that was sent since.

@@ -16,6 +16,10 @@ from gate.units import SECOND
 
 _RENEW: Final = 2  # a lease is renewed when an n-th of it has passed, whether anything changed or not
 _UNANSWERED: Final = 64  # reports whose times are remembered
+MOST_TOLD: Final = 500  # budgets in one report
+_MOST_BYTES: Final = 200 << 10  # of a report
+_ENTRY_BYTES: Final = 60  # about, beside its name
+_USE_BYTES: Final = 14
 
 
 @dataclass(slots=True)
@@ -47,9 +51,12 @@ class Holder:
         self._known: dict[Names, tuple[Holding, ...]] = {}
         self._measured = self._next = now
         self._renewed: int | None = None  # when the report was sent from which the lease runs
+        self.silent: int | None = None  # since when its reports have not been answered
         self.questions = Questions(terms)
         self._queues: dict[Names, deque[_Waiter]] = {}
         self._urgent = False
+        self.goes_on = False  # whether there was too much to tell for one report: the next one goes out at once
+        self._first = 0  # report of this period
         self._since = 0  # version from which on shares are of the lease that runs
 
     def forked(self, epoch: int, now: int) -> "Holder":
@@ -115,6 +122,11 @@ class Holder:
         return gone, again
 
     @property
+    def was_leased(self) -> bool:
+        """Tell whether it has ever had a lease: it decides by itself, then, for as long as it may without an owner."""
+        return self._renewed is not None
+
+    @property
     def waits(self) -> bool:
         """Tell whether anybody waits in a queue."""
         return bool(self._queues)
@@ -176,20 +188,34 @@ class Holder:
         if leaving:
             self._lapse()
             self.until, self._left = now, True
-        periodic = leaving or now >= self._next
-        if periodic:
+        periodic = leaving or self.goes_on
+        if now >= self._next or (leaving and not self.goes_on):
+            periodic = True
             self._end_period(now)
-        self._urgent = False
+            self._first = self._seq + 1
+        self._urgent = self.goes_on = False
         told = [held for held in self._held.values() if held.news(self._answered, periodic=periodic)]
+        told = self._first_of(told)
         asking = self.questions.unsent()
         renewed = self._renewed is not None and now - self._renewed < self.terms.lease_ns // _RENEW
         if not told and not asking and renewed and not leaving:
             return None
         self._seq += 1
         self._sent[self._seq] = now
+        if self.silent is None:
+            self.silent = now
         self._sent.pop(self._seq - _UNANSWERED, None)
         budgets = tuple([held.report(now, self._seq) for held in told])
-        return Report(self.name, self.epoch, self._seq, budgets, self.questions.send(now), leaving)
+        return Report(self.name, self.epoch, self._seq, budgets, self.questions.send(now), leaving and not self.goes_on)
+
+    def _first_of(self, told: list[Holding]) -> list[Holding]:
+        """Return what fits into one report, of what is to be told; the others come at once in another one."""
+        if _fitting(told) == len(told):
+            return told
+        told = [held for held in told if held.shrunk or held.sent < self._first]  # others are out, without an answer
+        count = _fitting(told)
+        self._urgent = self.goes_on = count < len(told)
+        return told[:count]
 
     def receive(self, now: int, grant: Grant) -> None:
         """Take what the owner granted. What comes twice, late or in another order does no harm."""
@@ -214,6 +240,7 @@ class Holder:
 
     def _renew(self, now: int, grant: Grant) -> None:
         self._answered = grant.answers
+        self.silent = None
         sent = self._sent.pop(grant.answers, None)
         for seq in [seq for seq in self._sent if seq < grant.answers]:
             del self._sent[seq]
@@ -261,8 +288,18 @@ class Holder:
                 return False
             for part in chain(*floors):
                 part.charge(now, cost)
-        self.beyond += cost
+        self.go_alone(held, cost, allowed=True)
         return True
+
+    def go_alone(self, held: Sequence[Holding], cost: int, *, allowed: bool) -> None:
+        """Note what became of a call without an owner."""
+        self.beyond += cost if allowed else 0
+        for budget in held[:1]:  # each call is told once
+            budget.go_alone(cost, allowed=allowed)
+
+    def give_up(self, names: Names, cost: int, *, allowed: bool) -> None:
+        """Note what became of a call after nobody had answered for so long that it was not waited for any more."""
+        self.go_alone(self._known.get(names) or self._meet_all(names), cost, allowed=allowed)
 
     def _refuse(self, now: int, names: Names, held: Sequence[Holding], cost: int) -> Refusal | None:
         if self.on_owner_away is not Away.CLOSED and self._alone(now, held, cost):
@@ -321,3 +358,13 @@ class Holder:
     def _unwait(self, names: Names, cost: int) -> None:
         for name in names:
             self._held[name].waiting -= cost
+
+
+def _fitting(told: Sequence[Holding]) -> int:
+    """Return how many of these fit into one report."""
+    size = 0
+    for count, held in enumerate(told):
+        size += _ENTRY_BYTES + len(held.name) + _USE_BYTES * len(held.uses)
+        if count == MOST_TOLD or (count and size > _MOST_BYTES):
+            return count
+    return len(told)

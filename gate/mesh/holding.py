@@ -35,6 +35,8 @@ class Holding:
 
     __slots__ = (
         "_average",
+        "alone",
+        "alone_sent",
         "changed",
         "consumed",
         "floor",
@@ -50,6 +52,7 @@ class Holding:
         "shrunk",
         "starts",
         "stock",
+        "told",
         "uses",
         "version",
         "waiting",
@@ -77,6 +80,9 @@ class Holding:
         self.shrunk = False  # and became smaller
         self.floor: tuple[int, PartSpec, Part | None] | None = None  # halvings, the last part, one of the granted units
         self.sent = 0  # seq of the report that told it last
+        self.alone = (0, 0)  # units that were let go, and refused, without an owner
+        self.alone_sent = (0, (0, 0))  # the newest report that told that, and what it told
+        self.told = (0, 0)  # what of that was heard
 
     def unopened(self, now: int, cost: int) -> bool:
         """Tell whether there are fewer granted units than `cost` that may be used now."""
@@ -109,6 +115,12 @@ class Holding:
             self.uses.append(Use(self.consumed, now))
             self.fresh_until = now + _GRAIN
             self.changed = True
+
+    def go_alone(self, units: int, *, allowed: bool) -> None:
+        """Note what became of a call without an owner."""
+        let_go, refused = self.alone
+        self.alone = (let_go + units, refused) if allowed else (let_go, refused + units)
+        self.changed = True
 
     def give_back(self, units: int) -> None:
         """Give up granted units that were not used."""
@@ -200,12 +212,16 @@ class Holding:
         self.changed, self.shrunk, self.sent = False, False, seq
         version = self.version if self.live else 0
         counts = self.part.counted(now) if self.part is not None else ()
-        return BudgetReport(self.name, version, self.want, self.consumed, counts, runs)
+        if self.alone != self.told:
+            self.alone_sent = seq, self.alone
+        return BudgetReport(self.name, version, self.want, self.consumed, counts, runs, self.alone, self.told)
 
     def answered(self, seq: int) -> None:
         """Forget what a report told that was answered."""
         while self.uses and 0 < self.uses[0].seq <= seq:
             self.uses.popleft()
+        if 0 < self.alone_sent[0] <= seq:
+            self.alone_sent, self.told = (0, self.told), self.alone_sent[1]
 
     def measure(self, elapsed: int, period: int, stock_ns: int) -> None:
         """End a period: take what was wanted in it for the want of the next, and give back what is more than it."""

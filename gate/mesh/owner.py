@@ -11,7 +11,8 @@ from gate.mesh.terms import DEFAULT, Terms, longer
 from gate.mesh.wire import NONE, Ask, Grant, Report, Share, Slot
 
 MOST_HOLDERS: Final = 10_000  # of a shard; others are not heard
-MOST_BUDGETS: Final = 10_000  # of a holder; it hears nothing of others
+MOST_HELD: Final = 10_000  # budgets of a holder; it hears nothing of others
+MOST_BUDGETS: Final = 100_000  # of a shard
 TENANT: Final = "/"  # between a service and its tenant, in the name of a budget
 _MOST_WANT: Final = 2**53
 
@@ -51,6 +52,7 @@ class Owner:
         self.of_tenants: set[str] = set()  # names of those budgets that are of a service's tenants
         self.leases: dict[Key, Lease] = {}
         self.version = 0
+        self.alone: dict[str, tuple[int, int]] = {}  # units let go, and refused, without an owner, as was told of late
         self._limits = limits
         self._touched: set[str] = set()  # budgets that may have something to give
         self._changed: set[str] = set()  # budgets, since the last drain
@@ -84,9 +86,13 @@ class Owner:
         self._changed_leases.add(key)
         for entry in report.budgets:
             budget = self._budget(now, entry.name)
-            if budget is None or (entry.name not in lease.held and len(lease.held) >= MOST_BUDGETS):
+            if budget is None or (entry.name not in lease.held and len(lease.held) >= MOST_HELD):
                 continue
             held = budget.hear(now, key, entry)
+            if entry.alone != held.alone:
+                let_go, refused = held.lonely(entry)
+                before = self.alone.get(entry.name, (0, 0))
+                self.alone[entry.name] = (before[0] + let_go, before[1] + refused)
             lease.held[entry.name] = held
             self._changed_parts.add((key, entry.name))
             held.want = min(held.want, _MOST_WANT)
@@ -196,7 +202,7 @@ class Owner:
         budget = self.budgets.get(name)
         if budget is None:
             spec = self._limits(name)
-            if spec is None:
+            if spec is None or len(self.budgets) >= MOST_BUDGETS:
                 return None
             budget = self.budgets[name] = Budget(name, spec, now, self.terms)
             if TENANT in name:

@@ -49,6 +49,7 @@ class HeldRecord(msgspec.Struct, frozen=True, array_like=True, tag="held"):
     want: int
     stock: int
     void: int
+    alone: tuple[int, int] = (0, 0)
 
 
 class BudgetRecord(msgspec.Struct, frozen=True, array_like=True, tag="budget"):
@@ -112,6 +113,7 @@ def held_record(name: str, held: Held) -> HeldRecord:
         held.want,
         held.stock,
         held.void,
+        held.alone,
     )
 
 
@@ -177,7 +179,7 @@ def _held(now: int, record: HeldRecord, shift: int, budget: Budget) -> Held:
     held.counts = record.counts
     held.counts_until = tuple([until + shift for until in record.counts_until])
     held.accounted, held.opened, held.want, held.stock = record.accounted, record.opened, record.want, record.stock
-    held.void = record.void
+    held.void, held.alone = record.void, record.alone
     held.starts = deque([(position, at + shift) for position, at in record.starts])
     return held
 

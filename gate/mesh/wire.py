@@ -41,6 +41,8 @@ class BudgetReport(_Struct, frozen=True):
     consumed: int  # position up to which granted units are used or given back
     counts: tuple[int, ...] = ()  # units that count in each divided window
     runs: tuple[Run, ...] = ()
+    alone: tuple[int, int] = (0, 0)  # units that were let go, and refused, while no owner answered: since it began
+    told: tuple[int, int] = (0, 0)  # of these, what it knows to have been heard
 
 
 class Ask(_Struct, frozen=True):
@@ -124,6 +126,10 @@ class WireError(ValueError):
     """A record that can't be read; whoever reads goes on without it."""
 
 
+class VersionError(WireError):
+    """A record of another version."""
+
+
 def encode(value: Report | Grant) -> bytes:
     """Return the record's value."""
     return bytes((VERSION,)) + msgspec.msgpack.encode(value)
@@ -132,7 +138,8 @@ def encode(value: Report | Grant) -> bytes:
 def decode(kind: type[_T], data: bytes) -> _T:
     """Return what `encode` wrote. Raises WireError."""
     if data[:1] != bytes((VERSION,)):
-        raise WireError(f"a {kind.__name__.lower()} of version {data[0] if data else None}; this gate reads {VERSION}")
+        version = data[0] if data else None
+        raise VersionError(f"a {kind.__name__.lower()} of version {version}; this gate reads {VERSION}")
     try:
         return msgspec.msgpack.decode(data[1:], type=kind)
     except (msgspec.MsgspecError, ValueError) as error:

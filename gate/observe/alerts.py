@@ -14,6 +14,7 @@ from gate.protocol.alert_types import (
     NEAR_LIMIT,
     ONGOING,
     OPENED,
+    OWNER_AWAY,
     POLICY_ACCEPTED,
     POLICY_REFUSED,
     RESOLVED,
@@ -102,6 +103,16 @@ def clock_skewed(host: str, seconds: float, at: int, prefix: str = "gate") -> Al
     """Return the alert that a host's clock is off by `seconds` from the broker's. `at` is in ns."""
     data = {"service": "", "host": host, "reason": f"clock is off by {seconds:.1f} s", "since": _text(at)}
     return _alert(prefix, CLOCK_SKEWED, "", name=f"clock/{host}/{at}", at=at, data=data)
+
+
+def owner_away(service: str, let_go: int, refused: int, at: int, prefix: str = "gate") -> AlertRecord:
+    """Return the alert that processes went without the owner of a service's limit, as is known now. `at` is in ns.
+
+    `let_go` units may be over the limit, and `refused` ones were not asked about.
+    """
+    reason = f"no owner answered: processes let {let_go} units go by themselves, and refused {refused}"
+    data = {"service": service, "reason": reason, "let_go": let_go, "refused": refused, "since": _text(at)}
+    return _alert(prefix, OWNER_AWAY, service, name=f"owner-away/{service}/{at}", at=at, data=data)
 
 
 def _alert(prefix: str, kind: str, service: str, *, name: str, at: int, data: Mapping[str, Any]) -> AlertRecord:

@@ -83,6 +83,19 @@ class Metrics(Collector):
             ["service", "outcome"],
             registry=registry,
         )
+        self._alone = Counter(
+            "gate_owner_away_units",
+            "Units that processes which share a limit let go, or refused, while no owner answered; service `*`: one "
+            "without an entry of its own.",
+            ["service", "outcome"],
+            registry=registry,
+        )
+        self._unheard = Counter(
+            "gate_lease_reports_ignored",
+            "Records of `gate.leases` that no process which shares limits can have sent, by what is wrong with them.",
+            ["reason"],
+            registry=registry,
+        )
         Info("gate_build", "The version that runs.", registry=registry).info({"version": version})
         registry.register(self)
 
@@ -97,6 +110,15 @@ class Metrics(Collector):
             histogram.labels(service)
         for told in _TOLD:
             self._feedback.labels(service, told)
+
+    def went_alone(self, service: str, let_go: int, refused: int) -> None:
+        """Count units that processes let go, and refused, without the owner of a limit."""
+        for outcome, units in (("let-go", let_go), ("refused", refused)):
+            self._alone.labels(service, outcome).inc(units)
+
+    def unheard(self, reason: str, count: int) -> None:
+        """Count records that no process can have sent that shares limits."""
+        self._unheard.labels(reason).inc(count)
 
     def forget(self, service: str) -> None:
         """Drop all series of a service that this gate no longer owns."""

@@ -195,6 +195,8 @@ class BatchWriter:
         alerts, usage = Partition(self._env.names.alerts, 0), Partition(self._env.names.usage, 0)
         observer = self._env.observer
         reports = [(alerts, observer.encode_event(event)) for event in state.events(turns)]
+        for service, (let_go, refused) in state.mesh.pop_alone(now).items():
+            reports.append((alerts, observer.encode_away(service, let_go, refused, now)))
         reports += state.commands.reports() + state.live.reports()
         reports += [(usage, observer.usage(current, self._shard)) for current in state.usages(turns, now)]
         # by the broker's time: it refuses records from a clock that is an hour ahead of its own

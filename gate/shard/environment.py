@@ -10,6 +10,7 @@ from gate.protocol.headers import Malformed
 from gate.protocol.topics import Names
 from gate.shard.buffer import MemoryPool
 from gate.shard.feedback_actions import FeedbackResult
+from gate.shard.lease_reports import Ignored
 from gate.shard.owner_views import Feedback
 from gate.shard.ports import Session, Source
 from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition
@@ -33,6 +34,11 @@ class Observer(Protocol):
     def waiting(self, shard: int, waiting: Sequence[StalledPartition], source: str = ...) -> None: ...  # noqa: D102
     def clock(self, skew: float, error: float) -> None: ...  # noqa: D102
     def encode_event(self, event: Event) -> Outgoing: ...  # noqa: D102
+    def encode_away(self, service: str, let_go: int, refused: int, at: int) -> Outgoing:
+        """Return the alert of what processes did without an owner; `at` in ns."""
+
+    def went_alone(self, service: str, let_go: int, refused: int) -> None: ...  # noqa: D102
+    def unheard(self, shard: int, ignored: Sequence[Ignored]) -> None: ...  # noqa: D102
     def usage(self, usage: Usage, shard: int) -> Outgoing: ...  # noqa: D102
 
 

@@ -17,12 +17,13 @@ from gate.limits import Limiter, Spec
 from gate.limits.limit import Limit
 from gate.mesh.budget import FOREVER, Budget
 from gate.mesh.held import Key
-from gate.mesh.owner import MOST_HOLDERS, Owner
+from gate.mesh.owner import MOST_BUDGETS, TENANT, Owner
 from gate.mesh.state import OWNER, HeldRecord, LeaseRecord, OwnerRecord, read, record_key, write
 from gate.mesh.terms import DEFAULT
-from gate.mesh.wire import NONE, Charged, Grant, Report, WireError, decode, encode
+from gate.mesh.wire import NONE, Charged, Grant, encode
 from gate.policy import Policy
 from gate.protocol.topics import TopicNameError, check_service_name
+from gate.shard.lease_reports import LONGEST_TENANT, LeaseReports
 from gate.shard.placement import shard_of
 from gate.shard.queue_shares import SharedLimits, TenantShare
 from gate.shard.records import Raw, Record
@@ -34,11 +35,12 @@ GROUP: Final = "group:"  # in front of a budget that several services share: as 
 SINCE_FORMAT: Final = 2  # of the state
 GATHER_NS: Final = 40 * MS  # for which reports are gathered, so that many holders do not make as many transactions
 REST_NS: Final = 10 * SECOND  # between looks whether budgets can be forgotten
-MOST_BUDGETS: Final = 100_000  # of a shard
 MOST_UNLISTED: Final = 10_000  # services without an entry of their own: callers make names up
-LONGEST_TENANT: Final = 1_000  # characters
+FOUND_AT_ONCE: Final = 40  # answers to lookups in one record, and shares: a record has a largest size
+SHARES_AT_ONCE: Final = 250
+TOLD_NS: Final = 10 * SECOND  # between alerts of what one service's calls did without an owner
+OTHERS: Final = "*"  # for a service without an entry of its own, as a label
 _CELLS: Final = 200  # in which what a limiter counts is handed over
-_LARGEST: Final = 2**53  # of the numbers that a holder tells
 _EXACT_BITS: Final = 4  # of what requests in topics want: small changes are not worth a new division
 
 log = structlog.get_logger("gate.mesh")
@@ -73,6 +75,10 @@ class Mesh:
         self._stored: dict[str, bytes] = {}
         self._places: dict[tuple[str, int], int] = {}  # partition of the topic of grants, by holder
         self._unlisted: set[str] = set()
+        self.reports = LeaseReports()
+        self.alone: dict[str, tuple[int, int]] = {}  # units let go, and refused, without an owner, of which none knows
+        self.gone_alone: list[tuple[str, int, int]] = []
+        self._alerted: dict[str, int] = {}  # when that was last told, by service
         self._moved = False  # its position, since it was last written
         self._next: int | None = None
         self._rested = 0
@@ -130,7 +136,7 @@ class Mesh:
         owner, answers = self.owner, dict[tuple[str, int], list[Charged]]()
         self._last = now
         for record in records:
-            if (report := self._read(record, partitions)) is None:
+            if (report := self.reports.read(record, partitions, owner.leases)) is None:
                 continue
             key = report.holder, report.epoch
             self._places[key] = report.partition
@@ -143,9 +149,12 @@ class Mesh:
             return {}
         self._meet_queues(now)
         grants = owner.step(now)
+        self._note_alone()
         if now >= self._rested + REST_NS:
             self._rested = now
             owner.forget_idle(now)
+            asked = {name.partition(TENANT)[0] for name in owner.budgets}
+            self._unlisted &= asked | self.shared.keys()
         self._places = {key: place for key, place in self._places.items() if key in owner.leases or key in answers}
         self._plan(now)
         return self._written(grants, answers)
@@ -157,6 +166,28 @@ class Mesh:
             self._moved = False
             found[f"{KIND}/{POSITION}"] = str(self.position).encode()
         return found
+
+    def _note_alone(self) -> None:
+        alone, self.owner.alone = self.owner.alone, {}
+        for name, (let_go, refused) in alone.items():
+            service = name if name.startswith(GROUP) else name.partition(TENANT)[0]
+            if service not in self._policy.layers.exact and not name.startswith(GROUP):
+                service = OTHERS
+            before = self.alone.get(service, (0, 0))
+            self.alone[service] = before[0] + let_go, before[1] + refused
+
+    def pop_alone(self, now: int) -> dict[str, tuple[int, int]]:
+        """Return by service what calls did without an owner, as is to be told now; each unit once."""
+        due = [service for service in self.alone if now >= self._alerted.get(service, 0) + TOLD_NS]
+        self._alerted |= dict.fromkeys(due, now)
+        told = {service: self.alone.pop(service) for service in due}
+        self.gone_alone += [(service, *units) for service, units in told.items()]
+        return told
+
+    def drain_alone(self) -> list[tuple[str, int, int]]:
+        """Return what was told of that since the last call: service, units let go, and refused."""
+        told, self.gone_alone = self.gone_alone, []
+        return told
 
     def open_queues(self, now: int) -> list[str]:
         """Return the services whose requests may try again."""
@@ -280,6 +311,10 @@ class Mesh:
         """Tell whether a name may be looked up: what is looked up is remembered, and callers make names up."""
         if service in self._policy.layers.exact or service in self._unlisted:
             return True
+        try:
+            check_service_name(service)
+        except TopicNameError:
+            return False
         if len(self._unlisted) >= MOST_UNLISTED:
             return False
         self._unlisted.add(service)
@@ -309,25 +344,6 @@ class Mesh:
             kept = Limiter.load(None, limiter.dump())
             kept.reconfigure(budget.grants.quotas.spec, now)
             budget.grants.quotas = kept
-
-    def _read(self, record: Record, partitions: int) -> Report | None:
-        """Read a report; None: nobody can, or it says what can't be, and it is passed over."""
-        try:
-            report = decode(Report, record.value or b"")
-        except WireError as error:
-            log.warning("not a report of a holder; ignored", offset=record.offset, why=str(error)[:200])
-            return None
-        numbers = [report.epoch, report.seq]
-        for entry in report.budgets:
-            numbers += [entry.version, entry.want, entry.consumed, *entry.counts, *[run.position for run in entry.runs]]
-        numbers += [number for ask in report.asks for number in (ask.number, ask.cost, ask.round_trip)]
-        if not all(0 <= number <= _LARGEST for number in numbers) or not 0 <= report.partition < partitions:
-            log.warning("a holder tells what can't be; ignored", offset=record.offset, holder=report.holder[:100])
-            return None
-        if (report.holder, report.epoch) not in self.owner.leases and self.holders >= MOST_HOLDERS:
-            log.warning("too many holders; ignored", most=MOST_HOLDERS, holder=report.holder[:100])
-            return None
-        return report
 
     def _meet_queues(self, now: int) -> None:
         """Tell the owner what requests in topics want, and which services are paused."""
@@ -380,12 +396,19 @@ class Mesh:
         return written
 
     def _complete(self, grants: Iterable[Grant], answers: Mapping[tuple[str, int], list[Charged]]) -> Iterator[Grant]:
-        left, version = dict(answers), self._policy.version
+        version = self._policy.version
         for grant in grants:
-            found = tuple(left.pop((grant.holder, grant.epoch), ()))
-            yield msgspec.structs.replace(grant, policy=version, found=found)
-        for (holder, epoch), some in left.items():
-            yield Grant(holder, epoch, 0, self.owner.terms.lease_ns, 0, policy=version, found=tuple(some))
+            found = answers.get((grant.holder, grant.epoch), [])
+            first, found[:FOUND_AT_ONCE] = tuple(found[:FOUND_AT_ONCE]), []
+            shares = grant.shares[:SHARES_AT_ONCE]
+            yield msgspec.structs.replace(grant, policy=version, shares=shares, found=first)
+            for begin in range(SHARES_AT_ONCE, len(grant.shares), SHARES_AT_ONCE):
+                more = grant.shares[begin : begin + SHARES_AT_ONCE]
+                yield msgspec.structs.replace(grant, policy=version, shares=more, slots=())
+        for (holder, epoch), found in answers.items():
+            for begin in range(0, len(found), FOUND_AT_ONCE):
+                some = tuple(found[begin : begin + FOUND_AT_ONCE])
+                yield Grant(holder, epoch, 0, self.owner.terms.lease_ns, 0, policy=version, found=some)
 
 
 def moved(before: Iterable[Mapping[str, bytes]], place: Callable[[str], int], shards: int) -> list[dict[str, bytes]]:

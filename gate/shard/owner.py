@@ -486,6 +486,7 @@ class Shard:
             needed = max(writer.prepared - started, self._lead - self._lead // 16)
             self._lead = max(LEAST_LEAD, min(needed, MOST_LEAD))
             self._tell(turns, batch.now, started)
+            self._tell_of_mesh(state)
             for part, followed in heard:
                 self._env.observer.heard(part.service, part.partition, followed)
             return bool(heard) or any(turn.pieces or turn.pulled for turn in turns)
@@ -548,6 +549,12 @@ class Shard:
                 halted.add(service)
                 state.postpone(service, now + int((closed.until_seconds - local) * 1e9))
         return halted
+
+    def _tell_of_mesh(self, state: ShardState) -> None:
+        for told in state.mesh.drain_alone():
+            self._env.observer.went_alone(*told)
+        if ignored := state.mesh.reports.drain():
+            self._env.observer.unheard(self.number, ignored)
 
     def _tell(self, turns: Sequence[ServiceBatch], now: int, started: int) -> None:
         observer = self._env.observer

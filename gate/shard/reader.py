@@ -27,6 +27,7 @@ STAMP_ROOM: Final = 1 << 10  # what a stamp may add
 BUFFER_BYTES: Final = 4 << 20
 REPORT_BYTES: Final = 1 << 20
 REPORTS: Final = 1_000  # that are taken at a time
+REPORTED_AT_ONCE: Final = 64 << 10  # bytes of these: whoever floods the topic must not hold up the shard's requests
 LARGE_BYTES: Final = 64 << 10
 RETRIES_AT_ONCE: Final = 256  # of a partition where they wait: they come in the order in which they are due
 PATIENCE: Final = 1_000 * MS  # before it is seen whether a service takes again what is put back
@@ -176,11 +177,21 @@ class ShardReader:
 
     def take_reports(self, number: int) -> tuple[list[Record], int | None]:
         """Take what processes reported, and the offset behind it; None: nothing."""
-        taken = self.reports.take(Partition(self._env.names.leases, number), REPORTS)
+        partition = Partition(self._env.names.leases, number)
+        taken = self.reports.take(partition, REPORTS)
         if taken is None:
             return [], None
+        records, end = taken
+        size = 0
+        for count, record in enumerate(records, 1):
+            size += len(record.value or b"")
+            if size >= REPORTED_AT_ONCE and count < len(records):
+                self.reports.give_back(partition, records[count:], end)
+                self.reports.held.discard(partition)
+                records, end = records[:count], records[count].offset
+                break
         self._env.hearing.poke()
-        return taken
+        return records, end
 
     def take(
         self, state: ShardState, refusals: RefusalHistory, now: int

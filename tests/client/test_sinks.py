@@ -267,7 +267,7 @@ def test_a_clock_that_is_off_is_known_to_all_receivers():
 
 def test_every_type_that_gates_write_has_words_of_its_own():
     types = {value for name, value in vars(alert_types).items() if name.isupper()}
-    assert len(types) == 11
+    assert len(types) == 12
     assert types == set(_NAMES)
 
 

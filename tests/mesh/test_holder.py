@@ -127,6 +127,62 @@ def test_without_an_owner_it_does_as_it_was_told_and_not_for_ever(away):
     assert holder.beyond >= sum(beyond)
 
 
+def test_what_went_without_an_owner_is_told_once_whichever_answers_are_lost_and_whoever_takes_over():
+    table = Table(BUCKET, 1)
+    holder = table.holders[0]
+    holder.on_owner_away = Away.OPEN
+    table.share(0, seconds=2)
+    told: list[tuple[int, int]] = []
+
+    def hear(*, answer: bool) -> None:
+        table.hear(table.report(0))
+        grants = table.step()
+        told.extend(table.owner.alone.values())
+        table.owner.alone = {}
+        if answer:
+            table.give(grants)
+
+    table.wait(5)
+    assert table.spend(0, 30) == 30
+    hear(answer=False)  # its lease is over at the owner, too
+    hear(answer=False)
+    holder.give_up(NAMES, 4, allowed=False)
+    table.take_over()
+    hear(answer=True)
+    hear(answer=True)
+    table.wait(30)  # forgotten
+    table.step()
+    hear(answer=True)
+    assert [(let_go, refused) for let_go, refused in told if let_go or refused] == [(30, 0), (0, 4)]
+
+
+def test_more_than_fits_into_one_report_is_told_in_several_at_once(monkeypatch):
+    monkeypatch.setattr("gate.mesh.holder.MOST_TOLD", 3)
+    table = Table(BUCKET, 1)
+    names = [f"b{number}" for number in range(10)]
+    table.limits |= dict.fromkeys(names, BUCKET)
+    holder = table.holders[0]
+    for name in names:
+        holder.check(table.local, (name,))
+    table.wait(1)
+    reports = []
+    while holder.due(table.local):
+        report = holder.report(table.local)
+        assert report is not None
+        reports.append(report)
+    assert [len(report.budgets) for report in reports] == [3, 3, 3, 1]
+    assert {entry.name for report in reports for entry in report.budgets} == set(names)
+    table.hear(*reports)
+    table.give(table.step())
+    table.wait(1)
+    leaving = [holder.report(table.local, leaving=True)]
+    while holder.goes_on:
+        leaving.append(holder.report(table.local, leaving=True))
+    assert [report.leaving for report in leaving if report is not None] == [False, False, False, True]
+    table.hear(*[report for report in leaving if report is not None])
+    assert not table.owner.leases
+
+
 def test_whoever_leaves_gives_all_back():
     table = Table(BUCKET, 2)
     table.share(0)

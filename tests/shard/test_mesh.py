@@ -3,14 +3,16 @@
 import operator
 from random import Random
 
+import msgspec
 import pytest
 
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
 from gate.admission.model import Run, Verdict
+from gate.mesh import wire
 from gate.mesh.holder import Holder
 from gate.mesh.terms import DEFAULT
-from gate.mesh.wire import BudgetReport, Grant, Report, decode, encode
+from gate.mesh.wire import Ask, BudgetReport, Grant, Report, decode, encode
 from gate.policy import parse_policy
 from gate.policy.live import LiveService
 from gate.protocol.policies import LiveLimit
@@ -175,7 +177,8 @@ class TestTenants:
 groups: {{bank: {{requests_per_second: 400, burst_size: 100, window_size: 1}}}}
 services:
   pay:
-    {{group: bank, requests_per_second: 300, burst_size: 100, window_size: 1, overflow: {overflow}, max_delay: 3, max_tenants: 2,
+    {{group: bank, requests_per_second: 300, burst_size: 100, window_size: 1,
+     overflow: {overflow}, max_delay: 3, max_tenants: 2,
      tenants: {{default: {{requests_per_second: 40, burst_size: 10, window_size: {window}}}}}}}
 """
     NAMES = ("pay", "pay/acme", "group:bank")
@@ -222,6 +225,23 @@ services:
             shard.offer("pay", 1, "other")
         assert not tenants.calls
         assert [tenant.name for tenant in tenants] == ["other"]
+
+    def test_a_new_owner_tells_it_apart_although_others_share_a_limit(self) -> None:
+        shard = Shard(self.TEXT.format(overflow="reject", window=1), ("pay",))
+        shard.join("p1")
+        kept: dict[str, bytes] = {}
+        shard.run(3, calls=1, names=self.NAMES)
+        crowd = [Run(number, 1, tenant=f"t{number}") for number in range(5000)]
+        shard.engines["pay"].step(shard.now, crowd, 0)
+        shard.run(2, calls=1, names=self.NAMES)
+        kept |= {key: value for key, value in shard.engines["pay"].drain_changes().items() if value is not None}
+        assert shard.engines["pay"].state.tenants.crowded
+        policy = shard.policy.effective("pay")
+        for restored in ({}, kept):
+            engine = Engine.restore("pay", policy, shard.budgets, shard.now, shard.policy.version, restored)
+            engine.step(shard.now, crowd if not restored else [], 0)
+            assert engine.state.tenants.crowded
+            assert engine.has_own("acme") == bool(restored)
 
     def test_a_pause_of_a_tenant_holds_for_its_calls_alone(self) -> None:
         shard = Shard(self.TEXT.format(overflow="reject", window=1), ("pay",))
@@ -356,13 +376,11 @@ services:
         shard.offer("pay", 1, "b")
         crowd = [f"t{number}" for number in range(5000)]
         shard.engines["pay"].step(shard.now, [Run(number, 1, tenant=name) for number, name in enumerate(crowd)], 0)
-        found = shard.look_up(*[("pay", name) for name in ["a", *crowd[:100]]])
+        found = shard.look_up(*[("pay", name) for name in ["a", *crowd[:90]]])
         assert found[0].allowed
         refused = [one for one in found if not one.allowed]
         assert refused
-        assert {one.why for one in refused} == {
-            "pay has more than 1 tenants: requests of this one share others' limit"
-        }
+        assert {one.why for one in refused} == {"pay has more than 1 tenants: requests of this one share others' limit"}
 
     def test_a_state_in_an_older_format_grants_nothing(self) -> None:
         shard = Shard(self.TEXT, state_format=1)
@@ -389,6 +407,28 @@ class TestReports:
             encode(Report("h", 1, 1, (BudgetReport("pay", 0, -5, 0),))),
             encode(Report("h", 1, 1, (BudgetReport("pay", 0, 5, 2**60),))),
             encode(Report("h", 1, 1, (BudgetReport("pay", 0, 5, 0),), partition=7)),
+            encode(Report("h", -1, 1, (BudgetReport("pay", 0, 5, 0),))),
+            encode(Report("", 1, 1, (BudgetReport("pay", 0, 5, 0),))),
+            encode(Report("h" * 201, 1, 1, (BudgetReport("pay", 0, 5, 0),))),
+            encode(Report("h", 1, 1, (BudgetReport("pay" * 1000, 0, 5, 0),))),
+            encode(Report("h", 1, 1, tuple([BudgetReport(str(n), 0, 5, 0) for n in range(501)]))),
+            encode(
+                Report("h", 1, 1, (BudgetReport("pay", 0, 5, 0, (), tuple([wire.Run(n, 1) for n in range(1001)])),))
+            ),
+            encode(Report("h", 1, 1, (BudgetReport("pay", 0, 5, 0, (), (wire.Run(1, 2**60),)),))),
+            encode(Report("h", 1, 1, (BudgetReport("pay", 0, 5, 0, alone=(-1, 0)),))),
+            encode(Report("h", 1, 1, (), (Ask(1, (), 1),))),
+            encode(Report("h", 1, 1, (), (Ask(1, ("a", "b", "c", "d", "e"), 1),))),
+            encode(Report("h", 1, 1, (), (Ask(1, ("pay",), -1),))),
+            encode(Report("h", 1, 1, (), tuple([Ask(n, ("pay",), 1) for n in range(501)]))),
+            encode(Report("h", 1, 1, lookups=(("pay", "x" * 2000),))),
+            encode(Report("h", 1, 1, lookups=(("pay", ""),) * 501)),
+            b"\x02" + encode(Report("h", 1, 1))[1:],
+            b"\x01" + msgspec.msgpack.encode(["h", 1, 1, [["pay", 0, float("nan"), 0]]]),
+            b"\x01" + msgspec.msgpack.encode(["h", 1, 1, [["pay", 0, 1.5, 0]]]),
+            b"\x01" + b"\xdd\xff\xff\xff\xff",
+            b"\x01" + 1_000_000 * b"\x91",
+            bytes(1 << 20),
         ],
     )
     def test_what_nobody_can_have_sent_is_passed_over(self, value: bytes | None) -> None:
@@ -398,7 +438,61 @@ class TestReports:
         holders = shard.mesh.holders
         shard.mesh.turn(shard.now, [Stored(0, 0, None, value, ())], 1, 1)
         assert shard.mesh.holders == holders
+        assert [one.reports for one in shard.mesh.reports.drain()] == [1]
+        assert shard.mesh.reports.drain() == []
         assert shard.run(1, calls=1)[0]
+
+    def test_a_name_and_another_epoch_are_another_holder_and_an_old_report_changes_nothing(self) -> None:
+        shard = Shard(BUCKET)
+        shard.join("p1")
+        shard.run(3, calls=2)
+        mine = shard.mesh.owner.leases["p1", 1]
+        before = mine.seq, mine.until, mine.held["pay"].acked
+        stolen = BudgetReport("pay", 99, 0, 2**50, (0,))
+        for report in (
+            Report("p1", 2, 2**50, (stolen,), leaving=True),
+            Report("p1", 1, 1, (stolen,), leaving=True),
+            Report("P1", 1, 2**50, (stolen,)),
+        ):
+            shard.mesh.turn(shard.now, [Stored(0, 0, None, encode(report), ())], 1, 1)
+        assert (mine.seq, mine.until, mine.held["pay"].acked) == before
+        assert over(shard.policy.effective("pay").spec, shard.run(12, calls=2)[0], START) == []
+        assert shard.mesh.holders == 1
+
+    def test_answers_to_many_lookups_and_many_shares_come_in_records_that_a_broker_takes(self) -> None:
+        text = "defaults: {requests_per_second: 1, burst_size: 1, tenants: {default: {requests_per_second: 1}}}\n"
+        shard = Shard(text + "services: {pay: {}}")
+        tenants = [f"{number:03}" + "t" * 197 for number in range(500)]
+        long = [("pay", name + "x" * 800) for name in tenants[:100]]
+        entries = tuple([BudgetReport(f"pay/{name}", 0, 5, 0) for name in tenants])
+        shard.report(Report("who", 1, 1, entries, lookups=tuple(long)))
+        shard.now += 20 * MS + GATHER_NS
+        records = shard.mesh.turn(shard.now, [Stored(0, 0, None, data, ()) for _, data in shard.reports], 1, 1)[0]
+        assert max(len(value or b"") for _, value, _, _ in records) < 500_000
+        grants = [decode(Grant, value) for _, value, _, _ in records if value]
+        assert len([found for grant in grants for found in grant.found]) == 100
+        assert len({grant.answers for grant in grants if grant.shares}) == 1
+
+    def test_what_processes_did_without_an_owner_is_told_once_and_then_now_and_then(self) -> None:
+        shard = Shard(BUCKET)
+
+        def hear(seq: int, let_go: int, refused: int, told: tuple[int, int] = (0, 0), name: str = "pay") -> dict:
+            entry = BudgetReport(name, 0, 5, 0, alone=(let_go, refused), told=told)
+            shard.report(Report("h", 1, seq, (entry,)))
+            shard.now += SECOND
+            shard.batch()
+            return shard.mesh.pop_alone(shard.now)
+
+        assert hear(1, 0, 0) == {}
+        assert hear(2, 5, 1) == {"pay": (5, 1)}
+        assert hear(2, 5, 1) == {}  # twice
+        assert hear(3, 5, 1) == {}  # the answer was lost
+        assert hear(4, 9, 1, told=(5, 1)) == {}
+        assert hear(5, 9, 3, told=(5, 1)) == {}
+        shard.now += 10 * SECOND
+        assert shard.mesh.pop_alone(shard.now) == {"pay": (4, 2)}
+        assert shard.mesh.drain_alone() == [("pay", 5, 1), ("pay", 4, 2)]
+        assert shard.mesh.drain_alone() == []
 
     def test_a_budget_of_another_shard_is_not_divided_here(self) -> None:
         shard = Shard("defaults: {requests_per_second: 1, burst_size: 1}\nservices: {pay: {}, ask: {}}")
@@ -409,7 +503,7 @@ class TestReports:
         assert not shard.mesh.owner.budgets
 
     def test_nobody_beyond_the_most_is_heard(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gate.shard.mesh.MOST_HOLDERS", 2)
+        monkeypatch.setattr("gate.shard.lease_reports.MOST_HOLDERS", 2)
         shard = Shard(BUCKET)
         shard.join("p1", "p2", "p3")
         shard.run(2, calls=1)

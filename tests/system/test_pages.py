@@ -128,6 +128,7 @@ def test_the_page_about_the_wire_names_all_there_is():
     assert set(first_column(WIRE, "Headers of a request")) == options
     assert set(first_column(WIRE, "Reasons")) == set(Reason)
     own = [alerts.policy_refused("", "", "", 0), alerts.shard_failed(0, "", 0, 0), alerts.clock_skewed("", 0, 0)]
+    own.append(alerts.owner_away("", 0, 0, 0))
     place = {"service": "", "topic": "", "partition": 0, "offset": 0, "since": 0, "at": 0}
     own += [alerts.partition_waiting(**place), alerts.partition_resumed(**place), alerts.shard_recovered(0, 0)]
     own += [alerts.policy_accepted("", "", 0)]

@@ -161,12 +161,12 @@ class Tenants:
             self.touch(tenant, now)
         refused = set()
         for name, share in calls.items():
-            tenant = self.own(name, now)
-            if tenant is None:
+            own = self.own(name, now)
+            if own is None:
                 refused.add(name)
-            elif tenant.calls is not share:
-                tenant.calls = share
-                self.touch(tenant, now)
+            elif own.calls is not share:
+                own.calls = share
+                self.touch(own, now)
         self.calls = {name: share for name, share in calls.items() if name not in refused}
         return refused
 

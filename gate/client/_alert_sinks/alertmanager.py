@@ -15,6 +15,7 @@ from gate.protocol.alert_types import (
     NEAR_LIMIT,
     ONGOING,
     OPENED,
+    OWNER_AWAY,
     POLICY_ACCEPTED,
     POLICY_REFUSED,
     RESOLVED,
@@ -32,6 +33,7 @@ _NAMES: Final = {
     NEAR_LIMIT: "GateNearLimit", POLICY_REFUSED: "GatePolicyRefused", SHARD_FAILED: "GateShardFailed",
     POLICY_ACCEPTED: "GatePolicyRefused", SHARD_RECOVERED: "GateShardFailed",
     WAITING: "GatePartitionWaiting", RESUMED: "GatePartitionWaiting", CLOCK_SKEWED: "GateClockSkewed",
+    OWNER_AWAY: "GateOwnerAway",
 }  # fmt: skip
 _ENDS: Final = frozenset({RESOLVED, RESUMED, SHARD_RECOVERED, POLICY_ACCEPTED})
 

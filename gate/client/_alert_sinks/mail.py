@@ -18,6 +18,7 @@ from gate.protocol.alert_types import (
     NEAR_LIMIT,
     ONGOING,
     OPENED,
+    OWNER_AWAY,
     POLICY_ACCEPTED,
     RESOLVED,
     RESUMED,
@@ -30,6 +31,7 @@ _SUBJECTS: Final = {
     OPENED: "over its limit", ONGOING: "still over its limit", RESOLVED: "within its limits again",
     NEAR_LIMIT: "near its limit", WAITING: "has a partition that stands", RESUMED: "has a partition that goes on again",
     POLICY_ACCEPTED: "has its policy in force again", CLOCK_SKEWED: "has a host whose clock is off",
+    OWNER_AWAY: "had no owner of its limit",
 }  # fmt: skip
 
 
@@ -98,7 +100,7 @@ class Mail(Sink):
         message["To"] = ", ".join(self._to)
         message["Date"] = format_datetime(alert.time)
         message["Message-ID"] = _message_id(alert.id)
-        if alert.type in _SUBJECTS and alert.type not in {NEAR_LIMIT, CLOCK_SKEWED}:
+        if alert.type in _SUBJECTS and alert.type not in {NEAR_LIMIT, CLOCK_SKEWED, OWNER_AWAY}:
             thread = _message_id(f"{alert.event.get_source()} {timestamp(alert.since)}")
             message["References"] = thread
         message["X-Gate-Alert"] = alert.type

@@ -13,6 +13,7 @@ from gate.protocol.alert_types import (
     NEAR_LIMIT,
     ONGOING,
     OPENED,
+    OWNER_AWAY,
     POLICY_ACCEPTED,
     RESOLVED,
     RESUMED,
@@ -27,6 +28,7 @@ _HEADINGS: Final = {
     RESUMED: ":large_green_circle: a partition goes on",
     POLICY_ACCEPTED: ":large_green_circle: the policy is in force again",
     CLOCK_SKEWED: ":large_yellow_circle: a host's clock is off",
+    OWNER_AWAY: ":large_yellow_circle: no owner of its limit answered",
     NEAR_LIMIT: ":large_yellow_circle: near its limit",
 }
 _MOST_CHARACTERS: Final = 2000

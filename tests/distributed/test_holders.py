@@ -1,0 +1,105 @@
+"""What a process holds of limits, and what it tells of calls for which no owner answers."""
+
+import math
+
+import pytest
+
+from gate.distributed.holders import ALLOWED, PENDING, Holders
+from gate.mesh.terms import DEFAULT, Away
+from gate.mesh.wire import Charged, Grant, Limits, Report, Share, decode, encode
+from gate.shard.placement import shard_of
+from gate.units import SECOND
+
+SHARDS = 2
+NAMES = {
+    shard: next(name for name in map(str, range(99)) if shard_of(name, SHARDS) == shard) for shard in range(SHARDS)
+}
+HERE, GONE = NAMES[0], NAMES[1]
+PATIENCE = 2 * SECOND
+
+
+class Process:
+    """Holders whose reports are answered by the owner of each shard that is there."""
+
+    def __init__(self, away: Away) -> None:
+        self.now = 1000 * SECOND
+        self.holders = Holders(away, self.now)
+        self.holders.settle(SHARDS, 1)
+        self.there = {0, 1}
+        self.alone: list[tuple[int, int]] = []
+
+    def call(self, service: str) -> object:
+        """Call, and wait as long as one has patience."""
+        for _ in range(3):
+            answer = self.holders.decide(self.now, service, "", 1)
+            if answer is not PENDING:
+                return answer
+            if self.holders.is_hopeless(self.now, service, "", PATIENCE):
+                break
+            self.wait(1)
+        return self.holders.gave_up(self.now, service, "", 1)
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(round(seconds * 4)):
+            self.now += SECOND // 4
+            for shard, holder, data in list(self.holders.reports(self.now)):
+                if shard in self.there:
+                    self._answer(shard, holder, decode(Report, data))
+
+    def _answer(self, shard: int, holder: str, report: Report) -> None:
+        limits = Limits(10**12, (), 1000, granted=False)
+        found = [Charged(name, "", (name,), shard, (1000,)) for name, _ in report.lookups]
+        shares = [Share(entry.name, report.seq, limits, 10**12, 1000, (), 0) for entry in report.budgets]
+        self.alone += [entry.alone for entry in report.budgets if entry.alone > entry.told]
+        grant = Grant(holder, report.epoch, report.seq, DEFAULT.lease_ns, 0, tuple(shares), found=tuple(found))
+        self.holders.receive(self.now, holder.encode(), encode(grant))
+
+
+@pytest.mark.parametrize("away", list(Away))
+def test_an_owner_that_is_away_is_not_waited_for_by_every_call_and_not_done_without_for_ever(away: Away) -> None:
+    process = Process(away)
+    for service in (HERE, GONE):
+        process.call(service)
+        process.wait(2)
+        assert process.call(service) == ALLOWED
+    assert process.holders.away_for(process.now) < SECOND
+    process.there = {0}
+    process.wait(12)
+    assert process.call(HERE) == ALLOWED
+    assert process.holders.away_for(process.now) > 10 * SECOND
+    before = process.now
+    answers = [process.call(GONE) for _ in range(20)]
+    assert process.now - before <= 3 * SECOND  # the first waits
+    if away is Away.CLOSED:
+        assert not any(allowed for allowed, _ in answers)
+        assert process.holders.let_go == 0
+    else:
+        assert answers == [ALLOWED] * 20
+        assert process.holders.let_go == 20
+    process.wait(60)
+    assert process.call(HERE) == ALLOWED
+    ended = [process.call(GONE) for _ in range(5)]
+    assert not any(allowed for allowed, _ in ended)
+    assert all(0 < wait < math.inf for _, wait in ended)
+    process.there = {0, 1}
+    process.wait(2)
+    assert process.call(GONE) == ALLOWED
+    process.wait(2)
+    assert process.holders.away_for(process.now) < SECOND
+    assert max(process.alone) == ((0, 25) if away is Away.CLOSED else (20, 5))
+
+
+@pytest.mark.parametrize("away", list(Away))
+def test_a_process_that_never_had_an_answer_tells_of_it_when_it_has_one(away: Away) -> None:
+    process = Process(away)
+    process.there = set()
+    answers = [process.call(GONE) for _ in range(7)]
+    assert answers == ([ALLOWED] * 7 if away is Away.OPEN else [(False, 1.0)] * 7)
+    process.wait(61)
+    assert process.call(GONE) == (False, 1.0)
+    process.there = {0, 1}
+    process.wait(3)
+    assert process.call(GONE) == ALLOWED
+    process.wait(2)
+    assert process.holders.let_go == (7 if away is Away.OPEN else 0)
+    assert max(process.alone) == ((7, 1) if away is Away.OPEN else (0, 8))
