@@ -16,6 +16,7 @@ from gate.limits.result import LimitState
 from gate.limits.spec import NEVER, SECOND
 from gate.limits.waiting import LoopWaiter, ThreadWaiter
 from gate.mesh.holder import Holder
+from gate.mesh.holding import Holding
 from gate.mesh.questions import Names, Refusal
 from gate.mesh.terms import DEFAULT, Away
 from gate.mesh.wire import Charged, Grant, Report, WireError, decode, encode
@@ -27,6 +28,7 @@ Answer = tuple[bool, float | None]
 
 ALLOWED: Final = (True, None)
 MOST_KEYS: Final = 100_000  # services and tenants that one process asks for
+_NOTHING: Final = Holding("")  # decides nothing
 _LOOKUPS: Final = 100  # that one report carries
 _HOST: Final = 40  # characters
 _REFRESH_NS: Final = 10 * SECOND  # after which is asked again whether no limit applies
@@ -43,6 +45,7 @@ class Route:
     policy: str
     at: int  # when that was told
     ceilings: tuple[int, ...]  # of each: the largest cost that can ever be admitted; below 0: no bound
+    only: Holding  # of the one budget, where it is one
 
     @property
     def most(self) -> float:
@@ -312,7 +315,9 @@ class Holders:
         there = charged.names and 0 <= charged.shard < self.shards
         holder = self._holder(now, charged.shard) if there else None
         why = charged.why or ("" if there or not charged.names else "its shard is not there any more")
-        route = Route(holder, charged.names, charged.allowed and not why, why, policy, now, charged.ceilings)
+        allowed = charged.allowed and not why
+        only = _NOTHING if holder is None or len(charged.names) > 1 else holder.holding(charged.names[0])
+        route = Route(holder, charged.names, allowed, why, policy, now, charged.ceilings, only)
         self.routes[key] = route
         let_go, refused = self._unrouted.pop(key, (0, 0))
         if holder is not None and (let_go or refused):

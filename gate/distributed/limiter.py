@@ -86,7 +86,15 @@ class DistributedRateLimiter:
             if route is None or route.holder is None:
                 answer = shared.decide(service_id, tenant, cost, None)
             else:  # what is usual, in as few calls as can be
-                refusal = route.holder.check(clock_gettime_ns(CLOCK_BOOTTIME), route.names, cost)
+                now, only = clock_gettime_ns(CLOCK_BOOTTIME), route.only
+                if now < only.decides_until:
+                    if only.granting:
+                        if only.take(now, cost):
+                            return ALLOWED
+                    elif only.part.try_take(now, cost) is None:  # type: ignore[union-attr]
+                        only.wanted += cost
+                        return ALLOWED
+                refusal = route.holder.check(now, route.names, cost)
                 if refusal is None:
                     return ALLOWED
                 answer = shared.refused(service_id, route, refusal, cost)

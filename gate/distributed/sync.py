@@ -75,7 +75,15 @@ class SyncDistributedRateLimiter:
         if route is not None and route.holder is not None:  # what is usual, in as few calls as can be
             self._lock.acquire()  # `with` takes longer
             try:
-                refusal = route.holder.check(clock_gettime_ns(CLOCK_BOOTTIME), route.names, cost)
+                now, only = clock_gettime_ns(CLOCK_BOOTTIME), route.only
+                if now < only.decides_until:
+                    if only.granting:
+                        if only.take(now, cost):
+                            return ALLOWED
+                    elif only.part.try_take(now, cost) is None:  # type: ignore[union-attr]
+                        only.wanted += cost
+                        return ALLOWED
+                refusal = route.holder.check(now, route.names, cost)
             finally:
                 self._lock.release()
             if refusal is None:

@@ -12,6 +12,7 @@ from gate.mesh.terms import NANO, Terms, longer
 from gate.mesh.wire import NONE, BudgetReport, Limits, Share
 from gate.units import SECOND
 
+_SLOW: Final = 2_000  # units per 1,000 s, about as many as may be asked for one by one
 FOREVER: Final = 2**62  # a pause without an end
 
 
@@ -153,12 +154,16 @@ class Budget:
         self.parts.aim(now, holders, targets)
 
     def _judge(self, wanting: int) -> None:
-        """Go over to direct requests where a part would be less than about a unit per lease."""
+        """Go over to direct requests where a part would be less than about a unit per lease, or little more."""
         flows = [window.limit * CREDIT // window.size for window in self.spec.windows]
         if self.parts.bucket:
             flows.append(self.parts.whole[0] * 1000 // NANO)
-        units, least = min(flows, default=FOREVER) * self.terms.lease_ns, wanting * CREDIT
-        self.direct = wanting > 0 and units < (least * 3 // 2 if self.direct else least)
+        flow = min(flows, default=FOREVER)
+        units, least = flow * self.terms.lease_ns, wanting * CREDIT
+        few = units < (least * 3 // 2 if self.direct else least)
+        # A part that holds one token stands still from when that is there until the next call comes.
+        thin = self.parts.whole[1] < wanting * (3 if self.direct else 2) and flow <= _SLOW and not self.parts.sizes
+        self.direct = wanting > 0 and (few or (self.parts.bucket and thin and wanting > 1))
 
     def move(self, now: int, version: Iterator[int]) -> list[Held]:
         """Recall and give parts as was divided; return those to whom there is news."""

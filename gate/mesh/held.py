@@ -104,12 +104,18 @@ class Held:
         In windows also what it has used and still counts, whatever its part is by now.
         """
         most = self.acked
-        if self.pending:
-            most = tuple(map(max, zip(most, *[shape for _, shape in self.pending], strict=True)))
-        if any(now < until for until in self.counts_until):
-            counts = [count if now < until else 0 for count, until in zip(self.counts, self.counts_until, strict=True)]
-            most = (*most[:2], *map(max, most[2:], counts))
+        for _, shape in self.pending:
+            most = tuple(map(max, most, shape))
+        for window, until in enumerate(self.counts_until):
+            if now < until and self.counts[window] > most[2 + window]:
+                most = (*most[: 2 + window], self.counts[window], *most[3 + window :])
         return most
+
+    def lingers_until(self, now: int) -> int:
+        """Return when less will be reserved, with no word of its own, as something does not count any more; 0: not."""
+        most = self.reserved(now)
+        known = zip(self.counts, self.counts_until, most[2:], strict=True) if self.counts_until else ()
+        return min([until for count, until, units in known if now < until and count and count == units], default=0)
 
 
 class Rest(NamedTuple):

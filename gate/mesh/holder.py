@@ -92,6 +92,7 @@ class Holder:
         for budget in self._known.get(names) or self._meet_all(names):
             budget.waiting += cost
         self._queues.setdefault(names, deque()).append(_Waiter(ticket, cost))
+        self._hand_over()
         self._hasten(now)
 
     def cancel(self, names: Names, ticket: Hashable) -> None:
@@ -231,12 +232,24 @@ class Holder:
         for slot in grant.slots:
             self.questions.answer(now, slot)
         if void or not self._alive:
+            self._hand_over()
             return
         for share in grant.shares:
             held = self._held.get(share.name) or self._meet(share.name)
             if share.version > held.version and held.apply(share, now):
                 self._urgent = True  # what became smaller is somebody else's as soon as that is known
         self._next = min(self._next, now + self.terms.period_ns)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Say of each budget until when its part decides alone: where nothing is granted, asked or waited for."""
+        until = self.until if self._alive and not self._queues and not self.questions.slots else 0
+        for held in self._held.values():
+            held.decides_until = until if held.live and held.part is not None else 0
+
+    def holding(self, name: str) -> Holding:
+        """Return what it has of a budget, which may be nothing yet."""
+        return self._held.get(name) or self._meet(name)
 
     def _renew(self, now: int, grant: Grant) -> None:
         self._answered = grant.answers

@@ -39,7 +39,9 @@ class Holding:
         "alone_sent",
         "changed",
         "consumed",
+        "decides_until",
         "floor",
+        "fresh",
         "fresh_until",
         "granted",
         "granting",
@@ -65,13 +67,15 @@ class Holding:
         self.part: Part | None = None
         self.limits: Limits | None = None
         self.granting = False  # whether some limits are granted from, beside the part
+        self.decides_until = 0  # until when it decides by itself: by the part and, where granting, the granted units
         self.live = False  # whether its version was applied in the lease that runs
         self.version = 0  # of the newest share applied, also in an earlier lease
         self.granted = self.consumed = self.open = 0
         self.starts: deque[tuple[int, int]] = deque()  # (position, from when on)
         self.stock = 0
         self.uses: deque[Use] = deque()  # not yet acknowledged
-        self.fresh_until = -1  # until when a use is told with the last one
+        self.fresh_until = -1  # until when a use is told with the last one,
+        self.fresh = Use(0, None)  # which is this
         self.wanted = 0  # units that were asked for since the last period
         self.waiting = 0  # units that wait in the queue
         self.want = 0  # as told to the owner: units per 1,000 s
@@ -105,14 +109,29 @@ class Holding:
             rooms.append(self.open - self.consumed)
         return max(0, min(rooms, default=0))
 
+    def take(self, now: int, cost: int) -> bool:
+        """Charge a call to the part and the granted units, if it fits; `decides_until` must not be past."""
+        if (self.starts or self.open - self.consumed < cost) and self.unopened(now, cost):
+            return False
+        if self.part.try_take(now, cost) is not None:  # type: ignore[union-attr]
+            return False
+        self.wanted += cost
+        if now <= self.fresh_until:
+            fresh = self.fresh
+            self.consumed = fresh.position = self.consumed + cost
+            fresh.at = now
+        else:
+            self.use(now, cost)
+        return True
+
     def use(self, now: int, units: int) -> None:
         """Use granted units."""
         self.consumed += units
         if now <= self.fresh_until:
-            last = self.uses[-1]
-            last.position, last.at = self.consumed, now
+            self.fresh.position, self.fresh.at = self.consumed, now
         else:
-            self.uses.append(Use(self.consumed, now))
+            self.fresh = Use(self.consumed, now)
+            self.uses.append(self.fresh)
             self.fresh_until = now + _GRAIN
             self.changed = True
 
@@ -133,7 +152,7 @@ class Holding:
 
     def lapse(self) -> None:
         """Give up all but the counts: the owner may give it to others from now on."""
-        self.live = False
+        self.live, self.decides_until = False, 0
         self.give_back(self.granted - self.consumed)
         self.starts.clear()
         self.changed = True

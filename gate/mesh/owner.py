@@ -96,9 +96,11 @@ class Owner:
             lease.held[entry.name] = held
             self._changed_parts.add((key, entry.name))
             held.want = min(held.want, _MOST_WANT)
-            if held.acked_version == held.version:
+            if not held.pending:
                 lease.news.discard(entry.name)
-            self._touch(entry.name)
+            self._touched.add(entry.name)
+            if budget.limits.granted:
+                self._changed.add(entry.name)
         for ask in report.asks:
             lease.slots.append(self._decide(now, key, ask))
         if report.leaving:
@@ -109,11 +111,18 @@ class Owner:
         self._expire(now)
         for name, budget in self.budgets.items():
             if budget.due(now) and (name in self._touched or budget.held or budget.parts.rests):
+                before = budget.direct, budget.asks.want, budget.parts.rests
                 budget.divide(now)
-                self._touch(name)
+                self._touched.add(name)
+                if before != (budget.direct, budget.asks.want, budget.parts.rests):
+                    self._changed.add(name)
         for name in self._touched:
-            for held in self.budgets[name].move(now, self):
+            budget = self.budgets[name]
+            own = budget.parts.own
+            for held in budget.move(now, self):
                 self._tell(held.key, name)
+            if budget.parts.own is not own:
+                self._changed.add(name)
         self._touched.clear()
         return [self._grant(now, key, lease) for key, lease in list(self.leases.items()) if lease.answer or lease.news]
 
@@ -238,13 +247,10 @@ class Owner:
     def _grant(self, now: int, key: Key, lease: Lease) -> Grant:
         shares: list[Share] = []
         for name, held in lease.held.items() if lease.answer else ():
-            if self.budgets[name].top_up(now, held, self):
+            budget = self.budgets[name]
+            if budget.limits.granted and budget.top_up(now, held, self):
                 self._changed_parts.add((key, name))
-        names = (
-            [name for name, held in lease.held.items() if held.version > held.acked_version]
-            if lease.answer
-            else lease.news
-        )
+        names = [name for name, held in lease.held.items() if held.pending] if lease.answer else lease.news
         shares = [self.budgets[name].share(now, lease.held[name]) for name in names if name in lease.held]
         answers = lease.seq if lease.answer else 0
         slots = tuple(lease.slots)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from gate.limits import Spec
+from gate.limits import NEVER, Spec
 from gate.mesh.division import fill, parts
 from gate.mesh.held import Held, Key, Rest, Shape
 from gate.mesh.ledger import Account, Ledger
@@ -30,6 +30,7 @@ class Parts:
         self._kept: dict[Key, Shape] = {}  # what is reserved for each holder
         self._sums = list(self.nothing)  # of these
         self._lingering: dict[Key, Held] = {}  # for whom less may be reserved as time passes, with no word of theirs
+        self._expiry = NEVER  # before which less is reserved for none of them
         self._unsettled: dict[Key, Held] = {}  # who have other parts than they are to have
         self.own = self.own_target = self.whole
         self.account = Account(now, slower(self.whole[0]), self.whole[1], tokens=True)
@@ -80,8 +81,9 @@ class Parts:
         if kept != before:
             self._kept[held.key] = kept
             self._sums = [total + new - old for total, new, old in zip(self._sums, kept, before, strict=True)]
-        if self.sizes and kept != held.acked:
+        if self.sizes and kept != held.acked and (until := held.lingers_until(now)):
             self._lingering[held.key] = held
+            self._expiry = min(self._expiry, until)
         else:
             self._lingering.pop(held.key, None)
         if held.shape != held.target:
@@ -138,36 +140,40 @@ class Parts:
 
     def _aim(self, now: int, holders: Sequence[Held], targets: Sequence[Shape]) -> None:
         turn, self._turn = self._turn, now // self.terms.turn_ns
-        pairs = list(zip(holders, targets[1:], strict=True))
-        content = [
-            turn == self._turn and any(target) and self._is_enough(held.shape, held.want) for held, target in pairs
-        ]
+        rows = [(held, held.shape, target) for held, target in zip(holders, targets[1:], strict=True)]
         lacks = [max(0, unit - mine) for unit, mine in zip(self.own_target, self.own, strict=True)]
-        for enough, (held, target) in zip(content, pairs, strict=True):
-            held.target = held.shape if enough else target
-            if not enough:
-                lacks = [lack + unit - mine for lack, unit, mine in zip(lacks, target, held.shape, strict=True)]
-        if not any(content):
+        content: list[tuple[Held, Shape, Shape]] = []
+        for row in rows:
+            held, shape, target = row
+            if turn == self._turn and any(target) and self._is_enough(shape, held.want):
+                held.target = shape
+                content.append(row)
+            else:
+                held.target = target
+                lacks = [lack + unit - mine for lack, unit, mine in zip(lacks, target, shape, strict=True)]
+        if not content:
             return
         own = tuple(map(min, self.own, self.own_target))
         free = _less(self.free(now), self.own, own)
         lacks = [lack - max(0, left) for lack, left in zip(lacks, free, strict=True)]
-        spare = [(held, target) for enough, (held, target) in zip(content, pairs, strict=True) if enough]
-        for held, target in sorted(spare, key=lambda pair: pair[1][0] - pair[0].shape[0]):
-            if all(lack <= 0 for lack in lacks):
+        if max(lacks) <= 0:
+            return
+        for held, shape, target in sorted(content, key=lambda row: row[2][0] - row[1][0]):
+            held.target = tuple(map(min, shape, target))
+            lacks = [lack - mine + unit for lack, mine, unit in zip(lacks, shape, held.target, strict=True)]
+            if max(lacks) <= 0:
                 break
-            held.target = tuple(map(min, held.shape, target))
-            lacks = [lack - mine + unit for lack, mine, unit in zip(lacks, held.shape, held.target, strict=True)]
 
     def _is_enough(self, shape: Shape, want: int) -> bool:
         want += want // _SLACK
         if not want:
             return True
-        if not all(units for units, limit in zip(shape[1:], self.whole[1:], strict=True) if limit):
+        if self.bucket and (not shape[1] or shape[0] * MILLI < want * NANO):
             return False
-        if self.bucket and shape[0] * MILLI < want * NANO:
-            return False
-        return all(units * MILLI * SECOND >= want * size for units, size in zip(shape[2:], self.sizes, strict=True))
+        for units, size in zip(shape[2:], self.sizes, strict=True):  # noqa: SIM110 - all() takes thrice the time
+            if units * MILLI * SECOND < want * size:
+                return False
+        return True
 
     def _flow(self) -> int:
         """Return what bucket and short windows yield, in units per 1,000 s."""
@@ -182,10 +188,14 @@ class Parts:
         `keen`: the owner's own part comes first.
         """
         told: dict[Key, Held] = {}
+        if not self._unsettled and self.own == self.own_target:
+            return told
         unsettled = list(self._unsettled.values())
         for held in unsettled:
             self._resize(now, held, tuple(map(min, held.shape, held.target)), version, told)
-        self.set_own(now, tuple(map(min, self.own, self.own_target)))
+        own = tuple(map(min, self.own, self.own_target))
+        if own != self.own:
+            self.set_own(now, own)
         free = self.free(now)
         if keen:
             free = self._grow_own(now, free)
@@ -204,8 +214,10 @@ class Parts:
 
     def free(self, now: int) -> Shape:
         """Return what of each limit nobody may be using; below 0 where the limit was lowered."""
-        for held in list(self._lingering.values()):
-            self.note(now, held)
+        if now >= self._expiry:
+            self._expiry = NEVER
+            for held in list(self._lingering.values()):
+                self.note(now, held)
         sums = [limit - units for limit, units in zip(self.whole, self._sums, strict=True)]
         for rest in self.rests:
             if now < rest.until:
@@ -264,7 +276,10 @@ class Parts:
     def _grow_own(self, now: int, free: Shape) -> Shape:
         before = self.own
         places = zip(before, self.own_target, free, strict=True)
-        self.set_own(now, tuple([max(mine, min(target, mine + max(0, left))) for mine, target, left in places]))
+        own = tuple([max(mine, min(target, mine + max(0, left))) for mine, target, left in places])
+        if own == before:
+            return free
+        self.set_own(now, own)
         return _less(free, before, self.own)
 
     def _resize(self, now: int, held: Held, shape: Shape, version: Iterator[int], told: dict[Key, Held]) -> None:

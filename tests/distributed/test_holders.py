@@ -103,3 +103,24 @@ def test_a_process_that_never_had_an_answer_tells_of_it_when_it_has_one(away: Aw
     process.wait(2)
     assert process.holders.let_go == (7 if away is Away.OPEN else 0)
     assert max(process.alone) == ((7, 1) if away is Away.OPEN else (0, 8))
+
+
+def test_a_part_decides_by_itself_only_while_nothing_else_is_to_be_looked_at() -> None:
+    process = Process(Away.CLOSED)
+    process.call(HERE)
+    process.wait(2)
+    route = process.holders.plain[HERE]
+    assert route.holder is not None
+    assert route.only.decides_until == route.holder.until > process.now
+    waiter = object()
+    route.holder.wait(process.now, route.names, 500, waiter)
+    assert route.only.decides_until == 0
+    route.holder.cancel(route.names, waiter)
+    route.holder.poll(process.now)
+    process.wait(2)
+    assert route.only.decides_until > process.now
+    process.there = set()
+    process.wait(12)
+    assert route.only.decides_until == 0
+    process.holders.renew(process.now)
+    assert not process.holders.plain

@@ -1,9 +1,10 @@
-"""Runs the simulated mesh: `python -m tests.mesh --seeds A:B [--mutant NAME]`, `--figures` or `--find`."""
+"""Runs the simulated mesh: `python -m tests.mesh --seeds A:B [--mutant NAME]`, `--figures`, `--cost` or `--find`."""
 
 import argparse
 import sys
 import time
 
+from tests.mesh import cost
 from tests.mesh.figures import table
 from tests.mesh.mutants import MUTANTS
 from tests.mesh.scenario import simulate
@@ -17,7 +18,11 @@ def main() -> int:
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="plant a bug; ends at the first seed that finds it")
     parser.add_argument("--find", action="store_true", help="say which seed finds each planted bug first")
     parser.add_argument("--figures", action="store_true", help="print how well limits are used, shared and moved")
+    parser.add_argument("--cost", action="store_true", help="print what an owner of 200 holders takes of a core")
     given = parser.parse_args()
+    if given.cost:
+        cost.table()
+        return 0
     if given.figures:
         table()
         return 0

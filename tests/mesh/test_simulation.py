@@ -1,5 +1,7 @@
 """The distributed limiter under faults: by hand, by seeds, and with bugs planted to show that both find them."""
 
+from fractions import Fraction
+
 import pytest
 
 from gate.limits import Spec, Window
@@ -86,6 +88,13 @@ def test_a_limit_is_used_and_shared_evenly(window, rate):
 def test_a_long_window_is_used():
     """At a period of a second and a lease of ten, as ever; the hour is in `python -m tests.mesh --figures`."""
     figure = measure(Spec(None, 1, (Window(1200, 60 * SECOND),)), steady(60, 4), 150, 75)
+    assert not figure.problems
+    assert figure.used >= 0.97
+    assert figure.jain >= 0.98
+
+
+def test_a_bucket_of_a_token_each_loses_nothing_to_parts_that_stand_still():
+    figure = measure(Spec(Fraction(1), 10, (Window(600, 600 * SECOND),)), steady(10, 10), 660, 60)
     assert not figure.problems
     assert figure.used >= 0.97
     assert figure.jain >= 0.98
