@@ -56,8 +56,8 @@ def find(recent: RecentIds, now: int, pieces: Sequence[PartitionSlice], runs: Se
         if place != (piece.partition, records[number].offset):  # else it is itself: read again, as with at_least_once
             places[number] = place
     found.known = places
-    if len(set(found.digests)) + found.digests.count(None) - (None in found.digests) == len(found.digests):
-        return found  # none of this batch repeats another one
+    if recent.differ(found.digests):
+        return found
     first: dict[bytes, int] = {}
     for number, digest in enumerate(found.digests):
         if digest is not None and (other := first.setdefault(digest, number)) != number and number not in places:
@@ -74,11 +74,11 @@ def _ids(by: str, records: Sequence[Record]) -> list[bytes | None]:
     if by == KEY:
         return [record.key for record in records]
     header = _HEADERS.get(by, by)
-    if records and records[0].headers and records[0].headers[-1][0] == header:  # mostly all stand in the same place
-        pairs = [record.headers[-1] if record.headers else _NONE for record in records]
-        if {name for name, _ in pairs} == {header}:
-            return [value for _, value in pairs]
-    ids = []
+    # mostly it is the last one of each
+    last_ones = [headers[-1][1] for record in records if (headers := record.headers) and headers[-1][0] == header]
+    if len(last_ones) == len(records):
+        return last_ones
+    ids: list[bytes | None] = []
     for record in records:
         value = None
         for name, given in record.headers:
@@ -127,15 +127,14 @@ def settle(
     fresh = [piece for piece in pieces if piece.is_fresh]
     places: list[int] = []
     for piece in fresh:
-        base = pack((piece.partition, 0))
-        places += [base + record.offset for record in piece.records]
+        places += _places(piece)
     digests: list[bytes] = []
     at: list[int] = []
     for decision in decisions:
         if decision.verdict in _KEPT and decision.first < len(places):
             end = min(decision.first + decision.count, len(places))
             part, there = repeats.digests[decision.first : end], places[decision.first : end]
-            for gap in [number for number, digest in enumerate(part) if digest is None][::-1] if None in part else ():
+            for gap in () if all(part) else [number for number, digest in enumerate(part) if digest is None][::-1]:
                 del part[gap], there[gap]
             digests += cast("list[bytes]", part)
             at += there
@@ -153,6 +152,17 @@ def settle(
             reason = first.reason or Reason.DUPLICATE
             refused.append(RefusedRequest(number, Refusal(Malformed("", why, reason.value))))
     return refused
+
+
+def _places(piece: PartitionSlice) -> Sequence[int]:
+    """Return the packed places of a piece's requests."""
+    records = piece.records
+    if not records:
+        return ()
+    base, first = pack((piece.partition, 0)), records[0].offset
+    if records[-1].offset - first == len(records) - 1:  # offsets ascend: nothing is missing between them
+        return range(base + first, base + first + len(records))
+    return [base + record.offset for record in records]
 
 
 def _decision(decisions: Sequence[Decision], number: int) -> Decision | None:

@@ -133,3 +133,33 @@ def test_it_knows_what_a_dictionary_knows(seed):
         offset += len(new)
         if rng.random() < 0.3:
             recent = reopened(recent, state)
+
+
+def test_none_is_missed_while_the_index_grows_and_shrinks():
+    recent, end = made(time=60), 0
+    ids = [b"%d" % n for n in range(70_000)]
+    for first in range(0, len(ids), 1_000):  # larger tables take several batches to take over
+        part = ids[first : first + 1_000]
+        assert found(recent, START, part) == {}
+        keep(recent, START, part, first=first)
+        end = first + len(part)
+        again = ids[:end:97]
+        assert found(recent, START, again) == {n: (1, 97 * n) for n in range(len(again))}
+    for batch in range(12):  # hardly anything of that counts any more
+        part = [b"later-%d-%d" % (batch, n) for n in range(10)]
+        keep(recent, START + 61 * SECOND, part, first=end + 10 * batch)
+    assert found(recent, START + 61 * SECOND, [*ids[::500], b"later-0-3", b"later-11-9"]) == {
+        140: (1, end + 3), 141: (1, end + 119)
+    }  # fmt: skip
+
+
+def test_entries_are_counted_anew_where_their_numbers_end(monkeypatch):
+    monkeypatch.setattr("gate.admission.recent_ids.LAST", 2_500)
+    recent, state = made(time=10), {}
+    for second in range(40):
+        now = START + second * SECOND
+        keep(recent, now, [b"%d" % n for n in range(100 * second, 100 * second + 100)], first=100 * second)
+        alive = range(max(0, 100 * (second - 9)), 100 * second + 100)
+        wanted = {n: (1, n) for n in alive}
+        assert found(recent, now, [b"%d" % n for n in range(100 * second + 100)]) == wanted
+    assert len(recent) == len(reopened(recent, state)) == 1_000
