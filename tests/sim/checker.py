@@ -1,7 +1,7 @@
 """Proves from the committed topics alone that the gate kept its promises. Pure; serves the simulation and real brokers.
 
-Feed the records of the request topics first, then those of the delayed ones, then all others; within a partition in
-order of offset. What is remembered per request is small, so that a million fit.
+Feed the records of the request topics first, then those of the retries and the delayed ones, then all others; within a
+partition in order of offset. What is remembered per request is small, so that a million fit.
 """
 
 import re
@@ -30,9 +30,10 @@ LATEST_MS: Final = 500  # after a request could have gone, when nothing is wrong
 SEEN_MS: Final = 2_000  # from a decision until all can see it, in a network that is slow now and then
 STAMPED: Final = frozenset({"gate", "gate-not-before", "gate-error"})
 STAMP: Final = re.compile(
-    rb'(admitted|delayed|rejected);id="([^"]+)-(\d+)@(\d+)";at=(\d+);attempt=(\d+);policy="([0-9a-f]{6})"'
+    rb'(admitted|delayed|rejected);id="([^"]+)-(\d+)@(\d+)";at=(\d+);attempt=(\d+);(?:origin="(?P<origin>[^"]+)";)?policy="([0-9a-f]{6})"'
     rb'(?:;reason=([a-z-]+))?(?:;limit=%?"[^"]*")?(?:;running)?(?:;first="([^"]+)")?(?:;created=(\d+))?'
 )
+PLACE: Final = re.compile(rb"(.+)-(\d+)@(\d+)")
 
 
 class Committed(NamedTuple):
@@ -64,6 +65,7 @@ class _Request:
     repeats: str = ""  # the id of the request that it repeats, as the gate says
     visible: int = -1
     not_before: int = -1
+    origin: str = ""  # of one that was put back: the id of the first one
 
     @property
     def start(self) -> int:
@@ -94,7 +96,8 @@ class _Service:
     versions: dict[str, None] = field(default_factory=dict)
     cancelled: list[int] = field(default_factory=list)  # when they were parked
     disorder: list[str] = field(default_factory=list)  # what went out of its order
-    expedites: bool = False  # some of what waited was let go first
+    reordered: bool = False  # some of what waited was let go first, or put into another lane, or came once more
+    put_back: int = 0  # requests
     taken: list[int] = field(default_factory=list)  # when commands on it were
 
 
@@ -137,20 +140,44 @@ class Checker:
             audit = decode_audit(record.value)
             if audit.command:
                 self._audits.setdefault(audit.command, []).append(audit)
+        elif (retried := self._names.service_of(record.topic, "retries")) is not None:
+            self._feed_put_back(self._service(retried), record)
         elif not self.running.tell(record.topic, record.partition, record.offset, record.value):
             self._feed_service(record)
 
     def _feed_command(self, key: str, value: bytes) -> None:
-        """What is let go first goes out of its order, and others later than they were told."""
+        """What is let go first, or elsewhere, goes out of its order, and others later than they were told."""
         given = control.decode(decode(key, value, CommandRecord).command)
-        if isinstance(given, control.Expedite):
-            self._service(given.service).expedites = True
+        if isinstance(given, control.Expedite | control.Move):
+            self._service(given.service).reordered = True
 
     def _feed_answer(self, answer: Answer) -> None:
         if answer.state is AnswerState.TAKEN:
             self._service(answer.service).taken.append(answer.at)
         elif answer.state in FINAL:
             self._ends.setdefault(answer.command, []).append(answer)
+
+    def _feed_put_back(self, service: _Service, record: Committed) -> None:
+        """Take what came back from a topic: a request of its own, which is as the first one was."""
+        place = f"{record.topic}-{record.partition}@{record.offset}"
+        origin = dict(record.headers).get("gate-job-id")
+        found = PLACE.fullmatch(origin or b"")
+        first = service.requests.get((int(found[2]), int(found[3]))) if found is not None else None
+        if origin is None or found is None or first is None or found[1].decode() != self._names.requests(service.name):
+            self._add("put back", f"{place} names {origin!r} as the first one")
+            return
+        plain = record._replace(headers=[h for h in record.headers if h[0] != "gate-job-id"])
+        if _print(plain) not in {first.print, first.bare}:
+            self._add("touched", f"{place}: key, value or headers differ from those of {origin.decode()}")
+        service.reordered = True
+        service.put_back += 1
+        options = read_options(record.headers)
+        service.requests[-1 - record.partition, record.offset] = _Request(
+            None if isinstance(options, Malformed) else options,
+            record.timestamp,
+            _print(record),
+            origin=origin.decode(),
+        )
 
     def _feed_service(self, record: Committed) -> None:
         name = self._names.service_of(record.topic)
@@ -186,13 +213,16 @@ class Checker:
         if found is None:
             self._add("stamp", f"{place} has no stamp of its own: {stamps}")
             return
-        verdict, topic, partition, offset, at, attempt, version, reason, first, created = found.groups()
-        request = service.requests.get((int(partition), int(offset)))
+        verdict, topic, partition, offset, at, attempt, origin, version, reason, first, created = found.groups()
+        retried = topic.decode() == self._names.retries(service.name)
+        number = -1 - int(partition) if retried else int(partition)
+        request = service.requests.get((number, int(offset)))
         if (
             request is None
-            or topic.decode() != self._names.requests(service.name)
+            or not (retried or topic.decode() == self._names.requests(service.name))
             or verdict.decode() != kind
-            or int(partition) != record.partition
+            or (origin or b"").decode() != request.origin
+            or record.partition != (int(request.origin.rpartition("-")[2].partition("@")[0]) if retried else number)
         ):
             self._add("stamp", f"{place} is stamped {stamps[0]!r}, which fits no request of this topic")
             return
@@ -268,7 +298,7 @@ class Checker:
         own = service.by_tenant.setdefault(tenant, {})
         own[moment] = own.get(moment, 0) + cost
         queue = record.partition, request.options.lane, tenant
-        if request.is_scheduled:
+        if request.is_scheduled or request.origin:
             return
         if service.last.get(queue, -1) >= offset:
             behind = f"{service.name}: {offset} of {queue} was admitted behind {service.last[queue]}"
@@ -309,7 +339,7 @@ class Checker:
         for service in self._services.values():
             self._check_ends(service, offsets, places, drained=drained, torn=torn)
             self._check_not_before(service)
-            for behind in () if service.expedites else service.disorder:
+            for behind in () if service.reordered else service.disorder:
                 self._add("order", behind)
             self._check_once(service, policy.effective(service.name).deduplicate)
         self._check_limits()
@@ -357,8 +387,10 @@ class Checker:
         drained: bool,
         torn: bool,
     ) -> None:
-        topic, delayed = self._names.requests(service.name), self._names.delayed(service.name)
-        for (partition, offset), request in service.requests.items():
+        delayed = self._names.delayed(service.name)
+        for (number, offset), request in service.requests.items():
+            topic = (self._names.requests if number >= 0 else self._names.retries)(service.name)
+            partition = number if number >= 0 else -1 - number
             what = f"{topic}-{partition}@{offset}"
             ends = request.admitted + request.rejected
             decided = offset < offsets.get(Partition(topic, partition), 0)
@@ -391,7 +423,7 @@ class Checker:
 
         Under a shared budget or limits of tenants it is an estimate, which may be late by a turn of another.
         """
-        if service.dropped or service.expedites or len(service.versions) != 1:
+        if service.dropped or service.reordered or len(service.versions) != 1:
             return
         policy = self._policies[next(iter(service.versions))].effective(service.name)
         if policy.group is not None or policy.tenants is not None or (service.shed and len(policy.lanes) > 1):
@@ -407,7 +439,7 @@ class Checker:
         """
         named: dict[tuple[str, bytes], list[tuple[int, str, _Request]]] = {}
         for (partition, offset), request in service.requests.items():
-            own = "" if rules is None else request.ids.get({"id": "gate-id"}.get(rules.by, rules.by))
+            own = "" if rules is None or request.origin else request.ids.get({"id": "gate-id"}.get(rules.by, rules.by))
             name = f"{self._names.requests(service.name)}-{partition}@{offset}"
             if own and request.decided >= 0 and request.options is not None:
                 named.setdefault((request.options.tenant, own), []).append((request.decided, name, request))
@@ -469,7 +501,7 @@ class Checker:
         for command in commands:
             if command not in self._ends:
                 self._add("command", f"{command} was never answered")
-        told: dict[str, int] = {}
+        told: dict[tuple[str, str], list[int]] = {}  # how many each command was about, by service and what it is
         for command, ends in self._ends.items():
             last, audits = ends[-1], self._audits.get(command, [])
             if any((end.state, end.done, end.of) != (last.state, last.done, last.of) for end in ends):
@@ -478,11 +510,17 @@ class Checker:
                 self._add("command", f"{command} has {len(audits)} records in the audit")
             elif (audits[0].result, audits[0].after["done"]) != (last.state, last.done):
                 self._add("command", f"{command}: the answer says {last}, the audit {audits[0]}")
-            if audits and audits[0].what == "cancel":
-                told[last.service] = told.get(last.service, 0) + last.done
+            meant = last.of or 0
+            if last.done > meant or (audits and audits[0].what == "redrive" and meant != last.done + last.skipped):
+                self._add("command", f"{command} was about {meant}, of which {last.done} were done: {last}")
+            if audits and last.done:
+                told.setdefault((last.service, audits[0].what), []).append(last.done)
         for name, service in self._services.items():
-            if commands and len(service.cancelled) != told.get(name, 0):
-                self._add("command", f"{name}: {len(service.cancelled)} were cancelled, {told.get(name, 0)} told")
+            cancelled, redriven = (told.get((name, what), []) for what in ("cancel", "redrive"))
+            if commands and len(service.cancelled) != sum(cancelled):
+                self._add("command", f"{name}: {len(service.cancelled)} were cancelled, {cancelled} told")
+            if commands and service.put_back != sum(redriven):
+                self._add("command", f"{name}: {service.put_back} were put back, {redriven} told")
             if service.cancelled and max(service.cancelled) > max(service.taken, default=0):
                 self._add("command", f"{name}: what was parked at {max(service.cancelled)} was cancelled by a command"
                           f" that was taken at {max(service.taken, default=0)}")  # fmt: skip
@@ -500,7 +538,7 @@ class Checker:
                 self._add("late", f"{service.name}: decided at {request.at}, but to be seen from {request.visible} on")
         if policy.tenants is not None:
             return
-        if len(policy.lanes) == 1 and not service.expedites:
+        if len(policy.lanes) == 1 and not service.reordered:
             for request in service.requests.values():
                 promised = start_ms < request.not_before and not request.is_scheduled
                 if request.admitted and promised and request.not_before < request.at - LATEST_MS:

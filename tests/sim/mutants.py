@@ -9,12 +9,15 @@ from unittest import mock
 
 import msgspec
 
+from gate.admission.engine import Engine
+from gate.admission.fair_scheduler import FairScheduler
 from gate.admission.forecast.single_queue import SingleQueue
 from gate.admission.limits.running_requests import RunningCounter
-from gate.admission.model import Verdict
+from gate.admission.model import EXPEDITED, Verdict
 from gate.admission.queues.parked_places import ParkedPlaces
 from gate.admission.queues.scheduled_places import Scheduled
 from gate.admission.queues.selectable import SelectablePlaces
+from gate.admission.queues.spans import BEGINNING
 from gate.admission.recent_ids import RecentIds
 from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
@@ -23,7 +26,7 @@ from gate.shard import duplicates, routing
 from gate.shard import owner as shard
 from gate.shard.batch_writer import BatchWriter
 from gate.shard.buffer import FetchBuffer
-from gate.shard.operator_commands import OperatorCommands
+from gate.shard.operator_commands import OperatorCommand, OperatorCommands
 from gate.shard.owner import Shard
 from gate.shard.positions import Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, RecoveredState, Written
@@ -462,3 +465,60 @@ def set_not_frozen(select: Any) -> Any:
 def cut_one_too_many(cuts: Any) -> Any:
     """Behind what is meant goes one more."""
     return lambda self, spans: cuts(self, [replace(span, count=span.count + 1) for span in spans])
+
+
+@_plant(Engine, "shift", OF_COMMANDS)
+def moved_pay_twice(shift: Any) -> Any:
+    """Who is put into another lane pays for it, and once more when its turn comes."""
+
+    def pay(self: Engine, now: int, *given: Any) -> int:
+        shifted: int = shift(self, now, *given)
+        self.state.limits.charge(now, shifted, 1)
+        return shifted
+
+    return pay
+
+
+@_plant(Engine, "shift", OF_COMMANDS)
+def moved_are_lost(shift: Any) -> Any:
+    """Who is put into another lane is left out of both."""
+
+    def lose(self: Engine, now: int, spans: Any, lane: str) -> int:
+        self.lose(now, spans)
+        return len(spans)
+
+    return lose
+
+
+@_plant(FairScheduler, "serve", OF_COMMANDS)
+def expedited_go_over(serve: Any) -> Any:
+    """Who is let go first does not ask the limits."""
+
+    def go(self: FairScheduler, now: int, limits: Any, room: int, pulls: Any) -> Any:
+        while room and (queue := self.head()) is not None and queue.lane.name == EXPEDITED and queue.requests:
+            count, cost = self._parked.head(queue)
+            count = min(count, room)
+            room -= count
+            self.tally.requests += count
+            self.tally.units += count * cost
+            self._served.add(queue)
+            self._pull(queue, count, cost, pulls, None)
+        return serve(self, now, limits, room, pulls)
+
+    return go
+
+
+@_plant(OperatorCommand, "set", OF_COMMANDS)
+def redrive_from_its_beginning(set_: Any) -> Any:
+    """How far a redrive has come is known in memory only: whoever takes it over puts all of it back once more."""
+
+    def keep(self: OperatorCommand, **changes: Any) -> None:
+        set_(self, **({**changes, "place": BEGINNING} if "redrive" in changes else changes))
+
+    return keep
+
+
+@_plant(OperatorCommands, "put_back", OF_COMMANDS)
+def put_back_by_halves(put_back: Any) -> Any:
+    """Of what a batch puts back the last one is left out, and yet counted."""
+    return lambda self, *given: put_back(self, *given)[:-1]

@@ -109,6 +109,15 @@ class Kind:
     ALL = (KILL, PAUSE, EXPEL, LEAVE, JOIN, REBALANCE, DOWN, POLICY, POLICY, CLOCK, CLOCK, HIDE, COMMAND)
 
 
+class Order:
+    """What operators command about what waits, or was rejected."""
+
+    CANCEL = "cancel"
+    EXPEDITE = "expedite"
+    MOVE = "move"
+    REDRIVE = "redrive"
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """Requests that arrive together."""
@@ -142,6 +151,8 @@ class Scenario:
     looked_at: int = 20_000  # entries of the state that it looks at
     job: float = 2.0  # seconds that a job takes whose worker tells
     honest: bool = False  # each is told once
+    orders: tuple[str, ...] = (Order.CANCEL, Order.CANCEL, Order.EXPEDITE)  # what operators command, in turn
+    amid: int = 0  # kills of owners in the midst of commands
 
     @property
     def ill_until(self) -> float:
@@ -151,7 +162,8 @@ class Scenario:
     @property
     def calm(self) -> bool:
         """Tell whether nothing goes wrong, and nothing is scaled down so far that it takes its time."""
-        quiet = not self.events and not self.faults.most and not self.picky.part
+        harmless = all(kind == Kind.CANCEL for _, kind in self.events)
+        quiet = harmless and not self.faults.most and not self.picky.part
         return quiet and self.faults.slow < 0.5 and self.pulls == PULLS
 
 
@@ -293,23 +305,31 @@ def _headers(random: Random, service: str, at: float) -> Iterator[tuple[str, byt
 
 
 def commanded(seed: int) -> Scenario:
-    """Draw a run of one service in which much waits, and many commands come amid faults that no broker dies of."""
+    """Draw a run of one service in which much waits, and many commands come amid faults that no broker dies of.
+
+    In every third run there are none, so that nothing may come later than its limits say.
+    """
     random = Random(f"commanded {seed}")
-    service = random.choice(("plain", "lanes", "tenants", "slow"))
+    service = random.choice(("plain", "lanes", "lanes", "tenants", "slow", "reject"))
     numbers, offers = iter(range(10_000)), []
-    for burst in range(12):
-        at = 20.0 + 5 * burst
-        requests = [_request(random, service, next(numbers), at) for _ in range(random.choice((3, 20)))]
+    for burst in range(48):
+        at = 20.0 + 1.25 * burst
+        requests = [_request(random, service, next(numbers), at) for _ in range(random.choice((1, 4)))]
         place = Partition(NAMES.requests(service), random.randrange(PARTITIONS))
         offers.append(Offer(at, place, tuple(requests), transactional=False))
     offers.append(Offer(550.0, place, (Outgoing(None, b"last", START_MS + 550_000, ()),), transactional=False))
+    calm = seed % 3 == 2
     kinds = random.choices((Kind.KILL, Kind.EXPEL, Kind.REBALANCE, Kind.PAUSE), k=random.choice((1, 2, 3)))
-    events = [(random.uniform(25, 110), kind) for kind in kinds]
-    events += [(random.uniform(25, 110), Kind.CANCEL) for _ in range(6)]
+    events = [] if calm else [(random.uniform(25, 110), kind) for kind in kinds]
+    commands = [random.uniform(25, 110) for _ in range(8)]
+    events += [(at, Kind.CANCEL) for at in commands]
+    orders = [Order.CANCEL, Order.EXPEDITE, Order.REDRIVE] + [Order.MOVE] * (service == "lanes")
+    random.shuffle(orders)
     return Scenario(
         seed=seed, seconds=600.0, members=2, shards=1, services=(service,),
-        faults=Faults(random.choice((0.0, 0.05)), 4),
-        events=tuple(sorted(events)), offers=tuple(offers), batch=4000, pulls=random.choice((3, PULLS)),
-        buffer=1 << 20, fetch=500, runs=120, look=random.uniform(30, 100), at_once=random.choice((1, 3, 500)),
-        looked_at=random.choice((1, 20_000)),
+        faults=Faults() if calm else Faults(random.choice((0.0, 0.05)), 4),
+        events=tuple(sorted(events)), offers=tuple(offers), batch=4000,
+        pulls=PULLS if calm else random.choice((3, PULLS)),
+        buffer=1 << 20, fetch=500, runs=120, look=random.uniform(30, 100), at_once=random.choice((1, 1, 3, 500)),
+        looked_at=random.choice((1, 20_000)), orders=tuple(orders), amid=0 if calm else 4,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """The gate's promises over a thousand simulated hours of faults, and the power of these tests to find bugs."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -162,6 +163,13 @@ def test_places_are_taken_as_long_as_something_waits():
     (times,) = [sorted(at for at, _, _ in service.admitted.values()) for service in runs.services.values()]
     assert times[-1] - times[0] > 250 * 10**9  # they came one after another
     assert runs.used("runs", most, times[0], times[-1]) >= 0.99
+
+
+def test_a_gate_that_leaves_ends_all_that_it_has_begun(caplog):
+    events = ((40.0, Kind.JOIN), (60.0, Kind.LEAVE))
+    assert play(scenario("plain", (20.0, 8, []), (500.0, 2, []), events=events)).problems == ()
+    gc.collect()
+    assert "pending" not in caplog.text
 
 
 # -- the checker -------------------------------------------------------------------------------------------------------

@@ -6,32 +6,36 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 from gate.admission.model import SECOND, Event, Usage
+from gate.admission.state import decode
 from gate.kafka import instance as gate_module
 from gate.kafka.assignor import balance
 from gate.kafka.instance import Gate
 from gate.limits import window_log
 from gate.policy import Policy, Settings
-from gate.protocol.control import Cancel, Expedite, PauseUntil, Resume, Selection
+from gate.protocol.control import BacklogCommand, Cancel, Expedite, Move, PauseUntil, Redrive, Resume, Selection
 from gate.shard import operator_commands as commands_module
 from gate.shard import owner as shard_module
 from gate.shard import reader as reader_module
+from gate.shard import source_reader as source_reader_module
 from gate.shard import state as state_module
+from gate.shard.operator_commands import FullCommandRecord
 from gate.shard.owner_views import Lag, Received
 from gate.shard.placement import shard_of
-from gate.shard.ports import Session
-from gate.shard.records import CommittedOffset, Outgoing, Partition
+from gate.shard.ports import Session, UnavailableError
+from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition
 from gate.shard.usage_schedule import UsageSchedule
 from tests.sim.checker import Checker, Committed
 from tests.sim.client import Network, SimSession, SimSource
 from tests.sim.log import Broker, KafkaError, PartitionLog, Trace
 from tests.sim.loop import DeadlockError, LivelockError, Process, SimLoop, run
-from tests.sim.scenario import NAMES, PARTITIONS, START_MS, VARIANTS, Kind, Scenario, draw, policy
+from tests.sim.scenario import NAMES, PARTITIONS, START_MS, VARIANTS, Kind, Order, Scenario, draw, policy
 from tests.sim.workers import Workers
 
+T = TypeVar("T")
 SESSION_TIMEOUT = 6.0
 REVOKE_DEADLINE = 3.0
 PATIENCE = 4 * 3600.0  # until all that was offered must be decided
@@ -89,7 +93,11 @@ class Member(Gate):
         """Start the process."""
         if self.process.dead:  # killed before its first breath
             return
-        self._task = self.process.spawn(self._follow_assignments())
+        self._tasks.append(self.process.spawn(self._follow_assignments()))  # so that `stop` ends it, as in a gate
+
+    def die(self) -> None:
+        """Be killed."""
+        self.world.kill(self.process)
 
     async def revoke(self) -> None:
         """Do what the group calls for before a rebalance."""
@@ -138,7 +146,32 @@ class Member(Gate):
             await self.world.network.call(self.process, "prepare", lambda: None)
 
     async def retries(self, services: Collection[str]) -> Mapping[str, int]:
-        return {}
+        return {service: 1 for service in services if service in self.world.widened}
+
+    async def widen(self, service: str, partitions: int) -> int:
+        await self._ask("widen", lambda: self.world.widened.update({service: None}))
+        return 1
+
+    async def handed_over(self, partitions: Sequence[Partition]) -> Mapping[Partition, CommittedOffset]:
+        return await self.committed(partitions)
+
+    async def extents(self, topic: str, since_ms: int) -> dict[int, tuple[int, int]]:
+        logs = {number: self.world.broker.log(Partition(topic, number)) for number in range(PARTITIONS)}
+        return await self._ask("extents", lambda: {n: (0, min(log.known_end(), log.stable)) for n, log in logs.items()})
+
+    async def scan(self, partition: Partition, offset: int) -> Fetched:
+        log = self.world.broker.log(partition)
+        found = await self._ask("scan", lambda: log.fetch(offset, self.world.scenario.fetch))
+        if found is None:
+            raise UnavailableError(f"a new leader does not show {partition} yet")
+        return found
+
+    async def _ask(self, what: str, effect: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(10):
+                return await self.world.network.call(self.process, what, effect)
+        except KafkaError as error:
+            raise UnavailableError(str(error)) from error
 
 
 class Commands:
@@ -257,6 +290,7 @@ class World:
             self.network, self.broker, NAMES, Random(f"workers {self.scenario.seed}"), self.scenario.job,
             honest=self.scenario.honest,
         )  # fmt: skip
+        self.widened: dict[str, None] = {}  # services with a retries topic
         self.hidden = ""  # a service
         self.offered = 0
         self._names = 0
@@ -417,20 +451,49 @@ class World:
             self.loop.call_later(self.random.uniform(0, 1), each._heed, context=each.process.context)
 
     def _cancel(self, service: str) -> None:
-        """Cancel some of what waits, or let it go first; now and then the same command is sent twice."""
+        """Command something about what waits, or was rejected; now and then the same command is sent twice."""
         selection = self.orders.choice(
             (
                 Selection(all=True), Selection(all=True, keep_newest=3), Selection(tenant="acme"), Selection(key="k1"),
                 Selection(key="k2", keep_newest=1), Selection(older_than_ms=5_000), Selection(id="gate.requests.x-0@1"),
             )
         )  # fmt: skip
-        known = f"c{len(self.commands.given)}"
-        self.note(Kind.CANCEL, service, known, selection)
-        command = (Expedite if int(known[1:]) % 3 == 2 else Cancel)(service, selection)
+        number = len(self.commands.given)
+        known = f"c{number}"
+        orders = self.scenario.orders
+        command = self._ordered(orders[number % len(orders)], service, selection)
+        self.note(Kind.CANCEL, known, command)
         self._give(Received(0, service, command, id=known, reason="because", at=self.clock_ms()))
         if self.orders.random() < 0.4:
             again = Received(0, service, command, id=known, reason="because", at=self.clock_ms())
             self.loop.call_later(self.orders.choice((0.5, 20.0, 600.0)), self._give, again)
+
+    def _ordered(self, order: str, service: str, selection: Selection) -> BacklogCommand:
+        if order == Order.EXPEDITE:
+            return Expedite(service, selection)
+        if order == Order.MOVE:
+            return Move(service, selection, self.orders.choice(list(self.policy.effective(service).lanes)))
+        return (Redrive if order == Order.REDRIVE else Cancel)(service, selection)
+
+    def _watch_commands(self, shard: int) -> None:
+        """Kill owners of a shard now and then when a part of a command is done."""
+        log, position, left = self.broker.log(Partition(NAMES.state, shard)), 0, self.scenario.amid
+
+        def look() -> None:
+            nonlocal position, left
+            new, position = log.stored[position:], log.end
+            for record in new if left else ():
+                if (record.key or b"").startswith(b"command/") and record.value is not None:
+                    kept = decode("", record.value, FullCommandRecord)
+                    if kept.done and not kept.result and self.orders.random() < 0.3:
+                        left -= 1
+                        owners = [m for m in self.gates.values() if m.name == self.group.owners.get(shard)]
+                        for owner in owners:
+                            self.network.later(self.network.latency() * self.orders.choice((0, 3, 9)), owner.die)
+                        return
+
+        if self.scenario.amid:
+            log.watchers[look] = None
 
     def _give(self, received: Received) -> None:
         self.commands.given.append(received._replace(offset=len(self.commands.given)))
@@ -464,6 +527,8 @@ class World:
         for service in scenario.services:
             if service.startswith("run"):
                 self.workers.watch(service, PARTITIONS)
+        for shard in range(scenario.shards):
+            self._watch_commands(shard)
         loop.call_later(scenario.look, self.look)
         for at, kind in scenario.events:
             loop.call_later(at, self._strike, kind)
@@ -472,7 +537,7 @@ class World:
         await asyncio.sleep(scenario.seconds - scenario.ill_until)
         total = sum(len(offer.records) for offer in scenario.offers)
         patience = loop.time() + PATIENCE
-        while self.offered < total or self._decided() < total:
+        while self.offered < total or self._decided() < total + self._put_back():
             if loop.time() > patience:
                 self.problems.append(f"stuck: {self._decided()} of {self.offered} decided")
                 break
@@ -489,6 +554,10 @@ class World:
         return sum(
             sum(1 for _ in log.committed()) for partition, log in self.broker.logs.items() if partition.topic in ends
         )
+
+    def _put_back(self) -> int:
+        logs = [self.broker.log(Partition(NAMES.retries(service), 0)) for service in self.widened]
+        return sum(1 for log in logs for _ in log.committed())
 
     def look(self) -> None:
         """Check in mid-run: what is committed must be in order at any moment, once a broker's death is got over."""
@@ -514,8 +583,8 @@ class World:
         """Have all that is committed read by a new checker."""
         policies = map(policy, range(len(VARIANTS)))
         checker = Checker(NAMES, {p.version: p for p in policies}, self.scenario.shards, self.scenario.picky)
-        order = {"requests": 0, "delayed": 1, "state": 3}
-        for partition in sorted(self.broker.logs, key=lambda p: (order.get(p.topic.split(".")[1], 2), p)):
+        order = {"requests": 0, "retries": 1, "delayed": 2, "state": 4}
+        for partition in sorted(self.broker.logs, key=lambda p: (order.get(p.topic.split(".")[1], 3), p)):
             for r in self.broker.logs[partition].committed():
                 seen = r.transaction.ended_ms
                 checker.feed(Committed(*partition, r.offset, r.key, r.value, r.headers, r.timestamp, seen))
@@ -557,6 +626,7 @@ def _installed(scenario: Scenario) -> Iterator[None]:
             (commands_module, "AT_ONCE", scenario.at_once),
             (commands_module, "LOOKED_AT", scenario.looked_at),
             (commands_module, "log", _Silent()),
+            (source_reader_module, "log", _Silent()),
             (window_log, "LOG_RUNS", scenario.runs),
             (UsageSchedule, "EVERY", 30 * SECOND),  # mostly reports would be simulated otherwise
         ]
