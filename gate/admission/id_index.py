@@ -1,8 +1,8 @@
 """Index of recent ids: from 32 bits of an id's digest to the newest entry that has them, and on to the ones before.
 
-A table of chains in two flat columns, of 4 bytes an entry and 12 to 24 for the table, that is asked and told about a
-batch in a few passes. It grows beside its work: the larger one is filled with each batch a bit more, and takes its
-place when it has caught up, so that no batch waits for it.
+A table of chains in two flat columns, of 4 bytes an entry and at most 24 for each that may come in the table, that is
+asked and told about a batch in a few passes. It grows beside its work, fourfold as that is rarely: the larger one is
+filled with each batch a bit more, and takes its place when it has caught up, so that no batch waits for it.
 """
 
 from array import array
@@ -13,6 +13,7 @@ _FEWEST: Final = 64  # slots
 _SPARSE: Final = 3  # slots to an entry at the least: the fewer entries share one, the rarer is a look in vain
 _STEP: Final = 8_192  # entries that a larger table takes in with a batch at the least: some 0.7 ms
 _PACE: Final = 4  # times as many as came
+_GROWTH: Final = 4
 _EMPTY: Final = 16  # an index with room for so many times what it holds is made smaller
 LAST: Final = 2**32 - 1  # the last number that an entry may have
 
@@ -22,10 +23,7 @@ class IdIndex:
 
     __slots__ = ("_before", "_first", "_mask", "_table")
 
-    def __init__(self, first: int, entries: int = 0) -> None:
-        slots = _FEWEST
-        while slots < _SPARSE * entries:
-            slots *= 2
+    def __init__(self, first: int, slots: int = _FEWEST) -> None:
         self._table = array("I", bytes(4 * slots))
         self._mask = slots - 1
         self._before = array("I")  # of each entry, the one before it in its chain; 0: none
@@ -37,9 +35,9 @@ class IdIndex:
         return self._first + len(self._before)
 
     @property
-    def room(self) -> int:
-        """How many entries it is large enough for."""
-        return len(self._table) // _SPARSE
+    def slots(self) -> int:
+        """How large its table is."""
+        return len(self._table)
 
     def candidates(self, words: Sequence[int]) -> list[tuple[int, int]]:
         """Return the place in `words` and the number of the newest entry that may have it; mostly there is none."""
@@ -81,18 +79,21 @@ class GrowingIndex:
 
     def __init__(self, words_from: Callable[[int, int], Sequence[int]], first: int = 1, entries: int = 0) -> None:
         """Take a way to read the words of some of the entries from a number on, of at most so many, once more."""
-        self.now = IdIndex(first, entries)
+        self.now = IdIndex(first, _slots_for(entries))
         self._next: IdIndex | None = None
         self._words_from = words_from
 
-    def add(self, words: Sequence[int], floor: int) -> None:
-        """Enter the next entries; those below `floor` do not count any more."""
+    def add(self, words: Sequence[int], floor: int, most: int) -> None:
+        """Enter the next entries; those below `floor` do not count any more, and never more than `most` do."""
         self.now.add(words)
         self.now.drop(floor)
-        if self._next is None:
-            alive, room = self.now.end - floor, self.now.room
-            if alive > room or (alive < room // _EMPTY and room > _STEP):
-                self._next = IdIndex(floor, alive)
+        alive, slots = self.now.end - floor, self.now.slots
+        if self._next is None and not slots // _EMPTY <= _SPARSE * alive <= slots:
+            least = _slots_for(alive)
+            if least > slots:
+                self._next = IdIndex(floor, max(least, min(_GROWTH * slots, _slots_for(most))))
+            elif slots > _STEP:
+                self._next = IdIndex(floor, least)
         if self._next is not None:
             self._fill(self._next, floor, max(_STEP, _PACE * len(words)))
 
@@ -104,6 +105,11 @@ class GrowingIndex:
             most -= len(part)
         if other.end == self.now.end:
             self.now, self._next = other, None
+
+
+def _slots_for(entries: int) -> int:
+    """Return how many slots there are to be: a power of two."""
+    return max(_FEWEST, 1 << (_SPARSE * entries - 1).bit_length()) if entries else _FEWEST
 
 
 def words_of(digests: bytes | bytearray, length: int) -> "array[int]":

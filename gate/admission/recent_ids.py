@@ -143,7 +143,7 @@ class RecentIds:
             self._changed[chunk.name] = chunk
             done += more
             self._next += more
-        self._index.add(words_of(joined, _WHOLE), self._floor)
+        self._index.add(words_of(joined, _WHOLE), self._floor, self.rules.at_most)
         self._expire(at)
 
     def forget(self, digest: bytes, place: Place) -> bool:
@@ -178,7 +178,9 @@ class RecentIds:
             if self._index is None:
                 self._index = GrowingIndex(self._words, self._next)
             self._next += len(chunk.places)
-            self._index.add(words_of(record.digests, _KEPT), self._floor)
+            self._index.add(
+                words_of(record.digests, _KEPT), self._floor, 0 if self.rules is None else self.rules.at_most
+            )
             yield
         self.forgotten = 0
         if self.rules is None:
