@@ -1,6 +1,7 @@
 """The gate and its peers from end to end on one broker; the method is described in the package.
 
 python -m bench.pipeline [--quick] [--rounds N] [--only NAME ...]
+python -m bench.pipeline --itself deduplicate [--rounds N]: of the gate against itself these pairs alone
 """
 
 import argparse
@@ -58,15 +59,31 @@ def table(rounds: plan.Rounds) -> str:
     return "\n".join(lines)
 
 
+def against_itself(names: Sequence[str], rounds: int) -> int:
+    """Run pairs of the gate alone, and print what each ratio came to."""
+    pairs = [pair for pair in plan.pairs() if pair.name in names]
+    with LocalBroker.start(heap=BROKER_HEAP, optimize=True) as broker:
+        cases = list(dict.fromkeys(case for pair in pairs for case in (pair.many, pair.few)))
+        outcomes, failures = asyncio.run(run_rounds(cases, rounds, broker.bootstrap))
+    for result in plan.ratios_of(pairs, outcomes):
+        print(f"{result.name:32} {result.ratio:10.4f} ({result.min:.4f} to {result.max:.4f})  {result.unit}")
+    return 1 if failures else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds of small loads, under four minutes")
     parser.add_argument("--rounds", type=int, help="5 if not said; 2 when quick")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these peers alone, beside the gate")
+    parser.add_argument(
+        "--itself", nargs="+", metavar="PAIR", choices=[p.name for p in plan.pairs()], help="%(choices)s"
+    )
     arguments = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # of topics that come and go; what fails raises
     rounds = arguments.rounds or (2 if arguments.quick else 5)
     use_memory()
+    if arguments.itself:
+        return against_itself(arguments.itself, rounds)
     failures: list[str] = []
     try:
         build_kafka_streams()

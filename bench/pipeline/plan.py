@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bench.pipeline.contenders import AT_LEAST_ONCE, DEDUPLICATE, EXACTLY_ONCE, KAFKA_STREAMS, PYTHON_PEERS, Contender
 from bench.pipeline.load import Shape
@@ -32,17 +32,36 @@ def cases(*, quick: bool) -> list[Case]:
     return [Case(contender, shape, contender.load, form) for contender, shape, form in chosen]
 
 
-def scale_cases() -> list[Case]:
-    """Return the gate against itself: one service and a thousand, one tenant and a hundred thousand, all shards."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The gate against itself: what more of something costs."""
+
+    name: str
+    many: Case
+    few: Case
+
+
+def pairs() -> list[Pair]:
+    """Return what is compared: a thousand services with one, many tenants with one, ids told apart with ids alone."""
     return [
-        Case(EXACTLY_ONCE, SMALL, SCALE_LOAD),
-        Case(EXACTLY_ONCE, SMALL, SCALE_LOAD, services=1000),
-        Case(EXACTLY_ONCE, ONE_TENANT, TENANTS_LOAD),
-        Case(EXACTLY_ONCE, MANY_TENANTS, TENANTS_LOAD),
-        Case(EXACTLY_ONCE, LARGE, SCALE_LOAD, services=64),
-        Case(EXACTLY_ONCE, WITH_IDS, TENANTS_LOAD),
-        Case(DEDUPLICATE, WITH_IDS, TENANTS_LOAD),
+        Pair(
+            "services/1000", Case(EXACTLY_ONCE, SMALL, SCALE_LOAD, services=1000), Case(EXACTLY_ONCE, SMALL, SCALE_LOAD)
+        ),
+        Pair(
+            "tenants/100000",
+            Case(EXACTLY_ONCE, MANY_TENANTS, TENANTS_LOAD),
+            Case(EXACTLY_ONCE, ONE_TENANT, TENANTS_LOAD),
+        ),
+        Pair("deduplicate", Case(DEDUPLICATE, WITH_IDS, TENANTS_LOAD), Case(EXACTLY_ONCE, WITH_IDS, TENANTS_LOAD)),
     ]
+
+
+ALL_SHARDS = Case(EXACTLY_ONCE, LARGE, SCALE_LOAD, services=64)
+
+
+def scale_cases() -> list[Case]:
+    """Return the runs of the gate against itself."""
+    return [*(case for pair in pairs() for case in (pair.few, pair.many)), ALL_SHARDS]
 
 
 def ratios(rounds: Rounds) -> list[Result]:
@@ -65,17 +84,20 @@ def ratios(rounds: Rounds) -> list[Result]:
 
 def scale_ratios(rounds: Rounds) -> list[Result]:
     """Return what services and tenants cost, and the memory of all shards under load."""
-    one, services, tenant, tenants, shards, ids, once = scale_cases()
-    results = []
-    pairs_of = (("services/1000", services, one), ("tenants/100000", tenants, tenant), ("deduplicate", once, ids))
-    for name, many, few in pairs_of:
-        pairs = [(a.cpu, b.cpu) for a, b in zip(rounds[many], rounds[few], strict=True) if a and b]
-        if pairs:
-            results.append(
-                from_rounds(f"cpu/{name}", *map(list, zip(*pairs, strict=True)), f"CPU per record, {name} / one")
-            )
-    if memory := [outcome.memory for outcome in rounds[shards] if outcome]:
+    results = ratios_of(pairs(), rounds)
+    if memory := [outcome.memory for outcome in rounds[ALL_SHARDS] if outcome]:
         results.append(figure("memory/16-shards", memory, "MB resident at the most, 16 shards at full load"))
+    return results
+
+
+def ratios_of(chosen: Sequence[Pair], rounds: Rounds) -> list[Result]:
+    """Return the CPU per record of each pair, round by round; nothing of one that always failed."""
+    results = []
+    for pair in chosen:
+        costs = [(a.cpu, b.cpu) for a, b in zip(rounds[pair.many], rounds[pair.few], strict=True) if a and b]
+        if costs:
+            many, few = map(list, zip(*costs, strict=True))
+            results.append(from_rounds(f"cpu/{pair.name}", many, few, f"CPU per record, {pair.name} / without"))
     return results
 
 
