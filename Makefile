@@ -47,7 +47,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/python docs/generated.py
 
-# 200 kills of gates under a million requests, then a network that delivers late: 20 minutes; replay with SEED=N
+# 200 kills of gates under a million requests, then a network that delivers late, then commands on a large backlog, ids
+# that may come only once, and jobs of which only so many may run, each amid 20 kills: 45 minutes; replay with SEED=N
 chaos: SEED ?= 1
 chaos: $(READY)
 ifdef CHAOS
@@ -55,6 +56,9 @@ ifdef CHAOS
 else
 	$(BIN)/python -m tests.chaos --kills 200 --requests 1000000 --gates 3 --seed $(SEED) --minutes 15
 	$(BIN)/python -m tests.chaos --late 100 --requests 100000 --seed $(SEED) --minutes 4
+	$(BIN)/python -m tests.chaos.commands --parked 100000 --kills 20 --seed $(SEED)
+	$(BIN)/python -m tests.chaos.once --requests 1000000 --kills 20 --minutes 10 --seed $(SEED)
+	$(BIN)/python -m tests.chaos.running --kills 20 --minutes 4 --seed $(SEED)
 endif
 
 # Whatever a stranger can send, beside services that did nothing: ten minutes; HOSTILE="--seed 7 --only bombs" for a part

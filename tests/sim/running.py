@@ -4,6 +4,7 @@ A batch is known by the time at which it was decided: the state says with each h
 is known which tellings had been heard when it admitted, whatever clocks show.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -84,10 +85,11 @@ class RunningChecker:
         heard = sorted(service.heard, key=lambda batch: batch[0])
         ends: dict[str, list[int]] = {}
         for partition, offset, ids in service.told:
-            batch = next((at for at, positions in heard if positions.get(partition, 0) > offset), None)
-            if batch is not None:
+            # how far it is read never goes back
+            index = bisect_right(heard, offset, key=lambda batch, number=partition: batch[1].get(number, 0))
+            if index < len(heard):
                 for request in ids:
-                    ends.setdefault(request, []).append(batch)
+                    ends.setdefault(request, []).append(heard[index][0])
         for request, (at, tenant, version) in service.admitted.items():
             timeout = self._policies[version].effective(name).running_timeout
             told = min((end for end in ends.get(request, ()) if end > at), default=2**62)
