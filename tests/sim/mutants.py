@@ -22,8 +22,7 @@ from gate.admission.recent_ids import RecentIds
 from gate.kafka.delayed_reader import ParkedReader
 from gate.limits import Limiter
 from gate.limits.window_log import Ring
-from gate.shard import duplicates, routing
-from gate.shard import owner as shard
+from gate.shard import duplicates, routing, take_over
 from gate.shard.batch_writer import BatchWriter
 from gate.shard.buffer import FetchBuffer
 from gate.shard.operator_commands import OperatorCommand, OperatorCommands
@@ -245,7 +244,7 @@ def clock_of_the_member(now: Any) -> Any:
     return lambda self: self._env.wall() // MS * MS
 
 
-@_plant(shard, "read_meta")
+@_plant(take_over, "read_meta")
 def earlier_than_the_last_owner(read_meta: Any) -> Any:
     """A new owner decides by a time before that of the last decision."""
     return lambda *args: msgspec.structs.replace(read_meta(*args), at=0)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 SOONER = {
     "alerts_outside": 6,
     "clock_of_the_member": 4,
-    "earlier_than_the_last_owner": 22,
+    "earlier_than_the_last_owner": 10,
     "half_done_not_looked_for": 3,
     "held_skipped": 5,
     "ids_not_written": 11,
