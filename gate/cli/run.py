@@ -115,6 +115,8 @@ async def _run(config: Path, policy: Policy, settings: Settings, access: Access,
                 guard=console.guard,
                 commander=console.commander,
                 shown=console.shown_request,
+                usage_of=console.shown_usage,
+                policy_of=console.shown_policy,
             )
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)

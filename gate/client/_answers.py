@@ -44,8 +44,11 @@ class Answers:
             consumer.seek(partition, end)
             yield cls(consumer)
 
-    async def wait_for(self, command: str, told: Callable[[Answer], object] | None) -> Answer:
-        """Return the last answer to a command, telling each on the way. Raises CommandRefusedError."""
+    async def wait_for(self, service: str, command: str, told: Callable[[Answer], object] | None) -> Answer:
+        """Return the last answer to a command about a service, telling each on the way. Raises CommandRefusedError.
+
+        The same id may be given to commands about several services: each is one of its own.
+        """
         loop = asyncio.get_running_loop()
         impatient: float | None = loop.time() + _IMPATIENT
         while True:
@@ -53,8 +56,10 @@ class Answers:
                 for record in records:
                     if record.key != command.encode():
                         continue
-                    impatient = None
                     answer = decode_answer(record.value)
+                    if answer.service != service:
+                        continue
+                    impatient = None
                     if told is not None:
                         told(answer)
                     if answer.state is AnswerState.FAILED:

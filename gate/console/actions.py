@@ -53,7 +53,7 @@ class Actions:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._under_way: dict[str, asyncio.Task[Answer]] = {}  # by the command's id
+        self._under_way: dict[tuple[str, str], asyncio.Task[Answer]] = {}  # by service and the command's id
 
     async def take(self, what: str, service: str, viewer: Viewer, form: Mapping[str, str]) -> Done:
         """Do what a form says. Raises RefusedError."""
@@ -143,11 +143,12 @@ class Actions:
         verb: str = "",
     ) -> Done:
         """Give a command once, and say what became of it, or that it goes on."""
-        task = self._under_way.get(command)
+        key = service, command
+        task = self._under_way.get(key)
         if task is None:
             task = asyncio.create_task(self._answer(viewer, give), name="console-command")
-            self._under_way[command] = task
-            task.add_done_callback(lambda done: self._ended(command, done))
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: self._ended(key, done))
         done, _ = await asyncio.wait([task], timeout=_ANSWERED_WITHIN)
         if not done:
             return Done(command, f"the command about {service} is under way; how far it is stands below")
@@ -157,10 +158,12 @@ class Actions:
         aborted = ", then it was aborted" if answer.state is AnswerState.ABORTED else ""
         return Done(command, f"{answer.done} of {answer.of} requests of {service} are {verb}{aborted}", answer.done)
 
-    def _ended(self, command: str, task: asyncio.Task[Answer]) -> None:
-        self._under_way.pop(command, None)
+    def _ended(self, key: tuple[str, str], task: asyncio.Task[Answer]) -> None:
+        self._under_way.pop(key, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("a command of the console was not carried out", command=command, why=reason_of(error))
+            log.warning(
+                "a command of the console was not carried out", service=key[0], command=key[1], why=reason_of(error)
+            )
 
     async def _answer(self, viewer: Viewer, give: Callable[[GateControl], Awaitable[Answer]]) -> Answer:
         async with GateControl(self._connection, who=viewer.who) as control:

@@ -14,13 +14,18 @@ from starlette.routing import Route
 
 from gate.console.access import COOKIE, OPEN, Access, Role, Viewer, is_same_origin
 from gate.console.actions import COMMANDS, ON_WAITING, ROLES, Actions, Done, new_id
+from gate.console.anonymous import (
+    answer_without_names,
+    policy_without_names,
+    request_without_names,
+    usage_without_names,
+)
 from gate.console.asked import Asked, asked_of, live_url, number
 from gate.console.assets import SECURITY, static
 from gate.console.feed import Feed
 from gate.console.forms import FILTER, RefusedError, check_form, read_form
 from gate.console.group import as_json
 from gate.console.live import Live
-from gate.console.view import limit_name
 from gate.console.views import LIVE, PAGES, Views
 
 SIZE_MOST: Final = 1_000  # services in one answer of `/v1/pressure`
@@ -28,8 +33,6 @@ _SIGNED_IN: Final = 12 * 3600  # seconds
 _FAILED: Final = 0.5  # seconds before somebody with a wrong token is answered
 _SAY_WHO: Final = "say who you are: Authorization: Bearer TOKEN"
 _DONE: Final = 1_000  # commands of which is told after a redirect
-_HIDDEN: Final = {"producer_id", "error"}  # of a request, from who may see no names
-_HIDDEN_OF_ANSWERS: Final = {"who", "because", "why"}
 
 
 class Console:
@@ -41,7 +44,7 @@ class Console:
         self._access = access
         self._actions = actions
         self._live = Live()
-        self._done: dict[str, str] = {}  # what became of the last commands, by their ids
+        self._done: dict[tuple[str, str], str] = {}  # what became of the last commands, by service and id
 
     @property
     def routes(self) -> list[Route]:
@@ -89,14 +92,22 @@ class Console:
 
     def shown_request(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return of where a request stands, or of an answer to a command, what may be told to who asks."""
-        viewer = self._access.viewer(request)
-        if viewer is not None and viewer.may(Role.READ):
+        if self.may_see_names(request):
             return found
-        hidden = _HIDDEN_OF_ANSWERS if "command" in found else _HIDDEN
-        told = {name: one for name, one in found.items() if name not in hidden}
-        if (limit := found.get("limit")) is not None:
-            told["limit"] = limit_name(limit, found["service"], names=False)
-        return told
+        return answer_without_names(found) if "command" in found else request_without_names(found)
+
+    def shown_usage(self, request: Request, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return of a service's usage what may be told to who asks."""
+        return record if self.may_see_names(request) else usage_without_names(record)
+
+    def shown_policy(self, request: Request, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return of a service's policy what may be told to who asks."""
+        return fields if self.may_see_names(request) else policy_without_names(fields)
+
+    def may_see_names(self, request: Request) -> bool:
+        """Tell whether who asks may be told the names of tenants and of those who command."""
+        viewer = self._access.viewer(request)
+        return viewer is not None and viewer.may(Role.READ)
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -118,7 +129,7 @@ class Console:
             ids = {name: new_id() for name in (*ROLES, "count") if viewer.may(ROLES.get(name, Role.OPERATE))}
             forms = {name: {"id": known, "csrf": viewer.sign(known)} for name, known in ids.items()}
         shown.setdefault("form", {name: request.query_params.get(name, "") for name in ("what", *FILTER)})
-        shown.setdefault("said", self._done.get(request.query_params.get("done", ""), ""))
+        shown.setdefault("said", self._done.get((asked.service, request.query_params.get("done", "")), ""))
         return self._html(
             "page.html", request, status=status, part=part, asked=asked, viewer=viewer, forms=forms,
             live=live_url(request, asked) if view in LIVE else "", lanes=self._views.lanes(asked.service),
@@ -190,7 +201,7 @@ class Console:
             return JSONResponse({"command": done.command, "done": done.text, "fits": done.fits})
         if action == "count":  # nothing was done that a reload could do again
             return await self._whole(request, "service", viewer, said=done.text, counted=done, form=form)
-        self._done[done.command] = done.text
+        self._done[service, done.command] = done.text
         while len(self._done) > _DONE:
             del self._done[next(iter(self._done))]
         return RedirectResponse(f"/services/{quote(service)}?done={quote(done.command)}", 303)

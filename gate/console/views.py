@@ -7,6 +7,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader
 
 from gate.console import words
+from gate.console.anonymous import policy_without_names
 from gate.console.asked import Asked
 from gate.console.assets import asset
 from gate.console.feed import Feed
@@ -182,7 +183,7 @@ def _shown_to(policy: Mapping[str, Any] | None, *, names: bool) -> Mapping[str, 
     """Return a policy without what names tenants, unless names may be told."""
     if policy is None or names:
         return policy
-    return {name: origin for name, origin in policy.items() if not name.startswith("tenants.")}
+    return policy_without_names(policy)
 
 
 def _environment() -> Environment:

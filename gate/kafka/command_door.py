@@ -72,11 +72,15 @@ class CommandDoor:
             raise GateError(f"giving the command failed: {str(error) or type(error).__name__}") from error
         return known
 
-    async def answer(self, known: str) -> Mapping[str, Any] | None:
-        """Return the last answer to a command; None: no gate has taken it yet, or it was none that is answered."""
+    async def answer(self, known: str, service: str | None = None) -> Mapping[str, Any] | None:
+        """Return the last answer to a command, about `service` if that is given; None: no gate has taken it yet."""
+
+        def fits(value: bytes | None) -> bool:
+            return service is None or answers.decode_answer(value).service == service
+
         try:
             async with asyncio.timeout(DEADLINE):
-                found = await newest(self._reader, Partition(self._names.answers, 0), known)
+                found = await newest(self._reader, Partition(self._names.answers, 0), known, fits=fits)
         except (KafkaError, TimeoutError) as error:
             raise GateError(f"reading the answers failed: {str(error) or type(error).__name__}") from error
         if found is None:

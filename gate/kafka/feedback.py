@@ -54,7 +54,9 @@ class Feedback:
         self._watched = watched
         self._on_change = on_change
         # in the order of the topic; of those that have no id the newest per service and tenant
-        self._commands: dict[str | tuple[str, str], Received] = {}
+        self._commands: dict[
+            tuple[bool, str, str], Received
+        ] = {}  # by whether they have one, service, and id or tenant
         self.lags: dict[str, Lag] = {}
         self.generation = 0  # the newest generation of the state that was told of
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,21 +144,17 @@ class Feedback:
         return answer.next_offset
 
     def _take(self, record: Record, key: str, command: control.Command, *, by_operator: bool) -> None:
-        about: str | tuple[str, str]
         service = "" if isinstance(command, control.WriteFormat | control.NewGeneration) else command.service
         told = _text(record.headers, control.COMMAND_ID)[: control.MAX_ID]
         if service:
-            about = known = key[: control.MAX_ID] or f"@{record.offset}"
+            known = key[: control.MAX_ID] or f"@{record.offset}"
+            about = True, service, known  # the same id may be given to commands about several services
         elif isinstance(command, control.PauseUntil | control.Resume):  # by the key, as earlier versions did
             service, known = key, told or f"@{record.offset}"
-            about = told or (service, command.tenant)
+            about = (True, service, told) if told else (False, service, command.tenant)
         else:
-            service, known, about = key, told, (control.FORMAT_KEY, "")
-        if (
-            isinstance(about, str)
-            and isinstance(command, control.PauseUntil | control.Resume)
-            and about in self._commands
-        ):
+            service, known, about = key, told, (False, control.FORMAT_KEY, "")
+        if about[0] and isinstance(command, control.PauseUntil | control.Resume) and about in self._commands:
             return  # sent once more; whoever has carried it out must not do so again
         self._commands.pop(about, None)  # the newest stands behind all others
         who, reason = _text(record.headers, control.WHO), _text(record.headers, control.REASON)

@@ -3,7 +3,8 @@
 What came into a partition is decided about in its order, so that those decisions are searched by halves: some ten
 reads in each of three topics. What has left the delayed topic since is looked for around the time that it was told, and
 then from its parking on: as many records as were admitted to its partition meanwhile, MOST at the most. A producer's id
-stands in no index: request topics are read backwards from now, MOST records at the most.
+stands in no index: request topics are read backwards from now, MOST records at the most. A result is looked for from
+the job's admission on, as most jobs take less time than has passed since; if that is too much, also backwards from now.
 """
 
 import asyncio
@@ -137,6 +138,42 @@ class RequestSearch:
     def _service_of(self, topic: str) -> str | None:
         return self._names.service_of(topic) or self._names.service_of(topic, "retries")
 
+    async def result(self, found: Whereabouts) -> bytes | None:
+        """Return what a worker has answered about a request that was found; None: nothing, within MOST records.
+
+        Raises GateError where the broker does not answer.
+        """
+        place = None if found.place is None else place_of(found.place.encode())
+        if place is None or found.standing is Standing.REJECTED:
+            return None
+        job = (found.origin or found.id).encode()
+        results = Partition(self._names.results(found.service), place.partition)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                if place.partition >= (await self._cluster.partitions()).get(results.topic, 0):
+                    return None
+                for look in (self._first_answer, self._newest_answer):
+                    self._read = 0
+                    try:
+                        answer = await look(results, job, found.at_ms or 0)
+                    except _TooMuchError:
+                        continue
+                    return None if answer is None else answer.value or b""
+        except (errors.KafkaError, TimeoutError) as error:
+            why = str(error) or f"no answer within {DEADLINE:g} s"
+            raise GateError(f"looking for the result of {found.id} failed: {why}", hint="see `gate doctor`") from error
+        return None
+
+    async def _first_answer(self, results: Partition, job: bytes, since_ms: int) -> Record | None:
+        begin, end = await self._offset_at(results, since_ms), await self._offset_at(results, None)
+        async for record in self._scan(results, begin, end):
+            if record.key == job:
+                return record
+        return None
+
+    async def _newest_answer(self, results: Partition, job: bytes, since_ms: int) -> Record | None:
+        return await self._newest(results, since_ms, lambda record: record.key == job)
+
     # -- by the producer's id --------------------------------------------------------------------------------------
 
     async def _by_producer(
@@ -221,7 +258,8 @@ class RequestSearch:
                 record = record or await self._scanned(rejected, request, since, None if until is None else until + 1)
                 found += [] if record is None else [(rejected, record)]
         if found and "rejected" in outputs and found[-1][0] == outputs.get("admitted"):
-            given_up = await self._scanned(outputs["rejected"], request, decided_at(found[-1][1].headers) or 0, None)
+            since = decided_at(found[-1][1].headers) or 0
+            given_up = await self._scanned(outputs["rejected"], request, since, None, retries=True)
             found += [] if given_up is None else [(outputs["rejected"], given_up)]
 
     async def _left(
@@ -242,13 +280,15 @@ class RequestSearch:
                     found.append((place, record))
                     return
 
-    async def _scanned(self, place: Partition, request: bytes, since: int, until: int | None) -> Record | None:
-        """Return the record of a request that was written from one time on, and before another one."""
+    async def _scanned(
+        self, place: Partition, request: bytes, since: int, until: int | None, *, retries: bool = False
+    ) -> Record | None:
+        """Return the record of a request, or of one of its `retries`, written from one time on, and before another."""
         begin = await self._offset_at(place, since)
         end = await self._offset_at(place, until)
         async for record in self._scan(place, begin, end):
             found = origin(record.headers)
-            if found is not None and found.id == request:
+            if found is not None and (found.id == request or (retries and found.first == request)):
                 return record
         return None
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -32,7 +33,7 @@ _GRACE_SECONDS: Final = 2  # for requests under way at the end
 
 # Where a request stands, given its id or its producer's, and a service or None. Raises GateError
 Find = Callable[[str, str | None], Awaitable[Mapping[str, Any]]]
-# what of that, or of an answer to a command, may be told to who asks
+# what of something may be told to who asks
 Shown = Callable[[Request, Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -48,8 +49,8 @@ class Door(Protocol):
     async def give(self, given: Any, who: str) -> str:
         """Take a command that was read, and return its id. Raises ArgumentError, or GateError."""
 
-    async def answer(self, known: str) -> Mapping[str, Any] | None:
-        """Return the last answer to a command; None: there is none yet. Raises GateError."""
+    async def answer(self, known: str, service: str | None) -> Mapping[str, Any] | None:
+        """Return the last answer to a command, about a service or any; None: there is none yet. Raises GateError."""
 
 
 @dataclass(slots=True)
@@ -83,7 +84,8 @@ class HttpServer:
 
     It is known by addresses, by this machine's names, and by `names`. `routes` go before those of the board.
     `guard` returns what somebody is answered who may not see usage and policy, else None; `commander` who somebody is
-    that may give a command, else what he is answered; `shown` what he may be told of a request, or of an answer.
+    that may give a command, else what he is answered; `shown` what he may be told of a request, or of an answer,
+    `usage_of` and `policy_of` what of a service's usage and of its policy.
 
     >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
     >>> await server.start()
@@ -102,12 +104,17 @@ class HttpServer:
         guard: Callable[[Request], Response | None] = lambda _: None,
         commander: Commander = _nobody,
         shown: Shown = lambda _, found: found,
+        usage_of: Shown = lambda _, record: record,
+        policy_of: Shown = lambda _, fields: fields,
         patience: float = PATIENCE,
     ) -> None:
         self._address = (host, port)
         self._server = _Server(
             uvicorn.Config(
-                KnownHosts(_application(board, registry, routes, guard, commander, shown), {host, *names}),
+                KnownHosts(
+                    _application(board, registry, routes, guard, commander, shown, usage_of, policy_of),
+                    {host, *names},
+                ),
                 http=Connections(most_connections(), patience),  # type: ignore[arg-type]  # it makes them, as a class does
                 backlog=BACKLOG,
                 lifespan="off",
@@ -159,6 +166,8 @@ def _application(
     guard: Callable[[Request], Response | None],
     commander: Commander,
     shown: Shown,
+    usage_of: Shown,
+    policy_of: Shown,
 ) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -180,10 +189,15 @@ def _application(
         return _json(answer, status=503 if reasons else 200)
 
     async def usage(request: Request) -> Response:
-        return guard(request) or _json({"services": [board.usage[service] for service in sorted(board.usage)]})
+        if (refused := guard(request)) is not None:
+            return refused
+        return _json({"services": [usage_of(request, board.usage[service]) for service in sorted(board.usage)]})
 
     async def policy(request: Request) -> Response:
-        return guard(request) or _json(board.policy)
+        if (refused := guard(request)) is not None:
+            return refused
+        services = {name: policy_of(request, fields) for name, fields in board.policy.get("services", {}).items()}
+        return _json({**board.policy, **({"services": services} if services else {})})
 
     async def command(request: Request) -> Response:
         if isinstance(who := commander(request, ""), Response):
@@ -205,7 +219,8 @@ def _application(
             return _json({"error": str(error), "hint": error.hint}, status=400)
         except GateError as error:
             return _json({"error": str(error), "hint": error.hint}, status=503)
-        return _json({"command": known, "answers": f"/v1/commands/{known}"}, status=202)
+        answers = f"/v1/commands/{quote(known, safe='')}?service={quote(given.service)}"
+        return _json({"command": known, "answers": answers}, status=202)
 
     async def answered(request: Request) -> Response:
         if (refused := guard(request)) is not None:
@@ -213,7 +228,7 @@ def _application(
         if board.door is None:
             return _json(_NOT_HERE, status=503)
         try:
-            found = await board.door.answer(request.path_params["id"])
+            found = await board.door.answer(request.path_params["id"], request.query_params.get("service"))
         except GateError as error:
             return _json({"error": str(error), "hint": error.hint}, status=503)
         if found is None:
@@ -243,7 +258,7 @@ def _application(
             Route("/v1/policy", policy),
             Route("/v1/requests/{id:path}", one_request),
             Route("/v1/services/{service}/commands", command, methods=["POST"]),
-            Route("/v1/commands/{id}", answered),
+            Route("/v1/commands/{id:path}", answered),
         ]
     )
 

@@ -241,6 +241,14 @@ class OperatorCommands:
         self._report(self._names.answers, received.id, answers.encode(answer))
         self.audit(received, "abort", now, {"id": command.id}, result=answer.state, why=answer.why)
 
+    def answer(self, received: Received, now: int) -> None:
+        """Answer a command that was carried out at once."""
+        done = Answer(
+            received.id, received.service, AnswerState.DONE, now // MS, what=control.name_of(received.command),
+            who=received.who, because=received.reason,
+        )  # fmt: skip
+        self._report(self._names.answers, received.id, answers.encode(done))
+
     def audit(
         self,
         received: Received,

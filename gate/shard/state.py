@@ -397,6 +397,8 @@ class ShardState:
             engine.resume(now, command.tenant)
             said = {}
         if received.by_operator:
+            if received.id:  # else nobody could ask for it
+                self.commands.answer(received, now)
             what = "pause" if isinstance(command, PauseUntil) else "resume"
             tenant = {"tenant": command.tenant} if command.tenant else {}
             self.commands.audit(

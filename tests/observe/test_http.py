@@ -6,6 +6,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from gate.admission.model import Binding, PausedTenant, Reason
+from gate.console.anonymous import policy_without_names, usage_without_names
 from gate.errors import GateError
 from gate.observe.http import Board, HttpServer
 from gate.observe.metrics import Metrics
@@ -105,6 +107,26 @@ async def test_usage_and_policy_are_json(client, board, usage):
     assert answer.json()["services"][0] == json.loads(json.dumps(to_json(usage())))
     assert answer.headers["cache-control"] == "no-store"
     assert (await client.get("/v1/policy")).json() == {"version": "9f2c01"}
+
+
+async def test_who_may_see_no_names_is_told_no_tenants(board, usage):
+    bound = Binding(Reason.TENANT, "payments.tenant.acme")
+    named = usage(paused_tenants=(PausedTenant("acme", None),), tenants_paused=1, binding=bound)
+    board.usage["payments"] = to_json(named)
+    fields = {"burst_size": {"value": 5}, "tenants.acme.burst_size": {"value": 6}}
+    board.policy = {"version": "9f2c01", "services": {"payments": fields}}
+    server = HttpServer(
+        "127.0.0.1", 0, board, CollectorRegistry(), usage_of=lambda _, one: usage_without_names(one),
+        policy_of=lambda _, one: policy_without_names(one),
+    )  # fmt: skip
+    async with httpx.AsyncClient(base_url=await server.start()) as client:
+        told = (await client.get("/v1/usage")).text + (await client.get("/v1/policy")).text
+        (record,) = (await client.get("/v1/usage")).json()["services"]
+    await server.stop()
+    assert "acme" not in told
+    assert (record["tenants_paused"], record["binding"]["limit"]) == (1, "payments.tenant")
+    assert '"burst_size": {"value": 5}' in told
+    assert json.loads(json.dumps(record)) == usage_without_names(json.loads(json.dumps(to_json(named))))
 
 
 async def test_other_paths_and_methods_are_refused(client):

@@ -10,7 +10,11 @@ from gate.protocol.topics import Names
 from tests.client.log import Log
 from tests.system.gates import gate, read_count, until
 
-POLICY = "services: {pay: {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}}\n"
+POLICY = """
+services:
+  buy: {requests_per_second: 1}
+  pay: {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}
+"""
 TOKENS = "ann admin a-long-enough-token\nbob operate another-long-token\ncat read a-third-long-token\n"
 CANCEL = {"command": "cancel", "selection": {"all": True}, "reason": "nobody waits"}
 
@@ -27,7 +31,7 @@ def ask(url: str, body: object = None, token: str | None = None) -> tuple[int, d
 
 def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
     names, log = Names(prefix), Log(bootstrap, Names(prefix))
-    asyncio.run(log.create(names.requests("pay")))
+    asyncio.run(log.create(names.requests("pay"), names.requests("buy")))
     tokens = tmp_path / "tokens"
     tokens.write_text(TOKENS)
     with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0", "--tokens", str(tokens)) as running:
@@ -46,7 +50,10 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
             body = b'{"reason": %b, %b' % (nested, json.dumps(CANCEL).encode()[1:])
             status, told = ask(there, body, bobs)
             assert status in {400, 403}, (depth, told)
-        assert ask(other, CANCEL, token) == (400, {"error": "there is no service 'nobody'", "hint": "known are pay"})
+        assert ask(other, CANCEL, token) == (
+            400,
+            {"error": "there is no service 'nobody'", "hint": "known are buy, pay"},
+        )
         for body in (b"{", b"[]", {"command": "write-format", "format": 9}, {"command": "cancel"}, CANCEL | {"id": 7}):
             assert ask(there, body, token)[0] == 400
         assert ask(there, b" " * 20_000, token)[0] == 413
@@ -54,20 +61,33 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
         assert ask(f"{running.url()}/v1/commands/nothing")[0] == 401
         assert ask(f"{running.url()}/v1/requests/{names.requests('pay')}-0@0")[0] == 401
         status, given = ask(there, CANCEL | {"id": "once"}, token)
-        assert (status, given) == (202, {"command": "once", "answers": "/v1/commands/once"})
+        assert (status, given) == (202, {"command": "once", "answers": "/v1/commands/once?service=pay"})
         answers = running.url() + given["answers"]
         until(lambda: ask(answers, token=token)[1].get("state") == "done", explain=running.text)
+        buy = f"{running.url()}/v1/services/buy/commands"
+        theirs = running.url() + ask(buy, CANCEL | {"id": "once"}, token)[1]["answers"]  # one of its own
+        until(lambda: ask(theirs, token=token)[1].get("state") == "failed", explain=running.text)
+        assert ask(theirs, token=token)[1]["why"] == "nothing that waits for buy fits the filter"
         assert {name: ask(answers, token=token)[1][name] for name in ("done", "of")} == {"done": 5, "of": 5}
         limit = {"command": "set-limit", "limit": {"requests_per_second": "5"}, "tenant": "acme", "id": "limit"}
         assert (ask(there, limit, bobs)[0], ask(there, limit, token)[0]) == (403, 202)
         known = f"{running.url()}/v1/commands/limit"
         until(lambda: ask(known, token=token)[1].get("version") == 1, explain=running.text)
-        assert ask(there, {"command": "pause-until", "until": 2**52}, bobs)[0] == 202
+        paused = {"command": "pause-until", "until": 2**52, "id": "by-bob", "reason": "the bank is down"}
+        assert ask(there, paused, bobs)[0] == 202
         usage = f"{running.url()}/v1/usage"
-        until(lambda: ask(usage, token=bobs)[1]["services"][0]["paused_until_ms"], explain=running.text)
+        until(lambda: ask(usage, token=bobs)[1]["services"][1]["paused_until_ms"], explain=running.text)
+        assert ask(f"{running.url()}/v1/commands/by-bob", token=bobs)[1]["state"] == "done"
+        assert ask(there, {"command": "resume", "id": "by-ann"}, token)[0] == 202
+        until(lambda: ask(f"{running.url()}/v1/commands/by-ann", token=token)[0] == 200, explain=running.text)
+        assert ask(there, paused, bobs)[0] == 202  # as who got no answer sends it again
+        assert ask(there, {"command": "resume", "id": "last"}, token)[0] == 202
+        until(lambda: ask(f"{running.url()}/v1/commands/last", token=token)[0] == 200, explain=running.text)
     audit = [decode_audit(record.value) for record in asyncio.run(log.read(names.audit))]
-    assert [(one.what, one.who, one.reason) for one in audit] == [
+    assert [(one.what, one.who, one.reason) for one in audit if one.service == "pay"] == [
         ("cancel", "ann", "nobody waits"),
         ("set-limit", "ann", ""),
-        ("pause", "bob", ""),
+        ("pause", "bob", "the bank is down"),
+        ("resume", "ann", ""),
+        ("resume", "ann", ""),
     ]

@@ -142,7 +142,9 @@ class JobClient:
 
         `request` is the gate's id of it, or its producer's: then the newest of the last day, of `service` or of any.
         It costs some reads of each of the service's topics, and of a job that has waited also what was admitted to its
-        partition meanwhile, 200,000 records at the most. A result that came before is not known any more.
+        partition meanwhile, 200,000 records at the most. A result that came before is looked for from the admission
+        on, and then from now backwards, as many records each; one beyond these is not found. Of a retry, or of what was
+        put back, it is the ticket of the job: its `id` is that of the first request.
 
         Raises UnknownRequestError, and GateError where the broker does not answer.
         """
@@ -155,8 +157,9 @@ class JobClient:
                 await self._reader.follow(known.service)
                 if self._broken is not None:
                     raise self._broken
-                ticket = self._matching.open(known.service, known.id)
+                ticket = self._matching.open(known.service, known.origin or known.id)
                 found = await search.find(known.id)  # what was decided until it was followed
+                result = await search.result(found)
         except (KafkaError, TimeoutError) as error:
             why = str(error) or type(error).__name__
             raise GateError(f"looking for {request} at {self._bootstrap} failed: {why}") from error
@@ -167,6 +170,8 @@ class JobClient:
                 ticket.take(JobFailedError(found.id, decision.error or "", attempts))
             else:
                 ticket.take(decision)
+        if result is not None:
+            ticket.take(result)
         return ticket
 
     def _ended(self, reading: "asyncio.Task[Any]") -> None:

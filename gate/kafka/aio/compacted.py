@@ -8,6 +8,7 @@ it wrote itself has read all that was acknowledged before (a linearizable read, 
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
@@ -95,8 +96,14 @@ async def read_all(reader: Reader, partition: Partition, barrier: int = NO_BARRI
     return newest
 
 
-async def newest(reader: Reader, partition: Partition, key: str, barrier: int = NO_BARRIER) -> bytes | None:
-    """Return the newest committed value of a key that is written again and again; None: there is none.
+async def newest(
+    reader: Reader,
+    partition: Partition,
+    key: str,
+    barrier: int = NO_BARRIER,
+    fits: Callable[[bytes | None], bool] = lambda _: True,
+) -> bytes | None:
+    """Return the newest committed value of a key that is written again and again, and that fits; None: there is none.
 
     See `read_all` for the barrier.
     """
@@ -111,7 +118,7 @@ async def newest(reader: Reader, partition: Partition, key: str, barrier: int = 
             answer = await _fetch(reader, partition, position)
             if answer is not None:
                 for record in answer.records:
-                    found = record.value if record.key == wanted else found
+                    found = record.value if record.key == wanted and fits(record.value) else found
                 position = answer.next_offset
         if found is not None or last:
             break

@@ -1,0 +1,48 @@
+"""What is kept of the control topic: each command until its owner has it, whatever ids others give to theirs."""
+
+import asyncio
+
+from gate.kafka.feedback import Feedback
+from gate.protocol import control
+from gate.protocol.control import Cancel, PauseUntil, Resume, Selection
+from gate.shard.records import Fetched
+from tests.sim.log import Stored
+
+
+class Topic:
+    """A control topic that holds these."""
+
+    def __init__(self, *given):
+        self.records = [
+            Stored(n, 1_700_000_000_000, known.encode(), control.encode(command), ((control.BY, control.OPERATOR),))
+            for n, (known, command) in enumerate(given)
+        ]
+
+    async def offsets(self, partitions, moment):
+        return dict.fromkeys(partitions, 0 if moment == -2 else len(self.records))
+
+    async def fetch_one(self, _partition, position, **_options):
+        if position >= len(self.records):
+            await asyncio.Event().wait()
+        return Fetched(self.records[position:], len(self.records), 100)
+
+
+async def heard(*given):
+    feedback = Feedback(Topic(*given), None, "gate.control", lambda: (), lambda: None)
+    await feedback.start()
+    await feedback.stop()
+    return [(received.offset, received.service) for received in feedback.since(0)]
+
+
+async def test_one_id_for_two_services_are_two_commands():
+    everything = Selection(all=True)
+    assert await heard(("mine", Cancel("pay", everything)), ("mine", Cancel("search", everything))) == [
+        (0, "pay"), (1, "search"),
+    ]  # fmt: skip
+    pauses = ("mine", PauseUntil(2**52, service="pay")), ("mine", PauseUntil(2**52, service="search"))
+    assert await heard(*pauses) == [(0, "pay"), (1, "search")]
+
+
+async def test_a_pause_that_is_sent_again_after_a_resume_is_none():
+    pause = ("mine", PauseUntil(2**52, service="pay"))
+    assert await heard(pause, ("other", Resume(service="pay")), pause) == [(0, "pay"), (1, "pay")]
