@@ -30,7 +30,7 @@ _MORE_OF_USAGE: Final = {  # beside what the engine knows
 _OF_GATES: Final = {  # what alerts about a gate itself hold
     "service": _TEXT, "reason": _TEXT, "since": {"type": "string", "format": "date-time"}, "policy_file": _TEXT,
     "policy": _TEXT, "gate": _TEXT, "shard": _COUNT, "failures": _COUNT, "host": _TEXT, "topic": _TEXT,
-    "partition": _COUNT, "offset": _COUNT, "remedy": _TEXT,
+    "partition": _COUNT, "offset": _COUNT, "remedy": _TEXT, "let_go": _COUNT, "refused": _COUNT,
 }  # fmt: skip
 _BREACHES: Final = {alert_types.OPENED, alert_types.ONGOING, alert_types.RESOLVED, alert_types.NEAR_LIMIT}
 

@@ -69,6 +69,7 @@ def test_each_alert_fits():
         *(alerts.of_event(replace(breach, kind=kind)) for kind in EventKind),
         alerts.policy_refused("p", "1", "x", at, gate="a:1"), alerts.policy_accepted("p", "1", at),
         alerts.shard_failed(1, "x", 3, at), alerts.shard_recovered(1, at), alerts.clock_skewed("a", 9.0, at),
+        alerts.owner_away("pay", 3, 2, at),
         alerts.partition_waiting(at=at, **place), alerts.partition_resumed(at=at, **place),
     ]  # fmt: skip
     document = schemas.asyncapi()
