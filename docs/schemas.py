@@ -141,6 +141,7 @@ def openapi() -> dict[str, Any]:
     usages = {"type": "object", "properties": {"services": services}, "required": ["services"]}
     accepted = {"type": "object", "properties": {"command": _TEXT, "answers": _TEXT}, "required": ["command"]}
     given = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Command"}}}}
+    rows = {"required": True, "content": {kind: {"schema": _TEXT} for kind in ("text/csv", "application/x-ndjson")}}
     lines = {
         "type": "object", "required": ["services", "counts", "waiting", "troubles"],
         "properties": {"services": {"type": "array", "items": anything}, "at_ms": _MS, "waiting": _COUNT},
@@ -164,8 +165,12 @@ def openapi() -> dict[str, Any]:
                 fails=("400", "401", "403", "413", "503"), ok="202",
             ) | {"requestBody": given}},
             "/v1/commands/{id}": {"get": _operation(
-                "The last answer to a command", answer, path="id", fails=("404", "503")
+                "The last answer to a command", answer, ("service",), path="id", fails=("404", "503")
             )},
+            "/v1/services/{service}/limits": {"post": _operation(
+                "Set the limits of all tenants of a service, as a whole", accepted, ("reason", "if_version", "id"),
+                path="service", fails=("400", "401", "403", "413", "503"), ok="202",
+            ) | {"requestBody": rows}},
         },
         "components": {
             "schemas": dict(sorted(parts.items())),

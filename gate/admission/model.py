@@ -246,6 +246,7 @@ class Usage:
     running: int | None = None  # requests that are admitted and not told to be done; None: nothing limits them
     # ns: when the next request may go, of those that wait, else one of cost 1 that came now; None: nobody can tell
     next_slot: int | None = None
+    blocked_until: Ns | None = None  # its limit is 0; None: it is not
 
     @property
     def backlog(self) -> int:

@@ -206,4 +206,5 @@ def service_usage(state: EngineState, now: int) -> Usage:
         next_start=None if (start := state.scheduled.next_start()) is None else start * MS,
         running=state.limits.running.used if state.limits.running.tracking else None,
         next_slot=next_slot(state, now),
+        blocked_until=None if state.policy.shadow else _pause(state.blocked_until, now),
     )

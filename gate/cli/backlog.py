@@ -67,10 +67,10 @@ class Which:
         return given
 
 
-def end(client: Client | None, service: str, abort: str, reason: str, *, as_json: bool) -> None:
-    """End the command of this id."""
+def end(client: Client | None, service: str, abort: str, reason: str, *, as_json: bool, done: str = "") -> None:
+    """End the command of this id, and print what that means, unless `done` says so."""
     answer = command(client or Client(), lambda control: control.abort(service, abort, reason=reason))
-    text = f"command {abort} is aborted; what it has done stays done"
+    text = done or f"command {abort} is aborted; what it has done stays done"
     tell(text, json=as_json, service=service, aborted=abort, command=answer.command)
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gate.cli.backlog import end
 from gate.cli.client import Client, Flag, OptionalService, Seconds, Service, say
 from gate.cli.limit_files import read_rows, write_rows
 from gate.cli.pause import Tenant, command, who
@@ -47,6 +48,8 @@ def set_(
     burst: Count = None,
     window: str | None = None,
     window_limit: Count = None,
+    max_running: Count = None,
+    quota: Annotated[list[str] | None, Parameter(negative="")] = None,
     tenant: Tenant = None,
     for_: Annotated[Seconds | None, Parameter(name="--for")] = None,
     reason: str = "",
@@ -73,8 +76,13 @@ def set_(
         Length of the window: 60s, 1h.
     window_limit
         So many in each window.
+    max_running
+        So many admitted and not done at a time, as workers tell.
+    quota
+        So many in each day, week, month or year: 5000/day, or "100000/month Europe/Berlin". May be given several times;
+        "none": without the quotas of the policy file.
     tenant
-        For this tenant alone.
+        For this tenant alone; `default`, or a glob such as "bank-*", for those that others do not name.
     for_
         For how long: 90s, 30m, 1h30m. Then the policy file holds again. Without it, until it is cleared.
     reason
@@ -84,13 +92,16 @@ def set_(
     json
         Print one JSON object: the answer, with state and version.
     """
-    if rps is None and burst is None and window is None and window_limit is None:
-        raise CycloptsError(msg="no limit is given: give --rps, --burst, --window or --window-limit")
+    if (rps, burst, window, window_limit, max_running, quota) == (None,) * 6:
+        raise CycloptsError(
+            msg="no limit is given: give --rps, --burst, --window, --window-limit, --max-running or --quota"
+        )
 
     def give(control: GateControl) -> Awaitable[Answer]:
         return control.set_limit(
             service, requests_per_second=rps, burst_size=burst, window_size=window, window_limit=window_limit,
-            tenant=tenant or "", for_=for_, reason=reason, if_version=if_version,
+            max_running=max_running, quotas=None if quota is None else ", ".join(quota), tenant=tenant or "",
+            for_=for_, reason=reason, if_version=if_version,
         )  # fmt: skip
 
     _tell(give, client, f"limits of {who(service, tenant)} are set", as_json=json)
@@ -162,18 +173,19 @@ def show(service: Service, *, tenant: Tenant = None, json: Flag = False, client:
 
 @limit.command(name="import")
 def import_(
-    file: Path,
+    file: Path | None = None,
     *,
     service: OptionalService = None,
     reason: str = "",
     if_version: Version = None,
+    abort: str = "",
     json: Flag = False,
     client: Client | None = None,
 ) -> None:
     """Set the limits of all tenants of a service from a file: these and no others, as a whole or not at all.
 
     Columns of a CSV file, or fields of JSON lines: service, tenant, requests_per_second, burst_size, window_size,
-    window_limit; what is empty is as the policy file says. Each service of the file is one import.
+    window_limit, max_running, quotas; what is empty is as the policy file says. Each service of the file is one import.
 
     Example: `gate limit import tenants.csv --service payments --reason contracts`
 
@@ -187,14 +199,25 @@ def import_(
         Why, for the audit.
     if_version
         Only if the limits of the service are at this version; of a file with one service.
+    abort
+        End the import of this id instead, which must not be in force yet: nothing of it will be. Takes --service.
     json
         Print one JSON object a service: the answer, with state, done, of and version.
     """
+    if abort:
+        if file is not None or service is None:
+            raise CycloptsError(msg="--abort ID takes the service, --service NAME, and no file")
+        end(client, service, abort, reason, as_json=json, done=f"import {abort} is aborted; nothing of it was in force")
+        return
+    if file is None:
+        raise CycloptsError(msg="no file is given: NAME.csv or NAME.jsonl")
     services = read_rows(file, service)
     if if_version is not None and len(services) > 1:
         raise CycloptsError(msg=f"--if-version is of one service, and {file} has {len(services)}")
     for name, rows in services.items():
         answer = command(client or Client(), partial(_import, name, rows, reason, if_version))
+        if answer.state is AnswerState.ABORTED:
+            raise GateError(f"the import of limits of {name} was {answer.why}", hint="nothing of it was in force")
         done = f"limits of {answer.of} tenants of {name} are set; version {answer.version}"
         print(msgspec.json.encode(answer).decode() if json else done, flush=True)
 
@@ -203,7 +226,9 @@ def _import(
     service: str, rows: dict[str, LiveLimit], reason: str, if_version: int | None, control: GateControl
 ) -> Awaitable[Answer]:
     def told(answer: Answer) -> None:
-        if answer.state is AnswerState.WORKING and sys.stderr.isatty():
+        if answer.state is AnswerState.TAKEN:
+            say(f"import {answer.command} is taken; until all of it holds nothing of it does")
+        elif answer.state is AnswerState.WORKING and sys.stderr.isatty():
             say(f"{answer.done} of {answer.of} tenants of {service}")
 
     return control.import_limits(service, rows, reason=reason, if_version=if_version, on_answer=told)

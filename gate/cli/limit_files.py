@@ -1,103 +1,32 @@
-"""Files of tenants' limits, CSV or JSON lines, as `gate limit import` reads and `gate limit export` writes them."""
+"""Files of tenants' limits, as `gate limit import` reads and `gate limit export` writes them."""
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import TextIO
 
 from gate.client import LiveLimit
 from gate.errors import GateError
-from gate.policy.live import check, check_tenant
+from gate.policy.limit_rows import COLUMNS, as_rows, rows_of
 from gate.protocol.policies import Published
-
-FIELDS: Final = ("requests_per_second", "burst_size", "window_size", "window_limit")
-COLUMNS: Final = ("service", "tenant", *FIELDS)
 
 
 def read_rows(file: Path, service: str | None) -> dict[str, dict[str, LiveLimit]]:
     """Return what a file says, by service and tenant. Raises GateError that names the line."""
-    found: dict[str, dict[str, LiveLimit]] = {} if service is None else {service: {}}
     try:
         with file.open(encoding="utf-8-sig", newline="") as source:
-            for line, row in _csv(source) if file.suffix == ".csv" else _json_lines(source):
-                try:
-                    _take(found, row, service)
-                except GateError as error:
-                    raise GateError(f"{file}:{line}: {error}", hint=error.hint) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            return rows_of(source, str(file), service, as_csv=file.suffix == ".csv")
+    except OSError as error:
         raise GateError(f"{file} can't be read: {error}", hint="give a CSV file, or JSON lines") from None
-    if not found:
-        raise GateError(f"{file} has no rows", hint="to have none, say of which service: --service NAME")
-    return found
 
 
 def write_rows(service: str, tenants: Mapping[str, Published], out: TextIO, *, as_json: bool) -> None:
-    """Write what is set, in the order of names. What ends by itself is not among it: a file has no place for that."""
-    lasting = {name: record.limit for name, record in sorted(tenants.items()) if record.limit is not None}
-    rows = ((name, limit.fields) for name, limit in lasting.items() if limit.until_ms is None)
+    """Write what is set, but for what ends by itself."""
     if as_json:
-        for name, fields in rows:
-            print(json.dumps({"service": service, "tenant": name, **fields}, ensure_ascii=False), file=out)
+        for row in as_rows(service, tenants):
+            print(json.dumps(row, ensure_ascii=False), file=out)
         return
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, fields in rows:
-        writer.writerow((service, name, *(fields.get(field, "") for field in FIELDS)))
-
-
-def _csv(source: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.reader(source)
-    names = next(reader, [])
-    if unknown := [name for name in names if name not in COLUMNS]:
-        raise GateError(f"unknown column {unknown[0]!r}", hint=f"known are {', '.join(COLUMNS)}")
-    for row in reader:
-        if row:
-            if len(row) != len(names):
-                raise GateError(f"line {reader.line_num} has {len(row)} columns, and the first one {len(names)}")
-            yield reader.line_num, dict(zip(names, row, strict=True))
-
-
-def _json_lines(source: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(source, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise GateError(f"line {number} is no JSON: {error}", hint="name a CSV file NAME.csv") from None
-        if not isinstance(row, dict) or (unknown := [name for name in row if name not in COLUMNS]):
-            what = unknown[0] if isinstance(row, dict) else row
-            raise GateError(f"line {number}: unknown field {what!r}", hint=f"known are {', '.join(COLUMNS)}")
-        yield number, row
-
-
-def _take(found: dict[str, dict[str, LiveLimit]], row: Mapping[str, Any], service: str | None) -> None:
-    name, tenant = row.get("service") or service, row.get("tenant")
-    if not name or (service is not None and name != service):
-        raise GateError(f"the service is {name!r}", hint="give a column `service`, or --service NAME")
-    if not isinstance(tenant, str) or not isinstance(name, str):
-        raise GateError("no tenant is named", hint="give a column `tenant`")
-    rows = found.setdefault(name, {})
-    if tenant in rows:
-        raise GateError(f"tenant {tenant!r} comes twice", hint="name each tenant once")
-    check_tenant(tenant)
-    rows[tenant] = _limit(*(_text(row.get(field)) for field in FIELDS))
-
-
-def _text(value: object) -> str | None:
-    return None if value is None or value == "" else str(value)
-
-
-@lru_cache(maxsize=4096)
-def _limit(rate: str | None, burst: str | None, size: str | None, limit: str | None) -> LiveLimit:
-    """Return a limit; many tenants have the same one."""
-    made = LiveLimit(rate, _count("burst_size", burst), size, _count("window_limit", limit))
-    check(made)
-    return made
-
-
-def _count(name: str, value: str | None) -> int | None:
-    try:
-        return None if value is None else int(value)
-    except ValueError:
-        raise GateError(f"{name} is {value!r}", hint="give a whole number") from None
+    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(as_rows(service, tenants))

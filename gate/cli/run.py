@@ -21,6 +21,7 @@ from gate.config import Connection
 from gate.console.access import Access, load_access
 from gate.console.actions import Actions
 from gate.console.feed import Feed
+from gate.console.limit_uploads import LimitUploads
 from gate.console.lookups import Lookups
 from gate.console.pages import Console
 from gate.console.view import Trouble
@@ -143,7 +144,8 @@ def _console(settings: Settings, board: Board, access: Access) -> Console:
     actions = Actions(connection) if access.is_on else None
     feed = Feed(connection)
     views = Views(feed, Lookups(connection, lambda: board.rules), explain=explain, troubles=troubles)
-    return Console(feed, views, access=access, actions=actions)
+    uploads = LimitUploads(connection) if access.is_on else None
+    return Console(feed, views, access=access, actions=actions, uploads=uploads)
 
 
 async def _live(

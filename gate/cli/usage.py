@@ -249,7 +249,7 @@ def _standing(usage: Usage) -> Iterator[tuple[str, str, str]]:
 
 def _is_explained(usage: Usage, now: int) -> bool:
     """Tell whether a limit or a pause is why something waits, and no partition stands."""
-    return not usage.waiting and (_is_paused(usage, now) or usage.binding is not None)
+    return not usage.waiting and (_is_paused(usage, now) or _is_blocked(usage, now) or usage.binding is not None)
 
 
 def _is_paused(usage: Usage, now: int) -> bool:
@@ -259,6 +259,8 @@ def _is_paused(usage: Usage, now: int) -> bool:
 def _state(usage: Usage, now: int) -> Text:
     if usage.paused_until is not None and usage.paused_until > now:
         state = Text(f"paused {_until(usage.paused_until, now)}", style="yellow")
+    elif _is_blocked(usage, now):
+        state = Text(f"blocked {_until(usage.blocked_until, now, 'cleared')}", style="yellow")
     elif usage.breach_since is not None:
         binds = usage.binding or usage.last_refusal
         limit = f"{printable(binds.limit)}, " if binds else ""
@@ -279,14 +281,20 @@ def _state(usage: Usage, now: int) -> Text:
     return state
 
 
-def _until(end: int | None, now: int) -> str:
-    """Say how long a pause lasts yet; None: without an end."""
-    return "until resumed" if end is None or end >= NEVER else f"for {_duration(max(0, end - now) / SECOND)}"
+def _is_blocked(usage: Usage, now: int) -> bool:
+    return usage.blocked_until is not None and usage.blocked_until > now
+
+
+def _until(end: int | None, now: int, ended: str = "resumed") -> str:
+    """Say how long a pause lasts yet; None: until it is `ended` by somebody."""
+    return f"until {ended}" if end is None or end >= NEVER else f"for {_duration(max(0, end - now) / SECOND)}"
 
 
 def _eta(usage: Usage, seconds: float | None) -> str:
-    endless = usage.paused_until is not None and usage.paused_until >= NEVER
-    return "until resumed" if seconds is None and endless else _duration(seconds)
+    for end, ended in ((usage.paused_until, "resumed"), (usage.blocked_until, "cleared")):
+        if seconds is None and end is not None and end >= NEVER:
+            return f"until {ended}"
+    return _duration(seconds)
 
 
 def _duration(seconds: float | None) -> str:

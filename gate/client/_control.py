@@ -209,6 +209,8 @@ class GateControl:
         burst_size: int | None = None,
         window_size: float | str | None = None,
         window_limit: int | None = None,
+        max_running: int | None = None,
+        quotas: str | None = None,
         tenant: str = "",
         for_: float | timedelta | None = None,
         reason: str = "",
@@ -217,14 +219,16 @@ class GateControl:
     ) -> Answer:
         """Set what a service, or one of its tenants, may use, over the policy file; it holds when this returns.
 
-        What is not given is as the file says, also where something was set for it before. A rate of 0 blocks: what
-        comes is rejected or held, or waits where `for_` says until when. After `for_` (seconds or a timedelta) the
-        file holds again. `if_version`: refused unless the limits are at that version. The answer's `version` is the
-        new one. Raises ArgumentError, UnknownServiceError, CommandRefusedError and GateError.
+        `tenant` may be `default`, or a glob, as in the policy file: then it stands for many. `quotas` are spelt as in
+        "5000/day, 100000/month Europe/Berlin"; "none": none of them. What is not given is as the file says, also where
+        something was set for it before. A rate of 0 blocks: what comes is rejected or held, or waits where `for_` says
+        until when. After `for_` (seconds or a timedelta) the file holds again. `if_version`: refused unless the limits
+        are at that version. The answer's `version` is the new one. Raises ArgumentError, UnknownServiceError,
+        CommandRefusedError and GateError.
         """
         limit = LiveLimit(
             None if requests_per_second is None else str(requests_per_second), burst_size,
-            None if window_size is None else str(window_size), window_limit,
+            None if window_size is None else str(window_size), window_limit, max_running=max_running, quotas=quotas,
         )  # fmt: skip
         command = control.SetLimit(service, limit, tenant, _length_ms(for_), if_version)
         if not limit.says:
@@ -521,6 +525,8 @@ class SyncGateControl(Twin[GateControl]):
         burst_size: int | None = None,
         window_size: float | str | None = None,
         window_limit: int | None = None,
+        max_running: int | None = None,
+        quotas: str | None = None,
         tenant: str = "",
         for_: float | timedelta | None = None,
         reason: str = "",
@@ -531,8 +537,8 @@ class SyncGateControl(Twin[GateControl]):
         return self._background.run(
             self._inner.set_limit(
                 service, requests_per_second=requests_per_second, burst_size=burst_size, window_size=window_size,
-                window_limit=window_limit, tenant=tenant, for_=for_, reason=reason, if_version=if_version,
-                command_id=command_id,
+                window_limit=window_limit, max_running=max_running, quotas=quotas, tenant=tenant, for_=for_,
+                reason=reason, if_version=if_version, command_id=command_id,
             )
         )  # fmt: skip
 

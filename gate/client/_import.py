@@ -6,11 +6,11 @@ from typing import Final
 import msgspec
 
 from gate.client._errors import ArgumentError
-from gate.protocol.policies import LiveLimit, Part, bucket_of, buckets_for
+from gate.protocol.policies import LiveLimit, Part, PartRow, bucket_of, buckets_for
 
 PER_PART: Final = 16_000  # tenants: what an owner takes in with one batch, some 70 ms
 PART_BYTES: Final = 600_000  # of their names and limits: a record of the usual topic has 1 MiB at most
-ROW_BYTES: Final = 16  # of the usual limit
+ROW_BYTES: Final = 18  # of the usual limit
 
 
 def as_limits(rows: Iterable[tuple[str, LiveLimit]]) -> dict[str, LiveLimit]:
@@ -32,22 +32,22 @@ def parts_of(command: str, limits: Mapping[str, LiveLimit]) -> Iterator[bytes]:
     """
     buckets = buckets_for(len(limits))
     order = sorted(limits, key=lambda tenant: bucket_of(tenant, buckets))
-    for tenants in _split(order):
-        rows = [(tenant, *_columns(limits[tenant])) for tenant in tenants]
+    for tenants in _split(order, limits):
+        rows = [_row(tenant, limits[tenant]) for tenant in tenants]
         part = msgspec.msgpack.encode(Part(command, rows))
         try:
             msgspec.msgpack.decode(part, type=Part)
         except msgspec.ValidationError as error:
-            raise ArgumentError(f"among the limits of {rows[0][0]!r} and those behind it: {error}") from None
+            raise ArgumentError(f"among the limits of {rows[0].tenant!r} and those behind it: {error}") from None
         yield part
 
 
-def _split(order: Sequence[str]) -> Iterator[list[str]]:
+def _split(order: Sequence[str], limits: Mapping[str, LiveLimit]) -> Iterator[list[str]]:
     some: list[str] = []
     size = 0
     for tenant in order:
         some.append(tenant)
-        size += len(tenant.encode("utf-8", "surrogatepass")) + ROW_BYTES
+        size += len(tenant.encode("utf-8", "surrogatepass")) + ROW_BYTES + len(limits[tenant].quotas or "")
         if len(some) == PER_PART or size > PART_BYTES:
             yield some
             some, size = [], 0
@@ -55,5 +55,8 @@ def _split(order: Sequence[str]) -> Iterator[list[str]]:
         yield some
 
 
-def _columns(limit: LiveLimit) -> tuple[str | None, int | None, str | None, int | None]:
-    return limit.requests_per_second, limit.burst_size, limit.window_size, limit.window_limit
+def _row(tenant: str, limit: LiveLimit) -> PartRow:
+    return PartRow(
+        tenant, limit.requests_per_second, limit.burst_size, limit.window_size, limit.window_limit, limit.max_running,
+        limit.quotas,
+    )  # fmt: skip

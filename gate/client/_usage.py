@@ -53,6 +53,7 @@ class Usage(msgspec.Struct, frozen=True):
     lanes: tuple[Lane, ...]
     totals: tuple[Total, ...]
     paused_until_ms: int | None = None
+    blocked_until_ms: int | None = None
     in_flight: int | None = None
     running: int | None = None
 
@@ -82,7 +83,7 @@ class Usage(msgspec.Struct, frozen=True):
             rate=units / cost * lane.weight / (lane.weight + competing),
             arrived=sum(total.requests for total in totals if not total.pulled),
             admitted=sum(total.requests for total in totals if total.verdict == _ADMITTED),
-            paused=self.paused_until_ms is not None,
+            paused=self.paused_until_ms is not None or self.blocked_until_ms is not None,
         )
 
 

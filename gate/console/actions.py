@@ -26,7 +26,7 @@ ON_WAITING: Final = {  # what commands by a filter do, in words
     "cancel": "rejected", "move": "moved", "expedite": "let go first", "redrive": "put back",
 }  # fmt: skip
 # all others, which lose nothing, take OPERATE
-COMMANDS: Final = {"cancel": Role.ADMIN, "set-limit": Role.ADMIN, "clear-limit": Role.ADMIN}
+COMMANDS: Final = dict.fromkeys(("cancel", "set-limit", "clear-limit", "import-limits"), Role.ADMIN)
 _ANSWERED_WITHIN: Final = 5.0  # seconds for which a browser is kept waiting
 _COUNTED_WITHIN: Final = 8.0  # less than a connection has
 _MAX_REASON: Final = 500

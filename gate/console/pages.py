@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from gate.client import ArgumentError, GateError
 from gate.console.access import COOKIE, OPEN, Access, Role, Viewer, is_same_origin
 from gate.console.actions import COMMANDS, ON_WAITING, ROLES, Actions, Done, new_id
 from gate.console.anonymous import (
@@ -25,6 +26,7 @@ from gate.console.assets import SECURITY, static
 from gate.console.feed import Feed
 from gate.console.forms import FILTER, RefusedError, check_form, read_form
 from gate.console.group import as_json
+from gate.console.limit_uploads import LimitUploads, TooLongError
 from gate.console.live import Live
 from gate.console.views import LIVE, PAGES, Views
 
@@ -38,11 +40,20 @@ _DONE: Final = 1_000  # commands of which is told after a redirect
 class Console:
     """Pages over a feed. Without `actions` nobody may do anything, whatever his role is."""
 
-    def __init__(self, feed: Feed, views: Views, *, access: Access = OPEN, actions: Actions | None = None) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        views: Views,
+        *,
+        access: Access = OPEN,
+        actions: Actions | None = None,
+        uploads: LimitUploads | None = None,
+    ) -> None:
         self._feed = feed
         self._views = views
         self._access = access
         self._actions = actions
+        self._uploads = uploads
         self._live = Live()
         self._done: dict[tuple[str, str], str] = {}  # what became of the last commands, by service and id
 
@@ -54,6 +65,7 @@ class Console:
             Route("/live/{view}", self._events),
             Route("/live/{view}/{service}", self._events),
             Route("/v1/pressure", self._json),
+            Route("/v1/services/{service}/limits", self._import, methods=["POST"]),
             Route("/sign-in", self._sign_in, methods=["POST"]),
             Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/services/{service}/{action}", self._act, methods=["POST"]),
@@ -65,6 +77,8 @@ class Console:
         self._live.close()
         if self._actions is not None:
             await self._actions.close()
+        if self._uploads is not None:
+            await self._uploads.close()
         await self._views.close()
         await self._feed.close()
 
@@ -205,6 +219,26 @@ class Console:
         while len(self._done) > _DONE:
             del self._done[next(iter(self._done))]
         return RedirectResponse(f"/services/{quote(service)}?done={quote(done.command)}", 303)
+
+    async def _import(self, request: Request) -> Response:
+        """Take a file of limits of all tenants of a service."""
+        if isinstance(who := self.commander(request, "import-limits"), Response):
+            return who
+        if self._uploads is None:
+            return JSONResponse({"error": "nobody may command here"}, 403)
+        service, given = request.path_params["service"], request.query_params
+        known = given.get("id", "") or new_id()
+        try:
+            kind = request.headers.get("content-type", "")
+            await self._uploads.take(service, who, kind, request.stream(), given, known)
+        except ArgumentError as error:
+            return JSONResponse({"error": str(error), "hint": error.hint}, 400)
+        except TooLongError as error:
+            return JSONResponse({"error": str(error), "hint": error.hint}, 413)
+        except GateError as error:
+            return JSONResponse({"error": str(error), "hint": error.hint}, 503)
+        answers = f"/v1/commands/{quote(known, safe='')}?service={quote(service)}"
+        return JSONResponse({"command": known, "answers": answers}, 202)
 
     async def _do(self, action: str, service: str, viewer: Viewer, form: Mapping[str, str]) -> Done:
         if self._actions is None:

@@ -84,6 +84,7 @@ class Record(msgspec.Struct, frozen=True):
     binding: Bound | None = None
     last_refusal: Bound | None = None
     paused_until_ms: int | None = None
+    blocked_until_ms: int | None = None
     paused_tenants: list[PausedTenant] = []
     tenants_paused: int = 0
     tenants: int = 0
@@ -117,6 +118,7 @@ class Record(msgspec.Struct, frozen=True):
             or self.binding is not None
             or self.breach_since_ms is not None
             or self.paused_until_ms is not None
+            or self.blocked_until_ms is not None
             or self.tenants_paused
             or self.waiting
             or self.is_late
@@ -131,7 +133,8 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def is_timed(self) -> bool:
         """Tell whether its state may change by time alone: a pause ends, its gate falls silent."""
-        return self.paused_until_ms is not None or bool(self.backlog and self.next_slot_ms is not None)
+        ends = self.paused_until_ms is not None or self.blocked_until_ms is not None
+        return ends or bool(self.backlog and self.next_slot_ms is not None)
 
     @property
     def is_near(self) -> bool:

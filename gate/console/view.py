@@ -109,6 +109,8 @@ def state_of(record: Record, now_ms: int, pause: Audit | None, *, names: bool) -
         by = f", by {pause.who}" if names and pause is not None and pause.who else ""
         why = f": {pause.reason}" if names and pause is not None and pause.reason else ""
         return State(Word.PAUSED, "", f"{until(record.paused_until_ms, now_ms)}{by}{why}", "warn")
+    if record.blocked_until_ms is not None and record.blocked_until_ms > now_ms:
+        return State(Word.LIMITED, "", f"blocked {until(record.blocked_until_ms, now_ms, 'cleared')}", "warn")
     slot = record.next_slot_ms
     if record.backlog and slot is not None and max(slot, record.at_ms) + SILENT_AFTER_MS < now_ms:
         return State(Word.SILENT, "", f"its gate has said nothing since {clock(record.at_ms, now_ms)}", "bad")

@@ -48,10 +48,10 @@ def clock(at_ms: int, now_ms: int) -> str:
     return at.strftime("%H:%M:%S") if at.date() == now.date() else at.strftime("%Y-%m-%d %H:%M")
 
 
-def until(end_ms: int | None, now_ms: int) -> str:
-    """Say how long a pause lasts; None: without an end."""
+def until(end_ms: int | None, now_ms: int, ended: str = "resumed") -> str:
+    """Say how long a pause lasts; None: until it is `ended` by somebody."""
     if end_ms is None or end_ms >= FOREVER_MS:
-        return "until resumed"
+        return f"until {ended}"
     return f"until {clock(end_ms, now_ms)}"
 
 

@@ -19,6 +19,7 @@ TIMES: Final = {
     "paused_until": "paused_until_ms",
     "next_start": "next_start_ms",
     "next_slot": "next_slot_ms",
+    "blocked_until": "blocked_until_ms",
 }
 
 

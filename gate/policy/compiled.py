@@ -8,14 +8,16 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final, Self
 
+import msgspec
 from pydantic import BaseModel
 
 from gate.limits import InFlight, Per, Quota, Running, Spec, Window
 from gate.limits.spec import MOST
 from gate.policy.document import DeduplicateFields
-from gate.policy.fields import Overflow, read_duration, read_rate
+from gate.policy.fields import Overflow
 from gate.policy.layers import BLOCKED, ENDLESS, Key
-from gate.policy.names import DEFAULT, Glob, globs_of, is_glob
+from gate.policy.live_fields import read_live
+from gate.policy.names import DEFAULT, Glob, globs_of, is_glob, stands_for_many
 from gate.protocol.policies import LiveLimit
 from gate.units import MS, SECOND
 
@@ -44,10 +46,10 @@ class Tenants:
 
     def spec(self, tenant: str) -> Spec | None:
         """Return a tenant's limits; None where it has none."""
-        steps, live = self.steps(tenant), self.live.get(tenant)
+        steps, live = self.steps(tenant), self.own(tenant)
         if live is None:
             return self.spec_of(steps)
-        spec = compile_spec(self._merged(steps) | rule_of(live))  # kept by nobody: each may have its own
+        spec = compile_spec(over(self._merged(steps), rule_of(live)))  # kept by nobody: each may have its own
         return spec if is_limited(spec) else None
 
     def spec_of(self, names: tuple[str, ...]) -> Spec | None:
@@ -60,9 +62,14 @@ class Tenants:
     def _merged(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {key: value for name in names for key, value in self.rules.get(name, {}).items()}
 
+    def own(self, tenant: str) -> LiveLimit | None:
+        """Return what is set live for this very tenant; what is for many is among the rules."""
+        found = self.live.get(tenant)
+        return None if found is None or stands_for_many(tenant) else found
+
     def blocked_until(self, tenant: str) -> int:
         """Return until when a tenant gets nothing, ns; 0: it is not blocked, `ENDLESS`: nobody has said."""
-        live = self.live.get(tenant)
+        live = self.own(tenant)
         rule = {} if live is None else rule_of(live)
         return self.blocked_by(self.steps(tenant), rule)
 
@@ -143,7 +150,10 @@ class ServicePolicy:
     @property
     def tenants_run(self) -> bool:
         """Tell whether tenants are limited by how many of their requests run."""
-        return self.tenants is not None and any(rule.get("max_running") for rule in self.tenants.rules.values())
+        tenants = self.tenants
+        if tenants is None:
+            return False
+        return any(rule.get("max_running") for rule in tenants.rules.values()) or some_run(tenants.live)
 
     @property
     def counts_running(self) -> bool:
@@ -157,7 +167,7 @@ class ServicePolicy:
             rules = {
                 name: {k: v for k, v in rule.items() if k != "max_running"} for name, rule in tenants.rules.items()
             }
-            tenants = Tenants.of(rules)
+            tenants = Tenants.of(rules, _WithoutRunning(tenants.live))
         return replace(self, spec=replace(self.spec, running=None), tenants=tenants)
 
     @property
@@ -181,11 +191,14 @@ class ServicePolicy:
         """Yield the tenants that are named, not only matched: they have limits of their own whoever else comes."""
         if self.tenants is not None:
             yield from filter(self.tenants.names, self.tenants.rules)
-            yield from (name for name in self.tenants.live if not self.tenants.names(name))
+            others = (name for name in self.tenants.live if not self.tenants.names(name))
+            yield from (name for name in others if not stands_for_many(name))
 
     def names_tenant(self, tenant: str) -> bool:
         """Tell whether a tenant is among those named."""
-        return self.tenants is not None and (self.tenants.names(tenant) or tenant in self.tenants.live)
+        return self.tenants is not None and (
+            self.tenants.names(tenant) or (tenant in self.tenants.live and not stands_for_many(tenant))
+        )
 
     def tenant_globs(self, tenant: str) -> tuple[str, ...]:
         """Return the globs that say something about a tenant; without its own name, they decide with `default`."""
@@ -279,17 +292,41 @@ def compile_service(name: str, said: Mapping[Key, Any]) -> ServicePolicy:
 
 def rule_of(live: LiveLimit) -> dict[str, Any]:
     """Return what is set live as a rule's fields. A rate of 0 leaves the one beneath as it was, and blocks."""
-    rule: dict[str, Any] = {}
-    if live.requests_per_second is not None:
-        rate = read_rate(live.requests_per_second)
-        rule |= {"requests_per_second": rate} if rate else {BLOCKED: ends_at(live)}
-    if live.burst_size is not None:
-        rule["burst_size"] = live.burst_size
-    if live.window_size is not None:
-        rule["window_size"] = read_duration(live.window_size)
-    if live.window_limit is not None:
-        rule["window_limit"] = live.window_limit
+    rule = read_live(live.fields)
+    if rule.get("requests_per_second") == 0:
+        del rule["requests_per_second"]
+        rule[BLOCKED] = ends_at(live)
     return rule
+
+
+def over(rule: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a rule with what is set live over it; who is given a rate is blocked no more."""
+    unblocked = {name: value for name, value in rule.items() if name != BLOCKED or "requests_per_second" not in live}
+    return {**unblocked, **live}
+
+
+def some_run(live: Mapping[str, LiveLimit]) -> bool:
+    """Tell whether a limit of what runs is set live for a tenant. A table of a million knows that."""
+    known: bool | None = getattr(live, "some_run", None)
+    return any(limit.max_running for limit in live.values()) if known is None else known
+
+
+class _WithoutRunning(Mapping[str, LiveLimit]):
+    """What is set live, without limits of what runs."""
+
+    some_run = False
+
+    def __init__(self, live: Mapping[str, LiveLimit]) -> None:
+        self._live = live
+
+    def __getitem__(self, tenant: str) -> LiveLimit:
+        return msgspec.structs.replace(self._live[tenant], max_running=None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._live)
+
+    def __len__(self) -> int:
+        return len(self._live)
 
 
 def ends_at(live: LiveLimit) -> int:

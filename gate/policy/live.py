@@ -10,23 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import PydanticCustomError
 
 from gate.errors import GateError
-from gate.policy.compiled import ServicePolicy, Tenants, compile_service, ends_at
-from gate.policy.fields import read_count, read_duration, read_rate, wrong
+from gate.policy.compiled import ServicePolicy, Tenants, compile_service, ends_at, over, rule_of
 from gate.policy.layers import Key, Layer, resolve
-from gate.policy.names import DEFAULT, is_glob, read_tenant
-from gate.protocol.policies import MAX_TEXT, LiveLimit
+from gate.policy.live_fields import read_live
+from gate.policy.names import read_tenant, stands_for_many
+from gate.protocol.policies import LiveLimit
 from gate.text import timestamp
 
 if TYPE_CHECKING:
     from gate.policy.policy import Policy
 
 EXPLAINED: Final = 200  # tenants of which is told where each field comes from
-_READERS: Final[Mapping[str, Any]] = {
-    "requests_per_second": read_rate,
-    "burst_size": read_count,
-    "window_size": read_duration,
-    "window_limit": read_count,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +54,7 @@ def check(limit: LiveLimit) -> None:
     if not limit.says:
         raise GateError("no limit is given", hint="give at least one of them, as in --rps 50")
     try:
-        _values(limit.fields)
+        read_live(limit.fields)
     except PydanticCustomError as error:
         raise _error(error) from None
 
@@ -71,14 +65,17 @@ def _error(error: PydanticCustomError) -> GateError:
 
 
 def check_tenant(tenant: str) -> None:
-    """Raise GateError that says why nothing can be set for a tenant of this name."""
+    """Raise GateError that says why nothing can be set for a tenant of this name, or for those of a glob."""
     try:
         read_tenant(tenant)
     except PydanticCustomError as error:
         raise _error(error) from None
-    if is_glob(tenant) or tenant == DEFAULT:
-        hint = "give one tenant's name; write patterns and `default` into the policy file"
-        raise GateError(f"a limit can't be set live for {tenant!r}, which stands for many tenants", hint=hint)
+
+
+def patterns_of(tenants: Mapping[str, LiveLimit]) -> list[str]:
+    """Return those that stand for many: `default` and globs. A table of a million knows them."""
+    known: list[str] | None = getattr(tenants, "patterns", None)
+    return list(filter(stands_for_many, tenants)) if known is None else known
 
 
 def _over(policy: "Policy", name: str, live: LiveService) -> ServicePolicy:
@@ -87,7 +84,10 @@ def _over(policy: "Policy", name: str, live: LiveService) -> ServicePolicy:
     compiled = compile_service(name, resolve([*policy.layers.stack(name), *above]))
     tenants = compiled.tenants
     if live.tenants:
-        tenants = Tenants.of({} if tenants is None else tenants.rules, live.tenants)
+        rules = {} if tenants is None else {**tenants.rules}
+        for pattern in patterns_of(live.tenants):
+            rules[pattern] = over(rules.get(pattern, {}), rule_of(live.tenants[pattern]))
+        tenants = Tenants.of(rules, live.tenants)
     return replace(compiled, group=before.group, tenants=tenants)
 
 
@@ -97,13 +97,7 @@ def _layer(limit: LiveLimit, tenant: str = "") -> Layer:
     def keyed(fields: Mapping[str, Any]) -> dict[Key, Any]:
         return {(tenant, name) if tenant else name: value for name, value in fields.items()}
 
-    return Layer(f"live{until}", (), keyed(_values(limit.fields)), keyed(limit.fields), ends_at(limit))
-
-
-def _values(fields: Mapping[str, str | int]) -> dict[str, Any]:
-    if any(len(str(value)) > MAX_TEXT for value in fields.values()):
-        raise wrong(f"must have at most {MAX_TEXT} characters")
-    return {name: _READERS[name](value) for name, value in fields.items()}
+    return Layer(f"live{until}", (), keyed(read_live(limit.fields)), keyed(limit.fields), ends_at(limit))
 
 
 def _version(file: str, live: int) -> str:

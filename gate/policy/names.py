@@ -50,6 +50,11 @@ def globs_of(names: Iterable[str]) -> tuple[Glob, ...]:
     return tuple(sorted(map(Glob.compile, filter(is_glob, names)), key=lambda glob: glob.literals))
 
 
+def stands_for_many(tenant: str) -> bool:
+    """Tell whether the name of a tenant is none, but stands for those that others do not name."""
+    return tenant == DEFAULT or is_glob(tenant)
+
+
 def read_service(value: object) -> str:
     """Read a service's name or glob: what can stand in a topic's name."""
     name = _text(value, "a service's name")

@@ -13,9 +13,16 @@ import msgspec
 MAX_COUNT: Final = 10**15
 BUCKETS: Final = 4_096  # of a table that grows one by one
 MAX_TEXT: Final = 64  # characters of a rate or of a length of time
+MAX_QUOTAS: Final = 500  # characters of quotas
+MOST_RUNNING: Final = 1_000_000
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
+_Quotas = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUOTAS)]
+_Running = Annotated[int, msgspec.Meta(ge=1, le=MOST_RUNNING)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
+
+
+FIELDS: Final = ("requests_per_second", "burst_size", "window_size", "window_limit", "max_running", "quotas")
 
 
 class LiveLimit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -26,6 +33,8 @@ class LiveLimit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     window_size: _Text | None = None  # "60", "1m"
     window_limit: _Count | None = None
     until_ms: int | None = None  # unix ms: it ends by itself then
+    max_running: _Running | None = None
+    quotas: _Quotas | None = None  # "100000/month Europe/Berlin, 5000/day"; "none"
 
     @property
     def says(self) -> bool:
@@ -35,8 +44,7 @@ class LiveLimit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     @property
     def fields(self) -> dict[str, str | int]:
         """What it sets, by the names of the policy file."""
-        each = ("requests_per_second", "burst_size", "window_size", "window_limit")
-        return {name: value for name in each if (value := getattr(self, name)) is not None}
+        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
 
 
 class Published(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,11 +59,23 @@ class Published(msgspec.Struct, frozen=True, omit_defaults=True):
     importing: bool = False  # records of its tenants are on their way, until its own one comes without this
 
 
+class PartRow(msgspec.Struct, frozen=True, array_like=True):
+    """What is to hold for a tenant, as `LiveLimit` has it."""
+
+    tenant: str
+    requests_per_second: _Text | None
+    burst_size: _Count | None
+    window_size: _Text | None
+    window_limit: _Count | None
+    max_running: _Running | None = None
+    quotas: _Quotas | None = None
+
+
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """Part of an import, msgpack on the control topic: rows of tenant, rate, burst, size and limit of the window."""
+    """Part of an import, msgpack on the control topic."""
 
     command: str  # the id of the command that brings it into force
-    rows: list[tuple[str, _Text | None, _Count | None, _Text | None, _Count | None]]
+    rows: list[PartRow]
 
 
 def buckets_for(tenants: int) -> int:

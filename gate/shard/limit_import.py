@@ -18,7 +18,7 @@ from gate.admission.state import decode, encode
 from gate.errors import GateError
 from gate.policy.live import check, check_tenant
 from gate.protocol.policies import LiveLimit, Part, bucket_of
-from gate.shard.tenant_limits import Row, TenantLimits
+from gate.shard.tenant_limits import Row, TenantLimits, row_of
 from gate.units import SECOND
 
 IMPORT_KIND: Final = "import"
@@ -56,6 +56,7 @@ class ImportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     done: int = msgspec.field(default=0, name="d")  # rows that are staged
     why: str = msgspec.field(default="", name="y")
     hint: str = msgspec.field(default="", name="z")
+    aborted: bool = msgspec.field(default=False, name="a")
 
 
 class LimitImport:
@@ -163,19 +164,18 @@ def _sound(data: bytes, command: str) -> list[tuple[str, Row]]:
     if part.command != command:
         raise GateError("a part belongs to another import", hint="send it again")
     rows: list[tuple[str, Row]] = []
-    for tenant, rate, burst, size, limit in part.rows:
-        row = (rate, burst, size, limit, None)
+    for said in part.rows:
+        row = row_of(said, None)
         try:
             _check(row)
-            check_tenant(tenant)
+            check_tenant(said.tenant)
         except GateError as error:
-            raise GateError(f"tenant {tenant!r}: {error}", hint=error.hint) from None
-        rows.append((tenant, row))
+            raise GateError(f"tenant {said.tenant!r}: {error}", hint=error.hint) from None
+        rows.append((said.tenant, row))
     return rows
 
 
 @lru_cache(maxsize=4096)
 def _check(row: Row) -> None:
     """Raise GateError where a limit can't be. Many tenants have the same one."""
-    rate, burst, size, limit, until = row
-    check(LiveLimit(rate, burst, size, limit, until))
+    check(LiveLimit(*row))

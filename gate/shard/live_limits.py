@@ -48,6 +48,7 @@ class DoneRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = msgspec.field(default="", name="y")  # it was refused
     hint: str = msgspec.field(default="", name="h")
     tenants: int | None = msgspec.field(default=None, name="n")  # that it was about, where these are many
+    aborted: bool = msgspec.field(default=False, name="a")  # by another command; nothing of it was in force
 
 
 class LiveLimits:
@@ -211,6 +212,36 @@ class LiveLimits:
         self._publish(service, "", msgspec.structs.replace(told, limit=record.limit))
         return limit
 
+    def abort(self, received: Received, command: control.Abort, now: int) -> bool:
+        """End an import that is not in force yet; whole or not at all. False: no command about limits has this id."""
+        service = received.service
+        known = service, received.id
+        if known in self._done:
+            if self._done[known].offset != received.offset:  # it was sent again
+                self._answer(received.id, service, self._done[known], now)
+            return True
+        work = self.imports.get(service)
+        if work is not None and work.record.id == command.id:
+            done = DoneRecord(received.offset, now, self._version(service))
+            if work.record.phase == Phase.STAGE:
+                work.fail(f"aborted by {received.who or 'somebody'}", "nothing of it was in force")
+                work.set(aborted=True)
+            else:
+                why = f"import {command.id} is in force already" if not work.record.why else f"{command.id} has failed"
+                done = msgspec.structs.replace(done, why=why, hint=f"see `gate limit show {service}`")
+        elif (over := self._done.get((service, command.id))) is not None:
+            why = f"command {command.id} is over: {_state(over)}"
+            done = DoneRecord(received.offset, now, self._version(service), why)
+        else:
+            return False
+        self._note(service, received.id, done, now)
+        record = Audit(
+            now // MS, "abort", service, received.id, received.who, reason=received.reason, said={"id": command.id},
+            result=_state(done), why=done.why,
+        )  # fmt: skip
+        self._report(self._names.audit, service, answers.encode(record))
+        return True
+
     # -- imports ---------------------------------------------------------------------------------------------------
 
     def _take_import(self, received: Received, command: control.ImportLimits, now: int) -> None:
@@ -294,7 +325,9 @@ class LiveLimits:
         del self.imports[service]
         if not record.why:
             self._mark(work, now, importing=False)
-        done = DoneRecord(record.offset, now, self._version(service), record.why, record.hint, record.count)
+        done = DoneRecord(
+            record.offset, now, self._version(service), record.why, record.hint, record.count, record.aborted
+        )  # fmt: skip
         self._note(service, record.id, done, now)
         command: control.LimitCommand = control.ImportLimits(service, [], record.count)
         if record.clears:
@@ -369,9 +402,8 @@ class LiveLimits:
     # -- what is told ----------------------------------------------------------------------------------------------
 
     def _answer(self, command: str, service: str, done: DoneRecord, now: int) -> None:
-        state = AnswerState.FAILED if done.why else AnswerState.DONE
         answer = Answer(
-            command, service, state, now // MS, 0 if done.why else done.tenants or 0, done.tenants, why=done.why,
+            command, service, _state(done), now // MS, 0 if done.why else done.tenants or 0, done.tenants, why=done.why,
             hint=done.hint, version=done.version,
         )  # fmt: skip
         self._report(self._names.answers, command, answers.encode(answer))
@@ -392,7 +424,7 @@ class LiveLimits:
         record = Audit(
             now // MS, what, received.service, received.id, received.who, reason=received.reason, said=said,
             before=before, after=after | {"version": done.version},
-            result=AnswerState.FAILED if done.why else AnswerState.DONE, why=done.why,
+            result=_state(done), why=done.why,
         )  # fmt: skip
         self._report(self._names.audit, received.service, answers.encode(record))
 
@@ -430,6 +462,12 @@ class LiveLimits:
         for key in [key for key, done in self._done.items() if key[0] == service and done.at < now - KEPT]:
             del self._done[key]
             self._changed[f"{DONE_KIND}/{service}/{key[1]}"] = None
+
+
+def _state(done: DoneRecord) -> AnswerState:
+    if done.aborted:
+        return AnswerState.ABORTED
+    return AnswerState.FAILED if done.why else AnswerState.DONE
 
 
 def _told(limit: LiveLimit | None) -> dict[str, Any]:

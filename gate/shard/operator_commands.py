@@ -249,6 +249,12 @@ class OperatorCommands:
         )  # fmt: skip
         self._report(self._names.answers, received.id, answers.encode(done))
 
+    def refuse(self, received: Received, what: str, now: int, why: str, hint: str) -> None:
+        """Answer, and note, that a command was not carried out."""
+        failed = Answer(received.id, received.service, AnswerState.FAILED, now // MS, why=why, hint=hint)
+        self._report(self._names.answers, received.id, answers.encode(failed))
+        self.audit(received, what, now, {}, result=AnswerState.FAILED, why=why)
+
     def audit(
         self,
         received: Received,

@@ -380,6 +380,8 @@ class ShardState:
 
     def _carry_out(self, served: ServiceState, received: Received, now: int) -> None:
         command, engine = received.command, served.engine
+        if isinstance(command, Abort) and self.live.abort(received, command, now):
+            return
         if isinstance(command, BacklogCommand | Abort):
             self.commands.take(received, engine, now)
             return
@@ -388,6 +390,11 @@ class ShardState:
                 self._relimited.add(served.name)
             return
         assert not isinstance(command, WriteFormat | NewGeneration)  # these are not about a service
+        if received.by_operator and isinstance(command, PauseUntil) and command.until <= received.at:
+            self.commands.refuse(
+                received, "pause", now, "its end is over already", "`until` is unix ms, of a time to come"
+            )
+            return
         before = engine.paused_until(command.tenant)
         if isinstance(command, PauseUntil):
             until = command.until_ns if received.by_operator else within(command.until_ns, now)

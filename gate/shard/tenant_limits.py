@@ -10,9 +10,13 @@ from typing import Any
 import msgspec
 
 from gate.admission.state import decode, encode
-from gate.protocol.policies import BUCKETS, LiveLimit, bucket_of
+from gate.policy.names import stands_for_many
+from gate.protocol.policies import BUCKETS, LiveLimit, PartRow, bucket_of
 
-Row = tuple[str | None, int | None, str | None, int | None, int | None]  # as `LiveLimit` has them
+Row = tuple[Any, ...]  # as `LiveLimit` has them; without those at the end that say nothing
+_UNTIL, _MAX_RUNNING = 4, 5  # where they are in a row
+_LEAST = 5
+_ROWS = dict[str, tuple[str | int | None, ...]]
 
 
 class BucketRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -21,6 +25,8 @@ class BucketRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     rows: msgspec.Raw = msgspec.field(name="r")  # by tenant; read when somebody asks
     count: int = msgspec.field(name="n")
     ends: int | None = msgspec.field(default=None, name="e")  # unix ms: the first of them ends by itself then
+    patterns: list[str] = msgspec.field(default_factory=list, name="p")  # that stand for many tenants
+    some_run: bool = msgspec.field(default=False, name="u")  # a limit of what runs is among them
 
 
 class TenantLimits(Mapping[str, LiveLimit]):
@@ -68,20 +74,23 @@ class TenantLimits(Mapping[str, LiveLimit]):
         if limit is None:
             rows.pop(tenant, None)
         else:
-            rows[tenant] = _row(limit)
+            rows[tenant] = row_of(limit, limit.until_ms)
         self.write(number, rows)
 
     def write(self, number: int, rows: dict[str, Row]) -> None:
         """Have a bucket hold these and no others."""
-        ends = min([row[4] for row in rows.values() if row[4] is not None], default=None)
-        record = BucketRecord(msgspec.Raw(msgspec.msgpack.encode(rows)), len(rows), ends)
+        ends = min([row[_UNTIL] for row in rows.values() if row[_UNTIL] is not None], default=None)
+        record = BucketRecord(
+            msgspec.Raw(msgspec.msgpack.encode(rows)), len(rows), ends, list(filter(stands_for_many, rows)),
+            any(len(row) > _MAX_RUNNING and row[_MAX_RUNNING] is not None for row in rows.values()),
+        )  # fmt: skip
         self._keep(number, record)
         self._changed[number] = encode(record) if rows else None
 
     def pop_ended(self, number: int, now_ms: int) -> dict[str, LiveLimit]:
         """Take out of a bucket what has ended by now."""
         rows = self._bucket(number)
-        ended = {tenant: row for tenant, row in rows.items() if row[4] is not None and row[4] <= now_ms}
+        ended = {tenant: row for tenant, row in rows.items() if row[_UNTIL] is not None and row[_UNTIL] <= now_ms}
         self.write(number, {tenant: row for tenant, row in rows.items() if tenant not in ended})
         return {tenant: LiveLimit(*row) for tenant, row in ended.items()}
 
@@ -98,6 +107,16 @@ class TenantLimits(Mapping[str, LiveLimit]):
     def numbers(self) -> list[int]:
         """The buckets that hold something."""
         return list(self._records)
+
+    @property
+    def patterns(self) -> list[str]:
+        """Those that stand for many tenants: `default` and globs."""
+        return [name for record in self._records.values() if record.patterns for name in record.patterns]
+
+    @property
+    def some_run(self) -> bool:
+        """Whether a limit of what runs is among them."""
+        return any(record.some_run for record in self._records.values())
 
     def changes(self) -> dict[str, bytes | None]:
         """Return the state records that have changed since the last call; None: delete."""
@@ -128,10 +147,15 @@ class TenantLimits(Mapping[str, LiveLimit]):
         last, rows = self._last
         if last != number:
             record = self._records.get(number)
-            rows = {} if record is None else msgspec.msgpack.decode(record.rows, type=dict[str, Row])
+            rows = {} if record is None else msgspec.msgpack.decode(record.rows, type=_ROWS)
             self._last = number, rows
         return rows
 
 
-def _row(limit: LiveLimit) -> Row:
-    return limit.requests_per_second, limit.burst_size, limit.window_size, limit.window_limit, limit.until_ms
+def row_of(limit: LiveLimit | PartRow, until_ms: int | None) -> Row:
+    """Return a limit as a row."""
+    row = (
+        limit.requests_per_second, limit.burst_size, limit.window_size, limit.window_limit, until_ms,
+        limit.max_running, limit.quotas,
+    )  # fmt: skip
+    return row if row[_LEAST:] != (None, None) else row[:_LEAST]

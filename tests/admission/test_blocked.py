@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.admission.model import MS, SECOND, Reason, Run, Verdict
+from gate.limits import NEVER
 from gate.policy import parse_policy
 from gate.policy.live import LiveService
 from gate.protocol.policies import LiveLimit
@@ -133,3 +134,12 @@ def test_nothing_of_a_blocked_tenant_goes_before_its_end_and_others_go_as_ever(c
             assert at >= START + end * SECOND
         if overflow == "delay":
             assert at
+
+
+@pytest.mark.parametrize(
+    ("service", "told"), [(("0", 60), START + 60 * SECOND), (("0", None), NEVER), (("5", None), None), (None, None)]
+)
+def test_usage_tells_until_when_it_is_blocked(service, told):
+    sim = Simulation(policy("delay", service=service), now=START)
+    assert sim.engine.usage(START).blocked_until == told
+    assert sim.engine.usage(START + 60 * SECOND).blocked_until == (NEVER if told == NEVER else None)

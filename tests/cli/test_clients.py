@@ -466,6 +466,8 @@ def test_states_are_told(gate, log, names):
                     "paused_until": NEVER,
                     "lanes": (LaneUsage("", 1.0, 7, 7, 1, None),),
                 },
+                {"blocked_until": NEVER, "lanes": (LaneUsage("", 1.0, 9, 9, 1, None),)},
+                {"blocked_until": time.time_ns() + 600 * 10**9},
             )
         ):
             told = to_json(replace(usage_of(f"s{number}"), **fields))
@@ -478,6 +480,8 @@ def test_states_are_told(gate, log, names):
     text = "\n".join(out)
     assert "paused until resumed" in text
     assert "paused for 5.0 min" in text
+    assert re.search(r"s5 .* 9 +until cleared +blocked until cleared", text)
+    assert "blocked for 10.0 min" in text
     assert "within limits (as of" in text
     assert "breach: s3.tenant.acme, 5.0 s" in text
     assert re.search(r"s4 .* 7 +until resumed +paused until resumed; tenant acme is paused until resumed", text)

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections import Counter
 
-from gate.client import JobClient, Worker
-from tests.system.gates import GateProcess, create
+import pytest
+
+from gate.client import JobClient, JobFailedError, Retry, Worker
+from tests.system.gates import GateProcess, create, stamp
 
 JOBS = 12
 POLICY = "services:\n  pay: {requests_per_second: 5000, burst_size: 5000, overflow: reject}\n"
@@ -91,3 +93,34 @@ async def test_each_group_has_its_own_retries_and_each_comes_once_whatever_is_ki
         for process in running:
             process.kill()
             await asyncio.to_thread(process.wait if isinstance(process, subprocess.Popen) else process.close)
+
+
+async def test_a_ticket_that_is_opened_later_knows_the_result_and_who_gave_up(gated, start):
+    service = await gated.service()
+    worker = gated.worker(service, results=True, retry=Retry(attempts=2, first=0.05))
+
+    @worker.handler(service)
+    async def handle(job):
+        if job.value == b"fails":
+            raise OSError("always")
+        return b"did " + job.value
+
+    start(worker)
+    async with gated.client() as client:
+        done, dead = await client.submit(service, b"works", id="mine"), await client.submit(service, b"fails")
+        assert await done.result(60) == b"did works"
+        with pytest.raises(JobFailedError, match="after 2 attempts"):
+            await dead.result(60)
+    async with gated.client() as other:
+        for known in (done.id, "mine"):
+            assert await (await other.ticket(known, service=service)).result(30) == b"did works"
+        later = await other.ticket(dead.id)
+        with pytest.raises(JobFailedError, match="after 2 attempts: OSError: always"):
+            await later.result(30)
+        log, topic = gated.log, gated.names.admitted(service)
+        admitted = [record for number in range(2) for record in await log.read(topic, number)]
+        (retry,) = [record for record in admitted if stamp(record).origin]
+        again = await other.ticket(stamp(retry).id)
+        assert again.id == dead.id
+        with pytest.raises(JobFailedError):
+            await again.result(30)

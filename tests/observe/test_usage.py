@@ -18,6 +18,8 @@ def test_a_usage_is_read_back(usage):
             tenants_paused=2,
             paused_tenants=(PausedTenant("acme", 10**18), PausedTenant("beta", None)),
         ),
+        usage(blocked_until=NEVER),
+        usage(blocked_until=10**18),
         usage(in_flight=10**30, paused_until=0, service="Ünïcode"),
     ):
         assert decode(encode(to_json(told))) == told

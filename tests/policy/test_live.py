@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.errors import GateError
+from gate.limits import Per, Quota
 from gate.policy import parse_policy
 from gate.policy.compiled import ENDLESS
+from gate.policy.errors import dotted
 from gate.policy.live import LiveService, check, check_tenant
 from gate.protocol.policies import LiveLimit
 from gate.units import MS, SECOND
@@ -28,6 +30,8 @@ limits = st.builds(
     window_size=st.none() | st.sampled_from(["60", "90s", "1h"]),
     window_limit=st.none() | st.integers(1, 10_000),
     until_ms=st.none() | st.integers(1, 2**42),
+    max_running=st.none() | st.integers(1, 99),
+    quotas=st.none() | st.sampled_from(["none", "5/day", "100000/month Europe/Berlin, 5/week"]),
 )
 
 
@@ -52,6 +56,47 @@ def test_of_a_tenant_it_is_over_what_all_tenants_have():
     first = over("plain", acme=LiveLimit(requests_per_second="50")).service("plain")
     assert first.tenant("acme").rate == 50
     assert first.tenant("beta") is None
+
+
+def test_what_is_set_for_many_tenants_is_weaker_than_what_one_has_and_stronger_than_the_file():
+    many = {"default": LiveLimit(requests_per_second="2"), "bank-*": LiveLimit(burst_size=20, quotas="5000/day")}
+    policy = over(**many, **{"bank-a": LiveLimit(requests_per_second="7")}).service("pay")
+    told = {name: policy.tenant(name) for name in ("beta", "bank-b", "bank-a")}
+    assert {name: (spec.rate, spec.burst) for name, spec in told.items()} == {
+        "beta": (2, 9), "bank-b": (2, 20), "bank-a": (7, 20),
+    }  # fmt: skip
+    assert told["bank-a"].quotas == (Quota(5000, Per.DAY, "UTC"),)
+    assert list(policy.named_tenants()) == ["bank-a"]
+    assert not policy.names_tenant("bank-*")
+    assert policy.tenant("default") == policy.tenant("beta"), "a tenant of that name is one like others"
+    origins = over(**many).explain("pay")
+    assert origins["tenants.default.requests_per_second"].source == "live"
+    quotas = origins[dotted(("tenants", "bank-*", "quotas"))]
+    assert (origins["tenants.default.burst_size"].value, quotas.value) == (9, "5000/day")
+
+
+def test_a_block_of_many_ends_for_who_is_given_a_rate():
+    off, some = LiveLimit(requests_per_second="0", until_ms=7), LiveLimit(requests_per_second="5")
+    policy = over(default=off, acme=some).service("pay")
+    assert (policy.tenant_blocked_until("beta"), policy.tenant_blocked_until("acme")) == (7 * MS, 0)
+    file = parse_policy("services: {pay: {requests_per_second: 9, tenants: {default: {requests_per_second: 0}}}}")
+    policy = file.overlaid({"pay": LiveService(1, None, {"default": some})}).service("pay")
+    assert (policy.tenant_blocked_until("beta"), policy.tenant("beta").rate) == (0, 5)
+
+
+def test_quotas_and_what_may_run_are_set_like_all_else():
+    policy = over(limit=LiveLimit(max_running=20, quotas="5/day, 100/month Europe/Berlin")).service("pay")
+    assert (policy.spec.running.capacity, policy.spec.rate) == (20, 100)
+    assert policy.spec.quotas == (Quota(5, Per.DAY, "UTC"), Quota(100, Per.MONTH, "Europe/Berlin"))
+    assert policy.counts_running
+    file = parse_policy("services: {pay: {requests_per_second: 9, quotas: [{limit: 5, per: day}]}}")
+    none = file.overlaid({"pay": LiveService(1, LiveLimit(quotas="none"))}).service("pay")
+    assert (len(file.service("pay").spec.quotas), none.spec.quotas) == (1, ())
+    one = over(acme=LiveLimit(max_running=3, burst_size=4)).service("pay")
+    assert (one.tenants_run, one.tenant("acme").running.capacity, one.tenant("beta").running) == (True, 3, None)
+    without = one.without_running()
+    assert (without.tenants_run, without.tenant("acme").running, without.tenant("acme").burst) == (False, None, 4)
+    assert not over(acme=LiveLimit(burst_size=4)).service("pay").tenants_run
 
 
 def test_a_rate_of_0_blocks_and_leaves_the_limit_beneath_as_it_was():
@@ -104,8 +149,10 @@ def test_what_ends_leaves_nothing_behind(limit, of_tenant, version):
         (LiveLimit(window_size="soon"), "", 'must be a length of time, not "soon"'),
         (LiveLimit(burst_size=0), "", "must be at least 1, not 0"),
         (LiveLimit(requests_per_second="1" * 65), "", "must have at most 64 characters"),
-        (LiveLimit(burst_size=1), "a*", "a limit can't be set live for 'a*', which stands for many tenants"),
-        (LiveLimit(burst_size=1), "default", "a limit can't be set live for 'default', which stands for many tenants"),
+        (LiveLimit(quotas="5000"), "", 'must be a limit for each day, week, month, year, not "5000"'),
+        (LiveLimit(quotas="5/day, 6/hour"), "", 'must be a limit for each day, week, month, year, not "6/hour"'),
+        (LiveLimit(quotas="0/day"), "", "must be at least 1, not 0"),
+        (LiveLimit(quotas="5/day Europe/Berlni"), "", 'unknown time zone "Europe/Berlni"'),
         (LiveLimit(burst_size=1), " a", '" a" cannot be a tenant'),
     ],
 )

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.protocol.answers import decode_answer, decode_audit
-from gate.protocol.control import ClearLimit, ImportLimits, SetLimit
-from gate.protocol.policies import LiveLimit, Part
+from gate.protocol.control import Abort, ClearLimit, ImportLimits, SetLimit
+from gate.protocol.policies import LiveLimit, Part, PartRow
 from gate.protocol.policies import decode as decode_policy
 from gate.protocol.topics import Names
 from gate.shard.live_limits import KEPT, LiveLimits
@@ -39,6 +39,13 @@ class Owner:
         changed = self.live.take(received, now)
         self.write()
         return changed
+
+    def abort(self, known, own="abort"):
+        self.offset += 1
+        received = Received(self.offset, "pay", Abort("pay", known), True, own, "ann@ops", "oh", NOW // MS)
+        found = self.live.abort(received, received.command, NOW)
+        self.write()
+        return found
 
     def expire(self, now):
         changed = self.live.expire(now)
@@ -162,10 +169,11 @@ def test_it_ends_by_itself_counted_from_when_it_was_said(tenant):
     assert owner.holds() == (3, None, {"other": FIFTY})
 
 
-names = st.sampled_from(["a", "b", "a/b", "ü", "x" * 200])
+names = st.sampled_from(["a", "b", "a/b", "ü", "x" * 200, "default", "a*"])
 a_limit = st.builds(
     LiveLimit, requests_per_second=st.sampled_from(["0", "5", None]), burst_size=st.integers(1, 9),
-    until_ms=st.none() | st.integers(1, 50),
+    until_ms=st.none() | st.integers(1, 50), max_running=st.none() | st.integers(1, 9),
+    quotas=st.sampled_from([None, "5/day"]),
 )  # fmt: skip
 
 
@@ -187,6 +195,8 @@ def test_a_table_is_a_mapping_that_survives(changes, buckets, now):
         assert dict(each) == model
         assert len(each) == len(model)
         assert all((tenant in each) == (tenant in model) for tenant in ["a", "b", "c"])
+        assert set(each.patterns) == model.keys() & {"default", "a*"}
+        assert each.some_run == any(limit.max_running for limit in model.values())
         ends = [limit.until_ms for limit in model.values() if limit.until_ms]
         assert min(each.ends.values(), default=None) == min(ends, default=None)
     ended = {}
@@ -213,7 +223,7 @@ def parts_of(rows, command="whole", size=500):
     """Return an import's parts as a client sends them."""
     rows = list(rows.items())
     return [
-        msgspec.msgpack.encode(Part(command, [(t, row[0], row[1], None, None) for t, row in rows[at : at + size]]))
+        msgspec.msgpack.encode(Part(command, [PartRow(t, *row, None, None) for t, row in rows[at : at + size]]))
         for at in range(0, len(rows), size)
     ]
 
@@ -298,7 +308,7 @@ def test_nothing_of_an_import_holds_before_all_of_it_does_and_nothing_changes_me
     [
         ({"rows": ROWS, "count": 1_701}, "the parts hold limits of 1700 tenants, and 1701 were said"),
         ({"rows": {"a": ("fast", 1)}}, "tenant 'a': must be a rate above 0"),
-        ({"rows": {"a*": ("1", 1)}}, "tenant 'a*': a limit can't be set live for 'a*'"),
+        ({"rows": {" a": ("1", 1)}}, "tenant ' a': \" a\" cannot be a tenant"),
         ({"rows": {"a": (None, None)}}, "tenant 'a': no limit is given"),
         ({"rows": ROWS, "parts": [*parts_of(ROWS)[:3], b"x"]}, "a part of the import can't be read"),
         ({"rows": ROWS, "parts": parts_of(ROWS, "another")}, "a part belongs to another import"),
@@ -319,6 +329,36 @@ def test_of_an_import_in_which_something_is_wrong_nothing_holds(said, why, resta
     kept = [key for key in owner.state if not key.startswith("limited/")]
     assert len(kept) == 2
     owner.begin(ROWS, known="again")
+    owner.finish()
+    assert owner.holds() == (2, None, limits(ROWS))
+
+
+@pytest.mark.parametrize("restarting", [False, True])
+def test_an_import_is_aborted_before_it_is_in_force_or_not_at_all(restarting):
+    owner = Importer()
+    owner.give(SetLimit("pay", TEN, tenant="before"))
+    assert not owner.abort("whole")  # nobody knows it: it may be a command on what waits
+    owner.begin(ROWS)
+    owner.step()
+    if restarting:
+        owner.restart()
+    assert owner.abort("whole", "stop")
+    assert (owner.answers[-1].command, owner.answers[-1].state) == ("stop", "done")
+    owner.finish(restarting)
+    assert owner.holds() == (1, None, {"before": TEN})
+    assert (owner.answers[-1].command, owner.answers[-1].state) == ("whole", "aborted")
+    assert owner.answers[-1].why == "aborted by ann@ops"
+    assert [(one.what, one.result) for one in owner.audit[1:]] == [("abort", "done"), ("import-limits", "aborted")]
+    assert owner.abort("whole", "stop")  # sent again
+    assert len(owner.audit) == 3
+    assert owner.abort("whole", "later")
+    assert (owner.answers[-1].state, owner.answers[-1].why) == ("failed", "command whole is over: aborted")
+    assert set(owner.published) == {"pay", "pay/before"}
+    owner.begin(ROWS, known="again")
+    while not owner.step():
+        pass
+    assert owner.abort("again", "too-late")
+    assert (owner.answers[-1].state, owner.answers[-1].why) == ("failed", "import again is in force already")
     owner.finish()
     assert owner.holds() == (2, None, limits(ROWS))
 

@@ -19,8 +19,9 @@ TOKENS = "ann admin a-long-enough-token\nbob operate another-long-token\ncat rea
 CANCEL = {"command": "cancel", "selection": {"all": True}, "reason": "nobody waits"}
 
 
-def ask(url: str, body: object = None, token: str | None = None) -> tuple[int, dict]:
+def ask(url: str, body: object = None, token: str | None = None, kind: str = "") -> tuple[int, dict]:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    headers |= {"Content-Type": kind} if kind else {}
     data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as answer:
@@ -73,6 +74,20 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
         assert (ask(there, limit, bobs)[0], ask(there, limit, token)[0]) == (403, 202)
         known = f"{running.url()}/v1/commands/limit"
         until(lambda: ask(known, token=token)[1].get("version") == 1, explain=running.text)
+        upload = f"{running.url()}/v1/services/pay/limits"
+        rows = b"tenant,requests_per_second,quotas\nacme,7,\nbeta,,5/day\n"
+        assert ask(upload, rows, bobs)[0] == 403
+        assert ask(upload, rows, token)[0] == 400  # of no kind
+        assert ask(f"{running.url()}/v1/services/nobody/limits", rows, token, "text/csv")[0] == 400
+        assert ask(f"{upload}?id=two&reason=contracts", rows, token, "text/csv")[0] == 202
+        known = f"{running.url()}/v1/commands/two?service=pay"
+        until(lambda: ask(known, token=token)[1].get("state") == "done", explain=running.text)
+        assert {name: ask(known, token=token)[1][name] for name in ("of", "version")} == {"of": 2, "version": 2}
+        assert ask(f"{upload}?id=two", rows, token, "text/csv")[0] == 202  # sent again: once
+        assert ask(f"{upload}?id=old&if_version=1", rows, token, "text/csv")[0] == 202
+        old = f"{running.url()}/v1/commands/old"
+        until(lambda: ask(old, token=token)[1].get("state") == "failed", explain=running.text)
+        assert "at version 2, not 1" in ask(old, token=token)[1]["why"]
         paused = {"command": "pause-until", "until": 2**52, "id": "by-bob", "reason": "the bank is down"}
         assert ask(there, paused, bobs)[0] == 202
         usage = f"{running.url()}/v1/usage"
@@ -87,6 +102,8 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
     assert [(one.what, one.who, one.reason) for one in audit if one.service == "pay"] == [
         ("cancel", "ann", "nobody waits"),
         ("set-limit", "ann", ""),
+        ("import-limits", "ann", "contracts"),
+        ("import-limits", "ann", ""),
         ("pause", "bob", "the bank is down"),
         ("resume", "ann", ""),
         ("resume", "ann", ""),

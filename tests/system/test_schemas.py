@@ -37,7 +37,7 @@ def test_each_path_of_v1_is_described():
     server = HttpServer("127.0.0.1", 0, Board(), CollectorRegistry())
     app = server._server.config.app._app
     served = {route.path.replace(":path", "") for route in app.routes if route.path.startswith("/v1/")}
-    assert served | {"/v1/pressure"} == set(schemas.openapi()["paths"])
+    assert served | {"/v1/pressure", "/v1/services/{service}/limits"} == set(schemas.openapi()["paths"])
 
 
 def test_usage_in_full_fits():

@@ -1,0 +1,49 @@
+"""Fields of limits that are set live, spelt as one word or line each."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from gate.limits import Per
+from gate.policy.document import QuotaFields
+from gate.policy.errors import quoted
+from gate.policy.fields import read_count, read_duration, read_rate, read_timezone, wrong
+from gate.protocol.policies import MAX_QUOTAS, MAX_TEXT
+
+_NONE: Final = "none"
+_QUOTA: Final = re.compile(r"([0-9]{1,19})/(\w+)(?: (\S+))?")
+_HINT: Final = 'write as in "5000/day" or "100000/month Europe/Berlin", several with commas between; "none": no quota'
+
+
+def read_quotas(value: object) -> tuple[QuotaFields, ...]:
+    """Read quotas: LIMIT/PERIOD, with a time zone unless it is UTC."""
+    if value == _NONE:
+        return ()
+    return tuple(_quota(one.strip()) for one in str(value).split(","))
+
+
+def _quota(text: str) -> QuotaFields:
+    found = _QUOTA.fullmatch(text)
+    if found is None or found[2] not in set(Per):
+        raise wrong(f"must be a limit for each {', '.join(Per)}, not {quoted(text)}", _HINT)
+    limit, zone = read_count(int(found[1])), read_timezone(found[3] or "UTC")
+    return QuotaFields.model_construct({"limit", "per", "timezone"}, limit=limit, per=Per(found[2]), timezone=zone)
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "requests_per_second": read_rate,
+    "burst_size": read_count,
+    "window_size": read_duration,
+    "window_limit": read_count,
+    "max_running": read_count,
+    "quotas": read_quotas,
+}
+
+
+def read_live(fields: Mapping[str, str | int]) -> dict[str, Any]:
+    """Return what fields mean, as a policy file has them. Raises PydanticCustomError."""
+    for name, value in fields.items():
+        most = MAX_QUOTAS if name == "quotas" else MAX_TEXT
+        if len(str(value)) > most:
+            raise wrong(f"must have at most {most} characters")
+    return {name: _READERS[name](value) for name, value in fields.items()}
