@@ -93,8 +93,9 @@ class Held:
 
     def lonely(self, entry: BudgetReport) -> tuple[int, int]:
         """Return what is new of the units that it let go, and refused, without an owner."""
-        known = tuple(map(max, zip(self.alone, entry.told, strict=True)))
-        let_go, refused = [max(0, units - heard) for units, heard in zip(entry.alone, known, strict=True)]
+        alone, told = entry.alone or (0, 0), entry.told or (0, 0)
+        known = max(self.alone[0], told[0]), max(self.alone[1], told[1])
+        let_go, refused = max(0, alone[0] - known[0]), max(0, alone[1] - known[1])
         self.alone = (known[0] + let_go, known[1] + refused)
         return let_go, refused
 

@@ -233,7 +233,9 @@ class Holding:
         counts = self.part.counted(now) if self.part is not None else ()
         if self.alone != self.told:
             self.alone_sent = seq, self.alone
-        return BudgetReport(self.name, version, self.want, self.consumed, counts, runs, self.alone, self.told)
+        alone = self.alone if any(self.alone) else None
+        told = self.told if any(self.told) else None
+        return BudgetReport(self.name, version, self.want, self.consumed, counts, runs, alone, told)
 
     def answered(self, seq: int) -> None:
         """Forget what a report told that was answered."""

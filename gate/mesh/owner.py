@@ -89,7 +89,7 @@ class Owner:
             if budget is None or (entry.name not in lease.held and len(lease.held) >= MOST_HELD):
                 continue
             held = budget.hear(now, key, entry)
-            if entry.alone != held.alone:
+            if entry.alone is not None and entry.alone != held.alone:
                 let_go, refused = held.lonely(entry)
                 before = self.alone.get(entry.name, (0, 0))
                 self.alone[entry.name] = (before[0] + let_go, before[1] + refused)

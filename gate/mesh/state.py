@@ -49,7 +49,7 @@ class HeldRecord(msgspec.Struct, frozen=True, array_like=True, tag="held"):
     want: int
     stock: int
     void: int
-    alone: tuple[int, int] = (0, 0)
+    alone: tuple[int, int] | None = None  # units let go, and refused, without an owner
 
 
 class BudgetRecord(msgspec.Struct, frozen=True, array_like=True, tag="budget"):
@@ -113,7 +113,7 @@ def held_record(name: str, held: Held) -> HeldRecord:
         held.want,
         held.stock,
         held.void,
-        held.alone,
+        held.alone if any(held.alone) else None,
     )
 
 
@@ -179,7 +179,7 @@ def _held(now: int, record: HeldRecord, shift: int, budget: Budget) -> Held:
     held.counts = record.counts
     held.counts_until = tuple([until + shift for until in record.counts_until])
     held.accounted, held.opened, held.want, held.stock = record.accounted, record.opened, record.want, record.stock
-    held.void, held.alone = record.void, record.alone
+    held.void, held.alone = record.void, record.alone or (0, 0)
     held.starts = deque([(position, at + shift) for position, at in record.starts])
     return held
 

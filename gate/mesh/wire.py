@@ -41,8 +41,8 @@ class BudgetReport(_Struct, frozen=True):
     consumed: int  # position up to which granted units are used or given back
     counts: tuple[int, ...] = ()  # units that count in each divided window
     runs: tuple[Run, ...] = ()
-    alone: tuple[int, int] = (0, 0)  # units that were let go, and refused, while no owner answered: since it began
-    told: tuple[int, int] = (0, 0)  # of these, what it knows to have been heard
+    alone: tuple[int, int] | None = None  # units that were let go, and refused, while no owner answered: since it began
+    told: tuple[int, int] | None = None  # of these, what it knows to have been heard
 
 
 class Ask(_Struct, frozen=True):

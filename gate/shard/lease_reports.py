@@ -91,7 +91,8 @@ def _impossible(report: Report, partitions: int) -> str:
         if len(entry.runs) > _MOST_RUNS:
             return f"it tells of {len(entry.runs)} uses of one budget"
         longest = max(longest, len(entry.name))
-        numbers += (entry.version, entry.want, entry.consumed, *entry.counts, *entry.alone, *entry.told)
+        numbers += (entry.version, entry.want, entry.consumed, *entry.counts)
+        numbers += (*(entry.alone or ()), *(entry.told or ()))
         numbers += [run.position for run in entry.runs]
         if entry.runs and max(run.age for run in entry.runs) > _LARGEST:
             return "a use is older than all time"

@@ -50,7 +50,7 @@ class Process:
         limits = Limits(10**12, (), 1000, granted=False)
         found = [Charged(name, "", (name,), shard, (1000,)) for name, _ in report.lookups]
         shares = [Share(entry.name, report.seq, limits, 10**12, 1000, (), 0) for entry in report.budgets]
-        self.alone += [entry.alone for entry in report.budgets if entry.alone > entry.told]
+        self.alone += [entry.alone for entry in report.budgets if entry.alone is not None]
         grant = Grant(holder, report.epoch, report.seq, DEFAULT.lease_ns, 0, tuple(shares), found=tuple(found))
         self.holders.receive(self.now, holder.encode(), encode(grant))
 
