@@ -247,6 +247,7 @@ class Usage:
     # ns: when the next request may go, of those that wait, else one of cost 1 that came now; None: nobody can tell
     next_slot: int | None = None
     blocked_until: Ns | None = None  # its limit is 0; None: it is not
+    waiting_since: Ns | None = None  # when the oldest came that is parked; None: nothing is, or it is not known
 
     @property
     def backlog(self) -> int:

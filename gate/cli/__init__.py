@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "submit": "Submit requests: lines of a file, of stdin, or generated ones.",
     "usage": "Show limits, rate, backlog and ETA of each service and lane.",
     "console": "Serve a page of the whole group: who is held back, by what, until when.",
+    "top": "Show the same in the terminal, and act on it.",
     "tail": "Print admitted, delayed or rejected requests, or alerts, as they come.",
     "worker": "Run a command for each admitted request of a service.",
     "pause": "Admit nothing of a service, or of one of its tenants, for a time.",

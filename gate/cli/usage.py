@@ -10,6 +10,7 @@ from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from cyclopts import CycloptsError
 from rich import box
 from rich.console import Console
 from rich.live import Live
@@ -18,7 +19,8 @@ from rich.text import Text
 
 from gate.admission.model import EXPEDITED, MS, SECOND, LimitUsage, Usage
 from gate.cli import commanded as told
-from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
+from gate.cli.client import Client, Flag, OptionalService, Seconds, log_to_stderr, say
+from gate.cli.usage_history import show_history
 from gate.console.commanded import Commanded
 from gate.errors import GateError
 from gate.kafka.aio.client import Client as Connection
@@ -41,13 +43,19 @@ _WIDTH: Final = 160  # where nobody's terminal says
 
 
 def usage(
-    service: OptionalService = None, *, json: Flag = False, watch: Flag = False, client: Client | None = None
+    service: OptionalService = None,
+    *,
+    json: Flag = False,
+    watch: Flag = False,
+    since: Seconds | None = None,
+    client: Client | None = None,
 ) -> None:
-    """Show limits, rate, tokens, window fill, backlog and ETA of each service and lane.
+    """Show limits, rate, tokens, window fill, backlog and ETA of each service and lane; with --since how it came.
 
     Beside it stands who paused it, set a limit, or acts on what waits, and why, as far as the audit may be read.
 
     Example: `gate usage payments`
+    Example: `gate usage payments --since 2h`
 
     Parameters
     ----------
@@ -58,9 +66,18 @@ def usage(
         keys are those of the usage topic, and paused_by, paused_why, limit_set and commands; times are unix ms.
     watch
         Show it anew every two seconds, until Ctrl-C.
+    since
+        What was offered and granted, waited and was allowed in that time up to now, such as 2h, 24h at the most. As
+        JSON in steps of 10 seconds, of one second up to 15m, with `at_ms` at which each began; null is not known.
     """
     log_to_stderr()
     client = client or Client()
+    if since is not None:
+        if service is None or watch:
+            raise CycloptsError(msg="--since shows one service once: name it, and leave out --watch")
+        (newest,) = _shown(asyncio.run(newest_usage(client)), service)
+        show_history(client, service, newest, since, json=json)
+        return
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDTH

@@ -12,6 +12,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from gate.config import Connection
 from gate.console.commanded import AUDITS
 from gate.console.group import Group
+from gate.console.history import Histories
 from gate.console.view import Trouble
 from gate.errors import GateError, reason_of
 from gate.kafka.connect import running
@@ -21,6 +22,7 @@ LINGER: Final = 120.0  # seconds
 PATIENCE: Final = 8.0  # seconds for which a page waits for the first records
 _PAUSE: Final = 1.0
 _POLL_MS: Final = 250
+_ENOUGH: Final = 256 << 10  # bytes: else each batch of each gate is asked for by itself
 _AT_ONCE: Final = 500  # records, between which others have a turn
 _ALERTS: Final = 20_000
 _ANSWERS: Final = 5_000  # a command that takes long has one a second
@@ -40,6 +42,7 @@ class Feed:
         self._fault = ""
         self._used = 0.0
         self.group = Group()
+        self.histories = Histories(connection)
 
     async def use(self) -> Group:
         """Return what is known, after the first look at all of it; some or none of it where the broker is away."""
@@ -89,14 +92,16 @@ class Feed:
         names, group = self._connection.names, Group()
         usage, alerts, audit = (TopicPartition(topic, 0) for topic in (names.usage, names.alerts, names.audit))
         takes: dict[TopicPartition, Callable[[ConsumerRecord], None]] = {
-            usage: lambda record: group.take_usage(record.key, record.value),
+            usage: lambda record: self._take_usage(group, record),
             alerts: lambda record: group.take_alert(dict(record.headers), record.value, record.timestamp),
             audit: lambda record: group.take_audit(record.value),
         }
         consumer = AIOKafkaConsumer(
             **self._connection.access(), isolation_level="read_committed", auto_offset_reset="earliest",
             max_poll_records=_AT_ONCE, metadata_max_age_ms=_METADATA_MS,
+            fetch_min_bytes=_ENOUGH, fetch_max_wait_ms=_POLL_MS,
         )  # fmt: skip
+        self.histories.clear()
         async with running(consumer):
             there = await consumer.topics()
             if missing := sorted({partition.topic for partition in takes} - there):
@@ -118,6 +123,12 @@ class Feed:
                 if self.group is not group and await self._is_there(consumer, ends):
                     self.group, self._fault = group, ""
                     self._ready.set()
+
+    def _take_usage(self, group: Group, record: ConsumerRecord) -> None:
+        group.take_usage(record.key, record.value)
+        if self.histories:
+            service = (record.key or b"").decode(errors="replace")
+            self.histories.told(service, group.record(service))
 
     @staticmethod
     async def _is_there(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:

@@ -1,6 +1,8 @@
 """The console's pages: who is answered, whole pages, the same parts as server-sent events, and forms."""
 
 import asyncio
+import gzip
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,12 +25,14 @@ from gate.console.anonymous import (
 )
 from gate.console.asked import Asked, asked_of, live_url, number
 from gate.console.assets import SECURITY, static
+from gate.console.charts import Charts, since_for, step_for
 from gate.console.feed import Feed
 from gate.console.forms import FILTER, RefusedError, check_form, read_form
 from gate.console.group import as_json
 from gate.console.limit_uploads import LimitUploads, TooLongError
 from gate.console.live import Live
 from gate.console.views import LIVE, PAGES, Views
+from gate.units import MS, parse_duration
 
 SIZE_MOST: Final = 1_000  # services in one answer of `/v1/pressure`
 _SIGNED_IN: Final = 12 * 3600  # seconds
@@ -56,6 +60,7 @@ class Console:
         self._uploads = uploads
         self._live = Live()
         self._done: dict[tuple[str, str], str] = {}  # what became of the last commands, by service and id
+        self._charts = Charts(feed, lambda: time.time_ns() // MS)
 
     @property
     def routes(self) -> list[Route]:
@@ -66,6 +71,7 @@ class Console:
             Route("/live/{view}/{service}", self._events),
             Route("/v1/pressure", self._json),
             Route("/v1/services/{service}/limits", self._import, methods=["POST"]),
+            Route("/v1/history/{service}", self._history),
             Route("/sign-in", self._sign_in, methods=["POST"]),
             Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/services/{service}/{action}", self._act, methods=["POST"]),
@@ -193,6 +199,25 @@ class Console:
 
     def _asked(self, request: Request, view: str, viewer: Viewer | None = None) -> Asked:
         return asked_of(request, view, viewer, acts=self._actions is not None)
+
+    async def _history(self, request: Request) -> Response:
+        viewer = self._access.viewer(request)
+        if viewer is None:
+            return self.guard(request) or Response(status_code=401)
+        service, given = request.path_params["service"], request.query_params
+        try:
+            since, step = (parse_duration(given.get(name, otherwise)) // MS
+                           for name, otherwise in (("since", "15m"), ("step", "0")))  # fmt: skip
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        since_ms = since_for(since)
+        packed = await self._charts.packed(service, since_ms, step_for(since_ms, step), names=viewer.may(Role.READ))
+        if packed is None:
+            return JSONResponse({"error": f"there is no service {service!r}, or it has asked for nothing yet"}, 404)
+        headers = {"Cache-Control": "no-store", "Vary": "Accept-Encoding"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(packed, media_type="application/json", headers={**headers, "Content-Encoding": "gzip"})
+        return Response(gzip.decompress(packed), media_type="application/json", headers=headers)
 
     # -- actions ---------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ class Record(msgspec.Struct, frozen=True):
     scheduled: int = 0
     next_start_ms: int | None = None
     next_slot_ms: int | None = None
+    waiting_since_ms: int | None = None
     running: int | None = None
     in_flight: int | None = None
     shard: int | None = None

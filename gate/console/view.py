@@ -56,7 +56,7 @@ class Line:
     waiting: int
     next_slot_ms: int | None  # None: nobody can tell
     drain_seconds: float | None  # None: nobody can tell
-    waits_seconds: float | None  # since something waits without a break; None: nothing does, or nobody tells
+    waits_seconds: float | None  # of the oldest that waits, else since the breach; None: nothing does, or nobody tells
     owner: str
     shard: int | None
     limit_set: LimitSet | None = None  # over the policy file
@@ -150,7 +150,9 @@ def line_of(record: Record, now_ms: int, pause: Audit | None, *, names: bool) ->
     """Return a service's line of the pressure list."""
     drained = record.drained_ms
     since = [record.undecided_age_seconds] if record.undecided_age_seconds else []
-    if record.breach_since_ms is not None:
+    if record.waiting_since_ms is not None and record.backlog:
+        since.append(max(0, now_ms - record.waiting_since_ms) / 1000)
+    elif record.breach_since_ms is not None:
         since.append(max(0, now_ms - record.breach_since_ms) / 1000)
     return Line(
         service=record.service,

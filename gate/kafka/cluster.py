@@ -29,7 +29,11 @@ FOREVER: Final = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.b
 # what is said anew each second
 SOON_GONE: Final = {"cleanup.policy": "delete", "retention.ms": "600000"}
 SMALL: Final = {"segment.ms": "600000"}
+# little to read for who takes over, or asks for the first time: of the newest segment nothing is compacted
+OFTEN_COMPACTED: Final = {"segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}
 GRANTS: Final = 8  # partitions: each holder reads one, with all that is said there to others
+HISTORY: Final = 32  # partitions: who asks about one service reads one
+A_DAY: Final = {"cleanup.policy": "delete", "retention.ms": "90000000"}
 STAMP_ROOM: Final = 64 << 10  # what stamps may add to a record of the largest size
 
 log = get_logger("gate.cluster")
@@ -244,13 +248,14 @@ class Cluster:
         own_time = {"message.timestamp.type": "LogAppendTime"}  # whatever the clock of the gate that writes
         return [
             TopicSpec(names.alerts, 1, own_time),
-            TopicSpec(names.usage, 1, compact | own_time),
+            TopicSpec(names.usage, 1, compact | own_time, OFTEN_COMPACTED | {"segment.bytes": str(16 << 20)}),
             TopicSpec(names.control, 1, kept | own_time),
             TopicSpec(names.answers, 1, kept | own_time),
             TopicSpec(names.audit, 1, FOREVER | own_time),
             TopicSpec(names.leases, shards, SOON_GONE, SMALL),
             TopicSpec(names.grants, GRANTS, SOON_GONE, SMALL),
             TopicSpec(names.policies, 1, compact | own_time),
+            TopicSpec(names.history, HISTORY, A_DAY | own_time, {"segment.ms": "3600000"}),
             self.state_spec(names.state, shards),
         ]  # fmt: skip
 
@@ -263,7 +268,7 @@ class Cluster:
                 "cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime",
                 "max.message.bytes": str(4 << 20),
             },
-            {"segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"},  # little to read for who takes over
+            OFTEN_COMPACTED,
         )  # fmt: skip
 
     async def _settled(self, what: str, call: Callable[[], Awaitable[Any]]) -> Any:

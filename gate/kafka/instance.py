@@ -17,17 +17,19 @@ from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import check_compression
 from gate.kafka.alert_producer import Notices
-from gate.kafka.cluster import GRANTS, Cluster
+from gate.kafka.cluster import GRANTS, HISTORY, Cluster
 from gate.kafka.command_door import CommandDoor
 from gate.kafka.feedback import Feedback
 from gate.kafka.foreign_topics import ForeignTopics
 from gate.kafka.generation_watch import GenerationWatch
 from gate.kafka.generations import FIRST, Generation, in_force
 from gate.kafka.health import Health, health_of
+from gate.kafka.history import HistoryWriter
 from gate.kafka.lost_requests import Losses
 from gate.kafka.membership import Membership, Owned, state_lost
 from gate.kafka.memory import keep_small
 from gate.kafka.open_transactions import Transactions
+from gate.kafka.parked_since import Lowest, ParkedSince
 from gate.kafka.reporting import Reporter
 from gate.kafka.request_search import RequestSearch
 from gate.kafka.reset import reset
@@ -130,6 +132,13 @@ class Gate:
         self._notices = Notices(self.names.alerts, **self._options)
         stack.push_async_callback(self._notices.close)
         self.observer.notify = self._notices.send
+        history = HistoryWriter(
+            self.names.history, (await self._cluster.partitions()).get(self.names.history, HISTORY), self.observer.name,
+            **self._options,
+        )  # fmt: skip
+        stack.push_async_callback(history.close)
+        self.observer.history = history
+        history.start()
         self.source = KafkaSource(readers, self._single, self.doubt)
         stack.push_async_callback(self.source.close)
         told = Reader(await self._client(f"{settings.group_id}-feedback"))
@@ -178,6 +187,11 @@ class Gate:
             lambda: [parking for shard in self._owned.values() if (parking := shard.parking()) is not None],
             self._emptied,
         )
+        parked = ParkedSince(
+            looker, self.names,
+            lambda: [Lowest(shard.number, shard.lowest()) for shard in self._owned.values()],
+            self.observer,
+        )  # fmt: skip
         sweeper = Sweeper(
             looker,
             lambda: [shard for shard in self._owned.values() if shard.ready],
@@ -190,6 +204,7 @@ class Gate:
             asyncio.create_task(keep_small(), name="memory"),
             asyncio.create_task(watch.run(self.wall, self._publish), name="undecided"),
             asyncio.create_task(losses.run(), name="losses"),
+            asyncio.create_task(parked.run(self._tell_soon), name="parked"),
             asyncio.create_task(sweeper.run(self.local), name="sweeper"),
         ]
 
@@ -286,6 +301,11 @@ class Gate:
         for number, some in services.items():
             if number in self._owned:
                 self._owned[number].publish(some)
+
+    def _tell_soon(self, services: Mapping[int, Sequence[str]]) -> None:
+        for number, some in services.items():
+            if number in self._owned:
+                self._owned[number].tell_soon(some)
 
     def doubt(self) -> None:
         """Look behind what was committed, as a broker was away."""

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -32,6 +32,13 @@ LOUD_SECONDS: Final = 15.0  # for so long: else it is a rebalance, or a broker t
 log = structlog.get_logger("gate")
 
 
+class History(Protocol):
+    """Who keeps what services were like."""
+
+    def take(self, usage: Usage) -> None: ...  # noqa: D102
+    def forget(self, service: str) -> None: ...  # noqa: D102
+
+
 class Reporter:
     """`shard.Observer` for a running gate."""
 
@@ -50,6 +57,7 @@ class Reporter:
         self._skewed = False
         self._wall = wall
         self.notify: Callable[[AlertRecord], None] = lambda _: None
+        self.history: History | None = None
         self.generation = 1  # of the state
         self.name = f"{socket.gethostname()}:{os.getpid()}"  # of this gate
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
@@ -57,6 +65,7 @@ class Reporter:
         self._policy_refused = False  # the file as it is now
         self._commit_seconds = 0.0  # that a batch took of late, on the average
         self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
+        self._parked: dict[str, int] = {}  # unix ms since when the oldest parked request waits
         self._ignored: set[tuple[str, str]] = set()  # services and kinds of fault that were logged
 
     def _send(self, record: AlertRecord) -> None:
@@ -146,6 +155,8 @@ class Reporter:
     def usage(self, usage: Usage, shard: int) -> Outgoing:
         """Show the newest usage of a service. Returns it as a record, which also tells the shard."""
         self.metrics.usage(usage)
+        if self.history is not None:
+            self.history.take(usage)
         shown = to_json(usage) | self._beside(usage.service)
         self.board.usage[usage.service] = shown
         told = {
@@ -166,11 +177,23 @@ class Reporter:
         if (shown := self.board.usage.get(service)) is not None:
             self.board.usage[service] = {**shown, **self._beside(service)}
 
+    def parked(self, service: str, since_ms: int | None) -> None:
+        """Show since when the oldest parked request of a service waits, unix ms; None: nothing does, or not known."""
+        if since_ms is None:
+            self._parked.pop(service, None)
+        else:
+            self._parked[service] = since_ms
+        if (shown := self.board.usage.get(service)) is not None:
+            self.board.usage[service] = {**shown, **self._beside(service)}
+
     def _beside(self, service: str) -> dict[str, Any]:
         """Return what there is to say of a service that its engine does not know."""
         requests, age = self._undecided.get(service, (None, None))
         waiting = [one.as_json() for one in self._waits.of(service)]
-        return {"undecided": requests, "undecided_age_seconds": age, "waiting": waiting}
+        since_ms = self._parked.get(service)
+        return {
+            "undecided": requests, "undecided_age_seconds": age, "waiting": waiting, "waiting_since_ms": since_ms,
+        }  # fmt: skip
 
     def known(self, service: str, policy: ServicePolicy) -> None:
         """Begin to count for a service, at zero, before anything comes."""
@@ -179,6 +202,8 @@ class Reporter:
     def forget(self, service: str) -> None:
         """Drop what was told of a service: it has another owner, or restarts."""
         self.metrics.forget(service)
+        if self.history is not None:
+            self.history.forget(service)
         self.board.usage.pop(service, None)
 
     def clock(self, skew: float, error: float) -> None:

@@ -20,6 +20,7 @@ TIMES: Final = {
     "next_start": "next_start_ms",
     "next_slot": "next_slot_ms",
     "blocked_until": "blocked_until_ms",
+    "waiting_since": "waiting_since_ms",
 }
 
 

@@ -97,6 +97,7 @@ class Topics(StrictModel):
     leases: Annotated[str, _template("leases")] = "{prefix}.leases"
     grants: Annotated[str, _template("grants")] = "{prefix}.grants"
     policies: Annotated[str, _template("policies")] = "{prefix}.policies"
+    history: Annotated[str, _template("history")] = "{prefix}.history"
 
     def overhead(self, prefix: str) -> int:
         """Characters that the longest topic of a service has beside the service's name."""

@@ -39,6 +39,7 @@ class Templates:
     leases: str = "{prefix}.leases"
     grants: str = "{prefix}.grants"
     policies: str = "{prefix}.policies"
+    history: str = "{prefix}.history"
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,11 @@ class Names:
     def policies(self) -> str:
         """Limits set while it runs, over the policy file; compacted."""
         return self._patterns["policies"][0]
+
+    @property
+    def history(self) -> str:
+        """What each service was like in the last day; a partition holds some services."""
+        return self._patterns["history"][0]
 
     @cached_property
     def requests_pattern(self) -> str:

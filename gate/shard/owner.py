@@ -5,7 +5,7 @@ starts anew from what is committed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Final
@@ -199,6 +199,16 @@ class Shard:
         if self._state is not None:
             self._state.publish(undecided)
             self._woken.set()
+
+    def tell_soon(self, services: Iterable[str]) -> None:
+        """Publish the usage of these services soon."""
+        if self._state is not None:
+            self._state.tell_soon(services)
+            self._woken.set()
+
+    def lowest(self) -> Mapping[Partition, int]:
+        """Return the oldest parked offset of each partition, of services that have nothing scheduled."""
+        return {} if self._state is None or not self.ready else self._state.lowest(scheduled=False)
 
     def watched(self) -> list[Watched]:
         """Return the services whose workers are to be watched."""

@@ -71,7 +71,8 @@ def source_of(command: Redrive, names: Names) -> str:
 
 def refuse_source(topic: str, names: Names) -> str | None:
     """Tell why a topic can't be put back; None: it can, if it is there."""
-    if topic in {names.control, names.answers, names.audit, names.alerts, names.usage, names.grants, names.policies}:
+    told = {names.control, names.answers, names.audit, names.alerts, names.usage, names.grants, names.policies}
+    if topic in told or topic == names.history:
         return f"{topic} holds no requests"
     if names.generation_of(topic) is not None or names.leases_generation(topic) is not None or topic in _BROKERS:
         return f"{topic} holds no requests"

@@ -232,6 +232,12 @@ class ShardState:
                 self.services[service].engine.holding.behind = requests
                 self._publication.plan(service, len(self.services))
 
+    def tell_soon(self, services: Iterable[str]) -> None:
+        """Have the usage of services published soon, although nothing may be decided."""
+        for service in services:
+            if service in self.services:
+                self._publication.plan(service, len(self.services))
+
     def outputs(self, service: str) -> tuple[str, ...]:
         """Return the topics that requests of a service may go to."""
         topics = self.services[service].topics
@@ -307,12 +313,15 @@ class ShardState:
         self._assume_busy(served, now)
         self._touch(served)
 
-    def lowest(self) -> dict[Partition, int]:
-        """Return the oldest parked offset of each partition of the delayed topics in which something is parked."""
+    def lowest(self, *, scheduled: bool = True) -> dict[Partition, int]:
+        """Return the oldest parked offset of each partition of the delayed topics in which something is parked.
+
+        Not `scheduled`: of services in which nothing waits for its time.
+        """
         return {
             Partition(served.topics.delayed, number): offset
             for served in self.services.values()
-            if served.engine.waiting or served.engine.scheduled
+            if (served.engine.waiting or served.engine.scheduled) and (scheduled or not served.engine.scheduled)
             for number, offset in served.engine.low_watermarks().items()
         }
 

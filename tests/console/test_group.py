@@ -110,6 +110,13 @@ def test_for_how_long_something_waits_is_told_where_it_is_known(group, tell):
     assert group.line("pay", AT_MS + 1_000, names=True).waits_seconds == 10.0
 
 
+def test_the_age_of_the_oldest_that_is_parked_counts_more_than_that_of_the_breach(group, tell):
+    tell("pay", backlog=2, breach_since=AT - 9 * SECOND, beside={"waiting_since_ms": AT_MS - 60_000})
+    assert group.line("pay", AT_MS, names=True).waits_seconds == 60.0
+    tell("pay", backlog=0, beside={"waiting_since_ms": AT_MS - 60_000})
+    assert group.line("pay", AT_MS, names=True).waits_seconds is None, "what was parked has gone meanwhile"
+
+
 def test_what_waits_in_all_and_states_that_time_changes_are_as_the_records_say(group, tell):
     tell("pay", backlog=2, eta=5.0, next_slot=AT + SECOND, binding=Binding(Reason.RATE, "pay.rate"))
     tell("loan", backlog=5, eta=600.0, paused_until=AT + 60 * SECOND, binding=Binding(Reason.PAUSED, "loan"))

@@ -88,7 +88,8 @@ def test_what_waits_or_is_no_request_is_not_put_back():
         assert refuse_source(topic, NAMES) == f"what is in {topic} waits yet"
     for topic in (
         "gate.state", "gate.state.2", "gate.control", "gate.audit", "gate.feedback.pay", "gate.results.pay",
-        "gate.leases", "gate.leases.2", "gate.grants", "gate.policies", "__consumer_offsets", "__transaction_state",
+        "gate.leases", "gate.leases.2", "gate.grants", "gate.policies", "gate.history", "__consumer_offsets",
+        "__transaction_state",
     ):  # fmt: skip
         assert refuse_source(topic, NAMES) == f"{topic} holds no requests"
     for topic in ("gate.rejected.pay", "gate.admitted.pay", "gate.requests.other", "elsewhere"):

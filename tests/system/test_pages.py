@@ -21,6 +21,7 @@ from gate import cli
 from gate.admission.model import EventKind, Reason
 from gate.kafka.cluster import Cluster
 from gate.observe import alerts
+from gate.observe.history import stretches_of
 from gate.policy import parse_policy
 from gate.protocol import control, headers
 from gate.protocol import feedback as outcomes
@@ -158,6 +159,9 @@ def test_the_page_about_the_wire_shows_a_stamp_commands_and_feedback_that_can_be
     told = [heard.outcome for heard in read if isinstance(heard, outcomes.Heard)]
     assert [type(outcome) for outcome in told] == [outcomes.Failed, outcomes.BackOff]
     assert len([heard for heard in read if isinstance(heard, outcomes.Finished)]) == 1
+    (kept,) = [text for text in said if b'"services"' in text]
+    gate_name, (stretch,) = stretches_of(kept, "payments") or ("", [])
+    assert (gate_name, len(stretch.points())) == ("host-a:4711", 3)
     (piped,) = [next(lines(text)) for language, text in shown if language == "sh" and "gate.feedback." in text]
     assert isinstance(outcomes.read(None, piped[1].encode(), "gate.admitted.payments", 3), outcomes.Finished)
 

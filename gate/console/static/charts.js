@@ -1,0 +1,125 @@
+"use strict";
+// Plots what a service was like, and marks what happened to it: read anew every few seconds while somebody can see it
+(() => {
+  const plots = document.getElementById("plots");
+  if (plots === null) return;
+  const EVERY_MS = 5000;
+  const LEGEND = 60;  // pixels
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const LINES = {
+    rates: [["offered", "--offered", 1], ["granted", "--granted", 2], ["limit", "--limit", 1]],
+    waiting: [["waiting", "--waiting", 2]],
+  };
+  const KINDS = {"take-over": "--offered", policy: "--link", pause: "--warn", resume: "--good", "breach.opened": "--bad"};
+  let since = "15m", step = "1", marks = [], drawn = [], timer = 0, asked = 0;
+
+  // light-dark() in a property is resolved only where it is used as a colour
+  const probe = document.createElement("i");
+  probe.hidden = true;
+  plots.append(probe);
+  const resolved = (name) => {
+    probe.className = "colour" + name;
+    return getComputedStyle(probe).color || colour(name);
+  };
+
+  const number = (value) => value === null || value === undefined ? "–"
+    : value >= 100 ? Math.round(value).toLocaleString("en") : String(Math.round(value * 100) / 100);
+
+  const clock = (at) => new Date(at * 1000).toISOString().slice(11, 19);
+
+  const drawMarks = (plot) => {
+    const {ctx, bbox} = plot;
+    ctx.save();
+    ctx.lineWidth = devicePixelRatio;
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    for (const mark of marks) {
+      const x = Math.round(plot.valToPos(mark.at_ms / 1000, "x", true));
+      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.strokeStyle = resolved(KINDS[mark.kind] ?? "--soft");
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+    }
+    ctx.restore();
+  };
+
+  const made = (place, lines, data) => {
+    const axis = {stroke: resolved("--soft"), grid: {stroke: resolved("--line"), width: 1}, ticks: {show: false}};
+    return new uPlot({
+      width: place.clientWidth, height: 180, tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
+      cursor: {sync: {key: "service"}, drag: {x: true, y: false}},
+      scales: {y: {range: (_, least, most) => [0, most > 0 ? most * 1.05 : 1]}},
+      axes: [{...axis, space: 70, values: (_, all) => all.map((at) => clock(at).slice(0, 5))}, {...axis, size: LEGEND, values: (_, all) => all.map(number)}],
+      series: [{value: (_, at) => at === null ? "–" : clock(at)}, ...lines.map(
+        ([label, name, width]) => ({
+          label, stroke: resolved(name), width, points: {show: false}, value: (_, value) => number(value),
+          dash: label === "limit" ? [6, 4] : undefined,
+        }))],
+      hooks: {draw: [drawMarks]},
+    }, data, place);
+  };
+
+  const columns = (told, lines) => {
+    const times = told.granted.map((_, i) => (told.start_ms + (i + 1) * told.step_ms) / 1000);
+    return [times, ...lines.map(([name]) => told[name])];
+  };
+
+  let shown = null;
+  const draw = (told) => {
+    shown = told;
+    marks = told.marks;
+    const places = [...plots.querySelectorAll(".plot")];
+    places.forEach((place, i) => {
+      const lines = LINES[place.dataset.of], data = columns(told, lines);
+      if (drawn[i] === undefined) drawn[i] = made(place, lines, data);
+      else drawn[i].setData(data);
+    });
+    const list = plots.querySelector(".plotted");
+    list.replaceChildren(...marks.slice(-5).reverse().map((mark) => {
+      const item = document.createElement("li"), time = document.createElement("time");
+      time.textContent = clock(mark.at_ms / 1000);
+      item.append(time, mark.what);
+      return item;
+    }));
+    plots.dataset.drawn = since;
+  };
+
+  const again = () => {
+    for (const plot of drawn) plot.destroy();
+    drawn = [];
+    if (shown !== null) draw(shown);
+  };
+
+  const read = async () => {
+    clearTimeout(timer);
+    if (document.hidden) return;
+    const mine = ++asked;
+    try {
+      const answer = await fetch(`${plots.dataset.history}?since=${since}&step=${step}`);
+      if (answer.ok && mine === asked) draw(await answer.json());
+    } catch {
+      // the gate is away; the page says so
+    }
+    if (mine === asked) timer = setTimeout(read, EVERY_MS);
+  };
+
+  for (const button of plots.querySelectorAll("button")) {
+    button.addEventListener("click", () => {
+      ({since, step} = button.dataset);
+      for (const one of plots.querySelectorAll("button")) one.setAttribute("aria-pressed", String(one === button));
+      for (const plot of drawn) plot.destroy();
+      drawn = [];
+      read();
+    });
+  }
+  document.addEventListener("visibilitychange", read);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  let width = 0;
+  new ResizeObserver(() => {
+    if (plots.clientWidth === width) return;
+    width = plots.clientWidth;
+    drawn.forEach((plot) => plot.setSize({width: plot.root.parentElement.clientWidth, height: 180}));
+  }).observe(plots);
+  read();
+})();
