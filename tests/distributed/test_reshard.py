@@ -62,4 +62,4 @@ def test_a_reshard_takes_along_what_processes_hold(bootstrap: str, tmp_path: Pat
                 for thread in threads:
                     thread.join()
     for service, limit in LIMITS.items():
-        assert excess(limit, calls[service]) == []
+        assert excess(limit.spec, calls[service]) == []

@@ -67,6 +67,6 @@ def test_a_tenant_has_one_limit_for_its_requests_and_its_calls(bootstrap: str, t
 
     calls, queue = asyncio.run(work())
     for tenant in TENANTS:
-        assert excess(LIMIT, [*calls[tenant], *queue[tenant]]) == []
+        assert excess(LIMIT.spec, [*calls[tenant], *queue[tenant]]) == []
         assert len(calls[tenant]) > 20
         assert len(queue[tenant]) > 20
