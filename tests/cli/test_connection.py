@@ -51,6 +51,7 @@ topics:
   leases: "{{prefix}}_wishes"
   grants: "{{prefix}}_shares"
   policies: "{{prefix}}_overrides"
+  history: "{{prefix}}_past"
 services:
   pay: {{requests_per_second: 4, burst_size: 2}}
 """
@@ -133,6 +134,9 @@ class Desk:
     def json(self, *tokens):
         return json.loads(self.run(*tokens, "--json"))
 
+    def lines(self, *tokens):
+        return [json.loads(line) for line in self.run(*tokens, "--json").splitlines()]
+
     def until(self, condition):
         def holds():
             try:
@@ -202,6 +206,10 @@ def console(desk):
                 return [line["service"] for line in json.load(answer)["services"]] == ["pay"]
 
         until(shown)
+
+
+def top(desk):
+    desk.until(lambda: [line["service"] for line in desk.lines("top")] == ["pay"])
 
 
 def pause(desk):
@@ -301,6 +309,7 @@ WALK = (
     tail,
     usage,
     console,
+    top,
     worker,
     pause,
     resume,
