@@ -27,8 +27,8 @@ def top(*, json: Flag = False, client: Client | None = None) -> None:
     Parameters
     ----------
     json
-        Print the list once instead: an object per service in its order, as in `services` of `/v1/pressure`; times are
-        unix ms.
+        Print the list once instead, in its order: a JSON object per line and service, as in `services` of
+        `/v1/pressure`; times are unix ms.
     """
     log_to_stderr(logging.CRITICAL)  # the screen is the application's
     asyncio.run(_print(client or Client()) if json else _run(client or Client()))
@@ -51,6 +51,7 @@ async def _print(client: Client) -> None:
         if troubles := feed.troubles():
             raise GateError(troubles[0].what, hint=troubles[0].hint)
         found = group.pressure(time.time_ns() // 1_000_000, size=_MOST)
-        print(jsonlib.dumps([as_json(line) for line in found.lines]))
+        for line in found.lines:
+            print(jsonlib.dumps(as_json(line)))
     finally:
         await feed.close()
