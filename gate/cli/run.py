@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
+from gate import tracing
 from gate.cli.client import Client, Flag, log_to_stderr
 from gate.config import Connection
 from gate.console.access import Access, load_access
@@ -104,6 +105,8 @@ async def _run(config: Path, policy: Policy, settings: Settings, access: Access,
     reporter = Reporter(
         Metrics(registry, version("kafka-admission-gate")), board, settings.prefix, settings.max_clock_skew
     )
+    tracing.start("gate")
+    reporter.spans = tracing.request_spans()
     async with AsyncExitStack() as stack:
         if settings.http_address is not None:
             console = _console(settings, board, access)

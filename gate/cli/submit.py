@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number, mutually_exclusive
 
+from gate import tracing
 from gate.cli.client import Client, Duration, Flag, Seconds, Service, log_to_stderr, read_seconds, say
 from gate.cli.output import tell
 from gate.cli.times import is_moment, moment
@@ -103,6 +104,7 @@ def submit(
         Print one JSON object: service, topic, submitted, seconds, per_second.
     """
     log_to_stderr()
+    tracing.start("gate submit")
     options = {PRIORITY: priority, TENANT: tenant, COST: None if cost is None else str(cost)}
     headers = [(name, value.encode()) for name, value in options.items() if value is not None]
     if at is not None or in_ is not None:
@@ -157,7 +159,8 @@ async def _submit(
 
             async for request in requests:
                 stamped = headers if deadline is None else [*headers, (DEADLINE, _unix_ms(deadline))]
-                await sender.send(request, stamped)
+                with tracing.sending(topic, stamped) as traced:
+                    await sender.send(request, traced)
                 show(sender.acknowledged)
             await sender.finish(show)
     seconds = time.monotonic() - started
@@ -180,12 +183,12 @@ class _Sender:
         self._failure: GateError | None = None
         self.acknowledged = 0
 
-    async def send(self, request: bytes, headers: list[tuple[str, bytes]]) -> None:
+    async def send(self, request: bytes, headers: Sequence[tuple[str, bytes | None]]) -> None:
         if self._failure is not None:
             raise self._failure
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                future = await self._producer.send(self._topic, request, headers=headers)
+                future = await self._producer.send(self._topic, request, headers=list(headers))
         except TimeoutError:
             raise self._gone() from None
         self._sent += 1

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from gate import tracing
 from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection, positive
 from gate.client._errors import ArgumentError
 from gate.client._handlers import Handler, HandlerTimeoutError, Job, Threads, call
@@ -119,6 +120,14 @@ class Worker(Program):
             return handler
 
         return register
+
+    def main(self) -> None:
+        """Run until SIGTERM or SIGINT, with spans of the jobs where OTEL_* variables say where these are to go.
+
+        A second signal does not wait for what still runs.
+        """
+        tracing.start(self._group_id)
+        super().main()
 
     def stop(self) -> None:
         """Finish what runs, commit, and return from `run`. Called again: cancel what still runs."""
@@ -261,7 +270,8 @@ class Worker(Program):
         if self._results and not await self._written(taken, commits, lambda: self._outcomes.make_results(job)):
             return
         try:
-            answer = await call(handler, job, self._threads, self._timeout)
+            with tracing.working(job.topic, job.headers, job=job.id, attempt=job.attempt):
+                answer = await call(handler, job, self._threads, self._timeout)
             result = encode_result(answer) if self._results and answer is not None else None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its failure
             if commits.holds(taken.partition, taken.offsets):  # else another worker does it again anyway

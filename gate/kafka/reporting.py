@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import structlog
@@ -20,10 +20,12 @@ from gate.observe.outcomes import outcomes
 from gate.observe.usage import encode, to_json
 from gate.policy import ServicePolicy
 from gate.protocol.headers import Malformed
+from gate.shard.environment import Lag
 from gate.shard.feedback_actions import FeedbackResult
 from gate.shard.lease_reports import Ignored
 from gate.shard.records import Outgoing, Partition
 from gate.shard.stalled_partitions import StalledPartition, StalledPartitions
+from gate.shard.traced_decisions import TracedDecision
 
 LOUD_AFTER: Final = 3  # failures since requests last advanced, and
 _NEWEST: Final = 0.05  # of the average
@@ -37,6 +39,12 @@ class History(Protocol):
 
     def take(self, usage: Usage) -> None: ...  # noqa: D102
     def forget(self, service: str) -> None: ...  # noqa: D102
+
+
+class SpanRecorder(Protocol):
+    """Who records spans of the ways of requests."""
+
+    def take(self, decisions: Iterator[TracedDecision]) -> None: ...  # noqa: D102
 
 
 class Reporter:
@@ -58,6 +66,7 @@ class Reporter:
         self._wall = wall
         self.notify: Callable[[AlertRecord], None] = lambda _: None
         self.history: History | None = None
+        self.spans: SpanRecorder | None = None
         self.generation = 1  # of the state
         self.name = f"{socket.gethostname()}:{os.getpid()}"  # of this gate
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
@@ -71,9 +80,14 @@ class Reporter:
     def _send(self, record: AlertRecord) -> None:
         self.notify(record)
 
-    def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None:
-        """Take samples of lags, seconds."""
+    def lagged(self, service: str, decision: Iterable[Lag], release: Iterable[Lag]) -> None:
+        """Take samples of lags."""
         self.metrics.lagged(service, decision, release)
+
+    def decided(self, traced: Iterator[TracedDecision]) -> None:
+        """Record the decisions about requests that are part of a trace, where somebody records spans."""
+        if self.spans is not None:
+            self.spans.take(traced)
 
     def refused(self, service: str, requests: Sequence[Malformed]) -> None:
         """Count and log requests that can't go on: their headers can't be read, or the broker takes no such record."""

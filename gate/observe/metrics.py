@@ -142,12 +142,17 @@ class Metrics(Collector):
         """Count requests that no engine saw: their headers can't be read, or the broker takes no such record."""
         self._refused.setdefault(service, Tally())[reason] += count
 
-    def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None:
-        """Record lags in seconds: of decisions, and of releases. Clocks differ, so below zero counts as zero."""
+    def lagged(
+        self, service: str, decision: Iterable[tuple[float, str | None]], release: Iterable[tuple[float, str | None]]
+    ) -> None:
+        """Record lags, of decisions and of releases: seconds, and the id of a trace for the exemplar.
+
+        Clocks differ, so below zero counts as zero.
+        """
         for histogram, lags in ((self._decision_lag, decision), (self._release_lag, release)):
             child = histogram.labels(service)
-            for lag in lags:
-                child.observe(max(0.0, lag))
+            for lag, trace in lags:
+                child.observe(max(0.0, lag), None if trace is None else {"trace_id": trace})
 
     def heard(self, service: str, counts: Mapping[str, int]) -> None:
         """Count what workers of a service told, by what became of it."""

@@ -1,7 +1,7 @@
 """The environment of a shard: what it gets from the gate around it, as protocols; tests/sim stands in too."""
 
 from asyncio import Semaphore
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from gate.admission.model import Event, Usage
@@ -16,13 +16,19 @@ from gate.shard.ports import Session, Source
 from gate.shard.records import CommittedOffset, Fetched, Outgoing, Partition
 from gate.shard.stalled_partitions import StalledPartition
 from gate.shard.topic_limits import TopicLimits
+from gate.shard.traced_decisions import TracedDecision
+
+Lag = tuple[float, str | None]  # seconds, and the recorded trace of the request, if it is part of one
 
 
 class Observer(Protocol):
     """Who is told what a shard does. Of a batch it hears only after the commit."""
 
-    def lagged(self, service: str, decision: Iterable[float], release: Iterable[float]) -> None: ...  # noqa: D102
+    def lagged(self, service: str, decision: Iterable[Lag], release: Iterable[Lag]) -> None: ...  # noqa: D102
     def refused(self, service: str, requests: Sequence[Malformed]) -> None: ...  # noqa: D102
+    def decided(self, traced: Iterator[TracedDecision]) -> None:
+        """Take the decisions about requests that are part of a trace; who wants none asks for none."""
+
     def heard(self, service: str, partition: Partition, followed: FeedbackResult) -> None: ...  # noqa: D102
     def known(self, service: str, policy: ServicePolicy) -> None: ...  # noqa: D102
     def forget(self, service: str) -> None: ...  # noqa: D102

@@ -15,6 +15,7 @@ import structlog
 from gate.admission.model import Reason
 from gate.policy import Policy
 from gate.protocol.headers import not_before
+from gate.protocol.traces import sampled_trace
 from gate.shard.batch_writer import BatchWriter
 from gate.shard.clock import BrokerClock
 from gate.shard.environment import Environment
@@ -33,6 +34,7 @@ from gate.shard.stall_search import find_stalled
 from gate.shard.state import PULLS, ServiceBatch, ShardState
 from gate.shard.take_over import Successor
 from gate.shard.time_slices import in_slices
+from gate.shard.traced_decisions import traced_decisions
 from gate.units import MS
 
 FIRST_BACKOFF: Final = 0.2
@@ -496,6 +498,7 @@ class Shard:
             needed = max(writer.prepared - started, self._lead - self._lead // 16)
             self._lead = max(LEAST_LEAD, min(needed, MOST_LEAD))
             self._tell(turns, batch.now, started)
+            self._env.observer.decided(traced_decisions(batch.outputs, turns, batch.now))
             self._tell_of_mesh(state)
             for part, followed in heard:
                 self._env.observer.heard(part.service, part.partition, followed)
@@ -573,14 +576,14 @@ class Shard:
             name = turn.served.name
             # a sample per partition and pull: lags of neighbours differ little
             decision = [
-                (at - created) / 1e3
+                ((at - created) / 1e3, sampled_trace(piece.records[0].headers))
                 for piece in turn.pieces
                 if piece.records
                 and not (piece.returned or piece.retried)
                 and (created := piece.records[0].timestamp) >= 0
             ]
             release = [
-                (at - due) / 1e3
+                ((at - due) / 1e3, sampled_trace(records[0].headers))
                 for pull, records in turn.pulled
                 if records and pull.reason is not Reason.CANCELLED and (due := not_before(records[0].headers))
             ]

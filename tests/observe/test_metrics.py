@@ -2,6 +2,8 @@ import math
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from gate.admission.model import Reason, Total, Verdict
@@ -53,7 +55,7 @@ def names(registry):
 
 def test_all_names_of_the_contract_are_there(metrics, registry, usage):
     metrics.usage(usage())
-    metrics.lagged("payments", [0.1], [0.1])
+    metrics.lagged("payments", [(0.1, None)], [(0.1, None)])
     metrics.undecided("payments", (3, 1.5))
     metrics.waiting(0, 0)
     assert names(registry) >= CONTRACT
@@ -133,6 +135,20 @@ def test_what_is_unknown_is_not_made_up(metrics, registry, usage):
     assert samples["gate_eta_seconds", (("priority", "batch"), ("service", "payments"))] == math.inf
 
 
+def test_the_lag_of_a_traced_request_names_its_trace(metrics, registry):
+    traced = "0af7651916cd43dd8448eb211c80319c"
+    metrics.lagged("payments", [(0.02, traced), (0.3, None)], [(0.02, traced)])
+    exemplars = {
+        (family.name, sample.labels["le"]): sample.exemplar.labels
+        for family in openmetrics_families(openmetrics(registry).decode())
+        for sample in family.samples
+        if sample.exemplar
+    }
+    lags = "gate_decision_lag_seconds", "gate_release_lag_seconds"
+    assert exemplars == {(name, "0.025"): {"trace_id": traced} for name in lags}
+    assert traced not in generate_latest(registry).decode(), "the older format has no place for it"
+
+
 def test_what_happens_is_counted(metrics, registry):
     metrics.committed(0.02)
     metrics.committed(0.04)
@@ -143,7 +159,7 @@ def test_what_happens_is_counted(metrics, registry):
     metrics.clock(0.25, 0.001)
     assert scrape(registry)["gate_policy_last_reload_successful", ()] == 1
     metrics.policy_read(good=False)
-    metrics.lagged("payments", [0.02, -0.5], [])
+    metrics.lagged("payments", [(0.02, None), (-0.5, None)], [])
     samples = scrape(registry)
     assert samples["gate_transactions_total", ()] == 2
     assert samples["gate_transaction_seconds_sum", ()] == pytest.approx(0.06)
@@ -164,7 +180,7 @@ def test_a_forgotten_service_leaves_no_series(metrics, registry, usage):
         metrics.known(service, [("", "admitted", "")])
         metrics.usage(usage(service=service))
         metrics.refused(service, "malformed", 1)
-        metrics.lagged(service, [0.1], [0.1])
+        metrics.lagged(service, [(0.1, None)], [(0.1, None)])
     metrics.forget("payments")
     metrics.forget("reports")
     metrics.forget("never-seen")
@@ -195,6 +211,6 @@ def test_each_shard_of_this_gate_tells_how_many_of_its_partitions_stand(metrics,
 
 def test_no_label_is_a_tenant_or_a_limit(metrics, registry, usage):
     metrics.usage(usage())
-    metrics.lagged("payments", [0.1], [0.1])
+    metrics.lagged("payments", [(0.1, None)], [(0.1, None)])
     labels = {label for _, pairs in scrape(registry) for label, _ in pairs}
     assert labels == {"service", "priority", "decision", "reason", "version", "le"}

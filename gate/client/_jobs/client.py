@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from aiokafka.errors import KafkaError
 
+from gate import tracing
 from gate.client._connection import CONNECT_TIMEOUT, PREFIX, connection, positive
 from gate.client._errors import ArgumentError, NotConnectedError, UnknownServiceError
 from gate.client._headers import ERROR_ATTEMPTS, last, number
@@ -128,7 +129,8 @@ class JobClient:
             if self._broken is not None:
                 raise self._broken
             with self._matching.submission():
-                placed = await self._sender.send(topic, value, raw_key, record, seconds=self._submit_timeout)
+                with tracing.sending(topic, record) as traced:
+                    placed = await self._sender.send(topic, value, raw_key, traced, seconds=self._submit_timeout)
                 return self._matching.open(service, f"{topic}-{placed.partition}@{placed.offset}")
         except (KafkaError, TimeoutError) as error:
             why = str(error) or f"no answer within {self._submit_timeout:g} s"
