@@ -108,3 +108,13 @@ def test_a_process_records_what_its_variables_ask_for(variables, outcome):
         assert text in ran.stdout
     if "sent" in outcome:
         assert "traceparent" not in ran.stdout
+
+
+def test_without_the_extra_a_process_says_so_and_goes_on():
+    program = 'import sys\nsys.modules["opentelemetry.sdk"] = None\n' + _PROGRAM
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env={"PATH": "/usr/bin", "OTEL_TRACES_EXPORTER": "console"}, check=True,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100,
+    )  # fmt: skip
+    assert "pip install 'kafka-admission-gate[otel]'" in ran.stdout
+    assert "recorder False" in ran.stdout
