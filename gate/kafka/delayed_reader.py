@@ -6,15 +6,20 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 from aiokafka import errors
 
+from gate.kafka.aio.batches import records_of
 from gate.kafka.aio.decoding import CorruptBatchError
+from gate.kafka.aio.indexed_batch import IndexedBatch
 from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
+from gate.kafka.aio.single_records import UNREADABLE
 from gate.shard.buffer import slices_of, weight_of
 from gate.shard.ports import MOST_READ, SETTLED, PulledTooMuchError
-from gate.shard.records import Partition, Record
+from gate.shard.records import Fetched, Partition, Record, Sliced
 
 FIRST_BYTES: Final = 1 << 15
 MOST_BYTES: Final = 1 << 18
@@ -22,23 +27,51 @@ CACHE_BYTES: Final = 16 << 20
 RECORD_BYTES: Final = 700  # of memory for the objects of a record that has been taken apart
 BACKOFF: Final = 0.1
 DEADLINE: Final = 10.0
+_BASE: Final = attrgetter("base")
 LASTING: Final = (errors.UnknownTopicOrPartitionError, CorruptBatchError)  # of what can be asked again
 
 
 @dataclass(slots=True)
 class Chunk:
-    """What one fetch has brought: the records from `first` on, up to `end`."""
+    """What one fetch has brought: the records from `first` on, up to `end`.
+
+    Where it has brought whole batches, a record is read out of its batch alone. Others are taken apart one after the
+    other up to the one that is asked for.
+    """
 
     first: int
     end: int
     size: int  # bytes, as the broker sent them
     rest: Iterator[Sequence[Record]]  # what nobody has come to yet
+    batches: Sequence[IndexedBatch] = ()  # ascending
     passed: dict[int, Record] = field(default_factory=dict)  # on the way to another one
     memory: int = 0  # about what these take, bytes
+    indexes: int = 0  # bytes that `batches` take beyond `size`
     upto: int = -1  # the last one that was come to
+    taken: int = -1  # the last one that was taken
+    ascends: bool = True  # what was taken so far
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of memory it takes."""
+        return self.size + self.memory + self.indexes
 
     def take(self, offset: int) -> Record | None:
         """Take a record out: it leaves the delayed topic now, and is wanted again after an error only."""
+        self.ascends = self.ascends and offset > self.taken
+        self.taken = offset
+        index = bisect_right(self.batches, offset, key=_BASE)
+        if index and (batch := self.batches[index - 1]).last >= offset:
+            before = batch.memory
+            try:
+                return batch.record(offset)
+            except UNREADABLE:  # who takes all of the batch apart tells what is wrong with it
+                pass
+            finally:
+                self.indexes += batch.memory - before
+        return self._come_to(offset)
+
+    def _come_to(self, offset: int) -> Record | None:
         while self.upto < offset and (part := next(self.rest, None)) is not None:
             self.passed.update((record.offset, record) for record in part)
             self.memory += RECORD_BYTES * len(part) + weight_of(part)
@@ -51,8 +84,23 @@ class Chunk:
         return record
 
     def leads_to(self, offset: int) -> bool:
-        """Tell whether who has read this goes on at `offset`: close behind it, as lanes leave gaps for each other."""
-        return self.end <= offset < 2 * self.end - self.first
+        """Tell whether who has read this goes on at `offset`: close behind it, as lanes leave gaps for each other.
+
+        Nobody does where it was read to and fro, as by those who were scheduled: what is left of it is wanted yet.
+        """
+        return self.ascends and self.end <= offset < 2 * self.end - self.first
+
+
+def _chunk(offset: int, fetched: Fetched) -> Chunk:
+    """Return what a fetch from `offset` on has brought: all of the batch in which that is, too."""
+    records = fetched.records
+    if not isinstance(records, Sliced) or not records.batches:
+        return Chunk(offset, fetched.next_offset, fetched.size, slices_of(records))
+    batches = [IndexedBatch(view) for view in records.batches]
+    first = min(offset, batches[0].base)
+    rest = chain.from_iterable(records_of(batch.view, first) for batch in batches)
+    indexes = sum(batch.memory for batch in batches)
+    return Chunk(first, fetched.next_offset, fetched.size, rest, batches, indexes=indexes)
 
 
 async def bounds(reader: Reader, partition: Partition) -> tuple[int, int]:
@@ -76,7 +124,7 @@ async def load(
         raise
     if answer is None or answer.next_offset <= offset:
         return None
-    return Chunk(offset, answer.next_offset, answer.size, slices_of(answer.records))
+    return _chunk(offset, answer)
 
 
 class ParkedReader:
@@ -125,8 +173,8 @@ class ParkedReader:
         ends_since: float | None = None
         while True:
             try:
-                if await self._load(partition, offset):
-                    return self._cached(partition, offset), None  # the log goes on behind it
+                if (chunk := await self._load(partition, offset)) is not None:
+                    return self._take(partition, chunk, offset), None  # the log goes on behind it
             except errors.KafkaError as error:
                 if not error.retriable or isinstance(error, LASTING):
                     raise
@@ -155,30 +203,33 @@ class ParkedReader:
         chunk = self._before(partition, offset)
         if chunk is None or offset >= chunk.end:
             return None
+        return self._take(partition, chunk, offset)
+
+    def _take(self, partition: Partition, chunk: Chunk, offset: int) -> Record | None:
         self._chunks.move_to_end((partition, chunk.first))
-        before = chunk.memory
+        before = chunk.weight
         try:
             return chunk.take(offset)
         finally:
-            self._size += chunk.memory - before
+            self._size += chunk.weight - before
             self._evict()
 
-    async def _load(self, partition: Partition, offset: int) -> bool:
-        """Read what is at `offset` and behind it. Tells whether anything is."""
+    async def _load(self, partition: Partition, offset: int) -> Chunk | None:
+        """Read what is at `offset` and behind it. None: nothing is."""
         before = self._before(partition, offset)
         goes_on = before is not None and before.leads_to(offset)
         chunk = await load(self._reader, partition, offset, before, committed=False)
         if chunk is None:
-            return False
+            return None
         if before is not None and goes_on:
             self._drop(partition, before.first)
-        self._drop(partition, offset)
-        self._chunks[partition, offset] = chunk
+        self._drop(partition, chunk.first)
+        self._chunks[partition, chunk.first] = chunk
         firsts = self._firsts.setdefault(partition, [])
-        firsts.insert(bisect_right(firsts, offset), offset)
-        self._size += chunk.size
+        firsts.insert(bisect_right(firsts, chunk.first), chunk.first)
+        self._size += chunk.weight
         self._evict()
-        return True
+        return chunk
 
     def _evict(self) -> None:
         """Drop what was used longest ago, as long as there is too much; never the last one used."""
@@ -188,7 +239,7 @@ class ParkedReader:
     def _drop(self, partition: Partition, first: int) -> None:
         chunk = self._chunks.pop((partition, first), None)
         if chunk is not None:
-            self._size -= chunk.size + chunk.memory
+            self._size -= chunk.weight
             self._firsts[partition].remove(first)
             if not self._firsts[partition]:
                 del self._firsts[partition]

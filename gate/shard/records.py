@@ -1,6 +1,6 @@
 """Records and places as they go in and out of a shard: values without behaviour."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple, Protocol
@@ -64,6 +64,7 @@ class Sliced:
 
     slices: Iterator[Sequence[Record]]
     effort: UnpackingCost
+    batches: Collection[memoryview] = ()  # that are not come to yet, as they were written
 
     def __iter__(self) -> Iterator[Record]:
         return chain.from_iterable(self.slices)

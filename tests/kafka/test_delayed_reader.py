@@ -1,6 +1,7 @@
 """Reading parked requests out of order: what comes back, what it costs, how much is kept."""
 
 import asyncio
+import random
 import tracemalloc
 from itertools import chain, zip_longest
 
@@ -21,6 +22,7 @@ from gate.shard.changelog_records import FORMAT, Meta
 from gate.shard.ports import PulledTooMuchError
 from gate.shard.records import Fetched, Partition
 from gate.shard.state import ShardState
+from tests.kafka import raw
 from tests.shard.test_buffer import Rec
 
 HERE, OTHER = Partition("gate.delayed.pay", 0), Partition("gate.delayed.pay", 1)
@@ -241,6 +243,40 @@ def test_bytes_are_taken_apart_as_they_are_come_to(codec):
     found = asyncio.run(reader.read(HERE, [15, 18, 22, 16, 29, 35, 39, 36]))
     assert [(r.offset, r.value) for r in found] == [(n, b"%d" % n) for n in (15, 18, 22, 16, 29, 35, 39, 36)]
     assert wire.fetches == [15], "from the middle of a batch"
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+def test_what_is_wanted_in_no_order_costs_a_fetch_per_batch_and_no_objects_of_others(codec):
+    """Who was scheduled leaves by time. Each read took its batch apart, and what came of that filled the cache."""
+    batches = [batch(first, 1_000, codec) for first in range(0, 50_000, 1_000)]
+
+    class OneBatch:
+        fetches = 0
+
+        async def fetch_one(self, _, offset, **__):
+            self.fetches += 1
+            return decode(batches[offset // 1_000], (), offset)
+
+    wire = OneBatch()
+    reader = ParkedReader(wire)
+    offsets = random.Random(5).sample(range(50_000), 2_000)
+
+    async def read_all():
+        return [(record.offset, record.value) for at in offsets for record in await reader.read(HERE, [at])]
+
+    assert asyncio.run(read_all()) == [(offset, b"%d" % offset) for offset in offsets]
+    assert wire.fetches < 1.5 * len(batches)
+    assert reader._size < 4 << 20
+
+
+def test_a_record_that_can_be_told_by_its_batch_alone_is_not_gone():
+    """It has a header whose name is no text; what was asked for first lies behind it."""
+    records = [raw.Rec() for _ in range(10)]
+    records[3] = raw.Rec(headers=[(b"\xff\xfe", b"2")])
+    reader = ParkedReader(Wire(raw.batch(records, base=100)))
+    assert read(reader, 107) == [107]
+    assert read(reader, 103) == [103]
+    assert read(reader, 102, 103, 109) == [102, 103, 109]
 
 
 @pytest.mark.parametrize("codec", [0, 1])

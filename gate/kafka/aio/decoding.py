@@ -47,7 +47,7 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
             kept.append(view)
         position = max(position, batch.next_offset)
     effort = UnpackingCost()
-    return Fetched(Sliced(_slices(kept, start, effort), effort), position, len(raw), codec, packed)
+    return Fetched(Sliced(_slices(kept, start, effort), effort, kept), position, len(raw), codec, packed)
 
 
 def views(raw: bytes) -> Iterator[memoryview]:
