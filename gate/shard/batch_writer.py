@@ -93,6 +93,7 @@ class BatchWriter:
             await self._reach(batch.now)
         outputs: dict[Partition, Sequence[Outgoing | Raw]] = dict(batch.outputs)
         session.compress(state.codecs(turns))
+        session.scatter(state.scheduled(turns))
         parks = any(turn.parked for turn in turns)
         if parks:  # the state says where they are, so they must be there first
             session.begin()

@@ -3,7 +3,7 @@
 Real Kafka stands behind them in `gate run`; an in-memory log with a simulated clock and injected faults in the tests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from gate.shard.buffer import FetchBuffer
@@ -60,6 +60,9 @@ class Session(Protocol):
 
     def compress(self, codecs: Mapping[str, int]) -> None:
         """Compress what goes to these topics by these codecs from now on, if it is to be kept as it comes."""
+
+    def scatter(self, topics: Collection[str]) -> None:
+        """Write what goes to these topics in small batches from now on: it is read one by one later, in no order."""
 
     def weigh(self, topic: str, record: Outgoing | Raw, codec: int) -> int:
         """Return how many bytes a batch of this record alone has in a topic; `codec`: how it came."""

@@ -712,6 +712,15 @@ class ShardState:
         """Return how the requests of a batch were compressed, by the topics that they go to."""
         return {topic: turn.served.codec for turn in turns for topic in turn.served.topics.outputs}
 
+    @staticmethod
+    def scheduled(turns: Iterable[ServiceBatch]) -> set[str]:
+        """Return the delayed topics to which a batch writes requests that have a time of their own."""
+        return {
+            turn.served.topics.delayed
+            for turn in turns
+            if any(decision.reason is Reason.SCHEDULED for decision in turn.step.decisions)
+        }
+
     def meta(self, now: int) -> bytes:
         """Return the record that goes with every batch."""
         self.unwritten = False

@@ -4,7 +4,7 @@ Nothing happens by itself here: a test says what a call answers. What may happen
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ class Kafka:
     settled: bool = True  # nothing is left half-done
     names: Names = field(default_factory=Names)
     sessions: list["Session"] = field(default_factory=list)
+    scattered: set[str] = field(default_factory=set)  # topics to which small batches were asked for
 
     def call(self, name: str) -> None:
         self.calls.append(name)
@@ -98,6 +99,9 @@ class Session:
         return RecoveredState(dict(self._kafka.state), marks)
 
     def compress(self, codecs: Mapping[str, int]) -> None: ...
+
+    def scatter(self, topics: Collection[str]) -> None:
+        self._kafka.scattered |= set(topics)
 
     def weigh(self, topic: str, record: Outgoing, codec: int) -> int:
         return 100

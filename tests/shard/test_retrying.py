@@ -105,6 +105,16 @@ def failed(seconds, group="g", attempt=1):
     return Failed(group=group, attempt=attempt, error="no", retry_after=seconds)
 
 
+async def test_what_waits_for_a_time_of_its_own_is_written_in_batches_that_are_read_one_by_one():
+    async with world() as here:
+        here.submit(b"job")
+        await here.until(lambda: len(here.admitted()) == 1)
+        assert here.kafka.scattered == set()
+        here.tell(0, failed(60.0))
+        await here.until(lambda: len(here.log(DELAYED)) == 1)
+        assert here.kafka.scattered == {DELAYED.topic}
+
+
 async def test_each_failed_job_waits_for_its_own_time_and_not_behind_others():
     async with world() as here:
         here.submit(b"long", b"short")

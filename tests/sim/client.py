@@ -5,7 +5,7 @@ still take effect. Each await draws its fate from the run's generator.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -215,6 +215,9 @@ class SimSession:
 
     def compress(self, codecs: Mapping[str, int]) -> None:
         """Nothing is compressed here."""
+
+    def scatter(self, topics: Collection[str]) -> None:
+        """Batches have no size here."""
 
     def weigh(self, topic: str, record: Outgoing, codec: int) -> int:
         return sum(len(part or b"") for part in record[:2])

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from gate.shard.refusals import OutputError, refused
 from gate.shard.topic_limits import TopicLimits, nothing_known
 
 BATCH_BYTES: Final = 1_000_000
+SCATTERED_BYTES: Final = 64 << 10  # a broker sends no less than a batch to who wants one record
 DISCARD_DEADLINE: Final = 2.0
 LONG: Final = 3.0  # seconds of a call that are worth telling
 IF_AWAY: Final = 2  # times the deadline, where a broker is away: Kafka gives it up after 9 s, and then elects others
@@ -93,6 +94,7 @@ class KafkaSession:
         self._keeps = compression is Compression.KEEP
         self._codecs: Mapping[str, int] = {}
         self._codec = _CODECS.get(compression, 0)
+        self._scattered: Collection[str] = ()
         self._topics: frozenset[str] = frozenset()
         self._producer = AIOKafkaProducer(
             transactional_id=transactional_id,
@@ -174,6 +176,10 @@ class KafkaSession:
         """See `ports.Session`."""
         if self._keeps:
             self._codecs = codecs
+
+    def scatter(self, topics: Collection[str]) -> None:
+        """See `ports.Session`."""
+        self._scattered = topics
 
     def begin(self) -> None:
         """See `ports.Session`."""
@@ -263,6 +269,8 @@ class KafkaSession:
 
     def _builder(self, topic: str, kept: int) -> BatchBuilder:
         size = self._limits.size(topic, BATCH_BYTES)
+        if topic in self._scattered:
+            size = min(size, SCATTERED_BYTES)
         if not self._keeps and size == BATCH_BYTES:
             return self._producer.create_batch()
         codec = kept if self._keeps else self._codec

@@ -1,6 +1,8 @@
 """A batch is filled the same way by the quick path and by what aiokafka documents."""
 
+import asyncio
 import re
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import InvalidTxnState, TopicAuthorizationFailedError
@@ -63,6 +65,28 @@ async def test_what_a_call_meets_on_its_way_is_told_only_when_it_takes_long(monk
             made.awaits
         )
     assert made.awaits is None, "it is over"
+    await made.discard()
+
+
+async def test_what_is_read_one_by_one_later_is_written_in_small_batches(monkeypatch):
+    """A broker sends no less than a batch to who wants one record of it."""
+    made = KafkaSession("gate-0", "gate", Partition("gate.state", 0), never, never, deadline=60.0)
+    sent = {"gate.delayed.pay": [], "gate.admitted.pay": []}
+
+    async def send(builder, topic, *, partition):
+        sent[topic].append(bytes(builder._build()))
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result(SimpleNamespace(offset=len(sent[topic]) * 10_000, timestamp_type=0))
+        return answer
+
+    monkeypatch.setattr(made._producer, "send_batch", send)
+    made.scatter({"gate.delayed.pay"})
+    records = [Outgoing(None, bytes(200), 1, [])] * 1_000 + [Outgoing(None, bytes(100_000), 1, [])]
+    for topic in sent:
+        assert len((await made._send(Partition(topic, 0), records)).offsets) == len(records)
+    assert len(sent["gate.admitted.pay"]) == 1
+    assert max(map(len, sent["gate.delayed.pay"][:-1])) <= session.SCATTERED_BYTES
+    assert len(sent["gate.delayed.pay"]) == 5, "one that is larger goes alone"
     await made.discard()
 
 
