@@ -164,6 +164,10 @@ def openapi() -> dict[str, Any]:
                 "Give a command; the gates carry out each id once", accepted, path="service",
                 fails=("400", "401", "403", "413", "503"), ok="202",
             ) | {"requestBody": given}},
+            "/v1/groups/{group}/commands": {"post": _operation(
+                "Give set-limit or clear-limit, of the limits that the services of a group share", accepted,
+                path="group", fails=("400", "401", "403", "413", "503"), ok="202",
+            ) | {"requestBody": given}},
             "/v1/commands/{id}": {"get": _operation(
                 "The last answer to a command", answer, ("service",), path="id", fails=("404", "503")
             )},

@@ -9,12 +9,13 @@ from typing import Annotated, Final
 import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
-from gate.cli.client import Client, Duration, Flag, OptionalService, log_to_stderr, read_seconds, say
+from gate.cli.client import Client, Duration, Flag, Group, OptionalService, log_to_stderr, read_seconds, say
 from gate.errors import GateError
 from gate.kafka.connect import running
 from gate.protocol.answers import AnswerState, Audit, decode_audit
+from gate.protocol.policies import GROUP
 from gate.text import printable, timestamp
 
 _POLL_MS: Final = 200
@@ -25,6 +26,7 @@ def audit(
     service: OptionalService = None,
     /,
     *,
+    group: Group = None,
     since: Annotated[Duration | None, Parameter(converter=read_seconds)] = None,
     json: Flag = False,
     client: Client | None = None,
@@ -39,13 +41,18 @@ def audit(
     ----------
     service
         Only this service.
+    group
+        Only this group, of which limits were set.
     since
         Only the last so long: 90s, 15m, 7d.
     json
         Print one JSON object a line.
     """
+    if service is not None and group is not None:
+        raise CycloptsError(msg="SERVICE and --group are given: leave one of them out")
+    subject = service if group is None else f"{GROUP}{group}"
     log_to_stderr()
-    asyncio.run(_show(client or Client(), service, since, as_json=json))
+    asyncio.run(_show(client or Client(), subject, since, as_json=json))
 
 
 async def _show(client: Client, service: str | None, since: float | None, *, as_json: bool) -> None:

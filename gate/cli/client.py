@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import structlog
 from aiokafka.errors import KafkaError
 from cyclopts import CycloptsError, Parameter
+from pydantic_core import PydanticCustomError
 
 from gate.cli.logs import take_over_libraries
 from gate.cli.options import Duration, Flag, Seconds, read_seconds
@@ -22,6 +23,7 @@ from gate.kafka.aio.client import Client as Connections
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import check_bootstrap, wait_for_broker
 from gate.policy import Policy, Settings, load_policy
+from gate.policy.names import read_label
 from gate.policy.settings import CONFIG
 from gate.protocol.topics import Names, check_service_name
 
@@ -29,6 +31,7 @@ __all__ = [
     "Client",
     "Duration",
     "Flag",
+    "Group",
     "OptionalService",
     "Seconds",
     "Service",
@@ -55,12 +58,21 @@ def _is_prefix(_type: Any, value: str | None) -> None:
         Names(value)
 
 
+def _is_group(_type: Any, value: str | None) -> None:
+    try:
+        if value is not None:
+            read_label(value)
+    except PydanticCustomError as error:
+        raise ValueError(str(error)) from error
+
+
 def _is_service(_type: Any, value: str | None) -> None:
     if value is not None:
         check_service_name(value)
 
 
 Service = Annotated[str, Parameter(validator=_is_service)]
+Group = Annotated[str | None, Parameter(validator=_is_group)]
 OptionalService = Annotated[str | None, Parameter(validator=_is_service)]
 Bootstrap = Annotated[str, Parameter(env_var="GATE_BOOTSTRAP", validator=_is_bootstrap)]
 Prefix = Annotated[str, Parameter(env_var="GATE_PREFIX", validator=_is_prefix)]

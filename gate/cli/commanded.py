@@ -1,6 +1,6 @@
 """What operators have commanded lately, for commands that show what came of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -52,21 +52,23 @@ async def _read(client: Client, found: Commanded) -> None:
                         takes[partition](record.value)
 
 
-def in_words(known: Commanded, service: str, now_ms: int, *, paused: bool) -> Iterator[str]:
-    """Yield who has done what to a service, and why, as long as it holds or goes on."""
+def in_words(known: Commanded, service: str, limits: Sequence[str], now_ms: int, *, paused: bool) -> Iterator[str]:
+    """Yield who has done what to a service with limits of these names, and why, as long as it holds or goes on."""
     pause = known.pause_of(service)
     if paused and pause is not None and pause.what == "pause":
         yield f"paused by {pause.who or 'somebody'}{f': {pause.reason}' if pause.reason else ''}"
-    if (limit := known.limit_of(service, now_ms, names=True)) is not None:
+    own, shared = known.limit_of(service, now_ms, names=True), known.group_limit_of(limits, now_ms, names=True)
+    for limit in (limit for limit in (own, shared) if limit is not None):
+        of = f" of group {limit.group}" if limit.group else ""
         end = "until cleared" if limit.until_ms is None else until(limit.until_ms, now_ms)
         why = f": {limit.why}" if limit.why else ""
-        yield f"limit set by {limit.who or 'somebody'} {end} ({limit.text}){why}"
+        yield f"limit{of} set by {limit.who or 'somebody'} {end} ({limit.text}){why}"
     for one in known.under_way(service, names=True):
         far = "being counted" if one.of is None else f"{one.done:,} of {one.of:,}"
         yield f"{one.what} by {one.who or 'somebody'}: {far}{f' ({one.why})' if one.why else ''}; id {one.command}"
 
 
-def as_json(known: Commanded, service: str, now_ms: int, *, paused: bool) -> dict[str, Any]:
+def as_json(known: Commanded, service: str, limits: Sequence[str], now_ms: int, *, paused: bool) -> dict[str, Any]:
     """Return the same for programs."""
     pause = known.pause_of(service)
     by = pause if paused and pause is not None and pause.what == "pause" else None
@@ -74,5 +76,6 @@ def as_json(known: Commanded, service: str, now_ms: int, *, paused: bool) -> dic
         "paused_by": None if by is None else by.who,
         "paused_why": None if by is None else by.reason,
         "limit_set": msgspec.to_builtins(known.limit_of(service, now_ms, names=True)),
+        "group_limit_set": msgspec.to_builtins(known.group_limit_of(limits, now_ms, names=True)),
         "commands": msgspec.to_builtins(known.under_way(service, names=True)),
     }

@@ -17,21 +17,24 @@ from rich.table import Table
 from rich.text import Text
 
 from gate.cli.backlog import end
-from gate.cli.client import Client, Flag, OptionalService, Seconds, Service, say
+from gate.cli.client import Client, Flag, Group, OptionalService, Seconds, Service, say
 from gate.cli.limit_files import read_rows, write_rows
 from gate.cli.pause import Tenant, command, who
 from gate.client import Answer, AnswerState, GateControl, LiveLimit, ServiceLimits
 from gate.errors import GateError
+from gate.protocol.policies import GROUP, called, group_of
 from gate.text import printable, timestamp
 
 _SHOWN: Final = 50  # tenants, for people; --json has all
 _WIDTH: Final = 100_000  # columns where nobody looks: a line of a table stays a line
+
+
 Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
 Version = Annotated[int | None, Parameter(validator=Number(gte=0))]
 
 limit = App(
     name="limit",
-    help="""Set limits while the gate runs, over the policy file: of a service, or of one of its tenants.
+    help="""Set limits while the gate runs, over the policy file: of a service, of one of its tenants, or of a group.
 
     They hold within a second, for what waits as well, and through restarts; with --for they end by themselves.
 
@@ -42,8 +45,9 @@ limit = App(
 
 @limit.command(name="set")
 def set_(
-    service: Service,
+    service: OptionalService = None,
     *,
+    group: Group = None,
     rps: str | None = None,
     burst: Count = None,
     window: str | None = None,
@@ -57,7 +61,7 @@ def set_(
     json: Flag = False,
     client: Client | None = None,
 ) -> None:
-    """Set what a service, or one of its tenants, may use.
+    """Set what a service, one of its tenants, or a group of services, may use.
 
     What is not given is as the policy file says, also where something was set for it before.
 
@@ -67,6 +71,8 @@ def set_(
     ----------
     service
         The service.
+    group
+        In place of a service: what the services of this group may use together.
     rps
         Requests per second: 50, or 10/min. 0 blocks: what comes is rejected or held, as `overflow` says; with --for it
         may wait for the end.
@@ -97,20 +103,23 @@ def set_(
             msg="no limit is given: give --rps, --burst, --window, --window-limit, --max-running or --quota"
         )
 
+    whose = _whose(service, group, tenant)
+
     def give(control: GateControl) -> Awaitable[Answer]:
         return control.set_limit(
-            service, requests_per_second=rps, burst_size=burst, window_size=window, window_limit=window_limit,
-            max_running=max_running, quotas=None if quota is None else ", ".join(quota), tenant=tenant or "",
-            for_=for_, reason=reason, if_version=if_version,
+            service or "", group=group or "", requests_per_second=rps, burst_size=burst, window_size=window,
+            window_limit=window_limit, max_running=max_running, quotas=None if quota is None else ", ".join(quota),
+            tenant=tenant or "", for_=for_, reason=reason, if_version=if_version,
         )  # fmt: skip
 
-    _tell(give, client, f"limits of {who(service, tenant)} are set", as_json=json)
+    _tell(give, client, f"limits of {whose} are set", as_json=json)
 
 
 @limit.command
 def clear(
-    service: Service,
+    service: OptionalService = None,
     *,
+    group: Group = None,
     tenant: Tenant = None,
     all_: Annotated[Flag, Parameter(name="--all")] = False,
     reason: str = "",
@@ -126,6 +135,8 @@ def clear(
     ----------
     service
         The service.
+    group
+        In place of a service: this group.
     tenant
         For this tenant alone.
     all_
@@ -139,18 +150,29 @@ def clear(
     """
     if tenant is not None and all_:
         raise CycloptsError(msg="--tenant and --all are given: leave one of them out")
+    if group is not None and all_:
+        raise CycloptsError(msg="--all is of a service and its tenants, and a group has none: leave it out")
+    whose = _whose(service, group, tenant)
 
     def give(control: GateControl) -> Awaitable[Answer]:
         return control.clear_limit(
-            service, tenant=tenant or "", everything=all_, reason=reason, if_version=if_version
+            service or "", group=group or "", tenant=tenant or "", everything=all_, reason=reason,
+            if_version=if_version,
         )  # fmt: skip
 
-    _tell(give, client, f"limits of {who(service, tenant)} are as the policy file says", as_json=json)
+    _tell(give, client, f"limits of {whose} are as the policy file says", as_json=json)
 
 
 @limit.command
-def show(service: Service, *, tenant: Tenant = None, json: Flag = False, client: Client | None = None) -> None:
-    """Show what is set for a service and its tenants, until when, by whom and why.
+def show(
+    service: OptionalService = None,
+    *,
+    group: Group = None,
+    tenant: Tenant = None,
+    json: Flag = False,
+    client: Client | None = None,
+) -> None:
+    """Show what is set for a service and its tenants, or for a group, until when, by whom and why.
 
     Example: `gate limit show payments`
 
@@ -158,12 +180,16 @@ def show(service: Service, *, tenant: Tenant = None, json: Flag = False, client:
     ----------
     service
         The service.
+    group
+        In place of a service: this group.
     tenant
         Only this tenant.
     json
-        Print one JSON object: service, version, limit, tenants (name to limit, version, at_ms, who, reason, command).
+        Print one JSON object: service (of a group group:NAME), version, limit, tenants (name to limit, version, at_ms,
+        who, reason, command).
     """
-    found = command(client or Client(), lambda control: control.limits(service))
+    _whose(service, group, tenant)
+    found = command(client or Client(), lambda control: control.limits(service or "", group=group or ""))
     names = list(found.tenants) if tenant is None else [name for name in (tenant,) if name in found.tenants]
     if json:
         print(jsonlib.dumps(_described(found, names)), flush=True)
@@ -253,6 +279,17 @@ def export(service: Service, *, json: Flag = False, client: Client | None = None
     write_rows(service, found.tenants, sys.stdout, as_json=json)
 
 
+def _whose(service: str | None, group: str | None, tenant: str | None) -> str:
+    """Name whose limits a command is about. Raises CycloptsError unless that is one service or group."""
+    if (service is None) == (group is None):
+        raise CycloptsError(msg="name one of both: SERVICE, or --group NAME")
+    if group is None:
+        return who(service or "", tenant)
+    if tenant is not None:
+        raise CycloptsError(msg="--tenant is of a service, and a group has none: name the service, or leave it out")
+    return called(f"{GROUP}{group}")
+
+
 def _tell(give: Callable[[GateControl], Awaitable[Answer]], client: Client | None, done: str, *, as_json: bool) -> None:
     answer = command(client or Client(), give)
     print(msgspec.json.encode(answer).decode() if as_json else f"{done}; version {answer.version}", flush=True)
@@ -269,6 +306,7 @@ def _described(found: ServiceLimits, names: list[str]) -> dict[str, Any]:
 
 
 def _print(found: ServiceLimits, names: list[str], *, whole: bool) -> None:
+    whole_one = "(the service)" if group_of(found.service) is None else "(the group)"
     rows = [("", found.own)] if whole and found.limit is not None else []
     rows += [(name, found.tenants[name]) for name in names[:_SHOWN]]
     if rows:
@@ -278,7 +316,7 @@ def _print(found: ServiceLimits, names: list[str], *, whole: bool) -> None:
         for name, record in rows:
             assert record is not None
             assert record.limit is not None
-            cells = (name or "(the service)", _spelt(record.limit), _end(record.limit), record.who, record.reason)
+            cells = (name or whole_one, _spelt(record.limit), _end(record.limit), record.who, record.reason)
             table.add_row(*(Text(printable(cell)) for cell in cells))
         console = Console(highlight=False)
         console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
@@ -286,7 +324,7 @@ def _print(found: ServiceLimits, names: list[str], *, whole: bool) -> None:
     if len(names) > _SHOWN:
         print(f"... and {len(names) - _SHOWN} more tenants; --json has all")
     nothing = "" if rows else "nothing is set; "
-    print(f"{nothing}limits of {found.service} are at version {found.version}", flush=True)
+    print(f"{nothing}limits of {called(found.service)} are at version {found.version}", flush=True)
 
 
 def _spelt(limit: LiveLimit) -> str:

@@ -26,6 +26,7 @@ from gate.policy.notes import Note, notes_on
 from gate.policy.origins import Origin
 from gate.policy.settings import CONFIG
 from gate.policy.wording import spell_duration, spell_rate, spell_spec, spell_value
+from gate.protocol.policies import group_of
 from gate.protocol.topics import Names, Templates, TopicNameError
 
 LISTED = 200  # services or notes in a listing for people; --json has all
@@ -122,7 +123,7 @@ def show(
         else:
             _print_fields(console, service, fields)
         return 0
-    services = {name: shown.explain(name) for name in dict.fromkeys((*shown.services, *sorted(shown.live)))}
+    services = {name: shown.explain(name) for name in dict.fromkeys((*shown.services, *_served(shown.live)))}
     globs = {pattern: shown.explain_glob(pattern) for pattern in shown.globs}
     groups = {name: shown.explain_group(name) for name in shown.groups}
     others = shown.explain_others()
@@ -188,7 +189,13 @@ def _with_live(shown: Policy, file: Path, client: Client, service: str | None) -
     if client.config is None:
         client = replace(client, config=file)
     found = command(client, GateControl.all_limits)
-    return shown.overlaid({name: _live(limits) for name, limits in found.items() if service in {None, name}})
+    named = {name: limits for name, limits in found.items() if service in {None, name} or group_of(name) is not None}
+    return shown.overlaid({name: _live(limits) for name, limits in named.items()})
+
+
+def _served(live: Iterable[str]) -> list[str]:
+    """Return the services among those for which something is set."""
+    return sorted(name for name in live if group_of(name) is None)
 
 
 def _live(limits: ServiceLimits) -> LiveService:

@@ -63,7 +63,8 @@ def usage(
         Show only this one.
     json
         Print one object for SERVICE, else a list of objects, sorted by service, with --watch a line each time. Their
-        keys are those of the usage topic, and paused_by, paused_why, limit_set and commands; times are unix ms.
+        keys are those of the usage topic, and paused_by, paused_why, limit_set, group_limit_set and commands; times are
+        unix ms.
     watch
         Show it anew every two seconds, until Ctrl-C.
     since
@@ -117,10 +118,14 @@ def _shown(known: Mapping[str, Usage], service: str | None) -> list[Usage]:
 def _json(known: Mapping[str, Usage], commanded: Commanded, service: str | None) -> str:
     now = time.time_ns()
     records = [
-        to_json(one) | told.as_json(commanded, one.service, now // MS, paused=_is_paused(one, now))
+        to_json(one) | told.as_json(commanded, one.service, _limits_of(one), now // MS, paused=_is_paused(one, now))
         for one in _shown(known, service)
     ]
     return jsonlib.dumps(records if service is None else records[0])
+
+
+def _limits_of(usage: Usage) -> list[str]:
+    return [limit.name for limit in usage.limits]
 
 
 def _table(known: Mapping[str, Usage], commanded: Commanded, service: str | None) -> Table | str:
@@ -227,7 +232,9 @@ def table(usages: Iterable[Usage], now: int, commanded: Commanded | None = None)
             _eta(usage, usage.eta_seconds) if usage.backlog else "",
             _state(usage, now),
         )
-        for text in told.in_words(commanded, usage.service, now // MS, paused=_is_paused(usage, now)):
+        for text in told.in_words(
+            commanded, usage.service, _limits_of(usage), now // MS, paused=_is_paused(usage, now)
+        ):
             shown.add_row(*[""] * 7, Text(printable(text, _SAID), "yellow"))
         for lane in usage.lanes if len(usage.lanes) > 1 else ():
             turn = "goes first" if lane.name == EXPEDITED else f"weight {lane.weight:g}"

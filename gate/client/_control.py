@@ -38,7 +38,7 @@ from gate.kafka.connect import running
 from gate.protocol import control
 from gate.protocol.answers import Answer
 from gate.protocol.headers import TENANT, Malformed, read_options
-from gate.protocol.policies import LiveLimit
+from gate.protocol.policies import GROUP, LiveLimit, group_of
 
 _DEADLINE: Final = 10.0
 _POLL_MS: Final = 200
@@ -203,8 +203,9 @@ class GateControl:
 
     async def set_limit(
         self,
-        service: str,
+        service: str = "",
         *,
+        group: str = "",
         requests_per_second: float | str | None = None,
         burst_size: int | None = None,
         window_size: float | str | None = None,
@@ -217,8 +218,9 @@ class GateControl:
         if_version: int | None = None,
         command_id: str = "",
     ) -> Answer:
-        """Set what a service, or one of its tenants, may use, over the policy file; it holds when this returns.
+        """Set what a service, one of its tenants, or a group may use, over the policy file; it holds when this returns.
 
+        With `group` in place of the service it is what the services of that group may use together.
         `tenant` may be `default`, or a glob, as in the policy file: then it stands for many. `quotas` are spelt as in
         "5000/day, 100000/month Europe/Berlin"; "none": none of them. What is not given is as the file says, also where
         something was set for it before. A rate of 0 blocks: what comes is rejected or held, or waits where `for_` says
@@ -230,33 +232,36 @@ class GateControl:
             None if requests_per_second is None else str(requests_per_second), burst_size,
             None if window_size is None else str(window_size), window_limit, max_running=max_running, quotas=quotas,
         )  # fmt: skip
-        command = control.SetLimit(service, limit, tenant, _length_ms(for_), if_version)
+        subject = _subject(service, group, of_tenants=bool(tenant))
+        command = control.SetLimit(subject, limit, tenant, _length_ms(for_), if_version)
         if not limit.says:
             raise ArgumentError("no limit is given", hint="give at least one, as in requests_per_second=50")
         try:
             control.decode(control.encode(command))  # what no gate could read, none would answer
         except ValueError as error:
             raise ArgumentError(str(error)) from None
-        return await self._followed(service, command, reason, command_id, None)
+        return await self._followed(subject, command, reason, command_id, None)
 
     async def clear_limit(
         self,
-        service: str,
+        service: str = "",
         *,
+        group: str = "",
         tenant: str = "",
         everything: bool = False,
         reason: str = "",
         if_version: int | None = None,
         command_id: str = "",
     ) -> Answer:
-        """Let hold again what the policy file says of a service, or of one of its tenants; else as `set_limit`.
+        """Let hold again what the policy file says of a service, one of its tenants, or a group; else as `set_limit`.
 
         With `everything` also of all its tenants. Raises CommandRefusedError where nothing is set.
         """
         if tenant and everything:
             raise ArgumentError("a tenant and everything are given", hint="leave one of them out")
-        command = control.ClearLimit(service, tenant, everything, if_version)
-        return await self._followed(service, command, reason, command_id, None)
+        subject = _subject(service, group, of_tenants=bool(tenant) or everything)
+        command = control.ClearLimit(subject, tenant, everything, if_version)
+        return await self._followed(subject, command, reason, command_id, None)
 
     async def import_limits(
         self,
@@ -296,10 +301,14 @@ class GateControl:
             ]
             return [record.offset for record in await asyncio.gather(*sent)]
 
-    async def limits(self, service: str) -> ServiceLimits:
-        """Return what is set live for a service and its tenants. Raises UnknownServiceError and GateError."""
+    async def limits(self, service: str = "", *, group: str = "") -> ServiceLimits:
+        """Return what is set live for a service and its tenants, or for a group.
+
+        Raises ArgumentError, UnknownServiceError and GateError.
+        """
         if self._producer is None:
             raise NotConnectedError("GateControl")
+        service = _subject(service, group)
         try:
             await self._check_service(service)
         except (KafkaError, TimeoutError) as error:
@@ -307,7 +316,7 @@ class GateControl:
         return (await self._limits(service)).get(service, ServiceLimits(service))
 
     async def all_limits(self) -> dict[str, ServiceLimits]:
-        """Return what is set live, by service. Raises GateError."""
+        """Return what is set live, by service, and of groups by group:NAME. Raises GateError."""
         return await self._limits(None)
 
     async def _limits(self, service: str | None) -> dict[str, ServiceLimits]:
@@ -366,6 +375,8 @@ class GateControl:
 
     async def _check_service(self, service: str) -> None:
         """Raise UnknownServiceError for a service of which no gate would take a command."""
+        if group_of(service) is not None:
+            return  # its owner knows the groups of the policy file
         names = self._connection.names
         there = await self._cluster.partitions()
         services = {name for topic in there if (name := names.service_of(topic)) is not None}
@@ -519,8 +530,9 @@ class SyncGateControl(Twin[GateControl]):
 
     def set_limit(
         self,
-        service: str,
+        service: str = "",
         *,
+        group: str = "",
         requests_per_second: float | str | None = None,
         burst_size: int | None = None,
         window_size: float | str | None = None,
@@ -533,19 +545,20 @@ class SyncGateControl(Twin[GateControl]):
         if_version: int | None = None,
         command_id: str = "",
     ) -> Answer:
-        """Set what a service, or one of its tenants, may use; as `GateControl.set_limit`."""
+        """Set what a service, one of its tenants, or a group, may use; as `GateControl.set_limit`."""
         return self._background.run(
             self._inner.set_limit(
-                service, requests_per_second=requests_per_second, burst_size=burst_size, window_size=window_size,
-                window_limit=window_limit, max_running=max_running, quotas=quotas, tenant=tenant, for_=for_,
-                reason=reason, if_version=if_version, command_id=command_id,
+                service, group=group, requests_per_second=requests_per_second, burst_size=burst_size,
+                window_size=window_size, window_limit=window_limit, max_running=max_running, quotas=quotas,
+                tenant=tenant, for_=for_, reason=reason, if_version=if_version, command_id=command_id,
             )
         )  # fmt: skip
 
     def clear_limit(
         self,
-        service: str,
+        service: str = "",
         *,
+        group: str = "",
         tenant: str = "",
         everything: bool = False,
         reason: str = "",
@@ -555,7 +568,7 @@ class SyncGateControl(Twin[GateControl]):
         """Let hold again what the policy file says; as `GateControl.clear_limit`."""
         return self._background.run(
             self._inner.clear_limit(
-                service, tenant=tenant, everything=everything, reason=reason, if_version=if_version,
+                service, group=group, tenant=tenant, everything=everything, reason=reason, if_version=if_version,
                 command_id=command_id,
             )
         )  # fmt: skip
@@ -577,13 +590,25 @@ class SyncGateControl(Twin[GateControl]):
             )
         )
 
-    def limits(self, service: str) -> ServiceLimits:
-        """Return what is set live for a service and its tenants; as `GateControl.limits`."""
-        return self._background.run(self._inner.limits(service))
+    def limits(self, service: str = "", *, group: str = "") -> ServiceLimits:
+        """Return what is set live for a service and its tenants, or for a group; as `GateControl.limits`."""
+        return self._background.run(self._inner.limits(service, group=group))
 
     def all_limits(self) -> dict[str, ServiceLimits]:
-        """Return what is set live, by service; as `GateControl.all_limits`."""
+        """Return what is set live, by service or group:NAME; as `GateControl.all_limits`."""
         return self._background.run(self._inner.all_limits())
+
+
+def _subject(service: str, group: str, *, of_tenants: bool = False) -> str:
+    """Return what a limit is of: a service, or a group as group:NAME. Raises ArgumentError."""
+    if not group:
+        if not service:
+            raise ArgumentError("neither a service nor a group is named", hint="name one of them")
+        return service
+    if service or of_tenants:
+        also = f"service {service!r}" if service else "tenants"
+        raise ArgumentError(f"group {group!r} and {also} are given", hint="a limit of a group is of all its services")
+    return f"{GROUP}{group}"
 
 
 def _length_ms(for_: float | timedelta | None) -> int | None:

@@ -16,9 +16,9 @@ _POLL_MS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """What is set live for a service and its tenants; `version` counts the changes, 0: there was none."""
+    """What is set live for a service and its tenants, or a group; `version` counts the changes, 0: there was none."""
 
-    service: str
+    service: str  # or group:NAME
     version: int = 0
     own: Published | None = None  # of the service itself, as it was changed last
     tenants: Mapping[str, Published] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class ServiceLimits:
 
     @property
     def limit(self) -> LiveLimit | None:
-        """What is set for the service itself; None: it is as the file says."""
+        """What is set for the service or group itself; None: it is as the file says."""
         return None if self.own is None else self.own.limit
 
 

@@ -1,18 +1,19 @@
 """What operators have commanded, as audit and answers tell it: in force, under way, and over. No I/O, no clock."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from gate.protocol.answers import FINAL, Answer, AnswerState, Audit
+from gate.protocol.policies import FIELDS, group_of
 
 AUDITS: Final = 2_000
 ANSWERED: Final = 2_000  # commands
 _SHOWN_FOR_MS: Final = 600_000  # after the end of a command
-_LIMITS: Final = ("requests_per_second", "burst_size", "window_size", "window_limit")
+_KINDS: Final = frozenset({"rate", "window", "quota"})  # of limits, by how their names go on behind the group's
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class LimitSet:
     until_ms: int | None  # unix ms; None: until it is cleared
     who: str = ""
     why: str = ""
+    group: str = ""  # it is what the services of this group may use together
 
     @property
     def text(self) -> str:
@@ -116,8 +118,18 @@ class Commanded:
         until = audit.after.get("until_ms")
         if isinstance(until, int) and until <= now_ms:
             return None  # its owner is away, or tells it with its next batch
-        fields: dict[str, str | int] = {name: audit.after[name] for name in _LIMITS if name in audit.after}
-        return LimitSet(fields, until, audit.who if names else "", audit.reason if names else "")
+        fields: dict[str, str | int] = {name: audit.after[name] for name in FIELDS if name in audit.after}
+        who, why = (audit.who, audit.reason) if names else ("", "")
+        return LimitSet(fields, until, who, why, group_of(service) or "")
+
+    def group_limit_of(self, limits: Iterable[str], now_ms: int, *, names: bool) -> LimitSet | None:
+        """Return what is set for the group of a service that has limits of these names."""
+        for subject in [subject for subject in self._limits if group_of(subject) is not None]:
+            begin = f"group.{group_of(subject)}."
+            kinds = {name.removeprefix(begin).partition(".")[0] for name in limits if name.startswith(begin)}
+            if kinds & _KINDS:
+                return self.limit_of(subject, now_ms, names=names)
+        return None
 
     def under_way(self, service: str, *, names: bool) -> Sequence[CommandLine]:
         """Return the commands on what waits of a service that go on."""

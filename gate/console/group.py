@@ -184,8 +184,12 @@ class Group:
         if record is None:
             return None
         line = line_of(record, now_ms, self.commanded.pause_of(service), names=names)
-        limit = self.commanded.limit_of(service, now_ms, names=names)
-        return replace(line, limit_set=limit, commands=self.commanded.under_way(service, names=names))
+        limit, commands = (
+            self.commanded.limit_of(service, now_ms, names=names),
+            self.commanded.under_way(service, names=names),
+        )
+        shared = self.commanded.group_limit_of([limit.name for limit in record.limits], now_ms, names=names)
+        return replace(line, limit_set=limit, group_limit_set=shared, commands=commands)
 
     def pressure(
         self, now_ms: int, *, query: str = "", state: str = "", page: int = 0, size: int = PAGE, names: bool = True

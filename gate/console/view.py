@@ -60,6 +60,7 @@ class Line:
     owner: str
     shard: int | None
     limit_set: LimitSet | None = None  # over the policy file
+    group_limit_set: LimitSet | None = None  # of its group
     commands: Sequence[CommandLine] = ()  # on what waits, that go on
 
 

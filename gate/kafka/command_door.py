@@ -16,6 +16,7 @@ from gate.kafka.aio.reader import Reader
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
 from gate.protocol import answers, control
+from gate.protocol.policies import called, group_of
 from gate.protocol.topics import Names
 from gate.shard.records import Partition
 
@@ -24,13 +25,14 @@ TAKEN: Final = (
     control.PauseUntil | control.Resume | control.Cancel | control.Move | control.Expedite | control.Redrive
     | control.Abort | control.SetLimit | control.ClearLimit
 )  # fmt: skip
+OF_GROUPS: Final = control.SetLimit | control.ClearLimit
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
     """A command as somebody gives it."""
 
-    service: str
+    service: str  # or group:NAME
     name: str
     command: control.Command
     reason: str
@@ -47,7 +49,7 @@ class CommandDoor:
         self._options = options
 
     def read(self, service: str, body: bytes) -> Given:
-        """Read a command about a service. Raises ArgumentError for what is none."""
+        """Read a command about a service, or a group as group:NAME. Raises ArgumentError for what is none."""
         return _read(service, body)
 
     async def give(self, given: Given, who: str) -> str:
@@ -59,7 +61,7 @@ class CommandDoor:
         try:
             async with asyncio.timeout(DEADLINE):
                 there = await self._cluster.partitions()
-                if self._names.requests(service) not in there:
+                if group_of(service) is None and self._names.requests(service) not in there:
                     told = sorted(name for topic in there if (name := self._names.service_of(topic)) is not None)
                     raise ArgumentError(f"there is no service {service!r}", hint=f"known are {', '.join(told[:20])}")
                 headers = [(control.BY, control.OPERATOR), (control.WHO, who.encode())]
@@ -102,4 +104,7 @@ def _read(service: str, body: bytes) -> Given:
         )
     if not isinstance(command, TAKEN):
         raise ArgumentError(f"{said.get('command')} is not for HTTP", hint="see `gate --help`")
+    if group_of(service) is not None and not isinstance(command, OF_GROUPS):
+        known = "set-limit and clear-limit"
+        raise ArgumentError(f"{said['command']} is not for {called(service)}", hint=f"groups take {known}")
     return Given(service, said["command"], command, reason, known or uuid.uuid4().hex)

@@ -15,6 +15,7 @@ from gate.admission.state import GroupRecord, ScheduledRecord, SegmentRecord, de
 from gate.errors import GateError
 from gate.kafka.generations import PLACEMENT_KEY, Generation, Placed
 from gate.policy import Policy
+from gate.protocol.policies import group_of
 from gate.protocol.topics import Names
 from gate.shard import mesh
 from gate.shard.changelog_records import (
@@ -117,9 +118,10 @@ def lay_out(
     _check(homes, old, shards, moves)
     for service, shard in homes.items():
         target = shard_of(new.shard_key(service), after.shards)
-        layout.services.add(service)
-        if target != shard:
-            layout.moved.add(service)
+        if group_of(service) is None:  # else it is what is set for a group
+            layout.services.add(service)
+            if target != shard:
+                layout.moved.add(service)
         floor = max(before.metas[shard].control, floors.get(service, 0))
         if floor > layout.meta.control:
             kept = layout.records[target].get(FLOORS_KEY)
@@ -134,7 +136,7 @@ def lay_out(
 
 def _place(budget: str, policy: Policy, shards: int) -> int:
     """Return the shard of what calls are charged to: a service, one of its tenants, or a group."""
-    return shard_of(budget if budget.startswith(mesh.GROUP) else policy.shard_key(budget.partition("/")[0]), shards)
+    return shard_of(budget if group_of(budget) is not None else policy.shard_key(budget.partition("/")[0]), shards)
 
 
 def _homes(before: Shards, policy: Policy) -> dict[str, int]:

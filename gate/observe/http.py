@@ -22,6 +22,7 @@ from gate.errors import ArgumentError, GateError, UnknownRequestError
 from gate.observe.connections import BACKLOG, PATIENCE, Connections, most_connections
 from gate.observe.hosts import KnownHosts
 from gate.policy import Policy
+from gate.protocol.policies import GROUP
 
 _MOST_BODY: Final = 16 << 10  # bytes of a command
 _NOT_HERE: Final = {
@@ -44,7 +45,7 @@ class Door(Protocol):
     """Where operators' commands go in."""
 
     def read(self, service: str, body: bytes) -> Any:
-        """Return a command about a service, which has a `name`. Raises ArgumentError."""
+        """Return a command about a service or group:NAME, which has a `name`. Raises ArgumentError."""
 
     async def give(self, given: Any, who: str) -> str:
         """Take a command that was read, and return its id. Raises ArgumentError, or GateError."""
@@ -210,7 +211,7 @@ def _application(
             if len(body) > _MOST_BODY:
                 return _json({"error": f"the body has more than {_MOST_BODY} bytes"}, status=413)
         try:
-            given = board.door.read(request.path_params["service"], body)
+            given = board.door.read(_subject(request.path_params), body)
             # the role is asked for what was read: another reader might see another command in the same bytes
             if isinstance(who := commander(request, given.name), Response):
                 return who
@@ -258,9 +259,15 @@ def _application(
             Route("/v1/policy", policy),
             Route("/v1/requests/{id:path}", one_request),
             Route("/v1/services/{service}/commands", command, methods=["POST"]),
+            Route("/v1/groups/{group}/commands", command, methods=["POST"]),
             Route("/v1/commands/{id:path}", answered),
         ]
     )
+
+
+def _subject(path: Mapping[str, str]) -> str:
+    """Return what a command is about: a service, or a group as it is called on the control topic."""
+    return f"{GROUP}{path['group']}" if "group" in path else path["service"]
 
 
 def _json(content: object, status: int = 200) -> Response:

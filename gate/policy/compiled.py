@@ -217,6 +217,7 @@ class GroupPolicy:
 
     name: str
     spec: Spec
+    blocked_until: int = field(default=0, metadata={"later": True})  # as that of a service
 
 
 def is_limited(spec: Spec) -> bool:

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import PydanticCustomError
 
 from gate.errors import GateError
-from gate.policy.compiled import ServicePolicy, Tenants, compile_service, ends_at, over, rule_of
-from gate.policy.layers import Key, Layer, resolve
+from gate.policy.compiled import (
+    GroupPolicy,
+    ServicePolicy,
+    Tenants,
+    compile_service,
+    compile_spec,
+    ends_at,
+    over,
+    rule_of,
+)
+from gate.policy.layers import BLOCKED, Key, Layer, resolve
 from gate.policy.live_fields import read_live
 from gate.policy.names import read_tenant, stands_for_many
-from gate.protocol.policies import LiveLimit
+from gate.protocol.policies import LiveLimit, group_of
 from gate.text import timestamp
 
 if TYPE_CHECKING:
@@ -25,7 +34,7 @@ EXPLAINED: Final = 200  # tenants of which is told where each field comes from
 
 @dataclass(frozen=True, slots=True)
 class LiveService:
-    """What is set for a service and its tenants. `version` counts the changes."""
+    """What is set for a service and its tenants, or for a group. `version` counts the changes."""
 
     version: int = 0
     limit: LiveLimit | None = None
@@ -36,9 +45,14 @@ def overlay(policy: "Policy", live: Mapping[str, LiveService]) -> "Policy":
     """Return a policy with what is set live over it. What nothing is set for stays as it is, and keeps its version."""
     if not live:
         return policy
-    services = {name: _over(policy, name, said) for name, said in live.items()}
-    versions = {name: _version(policy.version, said.version) for name, said in live.items()}
-    return replace(policy, live=live, versions=versions, _services={**policy._services, **services})  # noqa: SLF001 - one value of both
+    services = {name: _over(policy, name, said) for name, said in live.items() if group_of(name) is None}
+    budgets = {name: _over_group(policy, name, said) for name, said in _of_groups(policy, live)}
+    versions = {name: _version(policy.version, name, said.version) for name, said in live.items()}
+    known: dict[str, ServicePolicy | None] = {**policy._services, **services}  # noqa: SLF001 - one value of both
+    whole = replace(policy, live=live, versions=versions, groups={**policy.groups, **budgets}, _services=known)
+    for name, service in known.items() if any(budget.blocked_until for budget in budgets.values()) else ():
+        known[name] = None if service is None else whole.in_its_group(service)
+    return whole
 
 
 def layers_of(live: LiveService) -> Iterator[Layer]:
@@ -91,6 +105,19 @@ def _over(policy: "Policy", name: str, live: LiveService) -> ServicePolicy:
     return replace(compiled, group=before.group, tenants=tenants)
 
 
+def _of_groups(policy: "Policy", live: Mapping[str, LiveService]) -> Iterator[tuple[str, LiveService]]:
+    """Yield what is set for groups, by name; nothing of one that the file has no more."""
+    for subject, said in live.items():
+        group = group_of(subject)
+        if group is not None and group in policy.groups:
+            yield group, said
+
+
+def _over_group(policy: "Policy", name: str, live: LiveService) -> GroupPolicy:
+    said = resolve([policy.layers.groups[name], *layers_of(live)])
+    return GroupPolicy(name, compile_spec(said), said.get(BLOCKED, 0))
+
+
 def _layer(limit: LiveLimit, tenant: str = "") -> Layer:
     until = "" if limit.until_ms is None else f" until {timestamp(datetime.fromtimestamp(limit.until_ms / 1000, UTC))}"
 
@@ -100,5 +127,6 @@ def _layer(limit: LiveLimit, tenant: str = "") -> Layer:
     return Layer(f"live{until}", (), keyed(read_live(limit.fields)), keyed(limit.fields), ends_at(limit))
 
 
-def _version(file: str, live: int) -> str:
-    return hashlib.sha256(f"{file} live {live}".encode()).hexdigest()[:6]
+def _version(file: str, subject: str, live: int) -> str:
+    of = "" if group_of(subject) is None else f"{subject} "
+    return hashlib.sha256(f"{file} live {of}{live}".encode()).hexdigest()[:6]

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from pydantic_core import PydanticCustomError
+
 from gate.limits import Per
 from gate.policy.document import QuotaFields
 from gate.policy.errors import quoted
@@ -42,8 +44,15 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
 
 def read_live(fields: Mapping[str, str | int]) -> dict[str, Any]:
     """Return what fields mean, as a policy file has them. Raises PydanticCustomError."""
-    for name, value in fields.items():
+    return {name: _read(name, value) for name, value in fields.items()}
+
+
+def _read(name: str, value: str | int) -> Any:
+    try:
         most = MAX_QUOTAS if name == "quotas" else MAX_TEXT
         if len(str(value)) > most:
             raise wrong(f"must have at most {most} characters")
-    return {name: _READERS[name](value) for name, value in fields.items()}
+        return _READERS[name](value)
+    except PydanticCustomError as error:
+        said = error.context or {}
+        raise wrong(f"{name}: {said.get('text', error)}", said.get("hint") or "") from None

@@ -84,9 +84,9 @@ def origins_of(policy: ServicePolicy, decided: Mapping[Key, Layer], root: Node) 
     return origins
 
 
-def origins_of_limits(spec: Spec, layer: Layer, root: Node) -> dict[str, Origin]:
+def origins_of_limits(spec: Spec, decided: Mapping[Key, Layer], root: Node) -> dict[str, Origin]:
     """Return the origins of limits that inherit nothing: those of a group."""
-    said = {key: _said(key, layer, root) for key in layer.fields if isinstance(key, str)}
+    said = {key: _said(key, by, root) for key, by in decided.items() if isinstance(key, str)}
     return dict(_limits(spec, said))
 
 

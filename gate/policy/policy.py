@@ -16,6 +16,7 @@ from gate.policy.origins import Origin, origins_of, origins_of_limits
 from gate.policy.references import check_references, check_resolved
 from gate.policy.settings import CONFIG, Settings
 from gate.policy.source import Node, parse, read_file
+from gate.protocol.policies import GROUP, group_of
 
 _SECTIONS: Final = frozenset({"defaults", "templates", "groups", "services"})
 
@@ -30,8 +31,8 @@ class Policy:
     groups: Mapping[str, GroupPolicy]
     root: Node = field(repr=False)  # the document, for the places of what is in it
     layers: Layers = field(repr=False)
-    live: Mapping[str, LiveService] = field(default_factory=dict, repr=False)  # by service
-    versions: Mapping[str, str] = field(default_factory=dict, repr=False)  # of services over which something is set
+    live: Mapping[str, LiveService] = field(default_factory=dict, repr=False)  # by service, or group:NAME
+    versions: Mapping[str, str] = field(default_factory=dict, repr=False)  # of those for which something is set
     # Grows by one small value per service, as the topics do.
     _services: dict[str, ServicePolicy | None] = field(default_factory=dict, repr=False)
 
@@ -49,7 +50,7 @@ class Policy:
         """Return what holds for a service, listed or not; None where no entry and no default applies."""
         if name not in self._services:
             layers = self.layers.stack(name)
-            self._services[name] = _compile(name, layers) if layers else None
+            self._services[name] = self.in_its_group(_compile(name, layers)) if layers else None
         return self._services[name]
 
     def effective(self, name: str) -> ServicePolicy:
@@ -68,10 +69,20 @@ class Policy:
         """Return a shared budget; None where there is none of that name."""
         return self.groups.get(name)
 
+    def in_its_group(self, service: ServicePolicy) -> ServicePolicy:
+        """Return what holds for a service of a group, which lets nothing go while that one is blocked."""
+        group = None if service.group is None else self.groups.get(service.group)
+        if group is None or group.blocked_until <= service.blocked_until:
+            return service
+        return replace(service, blocked_until=group.blocked_until)
+
     def shard_key(self, service: str) -> str:
-        """Return what decides the shard of a service: its group, so that who shares a budget shares an owner."""
-        policy = self.service(service)
-        return f"group:{policy.group}" if policy is not None and policy.group is not None else service
+        """Return what decides the shard of a service: its group, so that who shares a budget shares an owner.
+
+        What is kept of a group itself, as group:NAME, is there, too.
+        """
+        policy = None if group_of(service) is not None else self.service(service)
+        return f"{GROUP}{policy.group}" if policy is not None and policy.group is not None else service
 
     def placed(self, groups: Mapping[str, str | None]) -> "Policy":
         """Return the same with services in other groups. Raises GateError where there is no such group."""
@@ -95,7 +106,13 @@ class Policy:
 
     def version_of(self, service: str) -> str:
         """Return the version that decides about a service: the policy's, or another one where something is set live."""
-        return self.versions.get(service, self.version)
+        if not self.versions:
+            return self.version
+        own, group = self.versions.get(service), self.effective(service).group
+        shared = None if group is None else self.versions.get(f"{GROUP}{group}")
+        if own is None or shared is None:
+            return own or shared or self.version
+        return hashlib.sha256(f"{own} {shared}".encode()).hexdigest()[:6]
 
     def explain(self, service: str) -> Mapping[str, Origin]:
         """Return each effective field of a service with its origin; empty where no policy applies."""
@@ -116,7 +133,9 @@ class Policy:
 
     def explain_group(self, name: str) -> Mapping[str, Origin]:
         """Return each effective field of a shared budget with its origin. KeyError: no such group."""
-        return origins_of_limits(self.groups[name].spec, self.layers.groups[name], self.root)
+        live = self.live.get(f"{GROUP}{name}")
+        layers = [self.layers.groups[name], *(() if live is None else layers_of(live))]
+        return origins_of_limits(self.groups[name].spec, merge(layers), self.root)
 
 
 def load_policy(path: Path) -> Policy:

@@ -152,7 +152,10 @@ class Abort(
 class SetLimit(
     msgspec.Struct, frozen=True, tag="set-limit", tag_field="command", forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Set what a service, or one of its tenants, may use, over the policy file and in place of what was set before."""
+    """Set what a service, or one of its tenants, may use, over the policy file and in place of what was set before.
+
+    `service` may be group:NAME: then it is what the services of a group may use together.
+    """
 
     service: _Service
     limit: LiveLimit

@@ -1,8 +1,8 @@
 """Live limits on `gate.policies`: what operators have set while the gate runs, over the policy file.
 
-Key: the service, or SERVICE/TENANT; no service has a slash in its name. Value: `Published`, JSON. Only the owner of a
-service writes it, with the state by which it decides. A tenant's record is deleted with its limits; a service's stays,
-as its version goes on to count.
+Key: the service, SERVICE/TENANT, or group:NAME; no service has a slash or a colon in its name. Value: `Published`,
+JSON. Only the owner of a service, or of a group's shard, writes it, with the state by which it decides. A tenant's
+record is deleted with its limits; a service's and a group's stay, as their version goes on to count.
 """
 
 import zlib
@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import msgspec
 
 MAX_COUNT: Final = 10**15
+GROUP: Final = "group:"  # in front of a group's name where else a service's stands, and as the key of its shard
 BUCKETS: Final = 4_096  # of a table that grows one by one
 MAX_TEXT: Final = 64  # characters of a rate or of a length of time
 MAX_QUOTAS: Final = 500  # characters of quotas
@@ -86,6 +87,23 @@ def buckets_for(tenants: int) -> int:
 def bucket_of(tenant: str, buckets: int) -> int:
     """Return the bucket of a tenant. Rows that come in this order are written once each."""
     return zlib.crc32(tenant.encode("utf-8", "surrogatepass")) % buckets
+
+
+def group_of(subject: str) -> str | None:
+    """Return the group that a command, a record or a shard's key is about; None: it is about a service."""
+    return subject.removeprefix(GROUP) if subject.startswith(GROUP) else None
+
+
+def called(subject: str) -> str:
+    """Name a service or a group as in a sentence."""
+    group = group_of(subject)
+    return subject if group is None else f"group {group}"
+
+
+def as_argument(subject: str) -> str:
+    """Name a service or a group as `gate limit` takes it."""
+    group = group_of(subject)
+    return subject if group is None else f"--group {group}"
 
 
 def key_of(service: str, tenant: str = "") -> str:

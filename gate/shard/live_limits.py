@@ -1,4 +1,4 @@
-"""Live limits of a shard's services: set by operators' commands, each once, and gone by themselves where they end.
+"""Live limits of a shard's services and groups: set by operators' commands, each once, and gone by themselves in time.
 
 No I/O. What is in force is kept in the state, with all else by which the owner decides: `limit/<service>`, and the
 tables of `tenant_limits`. Records on `gate.policies` go with the same batch and tell others of it. A command's id is
@@ -15,7 +15,7 @@ from gate.errors import GateError
 from gate.policy.live import LiveService, check, check_tenant
 from gate.protocol import answers, control, policies
 from gate.protocol.answers import Answer, AnswerState, Audit
-from gate.protocol.policies import BUCKETS, LiveLimit, Published, buckets_for, key_of
+from gate.protocol.policies import BUCKETS, LiveLimit, Published, as_argument, buckets_for, called, key_of
 from gate.protocol.topics import Names
 from gate.shard.limit_import import IMPORT_KIND, TELL_EVERY, ImportRecord, LimitImport, Phase
 from gate.shard.owner_views import Received
@@ -31,7 +31,7 @@ ITSELF: Final = "gate"  # who ends what ends by itself
 
 
 class LimitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`limit/<service>`."""
+    """`limit/<service>`, and `limit/group:<name>`."""
 
     version: int = msgspec.field(name="v")
     limit: LiveLimit | None = msgspec.field(default=None, name="l")
@@ -115,7 +115,7 @@ class LiveLimits:
         return told
 
     def in_force(self) -> dict[str, LiveService]:
-        """Return what is set, by service."""
+        """Return what is set, by service, or group:NAME."""
         return {
             service: LiveService(record.version, record.limit, self._tables.get(service, {}))
             for service, record in self._records.items()
@@ -123,8 +123,11 @@ class LiveLimits:
 
     # -- commands --------------------------------------------------------------------------------------------------
 
-    def take(self, received: Received, now: int) -> bool:
-        """Carry a command out, or refuse it. Returns whether anything else is in force now."""
+    def take(self, received: Received, now: int, refusal: tuple[str, str] | None = None) -> bool:
+        """Carry a command out, or refuse it. Returns whether anything else is in force now.
+
+        `refusal` says why it can't be, and what to do about it, where its owner knows that.
+        """
         command, service = received.command, received.service
         assert isinstance(command, control.LimitCommand)
         self._forget(service, now)
@@ -139,10 +142,10 @@ class LiveLimits:
                 self._answer(received.id, service, known, now)
             return False
         if isinstance(command, control.ImportLimits):
-            self._take_import(received, command, now)
+            self._take_import(received, command, now, refusal)
             return False
         before = self._said(service, command.tenant)
-        refusal = self._refusal(command, before)
+        refusal = refusal or self._refusal(command, before)
         after = before
         if refusal is None:
             if isinstance(command, control.ClearLimit) and command.all and len(self._table(service)) > FEW:
@@ -166,8 +169,11 @@ class LiveLimits:
         service = command.service
         version = self._version(service)
         if command.if_version is not None and command.if_version != version:
-            why = f"the limits of {service} are at version {version}, not {command.if_version}: they were changed since"
-            return why, f"look at them, `gate limit show {service}`, and give --if-version {version}"
+            why = f"the limits of {called(service)} are at version {version}, not {command.if_version}"
+            return (
+                f"{why}: they were changed since",
+                f"look at them, `gate limit show {as_argument(service)}`, and give --if-version {version}",
+            )
         work = self.imports.get(service)
         whole = isinstance(command, control.ImportLimits) or (isinstance(command, control.ClearLimit) and command.all)
         if work is not None and (whole or work.record.phase == Phase.STAGE):
@@ -185,8 +191,8 @@ class LiveLimits:
             return None
         everything = command.all and (self._said(service, "") is not None or self._tables.get(service))
         if before is None and not everything:
-            who = f"tenant {command.tenant} of {service}" if command.tenant else service
-            return f"nothing is set for {who}", f"`gate limit show {service}` shows what is"
+            who = f"tenant {command.tenant} of {service}" if command.tenant else called(service)
+            return f"nothing is set for {who}", f"`gate limit show {as_argument(service)}` shows what is"
         return None
 
     def _apply(self, received: Received, command: control.SetLimit | control.ClearLimit, now: int) -> LiveLimit | None:
@@ -244,9 +250,11 @@ class LiveLimits:
 
     # -- imports ---------------------------------------------------------------------------------------------------
 
-    def _take_import(self, received: Received, command: control.ImportLimits, now: int) -> None:
+    def _take_import(
+        self, received: Received, command: control.ImportLimits, now: int, refusal: tuple[str, str] | None
+    ) -> None:
         service = received.service
-        if (refusal := self._refusal(command, None)) is not None:
+        if (refusal := refusal or self._refusal(command, None)) is not None:
             done = DoneRecord(received.offset, now, self._version(service), *refusal)
             self._audit(received, command, now, {}, {}, self._note(service, received.id, done, now))
             return

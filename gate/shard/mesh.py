@@ -22,6 +22,7 @@ from gate.mesh.state import OWNER, HeldRecord, LeaseRecord, OwnerRecord, read, r
 from gate.mesh.terms import DEFAULT
 from gate.mesh.wire import NONE, Charged, Grant, encode
 from gate.policy import Policy
+from gate.protocol.policies import GROUP
 from gate.protocol.topics import TopicNameError, check_service_name
 from gate.shard.lease_reports import LONGEST_TENANT, LeaseReports
 from gate.shard.placement import shard_of
@@ -31,7 +32,6 @@ from gate.units import MS, SECOND
 
 KIND: Final = "mesh"  # of its records in the state
 POSITION: Final = "position"
-GROUP: Final = "group:"  # in front of a budget that several services share: as the key of its shard
 SINCE_FORMAT: Final = 2  # of the state
 GATHER_NS: Final = 40 * MS  # for which reports are gathered, so that many holders do not make as many transactions
 REST_NS: Final = 10 * SECOND  # between looks whether budgets can be forgotten
@@ -293,7 +293,7 @@ class Mesh:
         key, spec = name, None
         if name.startswith(GROUP):
             group = self._policy.group(name.removeprefix(GROUP))
-            spec = None if group is None else group.spec
+            spec = None if group is None or group.blocked_until else group.spec  # as below, of a blocked service
         else:
             service, of_tenant, tenant = name.partition("/")
             policy = self._policy.service(service) if self._knows(service) else None

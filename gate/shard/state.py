@@ -30,6 +30,7 @@ from gate.protocol.control import (
     WriteFormat,
     within,
 )
+from gate.protocol.policies import group_of
 from gate.protocol.topics import Names
 from gate.shard import duplicates
 from gate.shard.buffer import FetchBuffer, weight_of
@@ -46,11 +47,13 @@ from gate.shard.changelog_records import (
 )
 from gate.shard.feedback_actions import FeedbackBatch, FeedbackResult, act, too_large
 from gate.shard.feedback_state import FeedbackState
+from gate.shard.group_limits import refusal_of
 from gate.shard.live_limits import LiveLimits
 from gate.shard.mesh import KIND as MESH
 from gate.shard.mesh import Mesh
 from gate.shard.operator_commands import OperatorCommands
 from gate.shard.owner_views import Feedback, Received, RetainedOffsets
+from gate.shard.placement import shard_of
 from gate.shard.positions import OFFSETS_KIND, Positions
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record
 from gate.shard.refusal_history import NO_REJECTIONS, Rejections, job_of, request_of
@@ -143,7 +146,10 @@ class ShardState:
         self.feedback = FeedbackState(names)
         self.commands = OperatorCommands(names)
         self.live = LiveLimits(names)
-        self._relimited: set[str] = set()  # services of which other limits are in force than their engines have
+        self._number: int | None = None  # of the shard
+        self._relimited: set[str] = (
+            set()
+        )  # services and groups of which other limits are in force than their engines have
         self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
         self._new: set[str] = set()  # services of which nothing is stored: commands may have come before them
@@ -269,7 +275,7 @@ class ShardState:
         """Decide by `policy`, and what is set live over it, from now on; in slices of some ms."""
         self.file = policy
         self._policy = policy.overlaid(self.live.in_force())
-        self.budgets.set_groups(now, _specs(policy))
+        self.budgets.set_groups(now, _specs(self._policy))
         self._relimited.clear()
         for served in self.services.values():
             yield from self._follow(served, now)
@@ -277,6 +283,7 @@ class ShardState:
 
     def start_mesh(self, number: int, now: int, lease_ns: int) -> None:
         """Go on with what processes hold, as the owner of shard `number`; call it after `restore`."""
+        self._number = number
         with readable("what processes hold of limits"):
             self.mesh.start(number, now, lease_ns)
         self.share_limits(now)
@@ -298,6 +305,9 @@ class ShardState:
             return
         self._policy = self.file.overlaid(self.live.in_force())
         changed, self._relimited, self.unwritten = self._relimited, set(), True
+        if groups := {group for subject in changed if (group := group_of(subject)) is not None}:
+            self.budgets.set_groups(now, _specs(self._policy))
+            changed |= {name for name in self.services if self._policy.effective(name).group in groups}
         for service in sorted(changed & self.services.keys()):
             yield from self._follow(self.services[service], now)
         self.mesh.set_policy(self._policy, now)
@@ -373,8 +383,13 @@ class ShardState:
                 continue
             if isinstance(command, NewGeneration):
                 continue  # the gate around it heeds that
+            if received.offset < self._floors.get(received.service, 0):
+                continue
+            if group_of(received.service) is not None:
+                self._limit_group(received, now)
+                continue
             served = self.services.get(received.service)
-            if served is None or received.offset < self._floors.get(received.service, 0):
+            if served is None:
                 continue
             self._carry_out(served, received, now)
             self._touch(served)
@@ -420,6 +435,14 @@ class ShardState:
             self.commands.audit(
                 received, what, now, said | tenant, _paused(before), _paused(engine.paused_until(command.tenant))
             )
+
+    def _limit_group(self, received: Received, now: int) -> None:
+        """Carry out a command about a group of this shard, of which no service need have come."""
+        command = received.command
+        if isinstance(command, LimitCommand) and shard_of(received.service, self._meta.shards) == self._number:
+            if self.live.take(received, now, refusal_of(command, self.file.groups)):
+                self._relimited.add(received.service)
+            self.unwritten = True  # what is told of it waits for no service
 
     def _write_format(self, number: int) -> None:
         """Write state in a newer format from the next batch on. Never in an older one: some of it is written."""

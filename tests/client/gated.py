@@ -9,6 +9,8 @@ from tests.client.log import Log
 from tests.system.gates import GateProcess
 
 POLICY = """
+groups:
+  bank: {requests_per_second: 1/h, burst_size: 1, window_size: 1}
 templates:
   open: {requests_per_second: 5000, burst_size: 5000}
 services:
@@ -17,6 +19,7 @@ services:
   "strict-*": {requests_per_second: 1, burst_size: 1, overflow: reject}
   "idle-*": {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}
   "lanes-*": {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d, priorities: {high: 6, low: 1}}
+  "shared-*": {group: bank, max_delay: 10000d}
   "small-*": {requests_per_second: 1, burst_size: 1, max_delay: 1}
 """
 

@@ -108,7 +108,8 @@ def test_limits(bootstrap, prefix, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GATE_BOOTSTRAP", bootstrap)
     monkeypatch.setenv("GATE_PREFIX", prefix)
-    with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as running:
+    policy = f"{POLICY}groups: {{bank-api: {{requests_per_second: 50}}}}\n"
+    with gate(tmp_path, bootstrap, prefix, policy, "--http", "0") as running:
         until(running.is_ready, explain=running.text)
         said = []
         for line in (commands + many).splitlines():  # in this process: starting one for each takes the most time of all
@@ -117,13 +118,17 @@ def test_limits(bootstrap, prefix, tmp_path, monkeypatch, capsys):
         assert said[0] == "limits of payments are set; version 1\n"
         assert "as agreed" in said[2]
         assert re.search(r"^requests_per_second +50 +live until ", said[3], re.MULTILINE)
-        assert said[7] == "limits of payments are as the policy file says; version 6\n"
-        assert said[9:] == [
-            "limits of 2 tenants of payments are set; version 7\n",
+        assert said[8] == "limits of payments are as the policy file says; version 7\n"
+        assert said[9] == "limits of group bank-api are set; version 1\n"
+        assert "the bank asks for less" in said[10]
+        assert said[11] == "limits of group bank-api are as the policy file says; version 2\n"
+        assert said[12].count("bank-api") == 2
+        assert said[14:] == [
+            "limits of 2 tenants of payments are set; version 8\n",
             (
-                "service,tenant,requests_per_second,burst_size,window_size,window_limit\n"
-                "payments,acme,5,,,\npayments,zoe,10/min,,,\n"
+                "service,tenant,requests_per_second,burst_size,window_size,window_limit,max_running,quotas\n"
+                "payments,acme,5,,,,,\npayments,zoe,10/min,,,,,\n"
             ),
         ]
         exec(script.replace("localhost:9092", bootstrap).replace("who=", f'prefix="{prefix}", who='), {})
-        assert capsys.readouterr().out == "8\n"
+        assert capsys.readouterr().out == "9\n"

@@ -75,6 +75,37 @@ async def test_a_blocked_tenant_is_refused_and_what_is_parked_of_it_stays(gated)
         assert len(await admitted(gated, service, 7)) == 7
 
 
+async def test_services_of_a_group_go_together_by_what_is_set_for_it(gated, capsys):
+    first = await parked(gated, (3, [], {}), kind="shared")
+    second = await gated.service("shared")
+    await gated.log.write(gated.names.requests(second), b"a", b"b")
+    await read_count(gated.bootstrap, [gated.names.delayed(second)], 2)
+    async with GateControl(gated.bootstrap, prefix=gated.names.prefix, who="ann@ops") as gate:
+        done = await gate.set_limit(group="bank", requests_per_second=1000, burst_size=1000, window_limit=10_000)
+        assert (done.state, done.version, done.service) == ("done", 1, "group:bank")
+        assert len(await admitted(gated, first, 4)) == 4
+        assert len(await admitted(gated, second, 2)) == 2
+        with pytest.raises(CommandRefusedError, match="group bank are at version 1, not 0"):
+            await gate.set_limit(group="bank", burst_size=1, if_version=0)
+        with pytest.raises(CommandRefusedError, match="there is no group 'bonk'; known are bank"):
+            await gate.set_limit(group="bonk", burst_size=1)
+        for wrong in ({"service": first}, {"tenant": "acme"}):
+            with pytest.raises(ArgumentError):
+                await gate.set_limit(group="bank", burst_size=1, **wrong)
+        await gate.set_limit(group="bank", requests_per_second=0, reason="closed")
+        place = ["--bootstrap", gated.bootstrap, "--prefix", gated.names.prefix]
+        assert await asyncio.to_thread(main, ["limit", "show", "--group", "bank", *place]) == 0
+        assert re.search(r"^\(the group\) +requests_per_second: 0 .*closed", capsys.readouterr().out, re.MULTILINE)
+        assert await asyncio.to_thread(main, ["usage", first, *place]) == 0
+        assert "limit of group bank set by ann@ops" in capsys.readouterr().out
+        await gated.log.write(gated.names.requests(second), b"late")
+        await read_count(gated.bootstrap, [gated.names.rejected(second)], 1)
+        assert await rejected(gated, second) == {b"late": "blocked"}
+        assert (await gate.clear_limit(group="bank", if_version=2)).version == 3
+        assert (await gate.limits(group="bank")).limit is None
+    assert [one.what for one in await audit(gated, "group:bank")] == ["set-limit"] * 3 + ["clear-limit"]
+
+
 async def test_it_ends_by_itself(gated):
     service = await parked(gated, (2, [], {}))
     async with GateControl(gated.bootstrap, prefix=gated.names.prefix) as gate:
@@ -156,11 +187,11 @@ async def test_limits_of_many_tenants_come_as_a_whole_and_go_out_as_they_came(ga
     wrong = tmp_path / "wrong.csv"
     wrong.write_text(first + f"{service},t-last,fast,,,,,\n")
     code, _, said = await limit("import", wrong)
-    assert (code, f"{wrong}:9003: must be a rate" in said) == (1, True)
+    assert (code, f"{wrong}:9003: requests_per_second: must be a rate" in said) == (1, True)
     code, _, said = await limit("import", file, "--service", service, "--if-version", 1)
     assert (code, f"the limits of {service} are at version 2, not 1" in said) == (1, True)
     async with GateControl(gated.bootstrap, prefix=gated.names.prefix) as gate:
-        with pytest.raises(CommandRefusedError, match="tenant 'bad': must be a rate"):
+        with pytest.raises(CommandRefusedError, match="tenant 'bad': requests_per_second: must be a rate"):
             await gate.import_limits(service, {"good": LiveLimit("5"), "bad": LiveLimit("fast")})
         assert (await gate.limits(service)).version == 2
         assert (await gate.clear_limit(service, everything=True)).version == 3

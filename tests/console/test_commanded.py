@@ -2,7 +2,9 @@
 
 import pytest
 
+from gate.cli.commanded import in_words
 from gate.console.commanded import ANSWERED, Commanded
+from gate.console.words import until
 from gate.protocol.answers import Answer, AnswerState, Audit
 from tests.console.conftest import AT_MS
 
@@ -45,6 +47,30 @@ def test_an_import_replaces_the_limits_of_tenants(known):
     limited(known, "import-limits")
     assert known.limit_of("pay", AT_MS, names=True, tenant="acme") is None
     assert known.limit_of("pay", AT_MS, names=True) is not None
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (["pay.rate", "group.bank.window.60s"], True),
+        (["group.bank.rate"], True),
+        (["pay.rate"], False),
+        (["group.bank.eu.rate", "group.banks.rate"], False),  # other groups
+    ],
+)
+def test_a_limit_of_a_group_is_told_beside_its_services(known, limits, told):
+    after = {"max_running": 5, "until_ms": AT_MS + 1000}
+    audit = Audit(AT_MS, "set-limit", "group:bank", "c1", who="ann", reason="campaign", result="done", after=after)
+    known.take_audit(audit)
+    found = known.group_limit_of(limits, AT_MS, names=True)
+    assert (found is not None) == told
+    assert found is None or (found.group, found.text, found.who) == ("bank", "max_running 5", "ann")
+    assert known.group_limit_of(limits, AT_MS + 1000, names=True) is None
+    assert known.limit_of("bank", AT_MS, names=True) is None
+    words = list(in_words(known, "pay", limits, AT_MS, paused=False))
+    assert words == (
+        [f"limit of group bank set by ann {until(AT_MS + 1000, AT_MS)} (max_running 5): campaign"] if told else []
+    )
 
 
 def test_a_pause_of_a_tenant_is_not_one_of_its_service(known):

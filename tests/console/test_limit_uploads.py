@@ -25,7 +25,7 @@ async def body(*parts):
         ("text/csv", b"\xff\xfe", {}, "the body is not UTF-8"),
         ("text/csv; charset=utf-8", b"tenant,speed\na,1\n", {}, "unknown column 'speed'"),
         ("text/csv", b"tenant,burst_size\na,many\n", {}, "the body:2: burst_size is 'many'"),
-        ("text/csv", b"tenant,quotas\na,5/hour\n", {}, "the body:2: must be a limit for each day, week, month, year"),
+        ("text/csv", b"tenant,quotas\na,5/hour\n", {}, "the body:2: quotas: must be a limit for each day, week"),
         ("text/csv", b"service,tenant,burst_size\nother,a,1\n", {}, "the body:2: the service is 'other'"),
         ("application/x-ndjson", b"[]\n", {}, "line 1: unknown field"),
         ("text/csv", CSV + CSV[CSV.index(b"\n") + 1:], {}, "tenant 'acme' comes twice"),

@@ -37,6 +37,10 @@ defaults: {requests_per_second: 1, burst_size: 1}
 groups: {bank: {requests_per_second: 5, burst_size: 5}, other: {requests_per_second: 5, burst_size: 5}}
 services: {left: {group: bank}, right: {group: bank}}
 """)
+ALL_IN_ONE = parse_policy("""
+defaults: {group: other}
+groups: {bank: {requests_per_second: 5}, other: {requests_per_second: 5}}
+""")
 SERVICES = ("pay", "mail", "left", "right", *(f"s{n}" for n in range(20)))
 PARKED = 7
 GROUPS = ("bank", "other", "a", "b", "c")
@@ -95,6 +99,15 @@ def test_a_group_is_taken_from_its_own_shard_and_loses_who_is_not_in_it():
         record = decode(key, layout.records[shard_of(f"group:{name}", 9)][key], GroupRecord)
         assert (record.limiter, record.virtual) == (b"bank", 4)
         assert set(record.claims) == ({"left"} if name == "bank" else set())
+
+
+@pytest.mark.parametrize("policy", [POLICY, ALL_IN_ONE])
+def test_what_is_set_for_a_group_goes_with_it(policy):
+    kept = {"limit/group:bank": b"set", "limited/group:bank/c1": b"done"}
+    layout = laid_out(shards(extra={shard_of("group:bank", 4): kept}, policy=policy), 6, policy=policy)
+    holders = [number for number, records in enumerate(layout.records) if records.items() >= kept.items()]
+    assert holders == [shard_of("group:bank", 6)]
+    assert "group:bank" not in layout.services | layout.moved
 
 
 def test_new_shards_start_where_the_furthest_is_and_hear_what_the_last_has_not():

@@ -144,15 +144,27 @@ def test_what_ends_leaves_nothing_behind(limit, of_tenant, version):
     [
         (LiveLimit(), "", "no limit is given"),
         (LiveLimit(until_ms=5), "", "no limit is given"),
-        (LiveLimit(requests_per_second="ten"), "", 'must be a rate above 0, or 0 to block, not "ten"'),
-        (LiveLimit(requests_per_second="-1"), "", 'must be a rate above 0, or 0 to block, not "-1"'),
-        (LiveLimit(window_size="soon"), "", 'must be a length of time, not "soon"'),
-        (LiveLimit(burst_size=0), "", "must be at least 1, not 0"),
-        (LiveLimit(requests_per_second="1" * 65), "", "must have at most 64 characters"),
-        (LiveLimit(quotas="5000"), "", 'must be a limit for each day, week, month, year, not "5000"'),
-        (LiveLimit(quotas="5/day, 6/hour"), "", 'must be a limit for each day, week, month, year, not "6/hour"'),
-        (LiveLimit(quotas="0/day"), "", "must be at least 1, not 0"),
-        (LiveLimit(quotas="5/day Europe/Berlni"), "", 'unknown time zone "Europe/Berlni"'),
+        (
+            LiveLimit(requests_per_second="ten"),
+            "",
+            'requests_per_second: must be a rate above 0, or 0 to block, not "ten"',
+        ),
+        (
+            LiveLimit(requests_per_second="-1"),
+            "",
+            'requests_per_second: must be a rate above 0, or 0 to block, not "-1"',
+        ),
+        (LiveLimit(window_size="soon"), "", 'window_size: must be a length of time, not "soon"'),
+        (LiveLimit(burst_size=0), "", "burst_size: must be at least 1, not 0"),
+        (LiveLimit(requests_per_second="1" * 65), "", "requests_per_second: must have at most 64 characters"),
+        (LiveLimit(quotas="5000"), "", 'quotas: must be a limit for each day, week, month, year, not "5000"'),
+        (
+            LiveLimit(quotas="5/day, 6/hour"),
+            "",
+            'quotas: must be a limit for each day, week, month, year, not "6/hour"',
+        ),
+        (LiveLimit(quotas="0/day"), "", "quotas: must be at least 1, not 0"),
+        (LiveLimit(quotas="5/day Europe/Berlni"), "", 'quotas: unknown time zone "Europe/Berlni"'),
         (LiveLimit(burst_size=1), " a", '" a" cannot be a tenant'),
     ],
 )
@@ -162,3 +174,52 @@ def test_what_is_no_limit_is_refused(limit, tenant, why):
         check_tenant(tenant)
     assert str(raised.value) == why
     assert raised.value.hint or "must" in why
+
+
+def of_group(limit, version=1, **others):
+    return FILE.overlaid({"group:bank": LiveService(version, limit), **others})
+
+
+def test_what_is_set_for_a_group_counts_field_by_field_and_for_its_services_alone():
+    live = of_group(LiveLimit(burst_size=7, max_running=3))
+    spec, before = live.group("bank").spec, FILE.group("bank").spec
+    assert (spec.rate, spec.burst, spec.running.capacity) == (50, 7, 3)
+    assert (before.burst, before.running, live.service("pay")) == (50, None, FILE.service("pay"))
+    assert live.version_of("pay") != FILE.version
+    assert live.version_of("plain") == live.version == FILE.version
+    assert FILE.overlaid({"group:gone": LiveService(1, LiveLimit(burst_size=7))}).groups == FILE.groups
+    told = live.explain_group("bank")
+    assert (told["burst_size"].value, told["burst_size"].source) == (7, "live")
+    assert (told["requests_per_second"].source, told["requests_per_second"].line) == ("group", 3)
+
+
+def test_each_change_of_a_group_or_of_its_service_is_another_version():
+    some, own = LiveLimit(burst_size=7), LiveLimit(burst_size=9)
+    versions = {
+        of_group(some, version, **({"pay": LiveService(number, own)} if number else {})).version_of("pay")
+        for version in (1, 2)
+        for number in (0, 1, 2)
+    }
+    versions |= {FILE.overlaid({"pay": LiveService(number, own)}).version_of("pay") for number in (1, 2)}
+    assert len(versions) == 8
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_group_of_0_blocks_its_services_whether_or_not_these_have_been_asked_for(asked_before):
+    file = parse_policy("groups: {bank: {requests_per_second: 50}}\nservices: {'bank-*': {group: bank}, other: {}}")
+    for name in ("bank-a", "other") if asked_before else ():
+        assert file.service(name).blocked_until == 0
+    live = file.overlaid({"group:bank": LiveService(1, LiveLimit(requests_per_second="0", until_ms=7))})
+    assert (live.service("bank-a").blocked_until, live.service("other").blocked_until) == (7 * MS, 0)
+    assert live.group("bank").spec == file.group("bank").spec
+    assert file.service("bank-a").blocked_until == 0
+    for own, until in (("5", 7), ("0", ENDLESS // MS)):  # what is set for a service itself lets it not past its group
+        both = {**live.live, "bank-a": LiveService(1, LiveLimit(requests_per_second=own))}
+        assert file.overlaid(both).service("bank-a").blocked_until // MS == until
+
+
+def test_what_is_kept_of_a_group_is_on_its_own_shard_whatever_entry_would_match_its_name():
+    file = parse_policy(
+        "defaults: {group: bank}\ngroups: {bank: {requests_per_second: 5}, far: {requests_per_second: 5}}"
+    )
+    assert (file.shard_key("pay"), file.shard_key("group:far")) == ("group:bank", "group:far")

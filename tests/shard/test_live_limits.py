@@ -139,7 +139,10 @@ def test_what_is_not_set_can_not_be_cleared_and_what_is_no_limit_not_set():
     for command, why in (
         (ClearLimit("pay"), "nothing is set for pay"),
         (ClearLimit("pay", "beta"), "nothing is set for tenant beta of pay"),
-        (SetLimit("pay", LiveLimit(requests_per_second="fast")), 'must be a rate above 0, or 0 to block, not "fast"'),
+        (
+            SetLimit("pay", LiveLimit(requests_per_second="fast")),
+            'requests_per_second: must be a rate above 0, or 0 to block, not "fast"',
+        ),
     ):
         assert not owner.give(command)
         assert (owner.answers[-1].state, owner.answers[-1].why) == ("failed", why)
@@ -307,7 +310,7 @@ def test_nothing_of_an_import_holds_before_all_of_it_does_and_nothing_changes_me
     ("said", "why"),
     [
         ({"rows": ROWS, "count": 1_701}, "the parts hold limits of 1700 tenants, and 1701 were said"),
-        ({"rows": {"a": ("fast", 1)}}, "tenant 'a': must be a rate above 0"),
+        ({"rows": {"a": ("fast", 1)}}, "tenant 'a': requests_per_second: must be a rate above 0"),
         ({"rows": {" a": ("1", 1)}}, "tenant ' a': \" a\" cannot be a tenant"),
         ({"rows": {"a": (None, None)}}, "tenant 'a': no limit is given"),
         ({"rows": ROWS, "parts": [*parts_of(ROWS)[:3], b"x"]}, "a part of the import can't be read"),
@@ -386,3 +389,22 @@ def test_what_many_tenants_have_is_cleared_bit_by_bit():
     assert set(owner.published) == {"pay"}
     assert (owner.answers[-1].command, owner.answers[-1].state) == ("off", "done")
     assert owner.audit[-1].what == "clear-limit"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_set_for_a_group_is_kept_published_and_noted_by_its_own_name(restarted):
+    owner = Owner()
+    assert owner.give(SetLimit("group:bank", FIFTY, for_ms=60_000))
+    if restarted:
+        owner.restart()
+    assert owner.holds("group:bank")[:2] == (1, msgspec.structs.replace(FIFTY, until_ms=NOW // MS + 60_000))
+    assert owner.published["group:bank"].version == 1
+    assert (owner.audit[-1].service, owner.answers[-1].service) == ("group:bank", "group:bank")
+    assert not owner.give(SetLimit("group:bank", TEN, if_version=3))
+    assert owner.answers[-1].why.startswith("the limits of group bank are at version 1, not 3")
+    assert "`gate limit show --group bank`" in owner.answers[-1].hint
+    assert owner.live.next_end() == NOW + 60 * SECOND
+    assert owner.expire(NOW + 60 * SECOND) == {"group:bank"}
+    assert owner.holds("group:bank") == (2, None, {})
+    assert not owner.give(ClearLimit("group:bank"))
+    assert owner.answers[-1].why == "nothing is set for group bank"

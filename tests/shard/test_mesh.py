@@ -540,6 +540,20 @@ def test_a_reshard_takes_along_what_is_out(seed: int) -> None:
     assert mesh.holders == 0
 
 
+def test_a_group_that_is_set_to_0_lets_no_call_of_its_services_through() -> None:
+    shard = Shard("groups: {bank: {requests_per_second: 50, window_size: 1}}\nservices: {pay: {group: bank}}")
+    [charged] = shard.look_up(("pay", ""))
+    shard.join("p1")
+    assert shard.run(20, calls=1, names=charged.names)[0]
+    shard.mesh.set_policy(shard.policy.overlaid({"group:bank": LiveService(1, LiveLimit("0"))}), shard.now)
+    shard.run(12, calls=1, names=charged.names)  # what is out ends with its lease
+    assert shard.run(5, calls=1, names=charged.names)[0] == []
+    [charged_now] = shard.look_up(("pay", ""))
+    assert not charged_now.allowed
+    shard.mesh.set_policy(shard.policy, shard.now)
+    assert shard.run(20, calls=1, names=charged.names)[0]
+
+
 def test_a_limit_that_is_set_to_0_lets_no_call_through_and_mints_nothing() -> None:
     shard = Shard(WINDOW)
     shard.join("p1")

@@ -11,6 +11,7 @@ from tests.client.log import Log
 from tests.system.gates import gate, read_count, until
 
 POLICY = """
+groups: {bank: {requests_per_second: 5}}
 services:
   buy: {requests_per_second: 1}
   pay: {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}
@@ -73,6 +74,14 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
         limit = {"command": "set-limit", "limit": {"requests_per_second": "5"}, "tenant": "acme", "id": "limit"}
         assert (ask(there, limit, bobs)[0], ask(there, limit, token)[0]) == (403, 202)
         known = f"{running.url()}/v1/commands/limit"
+        until(lambda: ask(known, token=token)[1].get("version") == 1, explain=running.text)
+        bank = f"{running.url()}/v1/groups/bank/commands"
+        shared = {"command": "set-limit", "limit": {"requests_per_second": "7"}, "id": "shared"}
+        assert ask(bank, shared, bobs)[0] == 403
+        assert ask(bank, CANCEL, token)[1]["error"] == "cancel is not for group bank"
+        status, given = ask(bank, shared, token)
+        assert (status, given["answers"]) == (202, "/v1/commands/shared?service=group%3Abank")
+        known = running.url() + given["answers"]
         until(lambda: ask(known, token=token)[1].get("version") == 1, explain=running.text)
         upload = f"{running.url()}/v1/services/pay/limits"
         rows = b"tenant,requests_per_second,quotas\nacme,7,\nbeta,,5/day\n"

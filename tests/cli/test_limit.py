@@ -1,0 +1,25 @@
+"""Whose limits `gate limit` is about: a service's, one of its tenants', or a group's, and one of them."""
+
+import pytest
+
+from gate.cli import main
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (["set", "--rps", "5"], "name one of both: SERVICE, or --group NAME"),
+        (["set", "pay", "--group", "bank", "--rps", "5"], "name one of both"),
+        (["show"], "name one of both"),
+        (["clear", "pay", "--group", "bank"], "name one of both"),
+        (["set", "--group", "bank", "--tenant", "acme", "--rps", "5"], "--tenant is of a service"),
+        (["show", "--group", "bank", "--tenant", "acme"], "--tenant is of a service"),
+        (["clear", "--group", "bank", "--all"], "--all is of a service"),
+        (["set", "--group", "a/b", "--rps", "5"], '"a/b" cannot be a name here'),
+        (["set", "group:bank", "--rps", "5"], "has ':' in its name"),
+        (["set", "--group", "bank"], "no limit is given"),
+    ],
+)
+def test_what_is_of_nobody_or_of_two_is_refused_before_anything_is_asked(tokens, said, capsys):
+    assert main(["limit", *tokens, "--bootstrap", "127.0.0.1:1"]) == 2
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
