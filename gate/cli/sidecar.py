@@ -96,7 +96,8 @@ async def _run(
     http: Address | None,
 ) -> None:
     async with shares or nullcontext():
-        served = Sidecar(policy, access, shares=shares)
+        away = None if shares is None else lambda: shares.owner_away
+        served = Sidecar(policy, access, shares=shares, owner_away=away)
         await _serve(config, policy, served, _SHARED if shares else _ALONE, rls, http)
 
 

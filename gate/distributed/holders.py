@@ -28,7 +28,7 @@ Answer = tuple[bool, float | None]
 
 ALLOWED: Final = (True, None)
 MOST_KEYS: Final = 100_000  # services and tenants that one process asks for
-_NOTHING: Final = Holding("")  # decides nothing
+NOTHING: Final = Holding("")  # decides nothing
 _LOOKUPS: Final = 100  # that one report carries
 _HOST: Final = 40  # characters
 _REFRESH_NS: Final = 10 * SECOND  # after which is asked again whether no limit applies
@@ -67,6 +67,7 @@ class Holders:
         self.away = away
         self.routes: dict[Key, Route] = {}
         self.plain: dict[str, Route] = {}  # of services without a tenant: the same, found in one go
+        self.alone: dict[str, Holding] = {}  # and the budget of those that have one, which decides for a time
         self.woken: list[Waiter] = []  # to be woken when the lock is free
         self.waiting: dict[Waiter, None] = {}  # for whatever comes next, in order
         self.heard = now  # when an owner said anything last
@@ -87,6 +88,7 @@ class Holders:
         self._lookups: dict[Key, int] = {}  # when each was asked last; 0: not yet
         self.routes.clear()
         self.plain.clear()
+        self.alone.clear()
         self._unrouted.clear()
         self._begun = self.heard = now
         self.asked = None
@@ -316,7 +318,7 @@ class Holders:
         holder = self._holder(now, charged.shard) if there else None
         why = charged.why or ("" if there or not charged.names else "its shard is not there any more")
         allowed = charged.allowed and not why
-        only = _NOTHING if holder is None or len(charged.names) > 1 else holder.holding(charged.names[0])
+        only = NOTHING if holder is None or len(charged.names) > 1 else holder.holding(charged.names[0])
         route = Route(holder, charged.names, allowed, why, policy, now, charged.ceilings, only)
         self.routes[key] = route
         let_go, refused = self._unrouted.pop(key, (0, 0))
@@ -326,6 +328,7 @@ class Holders:
             holder.beyond -= let_go  # it is counted already
         if not charged.tenant:
             self.plain[charged.service] = route
+            self.alone[charged.service] = only
 
     def _holder(self, now: int, shard: int) -> Holder:
         holder = self.holders.get(shard)

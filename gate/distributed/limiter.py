@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from gate.client._errors import NotConnectedError
 from gate.config import Connection
-from gate.distributed.holders import ALLOWED, Answer, Pending, Route
+from gate.distributed.holders import ALLOWED, NOTHING, Answer, Pending, Route
 from gate.distributed.shared import ASK_AGAIN, Shared
 from gate.limits.local import checked
 from gate.limits.result import RateLimitResult
@@ -44,7 +44,7 @@ class DistributedRateLimiter:
         self._shared = Shared(bootstrap, **options)
         self._connecting = False
         self._lock = self._shared.lock
-        self._plain = self._shared.holders.plain
+        self._alone = self._shared.holders.alone
 
     async def __aenter__(self) -> Self:
         """Connect."""
@@ -76,17 +76,18 @@ class DistributedRateLimiter:
         Raises TypeError or ValueError for a bad service, tenant or cost, and for `current_time`: the clock is the
         gate's. NotConnectedError outside of `async with`.
         """
-        shared, lock = self._shared, self._lock
+        lock = self._lock
         if current_time is not None:
-            shared.check_time(current_time)
+            self._shared.check_time(current_time)
         if not lock.acquire(blocking=False):
             await self._take_lock()
         try:
-            route = self._plain.get(service_id) if not tenant else None
-            if route is None or route.holder is None:
-                answer = shared.decide(service_id, tenant, cost, None)
-            else:  # what is usual, in as few calls as can be
-                now, only = clock_gettime_ns(CLOCK_BOOTTIME), route.only
+            if not tenant:  # what is usual, in as few calls as can be
+                now = clock_gettime_ns(CLOCK_BOOTTIME)
+                try:
+                    only = self._alone[service_id]  # `get` takes longer
+                except KeyError:
+                    only = NOTHING
                 if now < only.decides_until:
                     if only.granting:
                         if only.take(now, cost):
@@ -94,10 +95,7 @@ class DistributedRateLimiter:
                     elif only.part.try_take(now, cost) is None:  # type: ignore[union-attr]
                         only.wanted += cost
                         return ALLOWED
-                refusal = route.holder.check(now, route.names, cost)
-                if refusal is None:
-                    return ALLOWED
-                answer = shared.refused(service_id, route, refusal, cost)
+            answer = self._shared.decide(service_id, tenant, cost, None)
         finally:
             lock.release()
         if isinstance(answer, Pending):

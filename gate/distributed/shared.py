@@ -16,7 +16,6 @@ from gate.limits.forking import make_lock
 from gate.limits.result import RateLimitResult
 from gate.limits.spec import SECOND
 from gate.limits.usage import Usage
-from gate.mesh.questions import Refusal
 from gate.mesh.terms import Away
 
 OnOwnerAway = Literal["closed", "open", "floor"]
@@ -99,10 +98,6 @@ class Shared:
         if isinstance(answer, Pending) and waiter is not None:
             self.holders.waiting[waiter] = None
         return answer
-
-    def refused(self, service: str, route: Route, refusal: Refusal, cost: int) -> Answer | Pending:
-        """Return what a call without a tenant is told that its holder refused; the lock is held."""
-        return self._told(service, "", cost, self.holders.told(route, refusal, cost))
 
     def _told(self, service: str, tenant: str, cost: int, answer: Answer | Pending) -> Answer | Pending:
         if not isinstance(answer, Pending):

@@ -16,7 +16,7 @@ from typing import Any, Self
 from gate.client._background import Background
 from gate.client._errors import NotConnectedError
 from gate.config import Connection
-from gate.distributed.holders import ALLOWED, Answer, Pending, Route
+from gate.distributed.holders import ALLOWED, NOTHING, Answer, Pending, Route
 from gate.distributed.shared import ASK_AGAIN, Shared
 from gate.limits.local import checked
 from gate.limits.result import RateLimitResult
@@ -37,7 +37,7 @@ class SyncDistributedRateLimiter:
         self._background = self._new_background()
         self._connecting = threading.Lock()
         self._lock = self._shared.lock
-        self._plain = self._shared.holders.plain
+        self._alone = self._shared.holders.alone
 
     def __enter__(self) -> Self:
         """Connect; raises what `DistributedRateLimiter` raises."""
@@ -68,14 +68,16 @@ class SyncDistributedRateLimiter:
         self, service_id: str, current_time: float | None = None, cost: int = 1, tenant: str = ""
     ) -> tuple[bool, float | None]:
         """Charge `cost` units if they fit: (True, None); else (False, seconds until they may)."""
-        shared = self._shared
         if current_time is not None:
-            shared.check_time(current_time)
-        route = self._plain.get(service_id) if not tenant else None
-        if route is not None and route.holder is not None:  # what is usual, in as few calls as can be
-            self._lock.acquire()  # `with` takes longer
-            try:
-                now, only = clock_gettime_ns(CLOCK_BOOTTIME), route.only
+            self._shared.check_time(current_time)
+        self._lock.acquire()  # `with` takes longer
+        try:
+            if not tenant:  # what is usual, in as few calls as can be
+                now = clock_gettime_ns(CLOCK_BOOTTIME)
+                try:
+                    only = self._alone[service_id]  # `get` takes longer
+                except KeyError:
+                    only = NOTHING
                 if now < only.decides_until:
                     if only.granting:
                         if only.take(now, cost):
@@ -83,16 +85,9 @@ class SyncDistributedRateLimiter:
                     elif only.part.try_take(now, cost) is None:  # type: ignore[union-attr]
                         only.wanted += cost
                         return ALLOWED
-                refusal = route.holder.check(now, route.names, cost)
-            finally:
-                self._lock.release()
-            if refusal is None:
-                return ALLOWED
-            with self._lock:
-                answer = shared.refused(service_id, route, refusal, cost)
-        else:
-            with self._lock:
-                answer = shared.decide(service_id, tenant, cost, None)
+            answer = self._shared.decide(service_id, tenant, cost, None)
+        finally:
+            self._lock.release()
         return self._ask(service_id, tenant, cost) if isinstance(answer, Pending) else answer
 
     def hit(self, service_id: str, cost: int = 1, *, tenant: str = "") -> RateLimitResult:

@@ -73,11 +73,11 @@ class Holder:
             only = held[0]
             part = only.part
             if only.live and part is not None:
-                granting = only.granting
-                if not (granting and only.unopened(now, cost)) and part.try_take(now, cost) is None:
+                if only.granting:
+                    if only.take(now, cost):
+                        return None
+                elif part.try_take(now, cost) is None:
                     only.wanted += cost
-                    if granting:
-                        only.use(now, cost)
                     return None
         check_cost(cost)
         for budget in held:
@@ -325,6 +325,8 @@ class Holder:
             refusal, new = self.questions.ask(now, names, cost)
             self._urgent = self._urgent or new
             return refusal
+        for budget in held:
+            budget.settle()
         if any(budget.wanted * SECOND * 1000 > budget.want * 3 * self.terms.period_ns // 2 for budget in held):
             self._hasten(now)  # far more is wanted than the owner knows of
         return Refusal(max(1, *[self._opens(now, budget, cost) for budget in held]), asked=False)

@@ -38,8 +38,8 @@ services:
 
 
 @contextlib.asynccontextmanager
-async def running(text: str = POLICY, access: Access | None = None):
-    sidecar = Sidecar(parse_policy(text), access or Access(), clock=lambda: 10**18)
+async def running(text: str = POLICY, access: Access | None = None, owner_away=None):
+    sidecar = Sidecar(parse_policy(text), access or Access(), clock=lambda: 10**18, owner_away=owner_away)
     rls, http = await sidecar.start(LOCAL, LOCAL)
     try:
         yield sidecar, rls, http
@@ -111,6 +111,16 @@ async def test_what_nothing_matches_is_answered_as_the_policy_says(said: str, co
         assert (await ask({"path": "/pay"})).overall_code == OK
         labels = {"door": "rls", "service": "(other)", "decision": "unmatched"}
         assert sidecar.registry.get_sample_value("gate_sidecar_checks_total", labels) == 4
+
+
+async def test_metrics_say_for_how_long_the_owners_of_shared_limits_are_away() -> None:
+    away = [0.5, 12.0]
+    async with running(owner_away=lambda: away.pop(0)) as (_, _, http), httpx.AsyncClient() as client:
+        for seconds in list(away):
+            text = (await client.get(f"http://{http}/metrics")).text
+            assert f"gate_sidecar_owner_away_seconds {seconds}\n" in text
+    async with running() as (_, _, http), httpx.AsyncClient() as client:  # limits of its own have no owners
+        assert "owner_away" not in (await client.get(f"http://{http}/metrics")).text
 
 
 async def test_a_shadow_only_reports() -> None:

@@ -1,10 +1,13 @@
-"""Runs the simulated mesh: `python -m tests.mesh --seeds A:B [--mutant NAME]`, `--figures`, `--cost` or `--find`."""
+"""Runs the simulated mesh: `python -m tests.mesh --seeds A:B [--mutant NAME]` or `--find`, and says what it costs.
+
+`--figures` prints how well limits are used, `--cost` what an owner takes, `--check` what a local check takes.
+"""
 
 import argparse
 import sys
 import time
 
-from tests.mesh import cost
+from tests.mesh import check, cost
 from tests.mesh.figures import table
 from tests.mesh.mutants import MUTANTS
 from tests.mesh.scenario import simulate
@@ -19,7 +22,11 @@ def main() -> int:
     parser.add_argument("--find", action="store_true", help="say which seed finds each planted bug first")
     parser.add_argument("--figures", action="store_true", help="print how well limits are used, shared and moved")
     parser.add_argument("--cost", action="store_true", help="print what an owner of 200 holders takes of a core")
+    parser.add_argument("--check", action="store_true", help="print what a check costs beside one of RateLimiter")
     given = parser.parse_args()
+    if given.check:
+        check.table()
+        return 0
     if given.cost:
         cost.table()
         return 0

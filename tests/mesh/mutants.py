@@ -428,14 +428,14 @@ def ages_too_old(report: Any) -> Any:
     return older
 
 
-@_plant(Holding, "use")
-def age_of_the_first(use: Any) -> Any:
+@_plant(Holding, "_join")
+def age_of_the_first(join: Any) -> Any:
     """Of uses that are told as one the age of the oldest counts."""
 
-    def first(self: Holding, now: int, units: int) -> None:
-        at = self.uses[-1].at if now <= self.fresh_until else now
-        use(self, now, units)
-        self.uses[-1].at = at
+    def first(self: Holding) -> None:
+        at = self.fresh.at
+        join(self)
+        self.fresh.at = at
 
     return first
 

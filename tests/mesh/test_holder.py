@@ -1,12 +1,14 @@
 """The holder's side: queue, what is never, and an owner that is away."""
 
 from fractions import Fraction
+from random import Random
 
 import pytest
 
 from gate.limits import NEVER, Spec, Window
+from gate.mesh.holding import Holding
 from gate.mesh.terms import Away
-from gate.mesh.wire import Ask, Grant, Report, WireError, decode, encode
+from gate.mesh.wire import NONE, Ask, Grant, Limits, Report, Share, WireError, decode, encode
 from gate.units import MS, SECOND
 from tests.mesh.table import NAMES, Table
 
@@ -205,3 +207,46 @@ def test_records_are_read_back_and_others_refused():
             decode(Report, bad)
     with pytest.raises(WireError):
         decode(Grant, encode(report))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_quick_way_tells_the_owner_what_the_other_one_does(seed: int) -> None:
+    """Of two that are asked the same, one may never go the quick way."""
+    chance, now = Random(seed), 10**12
+    quick, slow = Holding("s"), Holding("s")
+    limits = Limits(10**10, (), NONE, granted=True)
+    granted = quickly = 0
+    for number in range(1, 400):
+        now += chance.choice((1, MS, 20 * MS, 120 * MS))
+        if number == 1 or chance.random() < 0.1:
+            granted += chance.randint(0, 20)
+            starts = ((max(0, granted - 5), 0), (granted, 30 * MS)) if chance.random() < 0.3 else ()
+            rate = chance.randint(1, 40) * 10**9
+            share = Share("s", number, limits, rate, chance.randint(1, 30), (), granted, starts, 10)
+            assert quick.apply(share, now) == slow.apply(share, now)
+        cost = chance.choice((1, 1, 2, 5))
+        quickly += now <= quick.quick_until
+        slow.quick_until = -1
+        assert quick.take(now, cost) == slow.take(now, cost)
+        if chance.random() < 0.05:
+            quick.measure(SECOND, SECOND, 3 * SECOND // 2)
+            slow.measure(SECOND, SECOND, 3 * SECOND // 2)
+        if chance.random() < 0.1:
+            assert quick.report(now, number) == slow.report(now, number)
+        if chance.random() < 0.02:
+            quick.lapse()
+            slow.lapse()
+    assert quick.report(now, 400) == slow.report(now, 400)
+    assert (quick.wanted, quick.want, quick.left(now)) == (slow.wanted, slow.want, slow.left(now))
+    assert quickly > 50
+
+
+@pytest.mark.parametrize("cost", [0, -1, True, 1.5, "1"])
+def test_the_quick_way_refuses_a_cost_that_makes_no_sense(cost: object) -> None:
+    holding = Holding("s")
+    holding.apply(Share("s", 1, Limits(10**10, (), NONE, granted=True), 10**10, 30, (), 20, (), 10), 10**12)
+    now = 10**12 + SECOND
+    assert holding.take(now, 1)
+    assert now <= holding.quick_until
+    with pytest.raises((TypeError, ValueError), match="cost"):
+        holding.take(now, cost)  # type: ignore[arg-type]

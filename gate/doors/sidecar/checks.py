@@ -1,11 +1,11 @@
 """Checks of a sidecar: what both of its doors ask, decided by the limiter and by what the policy says beside limits."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gate.doors.sidecar.matching import Matcher, Target
 from gate.limits.keys import Source
@@ -80,6 +80,15 @@ class Numbers:
             "gate_sidecar_refused_policies", "Policy files that could not be used; the one before counts.",
             registry=registry,
         )  # fmt: skip
+        self._registry = registry
+
+    def watch_owner(self, away: Callable[[], float]) -> None:
+        """Tell with each scrape for how many seconds owners of shared limits have not answered."""
+        Gauge(
+            "gate_sidecar_owner_away_seconds",
+            "Seconds for which a gate that was asked for its limits has not answered; below 2 all is well.",
+            registry=self._registry,
+        ).set_function(away)
 
 
 class Checks:

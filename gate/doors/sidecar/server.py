@@ -68,12 +68,15 @@ class Sidecar:
         access: Access,
         clock: Callable[[], int] | None = None,
         shares: RateLimits | None = None,
+        owner_away: Callable[[], float] | None = None,
     ) -> None:
         self.registry = CollectorRegistry()
         self._source = PolicyLimits(policy)
         own = RateLimiter(fail_open=policy.settings.fail_open, source=self._source, clock=clock)
         self._own = None if shares is not None else own
         self._numbers = Numbers(self.registry)
+        if owner_away is not None:
+            self._numbers.watch_owner(owner_away)
         self._checks = Checks(own if shares is None else shares, self._source, self._numbers)
         self._access = access
         self._token = Token(access.token)
