@@ -89,7 +89,7 @@ def run(
     log_to_stderr(logging.INFO, json=json or log_format == "json")
     client = client or Client()
     policy, settings = client.policy, client.settings
-    _tune_collector()
+    tune_collector()
     address: str | int | None = int(http) if http is not None and http.isdecimal() else http
     settings = settings.override(http=address, http_host=http_host, shards=shards)
     access = load_access(tokens, trusted_proxy or ())
@@ -264,7 +264,7 @@ async def _watch(config: Path, gate: Gate) -> None:
                 gate.refuse_policy(str(config), refused)
 
 
-def _tune_collector() -> None:
+def tune_collector() -> None:
     """Look for garbage less often: records come and go by the ten thousand, and none of them is in a cycle."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)

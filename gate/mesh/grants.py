@@ -127,10 +127,13 @@ class Grants:
         terms = self.terms
         elapsed, held.credited = min(now - held.credited, 2 * terms.period_ns), now
         held.stock = max(1, -(-held.pace * terms.stock_ns // CREDIT))
-        held.credit = min(held.credit + held.pace * elapsed, held.stock * CREDIT)
         if held.pace == held.want:  # there is enough for all
             held.credit = held.stock * CREDIT
+        else:
+            held.credit = min(held.credit + held.pace * elapsed, held.stock * CREDIT)
         units = min(held.stock - held.outstanding, held.credit // CREDIT)
+        if units <= 0:
+            return False
         debts = self.debts(now)
         for ledger, debt in zip(self.longs, debts, strict=False):
             units = min(units, ledger.until(now + terms.stock_ns) - debt - marked)
@@ -149,6 +152,8 @@ class Grants:
         """Say from when on each of some more units may be used: the next that come free are theirs."""
         held.open(now)
         free = min(units, max(0, -max(debts, default=-units)))
+        if free == units and not held.starts:  # usual: `open` finds them
+            return
         if free and held.starts:
             held.starts.append((held.granted + free, now))
         step = -(-(units - free) // _CHUNKS) or 1

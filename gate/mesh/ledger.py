@@ -35,16 +35,18 @@ class Ledger:
 
     def expire(self, now: int) -> None:
         """Drop what no longer counts."""
-        gone = bisect_right(self._order, (now - self.size) // self._grain)
-        if gone:
+        last = (now - self.size) // self._grain
+        if self._order and self._order[0] <= last:
+            gone = bisect_right(self._order, last)
             self.counted -= sum(self._units.pop(cell) for cell in self._order[:gone])
             del self._order[:gone]
 
     def until(self, time: int) -> int:
         """Return how many of the units that count will not at `time`."""
-        return sum(
-            self._units[cell] for cell in self._order[: bisect_right(self._order, (time - self.size) // self._grain)]
-        )
+        last = (time - self.size) // self._grain
+        if not self._order or self._order[0] > last:
+            return 0
+        return sum([self._units[cell] for cell in self._order[: bisect_right(self._order, last)]])
 
     def freed(self, units: int) -> int | None:
         """Return when so many of the units that count will not; None: there are not so many."""

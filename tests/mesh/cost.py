@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from random import Random
 
+from gate.cli.run import tune_collector
 from gate.limits import Spec, Window
 from gate.mesh.holder import Holder
 from gate.mesh.owner import Owner
@@ -57,7 +58,8 @@ def cost(spec: Spec) -> tuple[float, float]:
 
 
 def table() -> None:
-    """Print it for each kind of limit."""
+    """Print it for each kind of limit, with the collector as a gate runs it."""
+    tune_collector()
     print(f"{HOLDERS} holders of {SERVICES} services, {CALLS} calls/s of each", flush=True)
     for name, spec in SPECS.items():
         core, records = cost(spec)
