@@ -41,7 +41,7 @@ def show_history(client: Client, service: str, usage: Usage, since: float, *, js
         print(jsonlib.dumps({"service": service, **as_json(steps), "changes": [one._asdict() for one in changes]}))
         return
     console = Console(highlight=False)
-    console.print(f"{printable(service)}: the last {duration(since)}, until {clock(now, now)} UTC")
+    console.print(Text(f"{printable(service)}: the last {duration(since)}, until {clock(now, now)} UTC"))
     plotted = divided(track, now, since_ms, max(1_000, since_ms // _PLOT))
     for name, values, unit in (
         ("offered", plotted.offered, "/s"),
@@ -52,7 +52,7 @@ def show_history(client: Client, service: str, usage: Usage, since: float, *, js
     step_ms = next((step for step in _STEPS_MS if since_ms <= step * _ROWS), _STEPS_MS[-1])
     console.print(table(divided(track, now, since_ms, step_ms), now))
     for change in changes:
-        console.print(f"{clock(change.at_ms, now)}  {said(change)}")
+        console.print(Text(f"{clock(change.at_ms, now)}  {said(change)}"))  # in which brackets are no markup
 
 
 def divided(track: Track, now_ms: int, since_ms: int, step_ms: int) -> Steps:

@@ -5,13 +5,14 @@ here stay as they are within a major version; what else a record holds is passed
 """
 
 from math import inf
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 from gate.client._throttle import Report
 
 _ADMITTED: Final = "admitted"
+_Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # larger ones can't be reckoned with
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -26,8 +27,8 @@ class Lane(msgspec.Struct, frozen=True):
     """What waits in one lane. `eta_seconds`: until a request that comes now is admitted; null: not known."""
 
     name: str
-    weight: float
-    backlog: int
+    weight: Annotated[float, msgspec.Meta(gt=0)]
+    backlog: _Whole
     eta_seconds: float | None
 
 
@@ -40,14 +41,14 @@ class Total(msgspec.Struct, frozen=True):
     lane: str
     verdict: str
     pulled: bool
-    requests: int
+    requests: _Whole
 
 
 class Usage(msgspec.Struct, frozen=True):
     """One service at one moment. `at_ms` is unix ms by the broker's clock; rates are per second."""
 
     service: str
-    at_ms: int
+    at_ms: _Whole
     requests_per_second: float
     limits: tuple[Limit, ...]
     lanes: tuple[Lane, ...]
@@ -94,5 +95,5 @@ def decode(value: bytes) -> Usage:
     """Read the value of a record. Raises ValueError where it is none."""
     try:
         return _DECODER.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a usage record: {error}") from error

@@ -59,9 +59,12 @@ class Charts:
 
 
 def step_for(since_ms: int, asked_ms: int) -> int:
-    """Return the length of a step: as asked, but no finer than what is kept, nor than an answer may hold."""
+    """Return the length of a step: as asked, but no finer than what is kept, nor than an answer may hold.
+
+    Nor is it longer than what is looked at: it would begin long before that, or before all time.
+    """
     least = 1_000 if since_ms <= FINE_MS else COARSE_MS
-    return max(least, asked_ms, -(-since_ms // STEPS_MOST))
+    return max(least, min(asked_ms, since_ms), -(-since_ms // STEPS_MOST))
 
 
 def since_for(asked_ms: int) -> int:

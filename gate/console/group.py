@@ -97,6 +97,9 @@ class Group:
         except ValueError:
             self.unreadable += 1
             return
+        if record.service != service:  # it would stand there twice
+            self.unreadable += 1
+            return
         self._records[service] = record
         self._waiting += record.backlog - (0 if before is None else before.backlog)
         if record.is_calm:

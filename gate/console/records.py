@@ -1,6 +1,6 @@
 """Records of the usage topic, read as far as the console shows them: half a minute of thousands costs milliseconds."""
 
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -8,6 +8,8 @@ from gate.observe.usage import FOREVER_MS
 
 T = TypeVar("T", bound=msgspec.Struct)
 _NEAR: Final = 0.8  # of a limit
+Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # larger ones can't be reckoned with
+Part: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 _LATE: Final = 5.0  # seconds for which something is undecided; for less it is on its way
 
 
@@ -15,11 +17,11 @@ class Limit(msgspec.Struct, frozen=True):
     """How full one limit is."""
 
     name: str
-    capacity: int
+    capacity: Whole
     per_second: float
-    usage: float  # 0..1
-    left: int | None = None
-    renews_at_ms: int | None = None
+    usage: Part  # 0..1; more where a limit was lowered
+    left: Whole | None = None
+    renews_at_ms: Whole | None = None
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -27,8 +29,8 @@ class Lane(msgspec.Struct, frozen=True):
 
     name: str
     weight: float
-    backlog: int
-    tenants: int = 0
+    backlog: Whole
+    tenants: Whole = 0
     eta_seconds: float | None = None
 
 
@@ -39,7 +41,7 @@ class Total(msgspec.Struct, frozen=True):
     verdict: str
     reason: str | None
     pulled: bool
-    requests: int
+    requests: Whole
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -53,15 +55,15 @@ class PausedTenant(msgspec.Struct, frozen=True):
     """A tenant of which nothing is admitted."""
 
     tenant: str
-    until_ms: int | None = None  # None: until resumed
+    until_ms: Whole | None = None  # None: until resumed
 
 
 class Stalled(msgspec.Struct, frozen=True):
     """A partition that stands."""
 
     topic: str = ""
-    partition: int = -1
-    offset: int = -1
+    partition: Whole = -1
+    offset: Whole = -1
     why: str = ""
     remedy: str = ""
 
@@ -70,34 +72,34 @@ class Record(msgspec.Struct, frozen=True):
     """The newest usage of a service, and which gate told it. Times in unix ms."""
 
     service: str
-    at_ms: int
+    at_ms: Whole
     limits: list[Limit]
     lanes_read: msgspec.Raw = msgspec.field(name="lanes")  # only the page of one service asks what is in these two
     requests_per_second: float
     offered_per_second: float
-    backlog: int
+    backlog: Whole
     policy: str = ""
     tokens: float | None = None
     totals_read: msgspec.Raw = msgspec.field(name="totals", default=msgspec.Raw(b"[]"))
     eta_seconds: float | None = None
-    breach_since_ms: int | None = None
+    breach_since_ms: Whole | None = None
     binding: Bound | None = None
     last_refusal: Bound | None = None
-    paused_until_ms: int | None = None
-    blocked_until_ms: int | None = None
+    paused_until_ms: Whole | None = None
+    blocked_until_ms: Whole | None = None
     paused_tenants: list[PausedTenant] = []
-    tenants_paused: int = 0
-    tenants: int = 0
-    undecided: int | None = None
+    tenants_paused: Whole = 0
+    tenants: Whole = 0
+    undecided: Whole | None = None
     undecided_age_seconds: float | None = None
     waiting: list[Stalled] = []
-    scheduled: int = 0
-    next_start_ms: int | None = None
-    next_slot_ms: int | None = None
-    waiting_since_ms: int | None = None
-    running: int | None = None
-    in_flight: int | None = None
-    shard: int | None = None
+    scheduled: Whole = 0
+    next_start_ms: Whole | None = None
+    next_slot_ms: Whole | None = None
+    waiting_since_ms: Whole | None = None
+    running: Whole | None = None
+    in_flight: Whole | None = None
+    shard: Whole | None = None
     owner: str = ""
     commit_seconds: float | None = None  # that a batch of its gate takes
 
@@ -147,7 +149,9 @@ class Record(msgspec.Struct, frozen=True):
         """When the last that waits is admitted if nothing else comes; FOREVER_MS: nobody can tell."""
         if not self.backlog:
             return self.at_ms
-        return FOREVER_MS if self.eta_seconds is None else self.at_ms + int(self.eta_seconds * 1000)
+        if self.eta_seconds is None or self.eta_seconds >= FOREVER_MS / 1000:
+            return FOREVER_MS
+        return self.at_ms + int(max(0.0, self.eta_seconds) * 1000)
 
     @property
     def per_second(self) -> float | None:

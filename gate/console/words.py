@@ -6,6 +6,7 @@ from typing import Final
 
 from gate.observe.usage import FOREVER_MS
 
+_MOST: Final = 2**63
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
@@ -28,6 +29,8 @@ def rate(per_second: float) -> str:
 
 def number(value: float) -> str:
     """Write a number of requests, or of a rate, in at most seven characters or so."""
+    if value > _MOST:
+        return "countless"  # somebody has made it up
     if value >= 1_000_000:
         return f"{_short(value / 1_000_000)} M"
     if value < 0.005:  # the rate of what has stopped sinks, but never to 0

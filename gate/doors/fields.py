@@ -69,7 +69,7 @@ def read_retry_after(text: str | None, now: datetime | None = None) -> float | N
         return float(text[:12])
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)

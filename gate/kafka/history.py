@@ -13,7 +13,7 @@ from gate.admission.model import Usage
 from gate.errors import GateError, reason_of
 from gate.kafka.connect import running
 from gate.observe.history import Recorder, partition_of, stretches_of
-from gate.observe.track import Track
+from gate.observe.track import AHEAD_MS, FINE_MS, Track
 
 SEND_DEADLINE: Final = 10.0
 READ_DEADLINE: Final = 60.0
@@ -87,7 +87,7 @@ class HistoryWriter:
 async def read_history(topic: str, service: str, since_ms: int, fine_ms: int, **client_options: Any) -> Track:
     """Return what the topic has of a service since a time, unix ms; nothing where there is no such topic.
 
-    Before `fine_ms` one point in 10 s is enough. Raises KafkaError or TimeoutError.
+    Before `fine_ms`, which is FINE_MS ago, one point in 10 s is enough. Raises KafkaError or TimeoutError.
     """
     track = Track(fine_ms)
     consumer = AIOKafkaConsumer(
@@ -113,6 +113,6 @@ async def read_history(topic: str, service: str, since_ms: int, fine_ms: int, **
             for record in (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, ()):
                 with suppress(ValueError):  # of a later gate
                     if (found := stretches_of(record.value or b"", service)) is not None:
-                        track.take(*found)
+                        track.take(*found, fine_ms + FINE_MS + AHEAD_MS)
             await asyncio.sleep(0)
     return track

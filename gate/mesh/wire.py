@@ -142,5 +142,5 @@ def decode(kind: type[_T], data: bytes) -> _T:
         raise VersionError(f"a {kind.__name__.lower()} of version {version}; this gate reads {VERSION}")
     try:
         return msgspec.msgpack.decode(data[1:], type=kind)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # what is passed over may lie too deep
         raise WireError(f"not a {kind.__name__.lower()}: {error}") from None

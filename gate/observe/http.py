@@ -14,7 +14,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -249,7 +249,11 @@ def _application(
             return _json({"error": str(error), "hint": error.hint}, status=503)
         return _json(shown(request, found))
 
+    async def left(_: Request, __: Exception) -> Response:
+        return Response(status_code=400)  # nobody reads it
+
     return Starlette(
+        exception_handlers={ClientDisconnect: left},  # somebody leaves amid a body: no fault of ours
         routes=[
             *routes,
             Route("/metrics", metrics),
@@ -261,7 +265,7 @@ def _application(
             Route("/v1/services/{service}/commands", command, methods=["POST"]),
             Route("/v1/groups/{group}/commands", command, methods=["POST"]),
             Route("/v1/commands/{id:path}", answered),
-        ]
+        ],
     )
 
 

@@ -12,7 +12,10 @@ from gate.observe.history import COARSE_MS, Point, Stretch
 
 FINE_MS: Final = 900_000  # for so long each point is kept, and of what is older one in COARSE_MS
 KEPT_MS: Final = 86_400_000
+AHEAD_MS: Final = 60_000  # by which a gate's clock may be ahead of a reader's
 MARKS: Final = 500
+_MOST: Final = 2**53  # of what a point tells: no gate has more
+_FULL: Final = 2**62  # of what is counted on
 _THINNED_EVERY: Final = 1_000  # points
 
 
@@ -70,15 +73,24 @@ class Track:
         """When the newest point was; None: there is none."""
         return self._at[-1] if self._at else None
 
-    def take(self, gate: str, stretches: Iterable[Stretch]) -> None:
-        """Take what a record tells. Raises ValueError where it can't be read."""
+    def take(self, gate: str, stretches: Iterable[Stretch], until_ms: int = _MOST) -> None:
+        """Take what a record tells up to a time: what is later would hide all that comes until then.
+
+        Raises ValueError where it can't be read.
+        """
         for stretch in stretches:
             for point in stretch.points(self._fine_ms):
-                self.add(point, gate, stretch.policy)
+                if point.at_ms <= until_ms:
+                    self.add(point, gate, stretch.policy)
 
     def add(self, point: Point, gate: str, policy: str) -> None:
-        """Take a point; one that is no newer than the newest is passed over. Neither gate nor policy need be known."""
+        """Take a point; one that is no newer than the newest is passed over, and one that no gate can have told.
+
+        Neither gate nor policy need be known.
+        """
         if self._at and point.at_ms <= self._at[-1]:
+            return
+        if min(point[:4]) < 0 or max(point[:4]) > _MOST:
             return
         for kind, before, now in (("take-over", self.gate, gate), ("policy", self.policy, policy)):
             if before and now and before != now:
@@ -111,7 +123,7 @@ class Track:
     def _count_on(self, column: "array[int]", kind: int, now: int) -> None:
         if column:
             more, self._told[kind] = _counted(self._told[kind], now)
-            column.append(column[-1] + more)
+            column.append(min(_FULL, column[-1] + more))
         else:
             self._told[kind] = now
             column.append(now)

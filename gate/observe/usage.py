@@ -66,7 +66,10 @@ def encode(shown: Mapping[str, Any]) -> bytes:
 
 def decode(value: bytes) -> Usage:
     """Read a record's value. Raises ValueError where it is none."""
-    return from_json(json.loads(value))
+    try:
+        return from_json(json.loads(value))
+    except RecursionError as error:
+        raise ValueError(f"not a usage record: {error}") from None
 
 
 def _to_ms(time: int | None) -> int | None:

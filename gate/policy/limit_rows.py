@@ -11,6 +11,7 @@ from gate.policy.live import check, check_tenant
 from gate.protocol.policies import FIELDS, LiveLimit, Published
 
 COLUMNS: Final = ("service", "tenant", *FIELDS)
+_SHOWN: Final = 100  # characters of what is wrong
 
 
 def rows_of(source: Iterable[str], name: str, service: str | None, *, as_csv: bool) -> dict[str, dict[str, LiveLimit]]:
@@ -40,7 +41,9 @@ def _csv(source: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.reader(source)
     names = next(reader, [])
     if unknown := [name for name in names if name not in COLUMNS]:
-        raise GateError(f"unknown column {unknown[0]!r}", hint=f"known are {', '.join(COLUMNS)}")
+        raise GateError(f"unknown column {_cut(unknown[0])}", hint=f"known are {', '.join(COLUMNS)}")
+    if len(set(names)) < len(names):
+        raise GateError("a column comes twice", hint="which of them counts?")
     for row in reader:
         if row:
             if len(row) != len(names):
@@ -52,25 +55,31 @@ def _json_lines(source: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]
     for number, line in enumerate(source, 1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number may have too many digits, and lists lie too deep
             raise GateError(f"line {number} is no JSON: {error}", hint="name a CSV file NAME.csv") from None
         if not isinstance(row, dict) or (unknown := [name for name in row if name not in COLUMNS]):
             what = unknown[0] if isinstance(row, dict) else row
-            raise GateError(f"line {number}: unknown field {what!r}", hint=f"known are {', '.join(COLUMNS)}")
+            raise GateError(f"line {number}: unknown field {_cut(what)}", hint=f"known are {', '.join(COLUMNS)}")
         yield number, row
 
 
 def _take(found: dict[str, dict[str, LiveLimit]], row: Mapping[str, Any], service: str | None) -> None:
     name, tenant = row.get("service") or service, row.get("tenant")
     if not name or (service is not None and name != service):
-        raise GateError(f"the service is {name!r}", hint="give a column `service`, or --service NAME")
+        raise GateError(f"the service is {_cut(name)}", hint="give a column `service`, or --service NAME")
     if not isinstance(tenant, str) or not isinstance(name, str):
         raise GateError("no tenant is named", hint="give a column `tenant`")
     rows = found.setdefault(name, {})
     if tenant in rows:
-        raise GateError(f"tenant {tenant!r} comes twice", hint="name each tenant once")
+        raise GateError(f"tenant {_cut(tenant)} comes twice", hint="name each tenant once")
     check_tenant(tenant)
     rows[tenant] = _limit(*(_text(row.get(field)) for field in FIELDS))
+
+
+def _cut(value: object) -> str:
+    """Return how a value is shown that may be as long as a file."""
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 def _text(value: object) -> str | None:
@@ -94,4 +103,4 @@ def _count(name: str, value: str | None) -> int | None:
     try:
         return None if value is None else int(value)
     except ValueError:
-        raise GateError(f"{name} is {value!r}", hint="give a whole number") from None
+        raise GateError(f"{name} is {_cut(value)}", hint="give a whole number") from None

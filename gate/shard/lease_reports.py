@@ -46,7 +46,7 @@ class LeaseReports:
 
     def read(self, record: Record, partitions: int, holders: Collection[tuple[str, int]]) -> Report | None:
         """Return the report of a record; None: it is passed over. `holders` are known already."""
-        found = _judge(record.value or b"", partitions, holders)
+        found = judge(record.value or b"", partitions, holders)
         if isinstance(found, Report):
             return found
         reason, why = found
@@ -55,7 +55,7 @@ class LeaseReports:
         return None
 
 
-def _judge(value: bytes, partitions: int, holders: Collection[tuple[str, int]]) -> Report | tuple[str, str]:
+def judge(value: bytes, partitions: int, holders: Collection[tuple[str, int]]) -> Report | tuple[str, str]:
     """Return the report of a record, or the reason for which it is not heard, and what is wrong."""
     if len(value) > LARGEST_REPORT:
         return "too-large", f"it has {len(value)} bytes, and may have {LARGEST_REPORT}"

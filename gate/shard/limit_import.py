@@ -159,7 +159,7 @@ def _sound(data: bytes, command: str) -> list[tuple[str, Row]]:
     """Read a part. Raises GateError where something in it can't be."""
     try:
         part = msgspec.msgpack.decode(data, type=Part)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise GateError(f"a part of the import can't be read: {error}", hint="send it again") from None
     if part.command != command:
         raise GateError("a part belongs to another import", hint="send it again")

@@ -160,3 +160,17 @@ async def test_nothing_and_faults_are_said(top):
         await pilot.pause()
         assert "not up to date: no broker" in " ".join(text(top).split())
         assert isinstance(top.screen.query_one("#status", Static).content, Text)
+
+
+async def test_names_and_versions_can_not_command_the_terminal(top, tell):
+    hostile = "pay\x1b]0;owned\x07[/x]"
+    tell(hostile, backlog=9, eta=60.0, policy="aa\x1b[2J", owner="g\x1b[H", binding=Binding(Reason.RATE, "x\x1b"))
+    async with top.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        assert "\x1b" not in text(top)
+        for keys in (["p"], ["escape", "c"], ["escape", "enter"]):
+            await pilot.press(*keys)
+            await pilot.pause()
+            assert "pay\\x1b]0;owned" in text(top)
+            assert not set(text(top)) & {"\x1b", "\x07"}
+        assert "aa\\x1b[2J" in text(top)

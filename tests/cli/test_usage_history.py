@@ -1,14 +1,24 @@
 import io
+import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from gate.cli import main
-from gate.cli.usage_history import as_json, divided, plot, said, table
+from gate.cli.usage_history import as_json, divided, plot, said, show_history, table
 from gate.observe.history import Point
 from gate.observe.track import Change, Track
+from gate.protocol.topics import Names
+from tests.console.conftest import usage_of
 
 NOW_MS = 1_764_025_200_000
+
+
+@pytest.fixture
+def usage():
+    return lambda service, **fields: replace(usage_of(service), **fields)
 
 
 def track():
@@ -55,3 +65,20 @@ def test_changes_are_said_in_words():
 def test_history_is_of_one_service_and_shown_once(options, capsys):
     assert main(["usage", *options]) == 2
     assert "--since shows one service once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gate", ["[/nobody]", "[b]one[/b]"])
+def test_brackets_in_names_are_no_markup(monkeypatch, capsys, usage, gate):
+    now = time.time_ns() // 1_000_000
+
+    async def read(*_args, **_options):
+        found = Track()
+        for ago, one in ((20_000, "a:1"), (10_000, gate)):
+            found.add(Point(now - ago, 1, 1, 0, None), one, "p")
+        return found
+
+    monkeypatch.setattr("gate.cli.usage_history.read_history", read)
+    connection = SimpleNamespace(access=dict)
+    client = SimpleNamespace(names=Names("gate"), connection=connection)
+    show_history(client, "pay", usage(service="pay", at=now * 1_000_000), 60.0, json=False)
+    assert f"{gate} took over from a:1" in capsys.readouterr().out

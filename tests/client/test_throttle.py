@@ -235,3 +235,18 @@ def test_what_is_held_back_in_the_request_topic_holds_the_pipeline_back(target, 
         if tick % 100 == 0:
             throttle.report(now, decode(encode(to_json(engine.usage(at)))).report())
     assert released - decided <= 120  # before the first report some are let go for a trial
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b'"at_ms": 1' + 400 * b"0",
+        b'"lanes": [{"name": "", "weight": 1, "eta_seconds": 0, "backlog": 1' + 400 * b"0" + b"}]",
+        b'"lanes": [{"name": "", "weight": 0, "eta_seconds": 0, "backlog": 1}]', b'"x": ' + 100_000 * b"[",
+    ],
+)  # fmt: skip
+def test_usage_that_no_gate_can_have_told_is_refused(forged):
+    sound = b'"service": "pay", "at_ms": 1, "requests_per_second": 1, "limits": [], "lanes": [], "totals": []'
+    assert decode(b"{" + sound + b"}").at_ms == 1
+    with pytest.raises(ValueError):
+        decode(b"{" + sound + b", " + forged + b"}")

@@ -146,3 +146,12 @@ def test_steps_are_no_finer_than_what_is_kept():
     assert (step_for(900_000, 0), step_for(900_001, 0), step_for(900_000, 60_000)) == (1_000, 10_000, 60_000)
     assert step_for(86_400_000, 1) == 10_000
     assert (since_for(1), since_for(10**12)) == (10_000, 86_400_000)
+
+
+async def test_a_step_is_no_longer_than_what_is_looked_at(tell, feed, read):
+    tell("pay")
+    since_ms = since_for(60_000)
+    shown = await Charts(feed, lambda: AT_MS).plotted("pay", since_ms, step_for(since_ms, 10**21), names=True)
+    assert shown["step_ms"] == 60_000
+    ((_, start_ms),) = read.times
+    assert AT_MS - 2 * since_ms < start_ms <= AT_MS - since_ms, "not before all time"

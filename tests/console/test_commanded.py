@@ -1,11 +1,20 @@
 """What was commanded stands beside what it changed, with who and why, as long as it holds or goes on."""
 
+import html
+import re
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 
 from gate.cli.commanded import in_words
+from gate.config import Connection
+from gate.console.asked import Asked
 from gate.console.commanded import ANSWERED, Commanded
+from gate.console.feed import Feed
+from gate.console.lookups import Lookups
+from gate.console.views import Views
 from gate.console.words import until
-from gate.protocol.answers import Answer, AnswerState, Audit
+from gate.protocol.answers import Answer, AnswerState, Audit, encode
 from tests.console.conftest import AT_MS
 
 
@@ -118,3 +127,21 @@ def test_what_was_commanded_about_a_tenant_is_found(known):
     limited(known, after={"burst_size": 3})
     assert [audit.what for audit in known.audits("pay", "acme")] == ["set-limit", "cancel"]
     assert len(known.audits("pay")) == 3
+
+
+async def test_an_id_of_any_letters_is_aborted_by_that_id(tell, group, monkeypatch):
+    tell("pay")
+    hostile = "x&abort=y#z\"'<"
+    group.take_answer(encode(Answer(hostile, "pay", AnswerState.TAKEN, AT_MS, what="cancel")))
+    connection = Connection("127.0.0.1:1")
+    feed = Feed(connection)
+    feed.group = group
+    feed._ready.set()
+    monkeypatch.setattr(feed, "look", lambda: None)
+    page = await Views(feed, Lookups(connection), wall_ms=lambda: AT_MS).render(
+        Asked("service", service="pay", acts=True, names=True)
+    )
+    (link,) = re.findall(r'href="([^"]*abort=[^"]*)"', page)
+    url = urlsplit(html.unescape(link))
+    assert (url.path, url.fragment) == ("/services/pay", "do")
+    assert parse_qs(url.query) == {"abort": [hostile]}

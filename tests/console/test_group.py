@@ -228,3 +228,19 @@ def test_who_commanded_and_why_is_told_only_to_who_may_see_names(what):
     group.take_audit(answers.encode(answers.Audit(AT_MS, what, "pay", "1", "ann", reason="acme has left")))
     assert group.marks("pay", names=False) == [Mark(AT_MS, what, what, is_command=True)]
     assert group.marks("pay", names=True) == [Mark(AT_MS, what, f"{what} by ann", "acme has left", is_command=True)]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"eta_seconds": 1e308}, {"eta_seconds": -1e308}, {"backlog": 2**64}, {"breach_since_ms": -(10**400)},
+        {"waiting_since_ms": -(10**400)}, {"service": "mail"},
+    ],
+)  # fmt: skip
+def test_usage_that_no_gate_can_have_told_keeps_nobody_from_looking(group, tell, forged):
+    tell("pay")
+    record = {"service": "fake", "at_ms": AT_MS, "limits": [], "lanes": [], "requests_per_second": 1}
+    group.take_usage(b"fake", json.dumps({**record, "offered_per_second": 1, "backlog": 3, **forged}).encode())
+    shown = names(group.pressure(AT_MS))
+    assert "pay" in shown
+    assert set(shown) <= {"pay", "fake"}

@@ -28,6 +28,9 @@ async def body(*parts):
         ("text/csv", b"tenant,quotas\na,5/hour\n", {}, "the body:2: quotas: must be a limit for each day, week"),
         ("text/csv", b"service,tenant,burst_size\nother,a,1\n", {}, "the body:2: the service is 'other'"),
         ("application/x-ndjson", b"[]\n", {}, "line 1: unknown field"),
+        ("application/x-ndjson", b"[" * 200_000, {}, "line 1 is no JSON"),
+        ("application/x-ndjson", b'{"tenant":"a","burst_size":' + b"9" * 5_000 + b"}", {}, "line 1 is no JSON"),
+        ("text/csv", b"tenant,burst_size,burst_size\na,1,2\n", {}, "a column comes twice"),
         ("text/csv", CSV + CSV[CSV.index(b"\n") + 1:], {}, "tenant 'acme' comes twice"),
     ],
 )  # fmt: skip
@@ -55,3 +58,10 @@ async def test_one_upload_is_read_at_a_time():
     async with uploads._reading:
         with pytest.raises(BusyError):
             await uploads.take("pay", "ann", "text/csv", body(CSV), {}, "id")
+
+
+async def test_what_is_wrong_is_not_told_at_the_length_of_the_file():
+    for kind, sent in (("text/csv", b"x" * 100_000), ("application/jsonl", b'{"' + rb"\u0001" * 100_000 + b'":1}')):
+        with pytest.raises(ArgumentError) as raised:
+            await LimitUploads(Connection("127.0.0.1:1")).take("pay", "ann", kind, body(sent), {}, "id")
+        assert len(str(raised.value)) < 300

@@ -33,3 +33,16 @@ def test_what_is_no_record_is_passed_over():
         shares.report(value)
         shares.grant(value)
     assert shares.all() == []
+
+
+def test_what_no_holder_can_have_sent_is_passed_over_and_the_rest_is_bounded(monkeypatch):
+    shares = Shares()
+    shares.report(encode(Report("a", 1, 1, tuple(BudgetReport(f"b{number}", 0, 1, 0) for number in range(501)))))
+    shares.report(encode(Report("a", 1, 1, (BudgetReport("b" * 100_000, 0, 1, 0),))))
+    shares.report(encode(Report("a" * 100_000, 1, 1, (BudgetReport("pay", 0, 1, 0),))))
+    assert shares.all() == []
+    monkeypatch.setattr("gate.console.shares.MOST", 10)
+    for holder in range(20):
+        shares.report(encode(Report(f"h{holder}", 1, 1, (BudgetReport("pay", 0, 1_000, 0),))))
+    shares.report(encode(Report("h3", 1, 2, (BudgetReport("pay", 0, 7_000, 0),))))
+    assert [share.wants for share in shares.all()] == [7.0] + [1.0] * 9

@@ -11,7 +11,7 @@ AT_MS = 1_764_025_123_456
 @pytest.mark.parametrize(
     ("value", "said"),
     [(0, "0"), (6.1e-135, "0"), (0.004, "0"), (0.36, "0.36"), (1.94, "1.9"), (3.0, "3"), (99.96, "100.0"),
-     (1234.4, "1,234"), (1_200_000, "1.2 M"), (37_000_000, "37 M")],
+     (1234.4, "1,234"), (1_200_000, "1.2 M"), (37_000_000, "37 M"), (1e308, "countless"), (2**80, "countless")],
 )  # fmt: skip
 def test_a_number_is_short(value, said):
     assert words.number(value) == said

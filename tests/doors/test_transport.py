@@ -184,4 +184,6 @@ def test_a_date_is_read_as_well() -> None:
     assert read_retry_after("Sun, 29 Nov 2026 00:00:00 GMT", now) == 0
     assert read_retry_after(" 12 ", now) == 12
     assert [read_retry_after(text) for text in (None, "", "-1", "soon", "1.5", "٣")] == [None] * 6
+    too_large = ("Mon, 99999999999 Jan 2024 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +99999999999999999999")
+    assert [read_retry_after(text) for text in too_large] == [None] * 2
     assert read_retry_after("9" * 5000) > timedelta(days=1).total_seconds()

@@ -39,6 +39,7 @@ def forgeries(chance: random.Random) -> Iterator[bytes | None]:
         yield b"\x02" + encode(Report(who, 1, 1))[1:]
         yield b"\x01\xdd\xff\xff\xff\xff"
         yield b"\x01" + 100_000 * b"\x91"
+        yield b"\x01\x99" + encode(Report(who, 1, 1))[2:] + 100_000 * b"\x91" + b"\x90"  # behind all that is known
         yield bytes(900_000)
         yield encode(Report(who, 1, 1, (BudgetReport("pay", 0, -1, 0),)))
         yield encode(Report(who, 1, 1, (BudgetReport("pay", 0, big, big, (big,), (Run(big, big),)),)))

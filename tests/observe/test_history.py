@@ -206,3 +206,29 @@ def test_a_service_that_comes_back_begins_anew(told):
     recorder.take(told(AT_MS + 60_000, 70))
     ((_, value),) = recorder.drain(8)
     assert [len(stretch.at_ms) for stretch in stretches_of(value, "pay")[1]] == [1]
+
+
+@pytest.mark.parametrize("column", ["at_ms", "offered", "granted", "waiting"])
+@pytest.mark.parametrize("number", [2**63, -(2**63), 10**400, -1], ids=["2**63", "-(2**63)", "10**400", "-1"])
+def test_numbers_that_no_gate_can_have_told_are_passed_over(column, number):
+    points = {"at_ms": [AT_MS], "offered": [1], "granted": [1], "waiting": [0], "limit": [None], "policy": "p"}
+    forged = {"gate": "x", "services": {"pay": [{**points, column: [number]}]}}
+    track = Track()
+    track.take(*stretches_of(json.dumps(forged).encode(), "pay"))
+    assert len(track) == 0
+    track.add(Point(AT_MS, 1, 1, 0, None), "a:1", "p")
+    assert track.steps(AT_MS - 1_000, AT_MS, 1_000).waiting == [0]
+
+
+def test_counts_that_rise_and_fall_without_end_fit():
+    track = Track()
+    for number in range(3_000):
+        track.add(Point(AT_MS + number, number % 2 * 2**53, 0, 0, None), "a:1", "p")
+    assert track.newest_ms == AT_MS + 2_999
+
+
+def test_a_point_of_the_future_does_not_hide_what_comes_until_then():
+    track = Track()
+    for at_ms in (AT_MS, AT_MS + 10**12, AT_MS + 1_000):
+        track.take("a:1", [Stretch.of("p", [Point(at_ms, 1, 1, 0, None)])], AT_MS + 2_000)
+    assert [point.at_ms for point in track.since(0)] == [AT_MS, AT_MS + 1_000]

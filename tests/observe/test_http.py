@@ -5,6 +5,9 @@ import signal
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from gate.admission.model import Binding, PausedTenant, Reason
 from gate.console.anonymous import policy_without_names, usage_without_names
@@ -161,3 +164,27 @@ async def test_stopping_leaves_signals_and_tasks_alone():
         with pytest.raises(httpx.TransportError):
             await client.get("/healthz")
     assert asyncio.all_tasks() == before[2]
+
+
+async def test_who_leaves_amid_a_body_leaves_no_traceback_behind(caplog):
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def take(request: Request) -> Response:
+        begun.set()
+        try:
+            await request.body()
+        finally:
+            over.set()
+        return Response()
+
+    routes = [Route("/take", take, methods=["POST"])]
+    server = HttpServer("127.0.0.1", 0, Board(), CollectorRegistry(), routes=routes)
+    url = httpx.URL(await server.start())
+    async with asyncio.timeout(60):
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"POST /take HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nhalf")
+        await begun.wait()
+        writer.close()
+        await over.wait()
+    await server.stop()
+    assert "Exception in ASGI application" not in caplog.text

@@ -58,8 +58,9 @@ def test_a_later_gates_fields_are_passed_over(usage):
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"[]", b"null", b"{}", b'"x"', b"\xff", b'{"at_ms": "now"}', b'{"last_refusal": {}}', b'{"at_ms": 1}'],
-)
+    [b"", b"[]", b"null", b"{}", b'"x"', b"\xff", b'{"at_ms": "now"}', b'{"last_refusal": {}}', b'{"at_ms": 1}',
+     b'{"x": ' + 100_000 * b"["],
+)  # fmt: skip
 def test_what_is_no_usage_is_refused(value):
     with pytest.raises(ValueError):
         decode(value)

@@ -428,6 +428,8 @@ class TestReports:
             b"\x01" + msgspec.msgpack.encode(["h", 1, 1, [["pay", 0, 1.5, 0]]]),
             b"\x01" + b"\xdd\xff\xff\xff\xff",
             b"\x01" + 1_000_000 * b"\x91",
+            # deep in what a later holder might have added
+            b"\x01\x99" + msgspec.msgpack.encode(["h", 1, 1, [], [], False, 0, []])[1:] + 200_000 * b"\x91" + b"\x90",
             bytes(1 << 20),
         ],
     )

@@ -11,6 +11,7 @@ from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from gate.console.actions import Done, new_id
 from gate.console.forms import RefusedError
+from gate.text import printable
 
 if TYPE_CHECKING:
     from gate.cli.top.app import Top
@@ -44,7 +45,7 @@ class Dialog(ModalScreen[tuple[Done, Mapping[str, str]] | None]):
     def compose(self) -> ComposeResult:
         """Lay out the dialog."""
         with Vertical():
-            yield Static(self._title, markup=False)
+            yield Static(printable(self._title), markup=False)
             for field in self._fields:
                 with Horizontal(classes="field"):
                     yield Label("" if field.is_flag else field.label, markup=False)
@@ -91,7 +92,7 @@ class Dialog(ModalScreen[tuple[Done, Mapping[str, str]] | None]):
             done = await top.commands.take(self._what, self._service, top.viewer, form)
         except RefusedError as error:
             self._is_sending = False
-            self.query_one("#failed", Static).update(str(error))
+            self.query_one("#failed", Static).update(printable(str(error)))
             self.query(Input).last().focus()  # Enter tries again
         else:
             self.dismiss((done, {name: text for name, text in form.items() if name != "id"}))
@@ -145,6 +146,6 @@ class ActionKeys(Screen[None]):
     def _ask(self, dialog: Dialog) -> None:
         def told(answer: tuple[Done, Mapping[str, str]] | None) -> None:
             if answer is not None:
-                self.notify(answer[0].text, markup=False)
+                self.notify(printable(answer[0].text), markup=False)
 
         self.app.push_screen(dialog, told)

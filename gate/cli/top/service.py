@@ -91,7 +91,8 @@ def lines(record: Record, line: Line, steps: Steps, marks: Sequence[Mark], now_m
     next_slot, through = slot(line, now_ms) or "none", drained(line) or "none"
     waits = "none" if line.waits_seconds is None else duration(line.waits_seconds)
     yield Text(f"next slot {next_slot}   drained in {through}   waits for {waits}")
-    yield Text(f"gate {printable(line.owner or 'unknown')}   shard {line.shard}   policy {record.policy}", style="dim")
+    owner, policy = printable(line.owner or "unknown"), printable(record.policy)
+    yield Text(f"gate {owner}   shard {line.shard}   policy {policy}", style="dim")
     yield Text("\nthe last 15 min", style="bold")
     for name, values in (("offered", steps.offered), ("granted", steps.granted), ("waiting", steps.waiting)):
         most = max((value for value in values if value is not None), default=0)

@@ -33,9 +33,9 @@ class MemberClient(Client):
         try:
             while True:
                 done, sent = await asyncio.wait(sent, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
-                for one in done:
-                    if one is first or one.exception() is None:
-                        return one.result()
+                answered = [one for one in done if one.exception() is None]  # each is asked, or its error is logged
+                if answered or first in done:
+                    return (*answered, first)[0].result()
                 if not done:
                     sent.add(asyncio.create_task(self._send_apart(node_id, request), name="heartbeat"))
         finally:

@@ -1,6 +1,7 @@
 """A member is not expelled while its coordinator hears it and answers nothing."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -94,3 +95,39 @@ async def test_other_requests_are_sent_once(member):
     member.coordinator.answers.set()
     assert await member.send(2, SimpleNamespace()) == "kept"
     assert await heard(member.coordinator, 1) == ["kept"]
+
+
+async def test_an_answer_counts_though_the_kept_connection_ends_at_that_moment(member):
+    member.coordinator.fails = True
+    member.patience = 0.01
+    for _ in range(20):
+        member.coordinator.answers.clear()
+        beat = asyncio.create_task(member.send(2, BEAT))
+        await heard(member.coordinator, 2)
+        member.coordinator.answers.set()
+        assert await beat == "apart"
+        while not member.coordinator.heard.empty():
+            member.coordinator.heard.get_nowait()
+
+
+async def test_what_could_not_be_sent_again_is_not_logged_as_forgotten(member, monkeypatch):
+    logged = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context["message"]))
+    begun: asyncio.Queue[None] = asyncio.Queue()
+
+    async def refuse(self, _node, _request):
+        begun.put_nowait(None)
+        await self.coordinator.answers.wait()
+        raise KafkaConnectionError("refused")
+
+    monkeypatch.setattr(MemberClient, "_send_apart", refuse)
+    for _ in range(20):
+        member.coordinator.answers.clear()
+        beat = asyncio.create_task(member.send(2, BEAT))
+        await heard(member.coordinator, 1)
+        await begun.get()
+        member.coordinator.answers.set()
+        assert await beat == "kept"
+    del beat
+    gc.collect()
+    assert logged == []
