@@ -6,6 +6,7 @@ takes while nobody looks, while all look at the list, and while they look at ser
 
 import argparse
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from gate.shard.usage_schedule import USAGE_SLOTS
 
 PREFIX: Final = "many"
 NAMES: Final = Names(PREFIX)
+_READS: Final = 12  # a minute
 
 
 def main() -> None:
@@ -140,8 +142,9 @@ async def _look(host: str, port: int, path: str) -> None:
 
 
 async def _plot(host: str, port: int, path: str) -> None:
-    while True:
-        await _get(host, port, path)
+    """Read as the page does: all once a minute, else the end."""
+    for read in itertools.count():
+        await _get(host, port, f"{path}?since={'2m' if read % _READS else '15m'}&step=1")
         await asyncio.sleep(5)
 
 

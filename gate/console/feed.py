@@ -118,16 +118,16 @@ class Feed:
             consumer.seek(usage, begins[usage])
             while self._is_watched():
                 for partition, records in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
+                    take = takes[partition]
                     for record in records:
-                        takes[partition](record)
+                        take(record)
                 if self.group is not group and await self._is_there(consumer, ends):
                     self.group, self._fault = group, ""
                     self._ready.set()
 
     def _take_usage(self, group: Group, record: ConsumerRecord) -> None:
         group.take_usage(record.key, record.value)
-        if self.histories:
-            service = (record.key or b"").decode(errors="replace")
+        if self.histories and (service := (record.key or b"").decode(errors="replace")) in self.histories:
             self.histories.told(service, group.record(service))
 
     @staticmethod

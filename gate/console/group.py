@@ -2,7 +2,7 @@
 
 import math
 from bisect import insort
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -10,10 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from gate.console.commanded import Commanded
+from gate.console.order import Order
 from gate.console.owners import Owner, owners_of
 from gate.console.records import Record, decode
-from gate.console.view import Line, Mark, Pressure, State, Trouble, Word, line_of, state_of, worst
-from gate.observe.usage import FOREVER_MS
+from gate.console.states import States
+from gate.console.view import Line, Mark, Pressure, Trouble, line_of
 from gate.protocol.alert_types import (
     CLOCK_SKEWED,
     NEAR_LIMIT,
@@ -30,6 +31,7 @@ from gate.protocol.answers import AnswerState, decode_answer, decode_audit
 
 PAGE: Final = 50  # services
 MARKS: Final = 200  # per service
+_OWNERS: Final = 10_000  # with a policy each
 _FORGOTTEN_MS: Final = 600_000  # a refusal by a gate that has no service by now, and may be gone
 _BEGINS: Final = {SHARD_FAILED: SHARD_RECOVERED, POLICY_REFUSED: POLICY_ACCEPTED}
 _MARKED: Final = {
@@ -39,11 +41,6 @@ _MARKED: Final = {
     WAITING: "partition stands",
     RESUMED: "partition goes on",
 }
-
-
-_STATED_EVERY_MS: Final = 2_000  # a pause may have ended, and a gate may have fallen silent
-
-_Urgency = tuple[bool, bool, int, int, bool, float, str]
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -70,14 +67,11 @@ class Group:
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
-        self._pressed: set[str] = set()  # services that are held back, or nearly, or may be
-        self._order: list[str] = []  # by time to drain, the longest first
-        self._urgencies: dict[str, _Urgency] = {}  # by which they are sorted
-        self._moved = False  # since they were
+        self._unread: dict[str, bytes] = {}  # what has come since, of the same owner under the same policy
+        self._same: dict[tuple[str, str], tuple[bytes, bytes]] = {}  # what is in records of an owner and a policy
+        self._order = Order()
+        self._states = States()
         self._waiting = 0  # requests, of all services
-        self._states: dict[str, State] = {}  # of those that are pressed, without names
-        self._unstated: set[str] = set()  # whose state is to be looked at
-        self._stated_ms = 0  # when that of all was
         self._troubles: dict[tuple[str, str], tuple[Alert, int]] = {}  # by kind and subject, with unix ms
         self._marks: dict[str, deque[Mark]] = {}
         self.commanded = Commanded()
@@ -86,12 +80,40 @@ class Group:
     # -- what comes in ---------------------------------------------------------------------------------------------
 
     def take_usage(self, key: bytes | None, value: bytes | None) -> None:
-        """Take a record of the usage topic."""
+        """Take a record of the usage topic. It is read when somebody asks, unless it may tell of a take-over."""
         service = (key or b"").decode(errors="replace")
-        before = self._records.get(service)
         if value is None:
             self._forget(service)
             return
+        before = self._records.get(service)
+        if before is not None:
+            owner, policy = self._told_by(before)
+            if owner in value and policy in value:
+                self._unread[service] = value
+                return
+        self._read_of(service)
+        self._take(service, value)
+
+    def _told_by(self, record: Record) -> tuple[bytes, bytes]:
+        """Return what stands in each record of the same owner under the same policy."""
+        known = record.owner, record.policy
+        if (same := self._same.get(known)) is None:
+            if len(self._same) >= _OWNERS:
+                self._same.clear()  # whoever may write can make up any number
+            owner, policy = map(msgspec.json.encode, known)
+            same = self._same[known] = b'"owner":' + owner, b'"policy":' + policy
+        return same
+
+    def _read_of(self, service: str) -> None:
+        if (value := self._unread.pop(service, None)) is not None:
+            self._take(service, value)
+
+    def _read_all(self) -> None:
+        unread, self._unread = self._unread, {}
+        for service, value in unread.items():
+            self._take(service, value)
+
+    def _take(self, service: str, value: bytes) -> None:
         try:
             record = decode(value)
         except ValueError:
@@ -100,20 +122,12 @@ class Group:
         if record.service != service:  # it would stand there twice
             self.unreadable += 1
             return
+        before = self._records.get(service)
         self._records[service] = record
         self._waiting += record.backlog - (0 if before is None else before.backlog)
-        if record.is_calm:
-            self._pressed.discard(service)
-            self._states.pop(service, None)
-            self._unstated.discard(service)
-        else:
-            self._pressed.add(service)
-            self._unstated.add(service)
-        if before is None:
-            self._order.append(service)
-        urgency = _urgency(record)
-        self._moved |= self._urgencies.get(service) != urgency
-        self._urgencies[service] = urgency
+        is_calm = record.is_calm
+        self._states.put(service, is_calm=is_calm)
+        self._order.put(service, record, is_calm=is_calm)
         if before is None or record.at_ms < before.at_ms:
             return
         if before.owner != record.owner and before.owner:
@@ -179,11 +193,12 @@ class Group:
 
     def record(self, service: str) -> Record | None:
         """Return the newest usage of a service."""
+        self._read_of(service)
         return self._records.get(service)
 
     def line(self, service: str, now_ms: int, *, names: bool) -> Line | None:
         """Return the line of one service; None: nothing is known of it."""
-        record = self._records.get(service)
+        record = self.record(service)
         if record is None:
             return None
         line = line_of(record, now_ms, self.commanded.pause_of(service), names=names)
@@ -201,51 +216,41 @@ class Group:
 
         Those come first that take longest to drain. Without `names` neither tenants nor operators are told.
         """
-        states, wanted, found = self._stated(now_ms), query.strip().lower(), self._sorted()
-        if wanted:
-            found = [name for name in found if wanted in name.lower()]
-        if state:
-            found = [name for name in found if (states[name].word if name in states else Word.FREE) == state]
-        pages = max(1, math.ceil(len(found) / size))
-        page = min(max(0, page), pages - 1)
-        shown = [self.line(name, now_ms, names=names) for name in found[page * size : (page + 1) * size]]
-        counts: Counter[Word] = Counter(one.word for one in states.values())
-        counts[Word.FREE] += len(self._records) - len(states)
+        self._read_all()
+        self._states.look(self._records, now_ms)
+        count, page = len(self._records), max(0, page)
+        if query.strip() or state or page * size >= count:
+            every = self._found(query.strip().lower(), state)
+            count = len(every)
+            page = min(page, max(1, math.ceil(count / size)) - 1)
+        else:
+            every = self._order.first((page + 1) * size)
+        shown = [self.line(name, now_ms, names=names) for name in every[page * size : (page + 1) * size]]
         return Pressure(
             lines=[line for line in shown if line is not None],
             page=page,
-            pages=pages,
-            found=len(found),
+            pages=max(1, math.ceil(count / size)),
+            found=count,
             services=len(self._records),
-            counts=[(word, counts[word]) for word in Word if counts[word]],
+            counts=self._states.counts(len(self._records)),
             waiting=self._waiting,
-            kind=worst(one.kind for one in states.values()),
+            kind=self._states.worst(),
         )
 
-    def _sorted(self) -> Sequence[str]:
-        if self._moved:
-            self._order.sort(key=self._urgencies.__getitem__)
-            self._moved = False
-        return self._order
-
-    def _stated(self, now_ms: int) -> Mapping[str, State]:
-        """Return the states of those that are pressed: anew where a record came, or where time may have changed it."""
-        if abs(now_ms - self._stated_ms) >= _STATED_EVERY_MS:
-            self._unstated |= {name for name in self._pressed if self._records[name].is_timed}
-            self._stated_ms = now_ms
-        for name in self._unstated:
-            self._states[name] = state_of(self._records[name], now_ms, None, names=False)
-        self._unstated.clear()
-        return self._states
+    def _found(self, wanted: str, state: str) -> Sequence[str]:
+        found = self._order.all()
+        if wanted:
+            found = [name for name in found if wanted in name.lower()]
+        if state:
+            found = [name for name in found if self._states.word(name) == state]
+        return found
 
     def _forget(self, service: str) -> None:
+        self._unread.pop(service, None)
         if (record := self._records.pop(service, None)) is not None:
             self._waiting -= record.backlog
-            self._order.remove(service)
-            self._pressed.discard(service)
-            self._unstated.discard(service)
-            self._states.pop(service, None)
-            del self._urgencies[service]
+            self._states.drop(service)
+            self._order.drop(service)
 
     def marks(self, service: str, *, names: bool) -> Sequence[Mark]:
         """Return what has happened to a service, oldest first; without `names` of a command only its kind."""
@@ -254,6 +259,7 @@ class Group:
 
     def owners(self) -> Sequence[Owner]:
         """Return each shard that has services, with its gate."""
+        self._read_all()
         return owners_of(self._records.values())
 
     def troubles(self, now_ms: int) -> Sequence[Trouble]:
@@ -272,16 +278,6 @@ class Group:
             elif kind == CLOCK_SKEWED and now_ms - at_ms < _FORGOTTEN_MS:
                 found.append(Trouble(f"the clock of {alert.host}: {alert.reason}", "set it by NTP"))
         return found
-
-
-def _urgency(record: Record) -> _Urgency:
-    """Return what services are sorted by: what stands, what takes longest to drain, where most wait."""
-    if record.is_calm:
-        return True, True, 0, 0, True, 0.0, record.service
-    stands = bool(record.waiting) or (record.binding is None and record.is_late)
-    drained = FOREVER_MS if stands else record.drained_ms if record.backlog else 0
-    fullest = max((limit.usage for limit in record.limits), default=0.0)
-    return False, not stands, -drained, -record.backlog, record.breach_since_ms is None, -fullest, record.service
 
 
 def _subject(kind: str, alert: Alert) -> str:

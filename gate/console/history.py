@@ -52,6 +52,9 @@ class Histories:
     def __len__(self) -> int:
         return len(self._tracks)
 
+    def __contains__(self, service: object) -> bool:
+        return service in self._tracks
+
     def clear(self) -> None:
         """Forget all of it: records of usage may have been missed."""
         self._tracks.clear()

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple
 
 from gate.console.commanded import CommandLine, LimitSet
-from gate.console.records import Record
+from gate.console.records import PausedTenant, Record
 from gate.console.words import clock, duration, until
 from gate.observe.usage import FOREVER_MS
 from gate.protocol.answers import Audit
@@ -32,6 +32,35 @@ KINDS: Final = {
     Word.LIMITED: "warn",
     Word.NEAR: "warn",
     Word.FREE: "good",
+}
+
+
+class _Why(Enum):
+    """What a state comes from."""
+
+    STALLED = auto()
+    PAUSED = auto()
+    BLOCKED = auto()
+    SILENT = auto()
+    BREACHED = auto()
+    BOUND = auto()
+    LATE = auto()
+    NEAR = auto()
+    TENANT_PAUSED = auto()
+    NOTHING = auto()
+
+
+_WORDS: Final = {
+    _Why.STALLED: (Word.STANDS, "bad"),
+    _Why.PAUSED: (Word.PAUSED, "warn"),
+    _Why.BLOCKED: (Word.LIMITED, "warn"),
+    _Why.SILENT: (Word.SILENT, "bad"),
+    _Why.BREACHED: (Word.LIMITED, "bad"),
+    _Why.BOUND: (Word.LIMITED, "warn"),
+    _Why.LATE: (Word.STANDS, "bad"),
+    _Why.NEAR: (Word.NEAR, "warn"),
+    _Why.TENANT_PAUSED: (Word.FREE, "warn"),
+    _Why.NOTHING: (Word.FREE, "good"),
 }
 
 
@@ -101,39 +130,88 @@ def worst(kinds: Iterable[str]) -> str:
     return next((kind for kind in ("bad", "warn") if kind in there), "good")
 
 
+def word_of(record: Record, now_ms: int) -> tuple[Word, str]:
+    """Return the state of a service in one word, and its kind."""
+    return _WORDS[_why(record, now_ms)]
+
+
+def changes_ms(record: Record, now_ms: int) -> int | None:
+    """Return when the word may be another by time alone: a pause ends, a gate falls silent; None: never."""
+    slot = record.next_slot_ms if record.backlog else None
+    if slot is None and record.paused_until_ms is None and record.blocked_until_ms is None:
+        return None
+    silent = None if slot is None else max(slot, record.at_ms) + SILENT_AFTER_MS + 1
+    times = record.paused_until_ms, record.blocked_until_ms, silent
+    return min((time for time in times if time is not None and time > now_ms), default=None)
+
+
 def state_of(record: Record, now_ms: int, pause: Audit | None, *, names: bool) -> State:
     """Return the state of a service. Without `names` neither tenants nor who paused it are told."""
+    why = _why(record, now_ms)
+    limit, more = _told(why, record, now_ms, pause, names=names)
+    word, kind = _WORDS[why]
+    return State(word, limit, more, kind)
+
+
+def _why(record: Record, now_ms: int) -> _Why:
+    """Return what the state of a service comes from; the worst comes first."""
     if record.waiting:
-        first = record.waiting[0]
-        return State(Word.STANDS, f"{first.topic}-{first.partition}", f"at offset {first.offset}", "bad")
+        return _Why.STALLED
     if record.paused_until_ms is not None and record.paused_until_ms > now_ms:
-        by = f", by {pause.who}" if names and pause is not None and pause.who else ""
-        why = f": {pause.reason}" if names and pause is not None and pause.reason else ""
-        return State(Word.PAUSED, "", f"{until(record.paused_until_ms, now_ms)}{by}{why}", "warn")
+        return _Why.PAUSED
     if record.blocked_until_ms is not None and record.blocked_until_ms > now_ms:
-        return State(Word.LIMITED, "", f"blocked {until(record.blocked_until_ms, now_ms, 'cleared')}", "warn")
+        return _Why.BLOCKED
     slot = record.next_slot_ms
     if record.backlog and slot is not None and max(slot, record.at_ms) + SILENT_AFTER_MS < now_ms:
-        return State(Word.SILENT, "", f"its gate has said nothing since {clock(record.at_ms, now_ms)}", "bad")
-    tenants = "; ".join(_paused_tenants(record, now_ms, names=names))
-    if record.binding is not None or record.breach_since_ms is not None:
-        bound = record.binding or record.last_refusal
-        since = record.breach_since_ms
-        breach = f"breach for {duration(max(0, now_ms - since) / 1000)}" if since is not None else ""
-        limit = "" if bound is None else limit_name(bound.limit, record.service, names=names)
-        more = "; ".join(part for part in (breach, tenants) if part)
-        return State(Word.LIMITED, limit, more, "bad" if since is not None else "warn")
+        return _Why.SILENT
+    if record.breach_since_ms is not None:
+        return _Why.BREACHED
+    if record.binding is not None:
+        return _Why.BOUND
     if record.is_late:
-        return State(Word.STANDS, "", f"{record.undecided} requests are undecided", "bad")
+        return _Why.LATE
     if record.is_near:
-        fullest = max(record.limits, key=lambda limit: limit.usage)
-        more = "; ".join(part for part in (f"{fullest.usage:.0%} used", tenants) if part)
-        return State(Word.NEAR, limit_name(fullest.name, record.service, names=names), more, "warn")
-    return State(Word.FREE, "", tenants, "warn" if tenants else "good")
+        return _Why.NEAR
+    tenants = record.tenants_paused > 1 or (record.paused_tenants and _paused_now(record, now_ms))
+    return _Why.TENANT_PAUSED if tenants else _Why.NOTHING
+
+
+def _told(why: _Why, record: Record, now_ms: int, pause: Audit | None, *, names: bool) -> tuple[str, str]:
+    """Return the limit or place that a state is about, and what there is to add."""
+    tenants = "; ".join(_paused_tenants(record, now_ms, names=names))
+    match why:
+        case _Why.STALLED:
+            first = record.waiting[0]
+            return f"{first.topic}-{first.partition}", f"at offset {first.offset}"
+        case _Why.PAUSED:
+            by = f", by {pause.who}" if names and pause is not None and pause.who else ""
+            reason = f": {pause.reason}" if names and pause is not None and pause.reason else ""
+            return "", f"{until(record.paused_until_ms, now_ms)}{by}{reason}"
+        case _Why.BLOCKED:
+            return "", f"blocked {until(record.blocked_until_ms, now_ms, 'cleared')}"
+        case _Why.SILENT:
+            return "", f"its gate has said nothing since {clock(record.at_ms, now_ms)}"
+        case _Why.BREACHED | _Why.BOUND:
+            bound, since = record.binding or record.last_refusal, record.breach_since_ms
+            breach = f"breach for {duration(max(0, now_ms - since) / 1000)}" if since is not None else ""
+            limit = "" if bound is None else limit_name(bound.limit, record.service, names=names)
+            return limit, "; ".join(part for part in (breach, tenants) if part)
+        case _Why.LATE:
+            return "", f"{record.undecided} requests are undecided"
+        case _Why.NEAR:
+            fullest = max(record.limits, key=lambda limit: limit.usage)
+            more = "; ".join(part for part in (f"{fullest.usage:.0%} used", tenants) if part)
+            return limit_name(fullest.name, record.service, names=names), more
+        case _:
+            return "", tenants
+
+
+def _paused_now(record: Record, now_ms: int) -> list[PausedTenant]:
+    return [one for one in record.paused_tenants if one.until_ms is None or one.until_ms > now_ms]
 
 
 def _paused_tenants(record: Record, now_ms: int, *, names: bool) -> Iterator[str]:
-    live = [one for one in record.paused_tenants if one.until_ms is None or one.until_ms > now_ms]
+    live = _paused_now(record, now_ms)
     if record.tenants_paused > 1 or (live and not names):
         count = max(record.tenants_paused, len(live))
         yield "a tenant is paused" if count == 1 else f"{count} tenants are paused"

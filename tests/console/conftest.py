@@ -1,4 +1,3 @@
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -7,7 +6,7 @@ import pytest
 
 from gate.admission.model import LaneUsage, LimitUsage, Usage
 from gate.console.group import Group
-from gate.observe.usage import to_json
+from gate.observe.usage import encode, to_json
 from gate.protocol import answers
 from tests.console.browser import Browser, browsing, chromium
 
@@ -49,7 +48,7 @@ def tell(group):
         usage = replace(usage_of(service), **{"at": at_ms * MS, "lanes": lanes, **fields})
         beside = {"undecided": None, "undecided_age_seconds": None, "waiting": []} | (beside or {})
         record = {**to_json(usage), **beside, "shard": shard, "owner": owner}
-        group.take_usage(service.encode(), json.dumps(record).encode())
+        group.take_usage(service.encode(), encode(record))
 
     return told
 

@@ -1,11 +1,14 @@
 """What the console says of the whole group, from records as gates write them."""
 
+import gc
 import json
+from random import Random
 
 import pytest
 
 from gate.admission.model import SECOND, Binding, Event, EventKind, LimitUsage, PausedTenant, Reason
 from gate.console.group import Group, as_json
+from gate.console.records import decode
 from gate.console.view import Mark, Word
 from gate.limits import NEVER
 from gate.observe import alerts
@@ -156,6 +159,83 @@ def test_ten_thousand_services_are_searched_and_paged(group, tell):
     assert (found.found, names(found)[0]) == (10, "s9007")
     assert names(group.pressure(AT_MS, state="limited", query="5007")) == ["s5007"]
     assert group.pressure(AT_MS, state="paused").lines == []
+
+
+def test_of_what_comes_while_nobody_looks_only_the_newest_is_read(group, tell, monkeypatch):
+    read = []
+    monkeypatch.setattr("gate.console.group.decode", lambda value: (read.append(value), decode(value))[1])
+    for second in range(9):
+        tell("pay", backlog=second, at_ms=AT_MS + second * 1_000)
+    assert len(read) == 1, "the first is, by which a take-over is known"
+    assert (group.pressure(AT_MS).waiting, group.record("pay").at_ms, len(read)) == (8, AT_MS + 8_000, 2)
+    tell("pay", backlog=1, at_ms=AT_MS + 9_000)
+    assert (group.line("pay", AT_MS, names=True).waiting, len(read)) == (1, 3)
+
+
+def test_a_take_over_is_marked_with_its_time_although_nobody_looks(group, tell):
+    for second, owner in enumerate(["a:1", "a:1", "b:2", "b:2", "a:1", "a:1"]):
+        tell("pay", owner=owner, at_ms=AT_MS + second * 1_000)
+    assert [(mark.at_ms, mark.what) for mark in group.marks("pay", names=True)] == [
+        (AT_MS + 2_000, "b:2 took over"),
+        (AT_MS + 4_000, "a:1 took over"),
+    ]
+
+
+def test_what_can_not_be_read_leaves_what_came_before(group, tell):
+    tell("pay")
+    tell("pay", backlog=4)
+    group.take_usage(b"pay", b'{"policy":"9f2c01","owner":"a:1"')
+    assert group.pressure(AT_MS).services == 1
+    assert group.unreadable == 1
+
+
+def test_the_collector_need_not_go_through_all_that_is_known(group, tell):
+    for number in range(100):
+        tell(f"s{number}", backlog=number, binding=Binding(Reason.RATE, f"s{number}.rate"))
+    group.pressure(AT_MS)
+    gc.collect()  # it takes tuples of what it need not go through out of its sight
+    record = group.record("s7")
+    assert not any(map(gc.is_tracked, (record, record.limits, record.limits[0], record.waiting, record.binding)))
+
+
+def test_what_is_shown_does_not_depend_on_when_somebody_looked(tell, group):
+    """What is kept up from look to look is as if all had come at once."""
+    random = Random(7)
+    came: list[tuple[bytes, bytes | None]] = []
+    take = group.take_usage
+    group.take_usage = lambda key, value: (came.append((key, value)), take(key, value))
+    for step in range(200):
+        service, now = f"s{random.randrange(40):02}", AT_MS + step * 500
+        held = random.random() < 0.6
+        tell(
+            service, at_ms=now, backlog=random.randrange(9) if held else 0, eta=random.choice([None, 5.0, 600.0]),
+            owner=random.choice(["a:1", "b:2"]), binding=random.choice([None, None, Binding(Reason.RATE, "x.rate")]),
+            next_slot=random.choice([None, now * MS + SECOND]),
+            paused_until=random.choice([None, None, now * MS + 9 * SECOND]),
+            breach_since=random.choice([None, None, now * MS]),
+        )  # fmt: skip
+        if random.random() < 0.05:
+            group.take_usage(service.encode(), None)
+        if random.random() < 0.3:
+            group.pressure(now, page=random.randrange(3), size=4)
+    end = AT_MS + 200 * 500
+    anew = fresh(came)
+    for now in (end, end + 2_000, end + 30_000, end):
+        for asked in ({"size": 4}, {"size": 4, "page": 2}, {"size": 99}, {"state": "paused"}, {"query": "s1"}):
+            told = fresh(came).pressure(now, **asked)
+            assert group.pressure(now, **asked) == told
+            assert anew.pressure(now, **asked) == told
+    assert [group.marks(f"s{n:02}", names=True) for n in range(40)] == [
+        anew.marks(f"s{n:02}", names=True) for n in range(40)
+    ]
+
+
+def fresh(came) -> Group:
+    """Return a group that has been told all of it, and was not looked at."""
+    group = Group()
+    for key, value in came:
+        group.take_usage(key, value)
+    return group
 
 
 def test_a_refused_policy_is_a_trouble_until_the_same_gate_takes_it(group, tell, alerted):

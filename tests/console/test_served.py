@@ -145,6 +145,21 @@ def test_the_page_follows_by_itself_and_not_in_the_background(group, browser):
         assert (page.errors, page.foreign) == ([], [])
 
 
+def test_plots_go_on_by_their_end_and_stay_as_long(group, browser):
+    with browser.page(group.console) as page:
+        page.open("/services/slow")
+        page.until("document.getElementById('plots')?.dataset.drawn === '15m'")
+        shown = "(({steps, end}) => [steps, Number(end)])(document.getElementById('plots').dataset)"
+        before = page.run(shown)
+        asked = "performance.getEntriesByType('resource').filter((one) => one.name.includes('since=2m')).length"
+        page.until(f"{asked} > 1 && Number(document.getElementById('plots').dataset.end) > {before[1]}")
+        assert (before[0], page.run(shown)[0]) == ("900", "900")
+        page.run("document.querySelector('#plots [data-since=\"24h\"]').click()")
+        page.until("document.getElementById('plots').dataset.drawn === '24h'")
+        assert page.run(shown)[0] == "1440"
+        assert (page.errors, page.foreign) == ([], [])
+
+
 def _decided(group: Group, service: str) -> int:
     for one in group.gates:
         if one.process.poll() is None:
@@ -193,9 +208,15 @@ def test_a_gate_is_killed_and_all_is_shown_with_its_new_owner(group):
     assert mine
     os.kill(killed.process.pid, signal.SIGKILL)
     killed.process.wait(10)
+    heir = owners[next(service for service in SERVICES if service not in mine)]
+
+    def is_taken_over(url: str) -> bool:
+        told = group.owners(url)
+        assert set(told) == set(SERVICES), "none is lost from the page meanwhile"
+        return set(told.values()) == {heir}
+
     for url in (left.url(), group.console):
-        until(lambda url=url: set(group.owners(url).values()) == {owners[next(s for s in SERVICES if s not in mine)]})
-        assert set(group.owners(url)) == set(SERVICES), "none is lost from the page meanwhile"
+        until(lambda url=url: is_taken_over(url), explain=left.text)
     with read(group.console, f"/services/{mine[0]}") as page:
         assert "took over" in page.read().decode()
 

@@ -1,9 +1,12 @@
 "use strict";
-// Plots what a service was like, and marks what happened to it: read anew every few seconds while somebody can see it
+// Plots what a service was like, and marks what happened to it. While somebody can see it the end is read every few
+// seconds, and all of it once a minute: a gate may tell late what was before
 (() => {
   const plots = document.getElementById("plots");
   if (plots === null) return;
   const EVERY_MS = 5000;
+  const WHOLE_MS = 60000;
+  const ENDS = {"15m": "2m", "24h": "10m"};
   const LEGEND = 60;  // pixels
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const LINES = {
@@ -11,7 +14,7 @@
     waiting: [["waiting", "--waiting", 2]],
   };
   const KINDS = {"take-over": "--offered", policy: "--link", pause: "--warn", resume: "--good", "breach.opened": "--bad"};
-  let since = "15m", step = "1", marks = [], drawn = [], timer = 0, asked = 0;
+  let since = "15m", step = "1", marks = [], drawn = [], timer = 0, asked = 0, whole = 0;
 
   // light-dark() in a property is resolved only where it is used as a colour
   const probe = document.createElement("i");
@@ -83,6 +86,20 @@
       return item;
     }));
     plots.dataset.drawn = since;
+    plots.dataset.steps = told.granted.length;
+    plots.dataset.end = told.start_ms + told.granted.length * told.step_ms;
+  };
+
+  // What was told before with its end told anew; null where nothing is known of some time between them
+  const joined = (before, end) => {
+    const {start_ms, step_ms} = end, length = before.granted.length;
+    const first = start_ms + (end.granted.length - length) * step_ms;
+    const from = (first - before.start_ms) / step_ms, to = (start_ms - before.start_ms) / step_ms;
+    if (step_ms !== before.step_ms || from < 0 || to > length || !Number.isInteger(from)) return null;
+    const told = {start_ms: first, step_ms};
+    for (const name of ["offered", "granted", "waiting", "limit"]) told[name] = before[name].slice(from, to).concat(end[name]);
+    told.marks = before.marks.filter(({at_ms}) => at_ms >= first && at_ms < start_ms).concat(end.marks);
+    return told;
   };
 
   const again = () => {
@@ -94,10 +111,15 @@
   const read = async () => {
     clearTimeout(timer);
     if (document.hidden) return;
-    const mine = ++asked;
+    const mine = ++asked, before = performance.now() - whole < WHOLE_MS ? shown : null;
     try {
-      const answer = await fetch(`${plots.dataset.history}?since=${since}&step=${step}`);
-      if (answer.ok && mine === asked) draw(await answer.json());
+      const answer = await fetch(`${plots.dataset.history}?since=${before === null ? since : ENDS[since]}&step=${step}`);
+      if (answer.ok && mine === asked) {
+        const told = await answer.json(), all = before === null ? told : joined(before, told);
+        if (before === null) whole = performance.now();
+        if (all === null) whole = -WHOLE_MS;
+        else if (mine === asked) draw(all);
+      }
     } catch {
       // the gate is away; the page says so
     }
@@ -110,6 +132,7 @@
       for (const one of plots.querySelectorAll("button")) one.setAttribute("aria-pressed", String(one === button));
       for (const plot of drawn) plot.destroy();
       drawn = [];
+      shown = null;
       read();
     });
   }
