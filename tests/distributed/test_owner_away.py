@@ -81,11 +81,11 @@ def test_without_an_owner_each_process_does_as_it_was_told_and_it_comes_out(
         for caller in callers.values():
             caller.longest = 0.0
         until(lambda: all(caller.calls > before[mode][0] + 50 for mode, caller in callers.items()))
+        until(lambda: callers["floor"].went > before["floor"][1])  # its last part may have been small
         after = {mode: (caller.calls, caller.went) for mode, caller in callers.items()}
         gone = {mode: (calls - before[mode][0], went - before[mode][1]) for mode, (calls, went) in after.items()}
         assert gone["closed"][1] == 0, gone
         assert gone["open"][0] - gone["open"][1] <= 1, gone  # one may be under way
-        assert gone["floor"][1] > 0, gone
         assert limiters["closed"].let_go == 0
         if fault == "killed":
             gate = GateProcess(tmp_path, bootstrap, prefix, POLICY, "--http", "127.0.0.1:0")
