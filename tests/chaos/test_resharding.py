@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 async def test_nothing_is_lost_or_doubled_when_the_state_moves_and_the_command_is_killed(tmp_path, caplog):
     caplog.set_level(logging.CRITICAL, "aiokafka")
     points = "reshard-closing", "reshard-copying"
-    found = await resharding.run(tmp_path, seconds=0.3, rate=200, points=points, nodes=3)
+    found = await resharding.run(tmp_path, seconds=0.3, rate=200, points=points)
     text = "\n".join(found.lines())
     print(text)
     assert found.report.problems == [], text

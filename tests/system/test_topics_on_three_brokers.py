@@ -101,4 +101,4 @@ def test_topics_on_three_brokers(own_cluster, tmp_path, capsys):
     asyncio.run(settle_thin(bootstrap, "thin"))
     code, checks = examine(bootstrap, "thin", tmp_path / "policy.yaml", capsys)
     assert (code, checks["replication"]["health"]) == (1, "fail")
-    assert "thin.alerts, thin.answers, thin.audit and 6 more have" in checks["replication"]["text"]
+    assert "thin.alerts, thin.answers, thin.audit and 7 more have" in checks["replication"]["text"]
