@@ -4,11 +4,12 @@ from gate.admission import overflow
 from gate.admission.engine_state import EngineState
 from gate.admission.fair_scheduler import add_pull
 from gate.admission.model import MS, Pull, Reason, Run, Verdict
+from gate.admission.queues.queue import Arrival
 
 
-def is_late(run: Run, now: int) -> bool:
+def is_late(request: Run | Arrival, now: int) -> bool:
     """Tell whether requests come behind their deadline. `now` is unix ns."""
-    return run.deadline is not None and run.deadline < now
+    return request.deadline is not None and request.deadline < now
 
 
 def drop(state: EngineState, now: int, pulls: list[Pull]) -> None:

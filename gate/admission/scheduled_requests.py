@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gate.admission import overflow
+from gate.admission import overdue, overflow
 from gate.admission.decisions import decisions
 from gate.admission.engine_state import EngineState
 from gate.admission.fair_scheduler import add_pull
@@ -84,7 +84,7 @@ def begin(state: EngineState, now: int, due: Sequence[Arrival]) -> None:
         if limit is not None:
             arrival.decide(arrival.count, Verdict.REJECTED, Reason.NEVER, limit)
         else:
-            arrival.late = arrival.deadline is not None and arrival.deadline < now
+            arrival.late = overdue.is_late(arrival, now)
 
 
 def place(state: EngineState, unplaced: Unplaced) -> Unplaced:
