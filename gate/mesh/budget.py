@@ -127,6 +127,13 @@ class Budget:
         wait = max(times, default=now) - now
         return self.asks.deny(now, key, cost, wait, first=need == cost) if wait > 0 else 0
 
+    @property
+    def hurries(self) -> bool:
+        """Tell whether something is to be given or recalled before the period is over."""
+        if self.eager and (self.held or self.parts.rests):
+            return True
+        return any(each.slide and each.slide.target < each.limit * 7 // 8 for each in self.parts.windows)
+
     def due(self, now: int) -> bool:
         """Tell whether it is time to divide anew."""
         if self.divided is None:

@@ -1,22 +1,31 @@
 """What an owner counts: units in a window that are told in any order, and a bucket that is charged ahead of time."""
 
 from bisect import bisect_left, bisect_right
-from typing import Final
+from typing import Final, NamedTuple
 
 from gate.limits.part import UNIT
 
 _CELLS: Final = 1000  # of a window; a unit counts for up to one cell longer than it must
 
 
+class Slide(NamedTuple):
+    """A limit on its way down."""
+
+    end: int  # when all that counted at its begin no longer does
+    counted: int  # at its begin
+    target: int
+
+
 class Ledger:
     """Units that count in a window of `size` ns, by when they were used; uses may lie ahead, and come in any order."""
 
-    __slots__ = ("_grain", "_order", "_units", "counted", "limit", "size")
+    __slots__ = ("_grain", "_order", "_units", "counted", "limit", "size", "slide")
 
     def __init__(self, limit: int, size: int) -> None:
         self.limit = limit
         self.size = size
         self.counted = 0
+        self.slide: Slide | None = None
         self._grain = max(1, size // _CELLS)
         self._order: list[int] = []  # cells with units, oldest first
         self._units: dict[int, int] = {}
@@ -55,6 +64,40 @@ class Ledger:
             if units <= 0:
                 return cell * self._grain + self.size
         return None
+
+    def room(self, now: int) -> int:
+        """Return how many units may be used now; below 0 where more count than may."""
+        self.expire(now)
+        limit = self.limit if self.slide is None else min(self.limit, self._slid(self.slide))
+        return limit - self.counted
+
+    def ready(self, now: int, units: int) -> int | None:
+        """Return when so many units may be used, as it stands; None: never."""
+        lack = units - self.room(now)
+        if lack <= 0:
+            return now
+        if self.slide is not None:
+            if units > self.slide.target:
+                return None
+            lack = min(self.counted, -(-lack * self.slide.counted // self.slide.target))
+        return self.freed(lack) if units <= self.limit else None
+
+    def lower(self, now: int, target: int) -> int:
+        """Return the limit on its way down to `target`, which it reaches when what counts now no longer does.
+
+        Cut at once, it would leave no room until so much of that is gone. So each unit that no longer counts is
+        divided: a part of it leaves room here, and the others get theirs meanwhile.
+        """
+        self.expire(now)
+        slide = None if self.slide is None else self.slide._replace(target=target)
+        if self.counted > (target if slide is None else self._slid(slide)):
+            slide = Slide(now + self.size + self._grain, self.counted, target)
+        limit = target if slide is None else self._slid(slide)
+        self.slide = slide if limit > target else None
+        return limit
+
+    def _slid(self, slide: Slide) -> int:
+        return slide.target + max(0, slide.counted - slide.target) * self.until(slide.end) // slide.counted
 
     def dump(self) -> tuple[tuple[int, int], ...]:
         """Return the newest time and the units of each cell."""

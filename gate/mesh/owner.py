@@ -116,6 +116,8 @@ class Owner:
                 self._touched.add(name)
                 if before != (budget.direct, budget.asks.want, budget.parts.rests):
                     self._changed.add(name)
+            elif budget.parts.slides:
+                self._touched.add(name)
         for name in self._touched:
             budget = self.budgets[name]
             own = budget.parts.own

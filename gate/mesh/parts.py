@@ -74,6 +74,8 @@ class Parts:
         self.windows = [ledgers.get(longer(size)) or Ledger(0, longer(size)) for size in self.sizes]
         self.own_target = tuple(map(min, own, self.whole))
         self.set_own(now, self.own_target)
+        for ledger in self.windows:
+            ledger.slide = None
 
     def note(self, now: int, held: Held) -> None:
         """Take in that a holder has another part, or has told what counts of it."""
@@ -193,9 +195,7 @@ class Parts:
         unsettled = list(self._unsettled.values())
         for held in unsettled:
             self._resize(now, held, tuple(map(min, held.shape, held.target)), version, told)
-        own = tuple(map(min, self.own, self.own_target))
-        if own != self.own:
-            self.set_own(now, own)
+        self._lower_own(now)
         free = self.free(now)
         if keen:
             free = self._grow_own(now, free)
@@ -243,8 +243,13 @@ class Parts:
 
     def room(self, now: int) -> list[int]:
         """Return the units that each limit of the owner's own part has room for."""
-        rooms = [ledger.limit - ledger.counted for ledger in self.expired(now)]
+        rooms = [ledger.room(now) for ledger in self.windows]
         return [self.account.room(now), *rooms] if self.bucket else rooms
+
+    @property
+    def slides(self) -> bool:
+        """Tell whether the owner's own part becomes smaller as time passes."""
+        return any(ledger.slide for ledger in self.windows)
 
     def full(self, now: int) -> bool:
         """Tell whether nothing that was charged to the owner's own part counts any more."""
@@ -261,17 +266,24 @@ class Parts:
     def ready(self, now: int, units: int) -> list[int | None]:
         """Return when the owner's own part has so many, by each limit; None: not before it grows."""
         times: list[int | None] = [self.account.ready(now, units)] if self.bucket else []
-        for ledger in self.expired(now):
-            lack = ledger.counted + units - ledger.limit
-            if lack > 0:
-                times.append(ledger.freed(lack) if units <= ledger.limit else None)
-        return times
+        return times + [time for ledger in self.windows if (time := ledger.ready(now, units)) != now]
 
     def expired(self, now: int) -> list[Ledger]:
         """Return the ledgers of the owner's own part without what no longer counts."""
         for ledger in self.windows:
             ledger.expire(now)
         return self.windows
+
+    def _lower_own(self, now: int) -> None:
+        """Give up what is more than its target: of windows as what counts in them leaves room."""
+        own = tuple(map(min, self.own, self.own_target))
+        for place, ledger in enumerate(self.windows, 2):
+            if own[place] < self.own[place]:
+                own = (*own[:place], min(self.own[place], ledger.lower(now, own[place])), *own[place + 1 :])
+            else:
+                ledger.slide = None
+        if own != self.own:
+            self.set_own(now, own)
 
     def _grow_own(self, now: int, free: Shape) -> Shape:
         before = self.own

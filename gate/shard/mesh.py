@@ -369,7 +369,7 @@ class Mesh:
         if not owner.budgets and not owner.leases:
             self._next = None
             return
-        if any(budget.eager and (budget.held or budget.parts.rests) for budget in owner.budgets.values()):
+        if any(budget.hurries for budget in owner.budgets.values()):
             self._next = now + period // 10
         elif owner.leases:
             self._next = now + period * (900 + (self._number * 7919 + now // MS) % 201) // 1000

@@ -96,6 +96,22 @@ def what_the_queue_took_still_counts() -> list[str]:
     return table.problems()
 
 
+@_finds("sliding_part_given_away")
+def what_the_queue_gives_up_as_it_goes_on() -> list[str]:
+    table = Table(SHORT, 1)
+    for _ in range(20):
+        if table.owner.room(table.now, "s"):
+            table.owner.charge(table.now, "s", 1)
+            table.uses.append((table.now, 1))
+        table.wait(0.2)
+    for _ in range(20):
+        table.owner.want(table.now, "s", 5)
+        table.round(0, units=3)
+        table.spend(0)
+        table.queue()
+    return table.problems()
+
+
 # 2: versions
 
 

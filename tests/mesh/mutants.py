@@ -74,10 +74,24 @@ def own_counts_not_reserved(free: Any) -> Any:
 
     def parts_alone(self: Parts, now: int) -> Any:
         found = free(self, now)
-        counted = [max(limit, ledger.counted) - limit for limit, ledger in zip(self.own[2:], self.windows, strict=True)]
+        places = zip(self.own[2:], self.own_target[2:], self.windows, strict=True)
+        counted = [max(mine, each.counted) - min(mine, target) for mine, target, each in places]
         return (*found[:2], *[left + extra for left, extra in zip(found[2:], counted, strict=True)])
 
     return parts_alone
+
+
+@_plant(Parts, "free")
+def sliding_part_given_away(free: Any) -> Any:
+    """What the owner's own part gives up as its uses no longer count is given to others before."""
+
+    def target_alone(self: Parts, now: int) -> Any:
+        found = free(self, now)
+        places = zip(self.own[2:], self.own_target[2:], self.windows, strict=True)
+        early = [max(mine, each.counted) - max(min(mine, target), each.counted) for mine, target, each in places]
+        return (*found[:2], *[left + extra for left, extra in zip(found[2:], early, strict=True)])
+
+    return target_alone
 
 
 # 2: versions

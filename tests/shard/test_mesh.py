@@ -1,6 +1,7 @@
 """The mesh of a shard: what processes and requests in topics have of one limit, together."""
 
 import operator
+from itertools import pairwise
 from random import Random
 
 import msgspec
@@ -261,6 +262,18 @@ services:
         shard.mesh.set_policy(zero, shard.now)
         shard.run(12, calls=1, names=self.NAMES)
         assert shard.run(5, calls=1, names=self.NAMES)[0] == []
+
+
+def test_requests_in_topics_go_on_while_their_first_holders_get_their_parts() -> None:
+    shard = Shard("services: {pay: {requests_per_second: 100, burst_size: 10, window_size: 3}}", ("pay",))
+    before = shard.run(5, requests=1)[1]
+    times = [shard.now]
+    shard.join("p1", "p2")
+    went, by_queue = shard.run(4, calls=6, requests=1)
+    times += [at for at, _ in by_queue]
+    assert max(after - at for at, after in pairwise(times)) <= 250 * MS
+    assert sum(units for at, units in went if at > times[0] + 2 * SECOND) >= 0.9 * 2 * 100 / 2
+    assert over(shard.policy.effective("pay").spec, [*before, *went, *by_queue], START) == []
 
 
 def test_what_holders_leave_is_the_queues_again_and_nothing_is_kept_of_them() -> None:
