@@ -19,11 +19,10 @@ from gate.policy import Deduplicate
 
 _SMALL: Final = 256  # entries: a chunk of fewer is written again with the next ones
 _LARGE: Final = 4_096
-_KEPT: Final = 16  # bytes of a digest that are kept
-_WHOLE: Final = 32  # bytes of a digest as it is made: all of it is made faster than a part
-_FURTHER: Final = 8  # a byte of them that the index does not go by
+BYTES: Final = 16  # bytes of a digest
 _PLACE: Final = 48  # bits of an offset
-_NO_ID: Final = bytes(_WHOLE)
+NO_ID: Final = bytes(BYTES)
+_MADE_OF_NONE: Final = bytes(32)  # as a digest is made: all of it is made faster than a part
 _GONE: Final = 2**64 - 1  # the place of what is forgotten
 _SPAN: Final = 2**32 - 1  # ms that a chunk may take
 
@@ -84,66 +83,67 @@ class RecentIds:
         self._key = blake2b(f"{salt}/{rules.by}/{self._service}".encode(), digest_size=16).digest()
         self._bound()
 
-    def digests(self, tenant: str, ids: Sequence[bytes | None]) -> list[bytes | None]:
-        """Return the digest of each id of a tenant; None for those without one."""
-        prefix = self._key + tenant.encode() + b"\0"
-        if all(ids):
-            return [blake2s(prefix + name).digest() for name in cast("Sequence[bytes]", ids)]
-        return [blake2s(prefix + name).digest() if name else None for name in ids]
+    def digests(self, parts: Iterable[tuple[str, Sequence[bytes | None]]]) -> bytes:
+        """Return the digest of each id of each tenant, one behind the other; zeros for those without one.
 
-    def find(self, now: int, digests: Sequence[bytes | None]) -> dict[int, Place]:
+        They are one value, as thousands of objects would not fit into the processor's cache.
+        """
+        made = bytearray()
+        for tenant, ids in parts:
+            prefix = self._key + tenant.encode() + b"\0"
+            if all(ids):
+                made += b"".join([blake2s(prefix + name).digest() for name in cast("Sequence[bytes]", ids)])
+            else:
+                made += b"".join([blake2s(prefix + name).digest() if name else _MADE_OF_NONE for name in ids])
+        words = array("Q", made)
+        kept = array("Q", bytes(len(made) // 2))
+        kept[::2], kept[1::2] = words[::4], words[1::4]
+        return kept.tobytes()
+
+    def find(self, now: int, digests: bytes) -> dict[int, Place]:
         """Return the place of the first request of each id that is known, by the number of the digest; now in ns."""
         assert self.rules is not None
         if self._index is None:
             return {}
-        index, floor, since = self._index.now, self._floor, now // MS - self.rules.time // MS
-        firsts, chunks = self._firsts, self._chunks
+        since, firsts, chunks = now // MS - self.rules.time // MS, self._firsts, self._chunks
         known: dict[int, Place] = {}
-        joined = b"".join(_filled(digests))
-        for at, number in index.candidates(words_of(joined, _WHOLE)):
-            digest = digests[at]
-            while number >= floor and digest is not None:
-                chunk = chunks[bisect_right(firsts, number) - 1]
-                entry = number - chunk.first
-                start = _KEPT * entry
-                # one byte tells most of them apart, at a tenth of the time
-                if chunk.digests[start + _FURTHER] == digest[_FURTHER] and digest.startswith(
-                    chunk.digests[start : start + _KEPT]
-                ):
-                    place = chunk.place(entry, since)
-                    if place is not None:
-                        known[at] = place
-                        break
-                number = index.before(number)  # noqa: PLW2901 - along the chain
+        for at, number in self._index.now.candidates(words_of(digests), self._floor):
+            chunk = chunks[bisect_right(firsts, number) - 1]
+            entry = BYTES * (number - chunk.first)
+            digest = digests[BYTES * at : BYTES * (at + 1)]
+            if at not in known and digest == chunk.digests[entry : entry + BYTES] and digest != NO_ID:
+                place = chunk.place(entry // BYTES, since)
+                if place is not None:
+                    known[at] = place
         return known
 
     @staticmethod
-    def differ(digests: Sequence[bytes | None]) -> bool:
+    def differ(digests: bytes) -> bool:
         """Tell whether it is certain that no two of some digests are alike."""
-        words = words_of(b"".join(filter(None, digests)), _WHOLE)
+        words = words_of(digests)
         return len(set(words)) == len(words)
 
-    def keep(self, now: int, digests: Sequence[bytes], places: Sequence[int]) -> None:
+    def keep(self, now: int, digests: bytes, places: "array[int]") -> None:
         """Note requests that were decided at `now`, ns, and not rejected, by their packed places."""
         assert self.rules is not None
-        if not digests:
+        count = len(places)
+        if not count:
             return
-        if self._next + len(digests) > LAST:
+        if self._next + count > LAST:
             self._renumber()
         if self._index is None:
             self._index = GrowingIndex(self._words, self._next)
-        at, done, joined = now // MS, 0, b"".join(digests)
-        kept = _shortened(joined)
-        while done < len(digests):
+        at, done = now // MS, 0
+        while done < count:
             chunk = self._open(at)
-            more = min(_LARGE - len(chunk.places), len(digests) - done)
-            chunk.digests += kept[_KEPT * done : _KEPT * (done + more)]
+            more = min(_LARGE - len(chunk.places), count - done)
+            chunk.digests += digests[BYTES * done : BYTES * (done + more)]
             chunk.places.extend(places[done : done + more])
             chunk.ats.extend([at - chunk.at] * more)
             self._changed[chunk.name] = chunk
             done += more
             self._next += more
-        self._index.add(words_of(joined, _WHOLE), self._floor, self.rules.at_most)
+        self._index.add(words_of(digests), self._floor, self.rules.at_most)
         self._expire(at)
 
     def forget(self, digest: bytes, place: Place) -> bool:
@@ -151,7 +151,7 @@ class RecentIds:
         if self._index is None:
             return False
         packed = pack(place)
-        for number in self._index.now.chain(words_of(digest, _WHOLE)[0], self._floor):
+        for number in self._index.now.chain(words_of(digest)[0], self._floor):
             chunk, at = self._entry(number)
             if chunk.places[at] == packed:
                 chunk.places[at] = _GONE
@@ -178,9 +178,7 @@ class RecentIds:
             if self._index is None:
                 self._index = GrowingIndex(self._words, self._next)
             self._next += len(chunk.places)
-            self._index.add(
-                words_of(record.digests, _KEPT), self._floor, 0 if self.rules is None else self.rules.at_most
-            )
+            self._index.add(words_of(record.digests), self._floor, 0 if self.rules is None else self.rules.at_most)
             yield
         self.forgotten = 0
         if self.rules is None:
@@ -209,7 +207,7 @@ class RecentIds:
     def _words(self, number: int, most: int) -> "array[int]":
         """Return what the index keeps of some entries, from a number on."""
         chunk, index = self._entry(number)
-        return words_of(chunk.digests[_KEPT * index : _KEPT * (index + most)], _KEPT)
+        return words_of(chunk.digests[BYTES * index : BYTES * (index + most)])
 
     def _renumber(self) -> None:
         """Count from 1 again: numbers have to fit into 32 bits. Takes a second after four thousand million ids."""
@@ -220,7 +218,7 @@ class RecentIds:
             chunk.first = first
         self._index = GrowingIndex(self._words, 1, len(self))
         for chunk in self._chunks:
-            self._index.now.add(words_of(chunk.digests, _KEPT))
+            self._index.now.add(words_of(chunk.digests))
 
     def _expire(self, at: int) -> None:
         """Drop chunks that are too old as a whole, and what is beyond the number."""
@@ -258,20 +256,6 @@ def pack(place: Place) -> int:
 def unpack(packed: int) -> Place:
     """Return what `pack` made a number of."""
     return packed >> _PLACE, packed & (1 << _PLACE) - 1
-
-
-def _filled(digests: Sequence[bytes | None]) -> Sequence[bytes]:
-    if all(digests):
-        return cast("Sequence[bytes]", digests)
-    return [digest or _NO_ID for digest in digests]
-
-
-def _shortened(joined: bytes) -> memoryview:
-    """Return digests as they are kept, of digests as they are made."""
-    words = array("Q", joined)
-    kept = array("Q", bytes(len(joined) // 2))
-    kept[::2], kept[1::2] = words[::4], words[1::4]
-    return memoryview(kept).cast("B")
 
 
 def _little(column: "array[int]") -> "array[int]":

@@ -4,14 +4,15 @@ The first one of an id may be in the same batch, and its fate not known yet: wha
 the gate reads it, shares that fate. What asks for something else is looked at again with the next batch.
 """
 
+from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final, cast
+from typing import Final
 
 from gate.admission.model import Decision, Reason, Run, Verdict
-from gate.admission.recent_ids import Place, RecentIds, pack, unpack
+from gate.admission.recent_ids import BYTES, NO_ID, Place, RecentIds, pack, unpack
 from gate.protocol.headers import ID, TENANT, Malformed, last
 from gate.shard.forwarding import Refusal
 from gate.shard.records import Record
@@ -20,14 +21,15 @@ from gate.shard.routing import PartitionSlice, RefusedRequest
 KEY: Final = "key"
 _HEADERS: Final = {"id": ID}
 _NONE: Final = ("", None)
-_KEPT: Final = frozenset({Verdict.ADMITTED, Verdict.DELAYED})
+_STAYING: Final = frozenset({Verdict.ADMITTED, Verdict.DELAYED})
+_SLICE: Final = 512  # ids
 
 
 @dataclass(slots=True)
 class Repeats:
     """What of a batch has come before, by number: with the place of the first, or with its number in the batch."""
 
-    digests: list[bytes | None] = field(default_factory=list)  # by number
+    digests: bytes = b""  # by number, one behind the other
     known: dict[int, Place] = field(default_factory=dict)
     within: dict[int, int] = field(default_factory=dict)
     cut: int | None = None  # from this number on the batch is to be looked at again
@@ -43,13 +45,7 @@ def find(recent: RecentIds, now: int, pieces: Sequence[PartitionSlice], runs: Se
     assert recent.rules is not None
     fresh = [piece for piece in pieces if piece.is_fresh]
     records = list(chain.from_iterable(piece.records for piece in fresh))
-    found = Repeats([None] * len(records))
-    by = recent.rules.by
-    for run in runs:
-        if run.first < len(records):
-            end = run.first + run.count
-            ids = _ids(by, records[run.first : end])
-            found.digests[run.first : end] = recent.digests(run.tenant, ids)
+    found = Repeats(recent.digests(_ids_of(recent.rules.by, records, runs)))
     places: dict[int, Place] = {}
     for number, place in recent.find(now, found.digests).items():
         piece = fresh[bisect_right(fresh, number, key=lambda piece: piece.first) - 1]
@@ -59,8 +55,9 @@ def find(recent: RecentIds, now: int, pieces: Sequence[PartitionSlice], runs: Se
     if recent.differ(found.digests):
         return found
     first: dict[bytes, int] = {}
-    for number, digest in enumerate(found.digests):
-        if digest is not None and (other := first.setdefault(digest, number)) != number and number not in places:
+    for number in range(len(records)):
+        digest = found.digests[BYTES * number : BYTES * (number + 1)]
+        if digest != NO_ID and (other := first.setdefault(digest, number)) != number and number not in places:
             if _run(runs, other) != _run(runs, number):
                 found.cut = number
                 break
@@ -68,6 +65,22 @@ def find(recent: RecentIds, now: int, pieces: Sequence[PartitionSlice], runs: Se
     if found.cut is not None:
         found.known = {number: place for number, place in places.items() if number < found.cut}
     return found
+
+
+def _ids_of(by: str, records: Sequence[Record], runs: Sequence[Run]) -> Iterator[tuple[str, Sequence[bytes | None]]]:
+    """Yield the ids of some records by tenant, in slices that a processor's cache has room for."""
+    end = 0
+    for run in runs:
+        first, stop = run.first, min(run.first + run.count, len(records))
+        if first >= stop:
+            break
+        if first > end:
+            yield "", [None] * (first - end)  # they are refused already
+        for at in range(first, stop, _SLICE):
+            yield run.tenant, _ids(by, records[at : min(at + _SLICE, stop)])
+        end = stop
+    if end < len(records):
+        yield "", [None] * (len(records) - end)
 
 
 def _ids(by: str, records: Sequence[Record]) -> list[bytes | None]:
@@ -125,26 +138,26 @@ def settle(
 ) -> list[RefusedRequest]:
     """Keep the ids of what was not rejected, and refuse what repeats others. `topic` is that of the requests."""
     fresh = [piece for piece in pieces if piece.is_fresh]
-    places: list[int] = []
+    places = array("Q")
     for piece in fresh:
-        places += _places(piece)
-    digests: list[bytes] = []
-    at: list[int] = []
+        places.extend(_places(piece))
+    digests, at = bytearray(), array("Q")
     for decision in decisions:
-        if decision.verdict in _KEPT and decision.first < len(places):
+        if decision.verdict in _STAYING and decision.first < len(places):
             end = min(decision.first + decision.count, len(places))
-            part, there = repeats.digests[decision.first : end], places[decision.first : end]
-            for gap in () if all(part) else [number for number, digest in enumerate(part) if digest is None][::-1]:
-                del part[gap], there[gap]
-            digests += cast("list[bytes]", part)
-            at += there
-    recent.keep(now, digests, at)
+            digests += repeats.digests[BYTES * decision.first : BYTES * end]
+            at += places[decision.first : end]
+    if NO_ID in digests:
+        parts = [digests[start : start + BYTES] for start in range(0, len(digests), BYTES)]
+        at = array("Q", [place for place, digest in zip(at, parts, strict=True) if digest != NO_ID])
+        digests = bytearray().join(digest for digest in parts if digest != NO_ID)
+    recent.keep(now, bytes(digests), at)
     refused = [_refused(number, topic, *place) for number, place in repeats.known.items()]
     for number, other in repeats.within.items():
         first = _decision(decisions, other)
         if first is None or first.verdict is Verdict.HELD:
             continue  # it is read again
-        if first.verdict in _KEPT:
+        if first.verdict in _STAYING:
             refused.append(_refused(number, topic, *unpack(places[other])))
         else:
             partition, offset = unpack(places[other])
@@ -182,6 +195,6 @@ def forget(recent: RecentIds, records: Sequence[tuple[Record, Place]]) -> None:
         return
     for record, place in records:
         tenant = (last(record.headers, TENANT) or b"").decode("utf-8", "replace")
-        (digest,) = recent.digests(tenant, _ids(recent.rules.by, [record]))
-        if digest is not None:
+        digest = recent.digests([(tenant, _ids(recent.rules.by, [record]))])
+        if digest != NO_ID:
             recent.forget(digest, place)

@@ -6,6 +6,7 @@ A version's file is made once, by the code that writes it first.
 import dataclasses
 import json
 import sys
+from array import array
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -97,9 +98,11 @@ def _seen() -> dict[str, bytes]:
     recent = RecentIds("once", 7, Deduplicate(3600 * SECOND))
     for number, ids in enumerate(([b"a", b"b"], [b"c"])):
         recent.keep(
-            START + number * SECOND, recent.digests("acme", ids), [pack((number, 40 + n)) for n in range(len(ids))]
+            START + number * SECOND,
+            recent.digests([("acme", ids)]),
+            array("Q", [pack((number, 40 + n)) for n in range(len(ids))]),
         )
-    recent.forget(recent.digests("acme", [b"b"])[0], (0, 41))
+    recent.forget(recent.digests([("acme", [b"b"])]), (0, 41))
     return {key: value for key, value in recent.drain_changes().items() if value is not None}
 
 
