@@ -19,6 +19,8 @@ from gate.text import timestamp
 
 
 def _is_tenant(_type: object, value: str | None) -> None:
+    if value == "":
+        raise ValueError("--tenant is empty: name the tenant, or leave it out for the whole service")
     if value is not None and isinstance(options := read_options([(TENANT, value.encode())]), Malformed):
         raise ValueError(str(options))
 

@@ -12,6 +12,7 @@ import msgspec
 
 from gate.limits.checks import check_cost, check_spelling, shown
 from gate.limits.errors import NeverAdmittedError
+from gate.limits.rate_limits import Asked
 from gate.limits.result import LimitState
 from gate.limits.spec import NEVER, SECOND
 from gate.limits.waiting import LoopWaiter, ThreadWaiter
@@ -121,6 +122,26 @@ class Holders:
         if refusal.asked:
             return PENDING
         return False, math.inf if refusal.wait == NEVER else refusal.wait / SECOND
+
+    def charge_all(self, now: int, asked: Sequence[Asked]) -> tuple[int, float | None] | None:
+        """Charge all calls by what is held here: None. Else charge none, and return the place of the first in the way.
+
+        With it come the seconds to wait, where it fits but for those before it; None: it does not fit by itself.
+        """
+        needs: dict[int, tuple[Holder, dict[str, int]]] = {}
+        for place, (service, tenant, cost) in enumerate(asked):
+            route = self.routes.get((service, tenant))
+            if route is None or route.holder is None:
+                return place, None
+            _, of_holder = needs.setdefault(id(route.holder), (route.holder, {}))
+            wait = route.holder.fits_beside(now, route.names, cost, of_holder)
+            if wait is None:
+                return place, None
+            if wait:
+                return place, wait / SECOND
+        for holder, of_holder in needs.values():
+            holder.charge(now, of_holder)
+        return None
 
     def find(self, now: int, service: str, tenant: str) -> Route | None:
         """Return what calls are charged to; None: it is being looked up."""

@@ -8,7 +8,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from gate.config import Connection
 from gate.distributed.holders import ALLOWED, NOTHING, Answer, Pending, Route
 from gate.distributed.shared import ASK_AGAIN, Shared
 from gate.limits.local import checked
+from gate.limits.rate_limits import Asked
 from gate.limits.result import RateLimitResult
 from gate.limits.turn import Turn
 from gate.limits.usage import Usage
@@ -108,6 +109,34 @@ class DistributedRateLimiter:
         await self._take_lock()
         try:
             return self._shared.result(self._shared.holders.routes.get((service_id, tenant)), cost, answer)
+        finally:
+            self._shared.lock.release()
+
+    async def hit_all(self, asked: Sequence[Asked]) -> list[RateLimitResult]:
+        """Charge all of several requests (service, tenant or "", cost), or none: budgets that they share count once.
+
+        What the owner is asked for, as said above, stays charged where another one is refused after it.
+        """
+        for service, tenant, _ in asked:
+            await self._find(service, tenant)
+        left, answers = list(range(len(asked))), dict[int, Answer]()
+        while left:
+            await self._take_lock()
+            try:
+                found = self._shared.charge_all([asked[place] for place in left])
+            finally:
+                self._shared.lock.release()
+            if found is None:
+                answers |= dict.fromkeys(left, ALLOWED)
+                break
+            place, wait = left.pop(found[0]), found[1]
+            service, tenant, cost = asked[place]
+            answers[place] = (False, wait) if wait else await self.check_rate_limit(service, None, cost, tenant)
+            if not answers[place][0]:
+                break
+        await self._take_lock()
+        try:
+            return self._shared.results(asked, answers)
         finally:
             self._shared.lock.release()
 

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any, Final, Literal, get_args
 from weakref import WeakSet
@@ -13,6 +14,7 @@ from gate.distributed.link import Link, now
 from gate.errors import ArgumentError, GateError
 from gate.limits.checks import shown
 from gate.limits.forking import make_lock
+from gate.limits.rate_limits import Asked
 from gate.limits.result import RateLimitResult
 from gate.limits.spec import SECOND
 from gate.limits.usage import Usage
@@ -98,6 +100,20 @@ class Shared:
         if isinstance(answer, Pending) and waiter is not None:
             self.holders.waiting[waiter] = None
         return answer
+
+    def charge_all(self, asked: Sequence[Asked]) -> tuple[int, float | None] | None:
+        """Charge all calls, or none, as `Holders.charge_all` says; the lock is held."""
+        found = self.holders.charge_all(now(), asked)
+        if found is not None and found[1] is not None:
+            self._refused(asked[found[0]][0])
+        return found
+
+    def results(self, asked: Sequence[Asked], answers: Mapping[int, Answer]) -> list[RateLimitResult]:
+        """Return the answers, and of who was not asked for, what it would be told; the lock is held."""
+        return [
+            self.result(self.holders.routes.get((service, tenant)), cost, answers.get(place))
+            for place, (service, tenant, cost) in enumerate(asked)
+        ]
 
     def _told(self, service: str, tenant: str, cost: int, answer: Answer | Pending) -> Answer | Pending:
         if not isinstance(answer, Pending):

@@ -4,7 +4,7 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from gate.limits import seconds
@@ -13,6 +13,7 @@ from gate.limits.config import RateLimitConfig
 from gate.limits.errors import NeverAdmittedError
 from gate.limits.forking import make_lock
 from gate.limits.keys import DEFAULT_TENANT, GROUP, Key, Keys, Name, Refusals, Source, Waited, step_back, time_told
+from gate.limits.rate_limits import Asked
 from gate.limits.reading import dump_keys, load_keys, usage_of
 from gate.limits.result import LimitState, RateLimitResult, states
 from gate.limits.spec import NEVER, SECOND, Spec
@@ -268,6 +269,65 @@ class LocalLimits:
         keys = self._find(service_id, tenant, current_time)
         return RateLimitResult(wait is None, wait, self._states(keys, current_time))
 
+    def _hit_all(self, asked: Sequence[Asked]) -> list[RateLimitResult]:
+        """Charge all requests, or none of them: each is decided as if those before it that fit were charged."""
+        names = [self._names_of(service, tenant, cost) for service, tenant, cost in asked]
+        kept = {name for of in names for name in of}
+        found = [[(name, self._book.find(name, None, kept)) for name in of] for of in names]
+        keys = [[(name, key) for name, key in of if key is not None] for of in found]
+        each = {id(key): (name, key) for of in keys for name, key in of}
+        times = {place: self._time(name, key, None) for place, (name, key) in each.items()}
+        for place, (_, key) in each.items():
+            if times[place] < key.last:
+                times[place] = step_back(key, times[place])
+        needs: dict[int, int] = {}  # of each key: what those need that fit
+        waits = [
+            self._wait_beside(needs, request, of, times) for request, of in zip(asked, keys, strict=True)
+        ]  # fmt: skip
+        if not any(waits):
+            for place, (_, key) in each.items():
+                key.charge(times[place], needs[place])
+        return [
+            RateLimitResult(not wait, wait or None, self._states(of, None))
+            for wait, of in zip(waits, keys, strict=True)
+        ]
+
+    def _wait_beside(
+        self, needs: dict[int, int], request: Asked, keys: list[tuple[Name, Key]], times: dict[int, int]
+    ) -> float:
+        """Return the seconds that a request has to wait if `needs` is charged; what it needs itself, if it fits."""
+        service, tenant, cost = request
+        if not keys:
+            return 0.0 if self._fail_open else math.inf
+        if service in self._book.waited:
+            wait = self._behind(service, tenant, keys[0][1], None, cost)
+            if wait is not None:
+                return wait
+        wait = 0.0
+        for name, key in keys:
+            now = times[id(key)]
+            ready = key.ready_at(now, needs.get(id(key), 0) + cost)
+            if ready > now:
+                key.last = now
+                wait = max(wait, self._refuse(name, key, _wait(key, now, None, ready)))
+        if not wait:
+            for _, key in keys:
+                needs[id(key)] = needs.get(id(key), 0) + cost
+        return wait
+
+    def _names_of(self, service_id: str, tenant: str, cost: int) -> list[Name]:
+        """Return the names of the keys that decide about a request, once it is known to be one."""
+        check_cost(cost)
+        check_spelling(service_id)
+        if tenant:
+            check_spelling(tenant, "tenant")
+        return self._book.names(service_id, tenant)
+
+    def _tell_all(self, asked: Sequence[Asked], results: Sequence[RateLimitResult]) -> None:
+        if self._hooks is not None:
+            for (service, _, cost), result in zip(asked, results, strict=True):
+                self._tell(self._hooks, service, cost, result.retry_after)
+
     def _enter(self, service_id: str, cost: int, tenant: str, kind: type[_Waiter]) -> _Waiter | None:
         """Let one go at once: None. Else it waits."""
         key = self._keys.get(service_id)
@@ -290,6 +350,13 @@ class LocalLimits:
         if self._hooks is not None:
             self._tell(self._hooks, service_id, cost, result.retry_after)
         return result
+
+    def hit_all_now(self, asked: Sequence[Asked]) -> list[RateLimitResult]:
+        """Decide about several requests as one: all are charged, or none."""
+        with self._lock:
+            results = self._hit_all(asked)
+        self._tell_all(asked, results)
+        return results
 
     def look(
         self, service_id: str, cost: int = 1, *, tenant: str = "", current_time: float | None = None

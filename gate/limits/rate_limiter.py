@@ -1,11 +1,12 @@
 """The limits as a library: for asyncio and for threads, with a clock, without Kafka."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gate.limits.config import RateLimitConfig
 from gate.limits.errors import NeverAdmittedError
 from gate.limits.local import ALLOWED, LocalLimits, checked
+from gate.limits.rate_limits import Asked
 from gate.limits.reading import usage_of
 from gate.limits.result import RateLimitResult
 from gate.limits.spec import Spec
@@ -67,6 +68,19 @@ class RateLimiter(LocalLimits):
         if self._hooks is not None:
             self._tell(self._hooks, service_id, cost, result.retry_after)
         return result
+
+    async def hit_all(self, asked: Sequence[Asked]) -> list[RateLimitResult]:
+        """Charge all of several requests (service, tenant or "", cost), or none: budgets that they share count once.
+
+        Each is answered as if those before it that fit were charged.
+        """
+        await self._acquire_lock()
+        try:
+            results = self._hit_all(asked)
+        finally:
+            self._lock.release()
+        self._tell_all(asked, results)
+        return results
 
     async def peek(
         self, service_id: str, cost: int = 1, *, tenant: str = "", current_time: float | None = None

@@ -4,12 +4,14 @@
 and the sidecar ask for one of these and nothing more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gate.limits.result import RateLimitResult
 from gate.limits.turn import Turn
 from gate.limits.usage import Usage
+
+Asked = tuple[str, str, int]  # a service, one of its tenants or "", and a cost
 
 
 class RateLimits(Protocol):
@@ -22,6 +24,12 @@ class RateLimits(Protocol):
 
     async def hit(self, service_id: str, cost: int = 1, *, tenant: str = "") -> RateLimitResult:
         """Do as `check_rate_limit` does, and tell what is left."""
+
+    async def hit_all(self, asked: Sequence[Asked]) -> list[RateLimitResult]:
+        """Charge all of several requests (service, tenant or "", cost), or none: budgets that they share count once.
+
+        Each is answered as if those before it that fit were charged.
+        """
 
     async def peek(self, service_id: str, cost: int = 1, *, tenant: str = "") -> RateLimitResult:
         """Tell what `hit` would, and charge nothing."""
@@ -58,6 +66,9 @@ class SyncRateLimits(Protocol):
 
     def hit(self, service_id: str, cost: int = 1, *, tenant: str = "") -> RateLimitResult:
         """Do as `check_rate_limit` does, and tell what is left."""
+
+    def hit_all(self, asked: Sequence[Asked]) -> list[RateLimitResult]:
+        """Charge all of several requests (service, tenant or "", cost), or none: budgets that they share count once."""
 
     def peek(self, service_id: str, cost: int = 1, *, tenant: str = "") -> RateLimitResult:
         """Tell what `hit` would, and charge nothing."""

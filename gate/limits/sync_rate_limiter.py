@@ -1,10 +1,11 @@
 """The rate limiter for threads, with the names of the one for asyncio."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gate.limits.config import RateLimitConfig
 from gate.limits.local import LocalLimits
+from gate.limits.rate_limits import Asked
 from gate.limits.result import RateLimitResult
 from gate.limits.spec import Spec
 from gate.limits.turn import Turn
@@ -23,6 +24,10 @@ class SyncRateLimiter:
     ) -> RateLimitResult:
         """Do as `check_rate_limit` does, and tell what is left."""
         return self._limits.hit_now(service_id, cost, tenant=tenant, current_time=current_time)
+
+    def hit_all(self, asked: Sequence[Asked]) -> list[RateLimitResult]:
+        """Charge all of several requests (service, tenant or "", cost), or none: budgets that they share count once."""
+        return self._limits.hit_all_now(asked)
 
     def peek(
         self, service_id: str, cost: int = 1, *, tenant: str = "", current_time: float | None = None

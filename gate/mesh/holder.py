@@ -1,7 +1,7 @@
 """Holder: the side of the distributed limiter that lives in each process and decides without asking."""
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -85,6 +85,29 @@ class Holder:
         if self._queues.get(names):
             return Refusal(self.terms.period_ns, asked=False)
         return self._decide(now, names, held, cost)
+
+    def fits_beside(self, now: int, names: Names, cost: int, needs: dict[str, int]) -> int | None:
+        """Add what a call needs to `needs` (units by budget), if it fits here beside these: 0.
+
+        Else return the ns after which it may, where these alone keep it out; None: it does not fit by itself.
+        """
+        check_cost(cost)
+        held = self._known.get(names) or self._meet_all(names)
+        fits = self._alive and now < self.until and not self._queues.get(names)
+        if not fits or not all(budget.live and not self._opens(now, budget, cost) for budget in held):
+            return None
+        wait = max([self._opens(now, budget, needs.get(budget.name, 0) + cost) for budget in held])
+        if not wait:
+            for budget in held:
+                needs[budget.name] = needs.get(budget.name, 0) + cost
+        return wait
+
+    def charge(self, now: int, needs: Mapping[str, int]) -> None:
+        """Charge what fits, by budget."""
+        for name, cost in needs.items():
+            budget = self._held[name]
+            budget.wanted += cost
+            budget.charge(now, cost)
 
     def wait(self, now: int, names: Names, cost: int, ticket: Hashable) -> None:
         """Queue a call: `poll` names its ticket when it goes. It counts as wanted as long as it waits."""
@@ -272,10 +295,7 @@ class Holder:
             return None
         if self._alive and all(budget.live and not self._opens(now, budget, cost) for budget in held):
             for budget in held:
-                if budget.part is not None:
-                    budget.part.charge(now, cost)
-                if budget.granting:
-                    budget.use(now, cost)
+                budget.charge(now, cost)
             return None
         return self._refuse(now, names, held, cost)
 

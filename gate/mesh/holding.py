@@ -141,6 +141,13 @@ class Holding:
         self.use(now, cost)
         return True
 
+    def charge(self, now: int, units: int) -> None:
+        """Charge what fits."""
+        if self.part is not None:
+            self.part.charge(now, units)
+        if self.granting:
+            self.use(now, units)
+
     def use(self, now: int, units: int) -> None:
         """Use granted units."""
         self.settle()

@@ -14,6 +14,8 @@ from gate.cli import main
         (["clear", "pay", "--group", "bank"], "name one of both"),
         (["set", "--group", "bank", "--tenant", "acme", "--rps", "5"], "--tenant is of a service"),
         (["show", "--group", "bank", "--tenant", "acme"], "--tenant is of a service"),
+        (["set", "pay", "--tenant", "", "--rps", "5"], "--tenant is empty"),
+        (["clear", "pay", "--tenant", ""], "--tenant is empty"),
         (["clear", "--group", "bank", "--all"], "--all is of a service"),
         (["set", "--group", "a/b", "--rps", "5"], '"a/b" cannot be a name here'),
         (["set", "group:bank", "--rps", "5"], "has ':' in its name"),

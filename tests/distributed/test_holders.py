@@ -124,3 +124,18 @@ def test_a_part_decides_by_itself_only_while_nothing_else_is_to_be_looked_at() -
     assert route.only.decides_until == 0
     process.holders.renew(process.now)
     assert not process.holders.plain
+
+
+def test_several_calls_are_charged_as_one_or_not_at_all() -> None:
+    process = Process(Away.CLOSED)
+    for service in (HERE, GONE):
+        process.call(service)
+    process.wait(2)  # each has a thousand units by now
+    holders, now = process.holders, process.now
+    assert holders.charge_all(now, [(HERE, "", 500)]) is None
+    place, wait = holders.charge_all(now, [(GONE, "", 600), (HERE, "", 300), (HERE, "", 300)]) or (-1, None)
+    assert (place, wait) == (2, pytest.approx(0.1, rel=0.01))
+    assert holders.charge_all(now, [(HERE, "", 1), (HERE, "", 1001)]) == (1, None)  # alone, it does not fit either
+    assert holders.charge_all(now, [(HERE, "", 1), ("unheard-of", "", 1)]) == (1, None)
+    assert holders.charge_all(now, [(GONE, "", 1000), (HERE, "", 400), (HERE, "", 100)]) is None
+    assert not any(holders.decide(now, service, "", 1) is ALLOWED for service in (HERE, GONE))

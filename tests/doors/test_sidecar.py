@@ -135,6 +135,21 @@ async def test_a_shadow_only_reports() -> None:
         assert counted == [1, 3]
 
 
+async def test_what_two_descriptors_share_is_charged_for_both_or_for_none() -> None:
+    matched = POLICY
+    for name in "ab":
+        found = f"burst_size: 3, group: bank, match: {{domain: edge, descriptors: {{path: /{name}}}}}"
+        matched = matched.replace(
+            f"{name}: {{extends: slow, burst_size: 2, group: bank", f"{name}: {{extends: slow, {found}"
+        )
+    async with running(matched) as (_, rls, _), asking(rls) as ask:
+        over = await ask({"path": "/a"}, {"path": "/b"}, hits=2)  # the bank has three
+        assert over.overall_code == OVER
+        assert [status.code for status in over.statuses] == [OK, OVER]
+        assert (await ask({"path": "/a"}, hits=3)).overall_code == OK
+        assert (await ask({"path": "/b"})).overall_code == OVER
+
+
 async def test_a_question_without_domain_or_descriptors_is_an_error() -> None:
     async with running() as (_, rls, _), asking(rls) as ask:
         for domain, descriptors in (("", [{"path": "/pay"}]), ("edge", []), ("edge", [{"path": "/pay"}] * 65)):

@@ -165,6 +165,41 @@ class TestTenants:
         world.run(work())
 
 
+class TestSeveralAtOnce:
+    LIMITS: ClassVar[Limits] = {
+        "a": bucket("1/h", 5),
+        ("a", "one"): bucket("1/h", 5),
+        ("a", "two"): bucket("1/h", 5),
+        "b": bucket("1/h", 2),
+    }
+
+    @alone
+    def test_what_they_share_is_counted_once_for_all_or_for_none(self, world: World) -> None:
+        async def work() -> None:
+            async with world.open(self.LIMITS) as limiter:
+                results = await limiter.hit_all([("a", "one", 3), ("a", "two", 3), ("b", "", 1)])
+                assert [bool(result) for result in results] == [True, False, True]
+                assert results[1].retry_after is not None
+                assert results[1].retry_after > 0
+                results = await limiter.hit_all([("a", "one", 3), ("a", "two", 2), ("b", "", 2)])  # none was charged
+                assert all(results)
+                assert not await limiter.hit("a")
+                assert not await limiter.hit("b")
+
+        world.run(work())
+
+    @alone
+    def test_nothing_asked_is_nothing_charged(self, world: World) -> None:
+        async def work() -> None:
+            async with world.open(self.LIMITS) as limiter:
+                assert await limiter.hit_all([]) == []
+                with pytest.raises(ValueError, match="cost"):
+                    await limiter.hit_all([("a", "", 1), ("b", "", 0)])
+                assert (await limiter.hit("a")).remaining == 4
+
+        world.run(work())
+
+
 class TestAcquire:
     def test_it_goes_at_once_while_there_is_room_and_then_in_time(self, world: World) -> None:
         async def work() -> None:

@@ -113,12 +113,14 @@ class Checks:
         for target, cost in asked:
             costs[target] = costs.get(target, 0) + cost
         found: dict[Target, RateLimitResult] = {}
-        if len(costs) > 1 or not all(costs.values()):
+        for target in [target for target, cost in costs.items() if not cost or self._shadow(target)]:
+            found[target] = await self._limiter.peek(target.service, costs[target] or 1, tenant=target.tenant)
+        bound = [(target, cost) for target, cost in costs.items() if target not in found]
+        charged = await self._limiter.hit_all([(target.service, target.tenant, cost) for target, cost in bound])
+        found |= zip([target for target, _ in bound], charged, strict=True)
+        if all(result.allowed for result in charged):
             for target, cost in costs.items():
-                found[target] = await self._limiter.peek(target.service, cost or 1, tenant=target.tenant)
-        if all(result.allowed or self._shadow(target) or not costs[target] for target, result in found.items()):
-            for target, cost in costs.items():
-                if cost:
+                if cost and self._shadow(target):
                     found[target] = await self._limiter.hit(target.service, cost, tenant=target.tenant)
         results = {target: self._answer(door, target, result) for target, result in found.items()}
         self._numbers.seconds.labels(door).observe(time.perf_counter() - start)
