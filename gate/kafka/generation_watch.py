@@ -23,7 +23,7 @@ log = get_logger("gate")
 
 
 class GenerationWatch:
-    """Sets `superseded` when another generation than that of `names` is in force."""
+    """Sets `superseded` when another generation than that of `names` is in force; knows what is moving."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class GenerationWatch:
         self._partitions = partitions
         self._superseded = superseded
         self._signs = asyncio.Event()
-        self._said = False
+        self.moving: Moving | None = None  # by what was seen last
 
     def look(self) -> None:
         """Look: a shard of this generation is closed, or somebody tells of another one."""
@@ -58,14 +58,14 @@ class GenerationWatch:
             await asyncio.sleep(POLL)
 
     def _take(self, found: Generation | Moving | None) -> None:
+        known, self.moving = self.moving, found if isinstance(found, Moving) else None
         if isinstance(found, Generation):
             self._signs.clear()  # if it is taken back, too
             if found.number != self._names.generation:
                 log.info("another generation of the state is in force; starting anew", generation=found.number)
                 self._superseded.set()
-        elif isinstance(found, Moving) and not self._said:
-            self._said = True
-            log.warning("waiting", why=found.shown)
+        elif self.moving is not None and known is None:
+            log.warning("waiting", why=self.moving.shown)
 
     async def _find(self) -> Generation | Moving | None:
         """Return what is in force, or under way; say what is waited for where that takes long."""

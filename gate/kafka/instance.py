@@ -22,7 +22,7 @@ from gate.kafka.command_door import CommandDoor
 from gate.kafka.feedback import Feedback
 from gate.kafka.foreign_topics import ForeignTopics
 from gate.kafka.generation_watch import GenerationWatch
-from gate.kafka.generations import FIRST, Generation, in_force
+from gate.kafka.generations import FIRST, Generation, MovingError, in_force
 from gate.kafka.health import Health, health_of
 from gate.kafka.history import HistoryWriter
 from gate.kafka.lost_requests import Losses
@@ -249,6 +249,11 @@ class Gate:
     def closed(self) -> None:
         """Look whether another generation of the state is in force; a shard of this one is closed."""
         self._generations.look()
+
+    def give_way(self) -> None:
+        """Raise MovingError while the state is being moved: a take-over would fence off who moves it."""
+        if self._generations.moving is not None:
+            raise MovingError(self._generations.moving)
 
     async def _client(self, client_id: str) -> Client:
         timeout = int(CALL_DEADLINE * 1000)  # or an answer that never comes is waited for for 40 s

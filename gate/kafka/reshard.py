@@ -22,7 +22,7 @@ from gate.kafka.aio.compacted import Barrier, newest, read_all
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession
-from gate.kafka.aio.unknown_outcomes import Torn
+from gate.kafka.aio.unknown_outcomes import LookBehind, ProducerIdentity, Torn
 from gate.kafka.cluster import Cluster
 from gate.kafka.connect import running
 from gate.kafka.generation_layout import Layout, Shards, lay_out
@@ -40,7 +40,7 @@ from gate.shard.records import Outgoing, Partition, RecoveredState
 CALL_DEADLINE: Final = 10.0
 READ_DEADLINE: Final = 120.0
 FOLLOW_DEADLINE: Final = 60.0  # for gates to come along
-TRIES: Final = 8  # to close a shard whose owner fences back
+CLOSE_DEADLINE: Final = 60.0  # for a shard whose owner fences back: it has not heard of the move yet
 BACKOFF: Final = 0.2
 AT_ONCE: Final = 8  # shards
 
@@ -150,10 +150,9 @@ class Resharding:
                 return await self.look(plan)  # the other one had done it
             moved = {service: after.groups[service] for service in plan.moves}
             await self._close_all(
-                before, ClosedGeneration(after.number, after.shards, moved, time.time_ns() // 1_000_000)
+                before, after, ClosedGeneration(after.number, after.shards, moved, time.time_ns() // 1_000_000)
             )
             reach("reshard-closed")
-            await self.tell(after)
             say(f"the {before.shards} shards of generation {before.number} are closed; gates wait")
             layout = await self._laid_out(plan, await self._shards(before, closed=True))
             await self._copy(writer, layout)
@@ -193,8 +192,13 @@ class Resharding:
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
-    async def _close_all(self, before: Generation, closed: ClosedGeneration) -> None:
+    async def _close_all(self, before: Generation, after: Generation, closed: ClosedGeneration) -> None:
         await self._describe(before, 0, closed)  # gates that start wait from here on
+        place = Partition(self._topic(before), 0)
+        async with self._reading(place):  # it may lag, and who is told looks at once
+            while read_meta(await newest(self._reader, place, META_KEY), before.shards).closed is None:  # noqa: ASYNC110
+                await asyncio.sleep(BACKOFF)
+        await self.tell(after)  # those that run do not take back what is fenced off, as soon as they hear it
         reach("reshard-closing")
         limit = asyncio.Semaphore(AT_ONCE)
 
@@ -207,7 +211,8 @@ class Resharding:
     async def _describe(self, generation: Generation, shard: int, closed: ClosedGeneration | None) -> None:
         """Fence the owner of a shard off, and say in its description that it is closed, or open again."""
         place = Partition(self._topic(generation), shard)
-        for tried in range(TRIES):
+        end = time.monotonic() + CLOSE_DEADLINE
+        while True:
             barrier = Barrier(self._reader, place)
             session = self._owning(generation, shard, barrier)
             try:
@@ -221,7 +226,7 @@ class Resharding:
                     await session.produce({place: [Outgoing(META_KEY.encode(), written, None, [])]})
                     await session.commit()
             except (KafkaError, OSError, TimeoutError):
-                if tried == TRIES - 1:
+                if time.monotonic() > end:
                     raise
                 await asyncio.sleep(BACKOFF)  # its owner was quicker
             else:
@@ -313,7 +318,7 @@ class Resharding:
         names = replace(self._names, generation=generation.number)
         place = Partition(names.state, shard)
 
-        async def look_behind(producer_id: int) -> Torn | None:
+        async def look_behind(producer: ProducerIdentity) -> Torn | None:
             async with self._reading(place):
                 requests, places = places_of(
                     shard, names, generation.shards, policy.shard_key, await self._cluster.partitions()
@@ -321,7 +326,7 @@ class Resharding:
                 return await look(
                     self._reader,
                     places,
-                    producer_id,
+                    producer,
                     lambda: self._cluster.marks(self._group, requests),
                     generation.shards,
                     await barrier.offset(),
@@ -330,9 +335,7 @@ class Resharding:
         identity = transactional_id(self._group, shard, generation.number) if atomic else None
         return self._session(identity, place, look_behind)
 
-    def _session(
-        self, identity: str | None, state: Partition, look_behind: Callable[[int], Any] | None = None
-    ) -> KafkaSession:
+    def _session(self, identity: str | None, state: Partition, look_behind: LookBehind | None = None) -> KafkaSession:
         async def nothing(_: Sequence[Partition]) -> RecoveredState:
             return RecoveredState({}, {})
 

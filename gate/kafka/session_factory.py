@@ -8,7 +8,7 @@ from gate.kafka.aio.compacted import Barrier, read_all
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession
-from gate.kafka.aio.unknown_outcomes import Torn
+from gate.kafka.aio.unknown_outcomes import ProducerIdentity, Torn
 from gate.kafka.cluster import Cluster
 from gate.kafka.generations import transactional_id
 from gate.kafka.torn_transactions import Places, is_open, look, places_of
@@ -57,13 +57,13 @@ class Sessions:
                 stored = await read_all(self._reader, state, await barrier.offset())
             return RecoveredState(stored, await self._committed(partitions))
 
-        async def look_behind(producer_id: int) -> Torn | None:
+        async def look_behind(producer: ProducerIdentity) -> Torn | None:
             async with within(RESTORE_DEADLINE, "looking for what was left half-done", [self._client]):
                 requests, places = await self._places(shard)
                 return await look(
                     self._reader,
                     places,
-                    producer_id,
+                    producer,
                     lambda: self._committed(requests),
                     self._shards,
                     await barrier.offset(),

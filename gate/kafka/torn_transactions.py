@@ -10,6 +10,7 @@ changelog. So what is open was committed if anything as new was seen to be, and 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,8 +19,10 @@ import structlog
 
 from gate.errors import GateError
 from gate.kafka.aio.compacted import end_behind, newest
+from gate.kafka.aio.fencing import FencedOffError
+from gate.kafka.aio.open_batches import OpenBatches
 from gate.kafka.aio.reader import LATEST, Reader
-from gate.kafka.aio.unknown_outcomes import Torn
+from gate.kafka.aio.unknown_outcomes import ProducerIdentity, Torn
 from gate.protocol.headers import ERROR_ATTEMPTS, JOB_ID, STAMP, decided_at, last
 from gate.protocol.topics import Names
 from gate.shard.changelog_records import META_KEY, read_meta
@@ -29,7 +32,8 @@ from gate.shard.routing import Topics
 from gate.units import MS
 
 BACKOFF: Final = 0.1
-PATIENCE: Final = 10  # times BACKOFF, for markers that are on their way
+TRIES: Final = 10  # for partitions that get a leader in a moment
+PATIENCE: Final = 3.0  # seconds, for markers that are on their way
 
 log = structlog.get_logger("gate.leftovers")
 
@@ -71,21 +75,21 @@ def was_committed(left: Iterable[int], seen: Iterable[int]) -> bool:
 async def look(
     reader: Reader,
     places: Places,
-    producer_id: int,
+    producer: ProducerIdentity,
     committed: Callable[[], Awaitable[Mapping[Partition, CommittedOffset]]],
     shards: int,
     barrier: int,
 ) -> Torn | None:
-    """Look for what is left open by a producer that has been fenced. None: all is settled.
+    """Look for what is left open of what was written by the id of a producer before it fenced. None: all is settled.
 
     `committed` reads the group's committed offsets: they may have their end where nothing else has. `barrier` is the
-    offset of what was written to the changelog after the fence. Raises GateError where somebody else has a transaction
-    open in the changelog, and StateMismatchError.
+    offset of what was written to the changelog after the fence. Raises FencedOffError where another owner writes by the
+    id since, GateError where somebody else has a transaction open in the changelog, and StateMismatchError.
     """
     places = await _led(reader, places)
     await reader.renew()  # one that stood still does not know that others lead
     await end_behind(reader, places.state, barrier, committed=False)
-    left = await _left_open(reader, places, producer_id)
+    left = await _left_open(reader, places, producer)
     torn = tuple(partition for partition, records in left.items() if records)
     if not torn:
         return None
@@ -115,7 +119,7 @@ async def is_open(reader: Reader, places: Places, producer_id: int) -> bool:
     await reader.renew()
     unstable = await reader.unstable(everywhere)
     for partition, (start, end) in unstable.items():
-        if await reader.left_open(partition, start, end, producer_id):
+        if (await reader.left_open(partition, start, end, producer_id)).records:
             return True
     return False
 
@@ -124,7 +128,7 @@ async def _led(reader: Reader, places: Places) -> Places:
     """Leave out what has no leader: it can't be looked at, and must not keep a shard's other services waiting."""
     everywhere = {places.state, *places.outputs, *places.reports}
     await reader.learn({partition.topic for partition in everywhere})
-    for _ in range(PATIENCE):  # after a restart it takes a moment until all have one
+    for _ in range(TRIES):  # after a restart it takes a moment until all have one
         away = {partition for partition in everywhere if reader.leader(partition) is None}
         if not away:
             return places
@@ -134,16 +138,36 @@ async def _led(reader: Reader, places: Places) -> Places:
     return Places(places.state, outputs, tuple(partition for partition in places.reports if partition not in away))
 
 
-async def _left_open(reader: Reader, places: Places, producer_id: int) -> Mapping[Partition, Sequence[Record]]:
+async def _left_open(
+    reader: Reader, places: Places, producer: ProducerIdentity
+) -> Mapping[Partition, Sequence[Record]]:
     everywhere = (places.state, *places.outputs, *places.reports)
-    for _ in range(PATIENCE):
-        unstable = await reader.unstable(everywhere)
-        left = {p: await reader.left_open(p, start, end, producer_id) for p, (start, end) in unstable.items()}
-        if left.get(places.state, True):
-            return left
+    end = time.monotonic() + PATIENCE
+    while True:
+        left = {}
+        for partition, (stable, newest_end) in (await reader.unstable(everywhere)).items():
+            found = await reader.left_open(partition, stable, newest_end, producer.id)
+            if found.epoch > producer.epoch:  # what it writes is under way, and not left behind
+                raise FencedOffError(
+                    f"another owner writes to {partition.topic}-{partition.number}, and has fenced this one off"
+                )
+            left[partition] = found
+        hidden = left.get(places.state)
+        if hidden is None or hidden.records:
+            return {partition: found.records for partition, found in left.items()}
+        if time.monotonic() > end:
+            raise _not_ended(places.state, hidden)
         await asyncio.sleep(BACKOFF)
-    raise GateError(
-        f"somebody else has a transaction open in {places.state.topic}-{places.state.number}; what was committed"
-        " behind it can't be read",
+
+
+def _not_ended(state: Partition, found: OpenBatches) -> GateError:
+    place = f"{state.topic}-{state.number}"
+    if not found.others:
+        return GateError(
+            f"the broker shows nothing of {place} behind a transaction that has ended", hint="restart its leader"
+        )
+    whose = ", ".join(f"producer {one} from offset {at} on" for one, at in sorted(found.others.items()))
+    return GateError(
+        f"somebody else has a transaction open in {place}, {whose}; what was committed behind it can't be read",
         hint="find it with `gate transactions list`, and end it with `gate transactions abort`",
     )

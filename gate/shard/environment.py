@@ -91,6 +91,9 @@ class Environment(Protocol):
     def closed(self) -> None:
         """Hear that the state of a shard is closed: it is being moved to another generation."""
 
+    def give_way(self) -> None:
+        """Raise GateError while the state is being moved: a take-over would fence off who moves it."""
+
     async def confirm(self, shard: int) -> None:
         """Return when the group's coordinator says that this member owns the shard; raise if it does not."""
 

@@ -320,6 +320,7 @@ class Shard:
         await self._not_paused()
         self._doubted = False
         started = self._env.local()
+        self._env.give_way()
         await self._env.confirm(self.number)
         if self.stopping:
             raise asyncio.CancelledError  # it has another owner, which must not be fenced

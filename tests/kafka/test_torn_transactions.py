@@ -7,11 +7,15 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import NotLeaderForPartitionError
 
+from gate.errors import GateError
+from gate.kafka.aio.compacted import put_barrier
+from gate.kafka.aio.fencing import FencedOffError
 from gate.kafka.aio.pending_requests import PendingRequests
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import KafkaSession
-from gate.kafka.torn_transactions import Places, is_open
-from gate.shard.records import Partition
+from gate.kafka.aio.unknown_outcomes import ProducerIdentity
+from gate.kafka.torn_transactions import Places, is_open, look
+from gate.shard.records import Outgoing, Partition
 from tests.system.gates import create
 
 
@@ -77,3 +81,69 @@ async def test_who_can_tell_nothing_in_time_says_so():
     """To go on would be to guess."""
     with pytest.raises(TimeoutError):
         await Session(iter(ConnectionError, None)).is_settled()
+
+
+async def _nothing(*_):
+    return {}
+
+
+class Amid(Reader):
+    """Reads while another owner of the same transactional id writes; the transaction it sees begin may end at once."""
+
+    def __init__(self, client, owner, state, *, ends):
+        super().__init__(client)
+        self._owner, self._state, self._ends, self._is_open = owner, state, ends, False
+
+    async def offsets(self, partitions, which, *, committed=True):
+        if committed and not self._is_open:
+            self._is_open = True
+            self._owner.begin()
+            await self._owner.produce({self._state: [Outgoing(b"key", b"value", None, [])]})
+        elif not committed and self._is_open and self._ends:
+            await self._owner.commit()
+            async with asyncio.timeout(20):
+                while await Reader(self._client).unstable([self._state]):
+                    await asyncio.sleep(0.02)
+            self._is_open = False
+        return await super().offsets(partitions, which, committed=committed)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_another_owner_writes_who_came_after_the_fence_is_neither_left_open_nor_a_stranger_s(
+    bootstrap, prefix, reader, ends
+):
+    """It has fenced this one off in turn: who looks must give way, and ask again whether it is the owner."""
+    state = Partition(f"{prefix}.state", 0)
+    await create(bootstrap, state.topic, partitions=1)
+
+    async def look_amid(producer):
+        await newer.fence()
+        amid = Amid(reader._client, newer, state, ends=ends)
+        return await look(amid, Places(state, (), ()), producer, _nothing, 1, await put_barrier(reader, state))
+
+    newer, older = (
+        KafkaSession(
+            prefix, prefix, state, _nothing, _nothing, deadline=20, look_behind=behind, bootstrap_servers=bootstrap
+        )
+        for behind in (None, look_amid)
+    )
+    try:
+        with pytest.raises(FencedOffError, match=f"another owner writes to {state.topic}-0"):
+            await older.fence()
+    finally:
+        await older.discard()
+        await newer.discard()
+
+
+async def test_a_stranger_s_open_transaction_is_named(bootstrap, prefix, reader, monkeypatch):
+    monkeypatch.setattr("gate.kafka.torn_transactions.PATIENCE", 0.2)
+    state = Partition(f"{prefix}.state", 0)
+    await create(bootstrap, state.topic, partitions=1)
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}-stranger") as stranger:
+        await stranger.begin_transaction()
+        written = await stranger.send_and_wait(state.topic, b"1", partition=0)
+        producer = ProducerIdentity(1 + stranger._txn_manager.producer_id, 0)
+        said = f"transaction open in {state.topic}-0, producer {producer.id - 1} from offset {written.offset} on"
+        with pytest.raises(GateError, match=said):
+            await look(reader, Places(state, (), ()), producer, _nothing, 1, await put_barrier(reader, state))
+        await stranger.abort_transaction()

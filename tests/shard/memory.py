@@ -257,6 +257,9 @@ class Surroundings:
     def closed(self) -> None:
         self.was_closed = True
 
+    def give_way(self) -> None:
+        pass
+
     async def confirm(self, _: int) -> None:
         self.kafka.calls.append("confirm")
         if self._unconfirmed > 0:

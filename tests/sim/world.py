@@ -127,6 +127,9 @@ class Member(Gate):
     def closed(self) -> None:
         raise AssertionError("nobody moves the state here")
 
+    def give_way(self) -> None:
+        pass
+
     async def confirm(self, shard: int) -> None:
         async with asyncio.timeout(10):
             await self.world.network.call(self.process, "confirm", lambda: self.world.group.confirm(self, shard))

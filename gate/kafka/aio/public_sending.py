@@ -56,8 +56,8 @@ class PublicSending:
         self.client.hears.append(self._hear)
         self._producer = producer
         self._clock = clock
-        self.producer_id = -1
-        self._id, self._epoch = transactional_id, -1
+        self.producer_id = self.epoch = -1
+        self._id = transactional_id
         self.marking = 0.0  # aiokafka waits where a broker says so
         self.refused: Mapping[Any, Refusal] = {}
         self._refused: dict[TopicPartition, Refusal] = {}
@@ -72,7 +72,7 @@ class PublicSending:
         elif isinstance(request, AddPartitionsToTxnRequest):
             self._hear_added(answer)
         elif isinstance(request, InitProducerIdRequest) and not answer.error_code:
-            self.producer_id, self._epoch = answer.producer_id, answer.producer_epoch
+            self.producer_id, self.epoch = answer.producer_id, answer.producer_epoch
 
     def _hear_produced(self, answer: Any) -> None:
         for topic, partitions in answer.topics:
@@ -115,7 +115,7 @@ class PublicSending:
             topics.setdefault(topic, []).append(number)
         while True:
             node = await self.client.coordinator_lookup(CoordinationType.TRANSACTION, self._id)
-            request = AddPartitionsToTxnRequest(self._id, self.producer_id, self._epoch, list(topics.items()))
+            request = AddPartitionsToTxnRequest(self._id, self.producer_id, self.epoch, list(topics.items()))
             answer = await self.client.send(node, request)
             kinds = {for_code(code) for _, answers in answer.errors for _, code in answers if code}
             if not kinds:

@@ -7,24 +7,22 @@ per record. The gate reads at any offset (parked requests are pulled out of orde
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any, Final
 
 from aiokafka import errors
 from aiokafka.structs import TopicPartition
 
 from gate.kafka.aio.batch_header import BatchHeader, header_at
-from gate.kafka.aio.batches import records_of
 from gate.kafka.aio.compat.shared import (
     READ_COMMITTED,
     READ_UNCOMMITTED,
     AIOKafkaClient,
-    DefaultRecordBatch,
     DeleteRecordsRequest,
 )
 from gate.kafka.aio.decoding import decode, views
 from gate.kafka.aio.fetch import Fetch, answers_of
 from gate.kafka.aio.leader_epochs import Epochs, Offsets, error_for
+from gate.kafka.aio.open_batches import OpenBatches
 from gate.kafka.aio.pending_requests import PendingRequests
 from gate.shard.records import Fetched, Partition, Record
 
@@ -261,9 +259,9 @@ class Reader:
             partition: (offset, ends[partition]) for partition, offset in stable.items() if offset < ends[partition]
         }
 
-    async def left_open(self, partition: Partition, start: int, end: int, producer_id: int) -> list[Record]:
-        """Return what a producer has written from `start` on up to `end` and neither committed nor aborted."""
-        left: list[Record] = []
+    async def left_open(self, partition: Partition, start: int, end: int, producer_id: int) -> OpenBatches:
+        """Return what has been written from `start` on up to `end` and neither committed nor aborted."""
+        found = OpenBatches(producer_id)
         while start < end:
             request = _fetch_request(
                 {partition: start}, 200, SCAN_BYTES, SCAN_BYTES, committed=False, epochs=self._epochs
@@ -272,11 +270,8 @@ class Reader:
                 if code:
                     raise error_for(code)(f"{partition.topic}-{partition.number} at offset {start}")
                 for view in views(raw or b""):
-                    batch = DefaultRecordBatch(view)
-                    if batch.producer_id == producer_id:
-                        left = [] if batch.is_control_batch else [*left, *chain.from_iterable(records_of(view, start))]
-                    start = max(start, batch.next_offset)
-        return left
+                    start = found.add(view, start)
+        return found
 
     async def last_committed(self, partition: Partition, end: int) -> Record | None:
         """Return the last committed record before `end`, if there is one in the last LOOK_BACK offsets."""

@@ -273,6 +273,11 @@ class FastSending:
         return self._sender.producer_id
 
     @property
+    def epoch(self) -> int:
+        """See `Sending`."""
+        return self._sender.epoch
+
+    @property
     def marking(self) -> float:
         """See `Sending`."""
         return self._sender.marking

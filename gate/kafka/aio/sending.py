@@ -28,6 +28,10 @@ class Sending(Protocol):
         """The id that the coordinator gave, once the producer has been started."""
 
     @property
+    def epoch(self) -> int:
+        """The epoch that the coordinator gave with it."""
+
+    @property
     def marking(self) -> float:
         """For about how many seconds a broker writes the markers of a transaction after it has answered."""
 

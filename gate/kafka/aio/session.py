@@ -17,7 +17,15 @@ from gate.kafka.aio.compat.shared import BatchBuilder
 from gate.kafka.aio.fencing import TRANSACTION_TIMEOUT_MS, explained
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.sending import Sending
-from gate.kafka.aio.unknown_outcomes import IsOpen, LookBehind, Torn, UnknownOutcomeError, end_half_done, is_all_ended
+from gate.kafka.aio.unknown_outcomes import (
+    IsOpen,
+    LookBehind,
+    ProducerIdentity,
+    Torn,
+    UnknownOutcomeError,
+    end_half_done,
+    is_all_ended,
+)
 from gate.log import get_logger
 from gate.policy import Compression
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, RecoveredState, Written
@@ -74,7 +82,7 @@ class KafkaSession:
     ) -> None:
         """Prepare; nothing is sent before `claim`.
 
-        `look_behind` tells, by the id of the producer, what the broker has left half-done of a predecessor's
+        `look_behind` tells, by the producer, what the broker has left half-done of a predecessor's
         transaction although it was fenced; `is_open` whether it has left anything open just now.
         """
         check_compression(compression)
@@ -161,7 +169,8 @@ class KafkaSession:
                 hint=f"allow Write and Describe on TransactionalId {self._group}-* ; the shard then goes on by itself",
             ) from error
         if self.atomic and self._look_behind is not None:
-            await end_half_done(self._sending.producer_id, self._look_behind, self._end, self._within, self._state)
+            producer = ProducerIdentity(self._sending.producer_id, self._sending.epoch)
+            await end_half_done(producer, self._look_behind, self._end, self._within, self._state)
 
     async def _end(self, torn: Torn) -> None:
         """End what is left open by a transaction that writes nothing: its markers end it, in all partitions alike."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiokafka.errors import KafkaError
 
@@ -28,6 +28,13 @@ class UnknownOutcomeError(KafkaError):  # type: ignore[misc]
     """The broker has the batch, but didn't say where (it saw a repeated sequence number)."""
 
 
+class ProducerIdentity(NamedTuple):
+    """A producer as its coordinator knows it: who takes over its transactional id has the same, and a later epoch."""
+
+    id: int
+    epoch: int
+
+
 @dataclass(frozen=True, slots=True)
 class Torn:
     """A transaction that has its end in some partitions and not in others."""
@@ -36,15 +43,19 @@ class Torn:
     committed: bool
 
 
-LookBehind = Callable[[int], Awaitable[Torn | None]]  # by the id of a producer that fenced off who wrote before
+LookBehind = Callable[[ProducerIdentity], Awaitable[Torn | None]]  # by the producer that fenced off who wrote before
 IsOpen = Callable[[int], Awaitable[bool]]
 
 
 async def end_half_done(
-    producer_id: int, look_behind: LookBehind, end: Callable[[Torn], Awaitable[None]], within: Within, state: Partition
+    producer: ProducerIdentity,
+    look_behind: LookBehind,
+    end: Callable[[Torn], Awaitable[None]],
+    within: Within,
+    state: Partition,
 ) -> None:
     """Have `end` end what a fenced predecessor's transaction has left open, and wait until its markers are there."""
-    torn = await look_behind(producer_id)
+    torn = await look_behind(producer)
     if torn is None:
         return
     log.warning(
@@ -54,7 +65,7 @@ async def end_half_done(
     )  # fmt: skip
     await end(torn)
     async with within("ending what was left half-done"):
-        while await look_behind(producer_id) is not None:  # noqa: ASYNC110 - markers come
+        while await look_behind(producer) is not None:  # noqa: ASYNC110 - markers come
             await asyncio.sleep(SETTLING)
 
 

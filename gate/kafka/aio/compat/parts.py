@@ -71,7 +71,8 @@ NEEDED: Final[Parts] = {
     "aiokafka.record.control_record:ControlRecord": ("parse(data)",),
     "aiokafka.record.control_record": ("ABORT_MARKER",),
     "aiokafka.record.default_records:DefaultRecordBatch": (
-        "base_offset", "next_offset", "producer_id", "compression_type", "is_control_batch", "is_transactional",
+        "base_offset", "next_offset", "producer_id", "producer_epoch", "compression_type", "is_control_batch",
+        "is_transactional",
     ),
     "aiokafka.record.util": ("calc_crc32c",),
 }  # fmt: skip
@@ -124,7 +125,7 @@ FAST: Final[Parts] = {
     "aiokafka.producer.transaction_manager:TransactionManager": (
         "_pending_txn_offsets", "_transaction_waiter", "begin_transaction()", "complete_transaction()",
         "error_transaction(exc)", "fatal_error(exc)", "is_empty_transaction()", "transactional_id",
-        "maybe_add_partition_to_txn(tp)", "producer_id", "wait_for_transaction_end()",
+        "maybe_add_partition_to_txn(tp)", "producer_epoch", "producer_id", "wait_for_transaction_end()",
     ),
     "aiokafka:AIOKafkaConsumer": ("_fetcher",),
     "aiokafka.consumer.fetcher:Fetcher": ("_proc_fetch_request(assignment, node_id, request)",),

@@ -208,6 +208,12 @@ class OpenSender(Sender):  # type: ignore[misc]
         number: int = self._txn_manager.producer_id
         return number
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that the coordinator gave with it."""
+        number: int = self._txn_manager.producer_epoch
+        return number
+
     def begin(self) -> None:
         """Begin a transaction; the producer's own call is a coroutine for no reason."""
         self._txn_manager.begin_transaction()
