@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ from gate.limits.result import LimitState
 from gate.limits.spec import NEVER, SECOND
 from gate.limits.waiting import LoopWaiter, ThreadWaiter
 from gate.mesh.holder import Holder
-from gate.mesh.holding import Holding
+from gate.mesh.holding import MOST_COUNTED, Holding
 from gate.mesh.questions import Names, Refusal
 from gate.mesh.terms import DEFAULT, Away
 from gate.mesh.wire import Charged, Grant, Report, WireError, decode, encode
@@ -47,11 +47,10 @@ class Route:
     at: int  # when that was told
     ceilings: tuple[int, ...]  # of each: the largest cost that can ever be admitted; below 0: no bound
     only: Holding  # of the one budget, where it is one
+    most: float = field(init=False)  # the largest cost that can ever be admitted
 
-    @property
-    def most(self) -> float:
-        """The largest cost that can ever be admitted."""
-        return min([ceiling for ceiling in self.ceilings if ceiling >= 0], default=math.inf)
+    def __post_init__(self) -> None:
+        self.most = min([ceiling for ceiling in self.ceilings if ceiling >= 0], default=math.inf)
 
 
 class Pending:
@@ -111,14 +110,15 @@ class Holders:
             if now - route.at > _REFRESH_NS:
                 self._look_up(now, (service, tenant))
             return ALLOWED if route.allowed else (False, math.inf)
+        check_cost(cost)
+        if cost > route.most:  # nobody waits for it, so that it is no want, either
+            return False, math.inf
         refusal = route.holder.check(now, route.names, cost)
-        return ALLOWED if refusal is None else self.told(route, refusal, cost)
+        return ALLOWED if refusal is None else self.told(refusal)
 
     @staticmethod
-    def told(route: Route, refusal: Refusal, cost: int) -> Answer | Pending:
+    def told(refusal: Refusal) -> Answer | Pending:
         """Return what a refused call is told; PENDING: that the owner is asked."""
-        if cost > route.most:
-            return False, math.inf
         if refusal.asked:
             return PENDING
         return False, math.inf if refusal.wait == NEVER else refusal.wait / SECOND
@@ -175,6 +175,7 @@ class Holders:
 
     def gave_up(self, now: int, service: str, tenant: str, cost: int) -> Answer:
         """Return what a call is told that nobody has answered."""
+        cost = min(cost, MOST_COUNTED)
         holder = self._asked_by(service, tenant)
         silent = self.asked if holder is None else holder.silent
         # with a lease, its holder has decided already, and would have let it go

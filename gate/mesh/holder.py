@@ -80,8 +80,9 @@ class Holder:
                     only.wanted += cost
                     return None
         check_cost(cost)
-        for budget in held:
-            budget.wanted += cost
+        if not any(budget.limits is not None and NONE != budget.limits.ceiling < cost for budget in held):
+            for budget in held:
+                budget.wanted += cost
         if self._queues.get(names):
             return Refusal(self.terms.period_ns, asked=False)
         return self._decide(now, names, held, cost)

@@ -12,6 +12,7 @@ from gate.mesh.terms import NANO, longer, slower
 from gate.mesh.wire import NONE, BudgetReport, Limits, Run, Share
 from gate.units import MS, SECOND
 
+MOST_COUNTED: Final = 2**50  # of units that are told: an owner hears nothing of larger numbers, and none is of use
 _GRAIN: Final = 50 * MS  # uses that are this close are told as one
 MILLI: Final = 1000  # wants are in units per 1,000 s
 _EXACT_BITS: Final = 5  # of a want: small changes are not worth a record
@@ -181,7 +182,8 @@ class Holding:
     def go_alone(self, units: int, *, allowed: bool) -> None:
         """Note what became of a call without an owner."""
         let_go, refused = self.alone
-        self.alone = (let_go + units, refused) if allowed else (let_go, refused + units)
+        let_go, refused = (let_go + units, refused) if allowed else (let_go, refused + units)
+        self.alone = min(let_go, MOST_COUNTED), min(refused, MOST_COUNTED)
         self.changed = True
 
     def give_back(self, units: int) -> None:
@@ -301,7 +303,7 @@ class Holding:
         else:
             self._average += (rate - self._average) // _SMOOTH
         self.wanted = 0
-        want = _rounded(self._average)
+        want = min(_rounded(self._average), MOST_COUNTED)
         if want != self.want:
             self.want, self.changed = want, True
         if self.granted > self.consumed:

@@ -7,6 +7,7 @@ import pytest
 from gate.distributed.holders import ALLOWED, PENDING, Holders
 from gate.mesh.terms import DEFAULT, Away
 from gate.mesh.wire import Charged, Grant, Limits, Report, Share, decode, encode
+from gate.shard.lease_reports import judge
 from gate.shard.placement import shard_of
 from gate.units import SECOND
 
@@ -27,6 +28,8 @@ class Process:
         self.holders.settle(SHARDS, 1)
         self.there = {0, 1}
         self.alone: list[tuple[int, int]] = []
+        self.wants: dict[str, list[int]] = {}
+        self.passed_over: list[tuple[str, str]] = []  # reports that an owner does not hear
 
     def call(self, service: str) -> object:
         """Call, and wait as long as one has patience."""
@@ -43,13 +46,17 @@ class Process:
         for _ in range(round(seconds * 4)):
             self.now += SECOND // 4
             for shard, holder, data in list(self.holders.reports(self.now)):
-                if shard in self.there:
+                if isinstance(found := judge(data, 1, ()), tuple):
+                    self.passed_over.append(found)
+                elif shard in self.there:
                     self._answer(shard, holder, decode(Report, data))
 
     def _answer(self, shard: int, holder: str, report: Report) -> None:
         limits = Limits(10**12, (), 1000, granted=False)
         found = [Charged(name, "", (name,), shard, (1000,)) for name, _ in report.lookups]
         shares = [Share(entry.name, report.seq, limits, 10**12, 1000, (), 0) for entry in report.budgets]
+        for entry in report.budgets:
+            self.wants.setdefault(entry.name, []).append(entry.want)
         self.alone += [entry.alone for entry in report.budgets if entry.alone is not None]
         grant = Grant(holder, report.epoch, report.seq, DEFAULT.lease_ns, 0, tuple(shares), found=tuple(found))
         self.holders.receive(self.now, holder.encode(), encode(grant))
@@ -139,3 +146,33 @@ def test_several_calls_are_charged_as_one_or_not_at_all() -> None:
     assert holders.charge_all(now, [(HERE, "", 1), ("unheard-of", "", 1)]) == (1, None)
     assert holders.charge_all(now, [(GONE, "", 1000), (HERE, "", 400), (HERE, "", 100)]) is None
     assert not any(holders.decide(now, service, "", 1) is ALLOWED for service in (HERE, GONE))
+
+
+@pytest.mark.parametrize("cost", [1001, 10**14, 2**62])
+def test_a_cost_that_can_never_be_admitted_takes_nothing_from_anybody(cost: int) -> None:
+    process = Process(Away.CLOSED)
+    for service in (HERE, GONE):
+        process.holders.decide(process.now, service, "", cost)  # before anything is known of it
+        process.call(service)
+    process.wait(2)
+    for _ in range(40):
+        assert process.holders.decide(process.now, HERE, "", cost) == (False, math.inf)
+        process.wait(0.25)
+        assert process.holders.decide(process.now, HERE, "", 1) == ALLOWED
+    assert max(process.wants[HERE][2:]) <= 1000 * 10  # milli-units a second of single calls
+    assert process.holders.away_for(process.now) < SECOND
+    assert not process.passed_over
+
+
+def test_what_nobody_answers_is_told_in_numbers_that_an_owner_hears() -> None:
+    process = Process(Away.OPEN)
+    process.there = set()
+    for _ in range(8):
+        process.holders.decide(process.now, HERE, "", 2**62)
+        process.wait(0.5)
+        process.holders.gave_up(process.now, HERE, "", 2**62)
+    process.there = {0, 1}
+    process.wait(3)
+    assert process.call(HERE) == ALLOWED
+    assert process.alone
+    assert not process.passed_over
