@@ -34,10 +34,13 @@ demo: $(READY)
 ALONE := tests/chaos/test_chaos.py tests/hostile/test_hostile.py tests/kafka/test_ready.py tests/client/test_in_time.py \
   tests/client/test_pacing.py tests/system/test_waiting.py
 WORKERS ?= 3
+MARKS ?= not long
 
 test: $(READY) test-tools
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(foreach part,$(ALONE),--ignore=$(part))
-	$(BIN)/python -m pytest $(ALONE)
+	$(BIN)/python -m pytest -m "$(MARKS)" --junitxml build/tests/together.xml \
+	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(foreach part,$(ALONE),--ignore=$(part))
+	$(BIN)/python -m pytest -m "$(MARKS)" --junitxml build/tests/alone.xml $(ALONE)
+	@$(BIN)/python -m tests.durations build/tests/together.xml build/tests/alone.xml
 
 check: $(READY)
 	$(BIN)/ruff check .

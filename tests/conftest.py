@@ -8,7 +8,6 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import structlog
@@ -19,12 +18,13 @@ from gate.kafka.aio.compat import CHOICE
 from gate.kafka.local import LocalBroker, LocalCluster
 from gate.kafka.local.config import free_port
 from gate.kafka.local.jars import KAFKA_VERSION
+from tests.capabilities import CORE, TESTS, capability
+from tests.durations import Meter
 
 # How quick a machine is says nothing about what is tested
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-TESTS = Path(__file__).parent
 BROKER_FIXTURES = {"bootstrap", "own_broker", "own_cluster"}
 
 # Files that take long: they begin first, so that no process is left alone with one at the end. Clusters of three, which
@@ -47,17 +47,24 @@ LONG_FIRST = (
 )
 
 
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).as_posix()
+
+
 def _rank(item: pytest.Item) -> int:
-    name = item.path.relative_to(TESTS).as_posix()
+    name = _file(item)
     return LONG_FIRST.index(name) if name in LONG_FIRST else len(LONG_FIRST)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("PYTEST_XDIST_WORKER"):
         items.sort(key=_rank)
     for item in items:
         if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
+        if capability(_file(item)) != CORE:
+            item.add_marker("capability")
         if item.get_closest_marker("fast_path") and not CHOICE.fast:
             item.add_marker(pytest.mark.skip(f"the public path over aiokafka can't do it: {CHOICE.why}"))
 
@@ -76,7 +83,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where several processes share the tests, start the one broker for all of them."""
+    """Measure each test; where several processes share the tests, start the one broker for all of them."""
+    config.pluginmanager.register(Meter())
     if hasattr(config, "workerinput"):
         # xdist's workers ignore SIGINT, and what they start would inherit that: Ctrl-C could not be tested
         signal.signal(signal.SIGINT, signal.default_int_handler)
