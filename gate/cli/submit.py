@@ -238,13 +238,12 @@ async def _generated(count: int) -> AsyncIterator[bytes]:
         yield b'{"number": %d}' % number
 
 
-def _bounded(line: bytes, number: int) -> bytes:
+def _check_length(line: bytes | bytearray, number: int) -> None:
     if len(line) > _LONGEST_LINE:
         raise GateError(
             f"line {number} is longer than {_LONGEST_LINE >> 20} MiB, hence no request",
             hint="write one request per line; those before it are submitted",
         )
-    return line
 
 
 async def _lines_of(file: Path) -> AsyncIterator[bytes]:
@@ -253,7 +252,8 @@ async def _lines_of(file: Path) -> AsyncIterator[bytes]:
             number = 0
             while line := lines.readline(_LONGEST_LINE + 1):
                 number += 1
-                if request := _bounded(line, number).rstrip(b"\r\n"):
+                _check_length(line, number)
+                if request := line.rstrip(b"\r\n"):
                     yield request
     except NotAFileError:
         raise GateError(
@@ -279,17 +279,22 @@ async def _lines_of_stdin() -> AsyncIterator[bytes]:
     if sys.stdin.isatty():
         say("reading requests from the terminal, one per line; Ctrl-D ends")
     threading.Thread(target=read, daemon=True).start()
-    rest, number = b"", 1
+    begun = bytearray()  # the line that goes on in the next chunk; grown in place, for it may come in very many
+    number = 1
     while chunk := await chunks.get():
         room.release()
-        *lines, rest = (rest + chunk).split(b"\n")
-        number += len(lines)
-        _bounded(rest, number)
-        for line in lines:
-            if request := line.rstrip(b"\r"):
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            begun += end
+            _check_length(begun, number)
+            if request := bytes(begun).rstrip(b"\r"):
                 yield request
-    if rest:
-        yield rest
+            begun.clear()
+            number += 1
+        begun += rest
+        _check_length(begun, number)
+    if begun:
+        yield bytes(begun)
 
 
 async def _limited(requests: AsyncIterator[bytes], count: int | None) -> AsyncIterator[bytes]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -161,9 +162,12 @@ def test_a_line_without_end_does_not_fill_the_memory(gate, tmp_path, process):
         file.truncate(1 << 40)
     code, _, err = gate("submit", "payments", tmp_path / "endless")
     assert (code, err[-2]) == (1, "gate: line 2 is longer than 32 MiB, hence no request")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with Path("/dev/zero").open("rb") as zeros:
         submit = process("submit", "payments", stdin=zeros)
         assert "line 1 is longer" in submit.communicate(timeout=60)[1]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime < 4, "seconds of a processor for 32 MiB"
 
 
 def test_lines_of_stdin_are_submitted_while_they_come(process, log, names):
