@@ -11,6 +11,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 PATIENCE: Final = 10.0  # seconds for a whole request and its answer
+_TICKS: Final = 8  # as many make up the patience
 MOST: Final = 128  # scrapers and probes are few
 BACKLOG: Final = 16  # as many are accepted at once, before the first of them can be counted
 
@@ -22,12 +23,18 @@ def most_connections() -> int:
 
 
 class Connections:
-    """All connections of a server, those first that have been without an answer for longest."""
+    """All connections of a server, those first that have been without an answer for longest.
+
+    Patience is counted in ticks of this process. While it stands still, it hears nobody: that is one tick, however long
+    it takes, and whoever has asked meanwhile is answered.
+    """
 
     def __init__(self, most: int, patience: float) -> None:
+        """Hold at most `most` connections; each has between `patience` seconds and an eighth more for an answer."""
         self._most = most
-        self._patience = patience
-        self._open: dict[Connection, float] = {}  # until when it must have been answered; in that order
+        self._tick_seconds = patience / _TICKS
+        self._ticks = 0
+        self._open: dict[Connection, int] = {}  # the tick by which it must have been answered; in that order
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -42,9 +49,9 @@ class Connections:
         self._open.pop(connection, None)
         if len(self._open) >= self._most:
             self._cut(next(iter(self._open)))
-        self._open[connection] = connection.loop.time() + self._patience
+        self._open[connection] = self._ticks + _TICKS + 1  # the first of them may come at once
         if self._timer is None:
-            self._timer = connection.loop.call_later(self._patience, self._look)
+            self._timer = connection.loop.call_later(self._tick_seconds, self._tick, connection.loop)
 
     def leave(self, connection: "Connection") -> None:
         """Forget a connection that is closed."""
@@ -53,11 +60,11 @@ class Connections:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
-        self._timer = None
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(self._tick_seconds, self._tick, loop)
+        self._ticks += 1
         for connection, end in list(self._open.items()):
-            if end > connection.loop.time():
-                self._timer = connection.loop.call_at(end, self._look)
+            if end > self._ticks:
                 break
             if connection.is_listening():
                 self.progress(connection)
