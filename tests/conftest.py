@@ -27,23 +27,47 @@ settings.load_profile("suite")
 
 BROKER_FIXTURES = {"bootstrap", "own_broker", "own_cluster"}
 
-# Files that take long: they begin first, so that no process is left alone with one at the end. Clusters of three, which
-# wait for each other's sake, lie apart.
+# Files that take 15 seconds or more, the longest first (`python -m tests.durations`): they begin before all others, so
+# that no process is left alone with one at the end. Clusters of three, which wait for each other's sake, lie apart.
 LONG_FIRST = (
     "sim/test_simulation.py",
     "chaos/test_rolling.py",
-    "system/test_access.py",
-    "kafka/test_local_broker.py",
-    "chaos/test_resharding.py",
     "chaos/test_torn.py",
+    "system/test_access.py",
+    "chaos/test_resharding.py",
     "chaos/test_nodes.py",
-    "kafka/test_local_cluster.py",
-    "chaos/test_refusals.py",
+    "sim/test_picky.py",
+    "system/test_tracing.py",
+    "system/test_state.py",
+    "distributed/test_owner_away.py",
+    "client/test_limits.py",
     "system/test_trust.py",
-    "system/test_hostile_records.py",
-    "chaos/test_unanswered.py",
-    "chaos/test_commands.py",
+    "system/test_sessions.py",
+    "kafka/test_local_cluster.py",
+    "kafka/test_local_broker.py",
     "chaos/test_versions.py",
+    "chaos/test_unanswered.py",
+    "system/test_held.py",
+    "chaos/test_mesh.py",
+    "system/test_where.py",
+    "system/test_full_disk.py",
+    "chaos/test_commands.py",
+    "system/test_history.py",
+    "system/test_sweeping.py",
+    "system/test_hostile_records.py",
+    "chaos/test_refusals.py",
+    "distributed/test_reshard.py",
+    "chaos/test_redrive.py",
+    "system/test_topics_on_three_brokers.py",
+    "system/test_undecided.py",
+    "bench/test_mesh.py",
+    "system/test_docs.py",
+    "system/test_gate_runs.py",
+    "chaos/test_stale.py",
+    "chaos/test_limits.py",
+    "cli/test_demo.py",
+    "distributed/test_tenants.py",
+    "system/test_pages.py",
 )
 
 
