@@ -228,7 +228,8 @@ def import_(
     abort
         End the import of this id instead, which must not be in force yet: nothing of it will be. Takes --service.
     json
-        Print one JSON object a service: the answer, with state, done, of and version.
+        Print one JSON object a service: the answer, with state, done, of, cleared (tenants whose limits the import took
+        away) and version.
     """
     if abort:
         if file is not None or service is None:
@@ -244,7 +245,8 @@ def import_(
         answer = command(client or Client(), partial(_import, name, rows, reason, if_version))
         if answer.state is AnswerState.ABORTED:
             raise GateError(f"the import of limits of {name} was {answer.why}", hint="nothing of it was in force")
-        done = f"limits of {answer.of} tenants of {name} are set; version {answer.version}"
+        others = f", and those of {answer.cleared} others are cleared" if answer.cleared else ""
+        done = f"limits of {answer.of} tenants of {name} are set{others}; version {answer.version}"
         print(msgspec.json.encode(answer).decode() if json else done, flush=True)
 
 

@@ -16,7 +16,7 @@ def read_rows(file: Path, service: str | None) -> dict[str, dict[str, LiveLimit]
     """Return what a file says, by service and tenant. Raises GateError that names the line."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as source:
-            return rows_of(source, str(file), service, as_csv=file.suffix == ".csv")
+            return rows_of(source, str(file), service, as_csv=file.suffix.lower() == ".csv")
     except OSError as error:
         raise GateError(f"{file} can't be read: {error}", hint="give a CSV file, or JSON lines") from None
 

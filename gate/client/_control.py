@@ -232,10 +232,10 @@ class GateControl:
             None if requests_per_second is None else str(requests_per_second), burst_size,
             None if window_size is None else str(window_size), window_limit, max_running=max_running, quotas=quotas,
         )  # fmt: skip
-        subject = _subject(service, group, of_tenants=bool(tenant))
-        command = control.SetLimit(subject, limit, tenant, _length_ms(for_), if_version)
         if not limit.says:
             raise ArgumentError("no limit is given", hint="give at least one, as in requests_per_second=50")
+        subject = _subject(service, group, of_tenants=bool(tenant))
+        command = control.SetLimit(subject, limit, tenant, _length_ms(for_), if_version)
         try:
             control.decode(control.encode(command))  # what no gate could read, none would answer
         except ValueError as error:

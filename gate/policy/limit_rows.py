@@ -15,8 +15,11 @@ _SHOWN: Final = 100  # characters of what is wrong
 
 
 def rows_of(source: Iterable[str], name: str, service: str | None, *, as_csv: bool) -> dict[str, dict[str, LiveLimit]]:
-    """Return what a file of that name says, by service and tenant. Raises GateError that names the line."""
-    found: dict[str, dict[str, LiveLimit]] = {} if service is None else {service: {}}
+    """Return what a file of that name says, by service and tenant. Raises GateError that names the line.
+
+    One without rows is refused: mostly what should have written it has failed, and it would clear all tenants' limits.
+    """
+    found: dict[str, dict[str, LiveLimit]] = {}
     try:
         for line, row in _csv(source) if as_csv else _json_lines(source):
             try:
@@ -26,7 +29,9 @@ def rows_of(source: Iterable[str], name: str, service: str | None, *, as_csv: bo
     except (UnicodeDecodeError, csv.Error) as error:
         raise GateError(f"{name} can't be read: {error}", hint="give a CSV file, or JSON lines") from None
     if not found:
-        raise GateError(f"{name} has no rows", hint="to have none, say of which service")
+        clear = f'`gate limit clear {service or "SERVICE"} --all`, or {{"command": "clear-limit", "all": true}}'
+        hint = f"to clear those of a service and all its tenants: {clear}"
+        raise GateError(f"{name} has no rows, and so the limits of no tenant", hint=hint)
     return found
 
 

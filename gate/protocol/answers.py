@@ -41,6 +41,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""  # it failed, or was aborted
     hint: str = ""  # what to do about that
     version: int | None = None  # of the service's limits, of a command about these
+    cleared: int | None = None  # tenants that had limits, and are not in the import that is done
     what: str = ""  # cancel, move, ...; empty: a gate of an earlier version answers
     who: str = ""  # as the sender says of himself
     because: str = ""  # the sender's reason

@@ -34,6 +34,10 @@ _Service = Annotated[str, msgspec.Meta(max_length=249)]
 _Tenant = Annotated[str, msgspec.Meta(max_length=256)]
 _Time = Annotated[int, msgspec.Meta(ge=0, le=FOREVER_MS)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
+_Said = Annotated[
+    LiveLimit,  # without its end: that is counted by `for_ms`
+    msgspec.Meta(extra_json_schema={"minProperties": 1, "properties": {"until_ms": False}}),
+]
 
 
 class PauseUntil(
@@ -158,10 +162,17 @@ class SetLimit(
     """
 
     service: _Service
-    limit: LiveLimit
+    limit: _Said
     tenant: _Tenant = ""
     for_ms: Annotated[int, msgspec.Meta(ge=1, le=FOREVER_MS)] | None = None  # from when the record was written
     if_version: int | None = None  # refused unless the service's limits are at this version
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what nobody would heed."""
+        if self.limit.until_ms is not None:
+            raise ValueError("`limit` has `until_ms`, which is the gates' own: say `for_ms`, beside `limit`")
+        if not self.limit.says:
+            raise ValueError("`limit` sets nothing: say at least one, such as `requests_per_second`")
 
 
 class ClearLimit(

@@ -57,6 +57,7 @@ class ImportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = msgspec.field(default="", name="y")
     hint: str = msgspec.field(default="", name="z")
     aborted: bool = msgspec.field(default=False, name="a")
+    cleared: int = msgspec.field(default=0, name="l")  # tenants of before that are not in it, deleted so far
 
 
 class LimitImport:
@@ -124,10 +125,11 @@ class LimitImport:
 
     def remove(self) -> Iterator[str]:
         """Yield some tenants for whom nothing is set any more, and forget what was."""
-        numbers = self.old.numbers[:BUCKETS_AT_ONCE]
-        for number in numbers:
-            yield from (tenant for tenant in self.old.rows(number) if tenant not in self.table)
+        for number in self.old.numbers[:BUCKETS_AT_ONCE]:
+            gone = [tenant for tenant in self.old.rows(number) if tenant not in self.table]
+            yield from gone
             self.old.write(number, {})
+            self.record = msgspec.structs.replace(self.record, cleared=self.record.cleared + len(gone))
         self.changed = True
 
     def drop(self) -> None:

@@ -27,7 +27,17 @@ KIND: Final = "limit"
 DONE_KIND: Final = "limited"
 KEPT: Final = 8 * 86_400 * SECOND  # for so long is known what was carried out: the control topic keeps it for 7 days
 FEW: Final = 1_000  # tenants, whose limits are cleared in one batch
+MOST_TOLD: Final = 100  # characters of who imported and why, in the record of each of a million tenants
 ITSELF: Final = "gate"  # who ends what ends by itself
+
+
+class SetBy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who set the limit of a service, or of a group."""
+
+    at_ms: int = msgspec.field(name="t")
+    who: str = msgspec.field(default="", name="w")
+    reason: str = msgspec.field(default="", name="y")
+    command: str = msgspec.field(default="", name="i")  # its id
 
 
 class LimitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,6 +47,7 @@ class LimitRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: LiveLimit | None = msgspec.field(default=None, name="l")
     generation: int = msgspec.field(default=1, name="g")  # of the tenants' table
     buckets: int = msgspec.field(default=BUCKETS, name="b")
+    by: SetBy | None = msgspec.field(default=None, name="s")  # of `limit`; None: a gate of an earlier version set it
 
 
 class DoneRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,6 +60,7 @@ class DoneRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     hint: str = msgspec.field(default="", name="h")
     tenants: int | None = msgspec.field(default=None, name="n")  # that it was about, where these are many
     aborted: bool = msgspec.field(default=False, name="a")  # by another command; nothing of it was in force
+    cleared: int | None = msgspec.field(default=None, name="c")  # tenants that had limits, and are not in the import
 
 
 class LiveLimits:
@@ -209,13 +221,14 @@ class LiveLimits:
             self._table(service).set(command.tenant, limit)
             self._publish(service, command.tenant, None if limit is None else told)
         else:
-            record = msgspec.structs.replace(record, limit=limit)
+            by = SetBy(told.at_ms, told.who, told.reason, told.command)
+            record = msgspec.structs.replace(record, limit=limit, by=by)
         if isinstance(command, control.ClearLimit) and command.all:
             for tenant in self._table(service):
                 self._publish(service, tenant, None)
             self._table(service).clear()
         self._keep(service, msgspec.structs.replace(record, version=version))
-        self._publish(service, "", msgspec.structs.replace(told, limit=record.limit))
+        self._publish_own(service, told)
         return limit
 
     def abort(self, received: Received, command: control.Abort, now: int) -> bool:
@@ -294,9 +307,12 @@ class LiveLimits:
                 if work.record.phase == Phase.STAGE and now - work.told_at >= TELL_EVERY:
                     self._tell(work, AnswerState.WORKING, now)
             case Phase.PUBLISH:
-                version = self._version(service)
+                given, version = work.record, self._version(service)
                 for tenant, limit in work.publish():
-                    self._publish(service, tenant, Published(version, limit))
+                    told = Published(
+                        version, limit, given.taken_at // MS, given.who[:MOST_TOLD], given.reason[:MOST_TOLD], given.id
+                    )
+                    self._publish(service, tenant, told)
             case Phase.REMOVE:
                 for tenant in work.remove():
                     self._publish(service, tenant, None)
@@ -313,18 +329,16 @@ class LiveLimits:
         service, record = work.service, self._records.get(work.service, LimitRecord(0))
         self._tables[service] = work.table
         limit = None if work.record.clears else record.limit
-        changed = LimitRecord(record.version + 1, limit, work.record.generation, work.record.buckets)
+        changed = LimitRecord(record.version + 1, limit, work.record.generation, work.record.buckets, record.by)
         work.set(phase=Phase.PUBLISH, next=0)
         self._keep(service, changed)
         self._mark(work, now, importing=True)
         self._tell(work, AnswerState.WORKING, now)
 
     def _mark(self, work: LimitImport, now: int, *, importing: bool) -> None:
-        record, given = self._records[work.service], work.record
-        told = Published(
-            record.version, record.limit, now // MS, given.who, given.reason, given.id, importing=importing
-        )  # fmt: skip
-        self._publish(work.service, "", told)
+        given = work.record
+        told = Published(0, None, now // MS, given.who, given.reason, given.id, importing=importing)
+        self._publish_own(work.service, told)
 
     def _finish(self, work: LimitImport, now: int) -> None:
         service, record = work.service, work.record
@@ -334,7 +348,8 @@ class LiveLimits:
         if not record.why:
             self._mark(work, now, importing=False)
         done = DoneRecord(
-            record.offset, now, self._version(service), record.why, record.hint, record.count, record.aborted
+            record.offset, now, self._version(service), record.why, record.hint, record.count, record.aborted,
+            None if record.why or record.clears else record.cleared,
         )  # fmt: skip
         self._note(service, record.id, done, now)
         command: control.LimitCommand = control.ImportLimits(service, [], record.count)
@@ -380,8 +395,7 @@ class LiveLimits:
             if service in changed:
                 record = self._records[service]
                 self._keep(service, msgspec.structs.replace(record, version=record.version + 1))
-                told = Published(record.version + 1, record.limit, now // MS, ITSELF, "its time is over")
-                self._publish(service, "", told)
+                self._publish_own(service, Published(0, None, now // MS, ITSELF, "its time is over"))
         return changed
 
     def _ended(self, service: str, now_ms: int) -> dict[str, LiveLimit]:
@@ -412,7 +426,7 @@ class LiveLimits:
     def _answer(self, command: str, service: str, done: DoneRecord, now: int) -> None:
         answer = Answer(
             command, service, _state(done), now // MS, 0 if done.why else done.tenants or 0, done.tenants, why=done.why,
-            hint=done.hint, version=done.version,
+            hint=done.hint, version=done.version, cleared=done.cleared,
         )  # fmt: skip
         self._report(self._names.answers, command, answers.encode(answer))
 
@@ -435,6 +449,14 @@ class LiveLimits:
             result=_state(done), why=done.why,
         )  # fmt: skip
         self._report(self._names.audit, received.service, answers.encode(record))
+
+    def _publish_own(self, service: str, changed: Published) -> None:
+        """Tell of a change of a service or of its tenants: who set its own limit, or if it has none who changed it."""
+        record = self._records[service]
+        if record.limit is not None:
+            by = record.by or SetBy(0)
+            changed = msgspec.structs.replace(changed, at_ms=by.at_ms, who=by.who, reason=by.reason, command=by.command)
+        self._publish(service, "", msgspec.structs.replace(changed, version=record.version, limit=record.limit))
 
     def _publish(self, service: str, tenant: str, record: Published | None) -> None:
         value = None if record is None else policies.encode(record)

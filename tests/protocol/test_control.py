@@ -2,7 +2,8 @@
 
 import pytest
 
-from gate.protocol.control import PauseUntil, Resume, WriteFormat, decode, encode
+from gate.protocol.control import PauseUntil, Resume, SetLimit, WriteFormat, decode, encode
+from gate.protocol.policies import LiveLimit
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,7 @@ from gate.protocol.control import PauseUntil, Resume, WriteFormat, decode, encod
         Resume(),
         Resume("ünïcode"),
         WriteFormat(2),
+        SetLimit("pay", LiveLimit("50"), for_ms=5_000),
     ],
 )
 def test_round_trip(command):
@@ -53,3 +55,16 @@ def test_the_documented_form():
 def test_what_is_no_command_says_why(value):
     with pytest.raises(ValueError, match=r".+"):
         decode(value)
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [
+        (b'{"requests_per_second": "50", "until_ms": 1764000000000}', "say `for_ms`, beside `limit`"),
+        (b'{"requests_per_second": "50", "until_ms": -5}', "say `for_ms`, beside `limit`"),
+        (b"{}", "`limit` sets nothing"),
+    ],
+)
+def test_a_limit_of_which_nothing_would_be_heeded_is_refused(limit, why):
+    with pytest.raises(ValueError, match=why):
+        decode(b'{"command": "set-limit", "service": "pay", "limit": %b}' % limit)

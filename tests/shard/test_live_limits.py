@@ -30,11 +30,11 @@ class Owner:
         self.state, self.offset, self.told = {}, 0, []
         self.live = LiveLimits(NAMES)
 
-    def give(self, command, known=None, now=NOW, offset=None):
+    def give(self, command, known=None, now=NOW, offset=None, *, who="ann@ops", reason="campaign"):
         self.offset += 1
         received = Received(
             self.offset if offset is None else offset, command.service, command, True, known or f"c{self.offset}",
-            "ann@ops", "campaign", now // MS,
+            who, reason, now // MS,
         )  # fmt: skip
         changed = self.live.take(received, now)
         self.write()
@@ -232,13 +232,13 @@ def parts_of(rows, command="whole", size=500):
 
 
 class Importer(Owner):
-    def begin(self, rows, *, count=None, parts=None, known="whole", version=None):
+    def begin(self, rows, *, count=None, parts=None, known="whole", version=None, reason="contracts", now=NOW):
         self.parts = parts_of(rows, known) if parts is None else parts
         self.offset += 1
         offsets = list(range(1000, 1000 + len(self.parts)))
         count = len(rows) if count is None else count
         command = ImportLimits("pay", offsets, count, version)
-        self.live.take(Received(self.offset, "pay", command, True, known, "ann@ops", "contracts", NOW // MS), NOW)
+        self.live.take(Received(self.offset, "pay", command, True, known, "ann@ops", reason, now // MS), now)
         self.write()
 
     def step(self, now=NOW):
@@ -281,13 +281,56 @@ def test_an_import_takes_the_place_of_all_that_tenants_had(restarting):
         assert {key: row.limit for key, row in published.items() if key != "pay"} == {
             f"pay/{tenant}": limit for tenant, limit in limits(rows).items()
         }
-        assert (published["pay"].limit, published["pay"].importing, published["pay"].command) == (FIFTY, False, known)
+        assert (published["pay"].limit, published["pay"].importing, published["pay"].command) == (FIFTY, False, "c1")
         assert (owner.answers[-1].state, owner.answers[-1].version) == ("done", version + 1)
         noted = owner.audit[-1]
         assert (noted.what, noted.who, noted.reason, noted.result) == ("import-limits", "ann@ops", "contracts", "done")
         assert (noted.said, noted.after["tenants"]) == ({"count": len(rows)}, len(rows))
     kept = [key for key in owner.state if not key.startswith("limited/")]
     assert kept == ["limit/pay"]
+
+
+def set_by(published):
+    return published.who, published.reason, published.command, published.at_ms
+
+
+@pytest.mark.parametrize("restarting", [False, True])
+def test_who_set_the_limit_of_a_service_is_told_whatever_is_changed_beside_it(restarting):
+    owner = Importer()
+    owner.give(SetLimit("pay", FIFTY), "anns", NOW, reason="the bank is slow", who="ann@ops")
+    anns = ("ann@ops", "the bank is slow", "anns", NOW // MS)
+    later = NOW + 60 * SECOND
+    owner.give(SetLimit("pay", TEN, tenant="acme", for_ms=1_000), "bobs", later, reason="more", who="bob@ops")
+    assert set_by(owner.published["pay"]) == anns
+    assert set_by(owner.published["pay/acme"]) == ("bob@ops", "more", "bobs", later // MS)
+    if restarting:
+        owner.restart()
+    owner.expire(later + 2 * SECOND)
+    assert (owner.published["pay"].version, set_by(owner.published["pay"])) == (3, anns)
+    owner.begin(ROWS, now=later)
+    owner.finish(restarting)
+    assert (owner.published["pay"].version, set_by(owner.published["pay"])) == (4, anns)
+    owner.give(ClearLimit("pay"), "gone", later, reason="the bank is well", who="bob@ops")
+    assert set_by(owner.published["pay"]) == ("bob@ops", "the bank is well", "gone", later // MS)
+
+
+def test_rows_of_an_import_tell_who_imported_them_and_why():
+    owner = Importer()
+    owner.begin(ROWS, reason="contracts " * 100)
+    owner.finish()
+    tenants = [record for key, record in owner.published.items() if "/" in key]
+    said = {set_by(record) for record in tenants}
+    assert (len(tenants), said) == (len(ROWS), {("ann@ops", ("contracts " * 100)[:100], "whole", NOW // MS)})
+
+
+@pytest.mark.parametrize("restarting", [False, True])
+def test_of_an_import_is_told_how_many_others_it_cleared(restarting):
+    owner = Importer()
+    for rows, cleared in ((ROWS, 0), (OTHERS, 1_600), (OTHERS, 0), ({}, 1_400)):
+        owner.begin(rows, known=f"of{len(owner.told)}")
+        owner.finish(restarting)
+        answer = owner.answers[-1]
+        assert (answer.state, answer.of, answer.cleared) == ("done", len(rows), cleared)
 
 
 def test_nothing_of_an_import_holds_before_all_of_it_does_and_nothing_changes_meanwhile():

@@ -58,6 +58,9 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
         )
         for body in (b"{", b"[]", {"command": "write-format", "format": 9}, {"command": "cancel"}, CANCEL | {"id": 7}):
             assert ask(there, body, token)[0] == 400
+        for said in ({"requests_per_second": "5", "until_ms": 2**50}, {}):
+            status, told = ask(there, {"command": "set-limit", "limit": said}, token)
+            assert (status, "`limit`" in told["error"]) == (400, True)
         assert ask(there, b" " * 20_000, token)[0] == 413
         assert ask(f"{running.url()}/v1/commands/nothing", token=bobs)[0] == 404
         assert ask(f"{running.url()}/v1/commands/nothing")[0] == 401
