@@ -10,7 +10,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gate.cli.client import Client, Duration, Flag, OptionalService, log_to_stderr, read_seconds
-from gate.kafka.request_search import RequestSearch, Standing, Whereabouts
+from gate.kafka.request_search import RequestSearch
+from gate.kafka.whereabouts import Standing, Whereabouts
 from gate.text import printable, timestamp
 
 _SHOWN = 500  # characters of what somebody has written

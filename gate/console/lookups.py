@@ -18,7 +18,8 @@ from gate.kafka.cluster import Cluster
 from gate.kafka.open_transactions import OpenTransaction, Transactions
 from gate.kafka.recorded_decisions import Recording, recorded_decisions
 from gate.kafka.request_history import fetch
-from gate.kafka.request_search import RequestSearch, Whereabouts
+from gate.kafka.request_search import RequestSearch
+from gate.kafka.whereabouts import Whereabouts
 from gate.policy import Policy
 from gate.shard.records import Partition
 

@@ -8,24 +8,23 @@ the job's admission on, as most jobs take less time than has passed since; if th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final
 
 from aiokafka import errors
 
 from gate.errors import GateError, UnknownRequestError, reason_of
 from gate.kafka.aio.client import Client
-from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
+from gate.kafka.aio.reader import LATEST, Reader
+from gate.kafka.bounded_reads import MOST, BoundedReads, TooMuchError
 from gate.kafka.cluster import Cluster
+from gate.kafka.whereabouts import Standing, Whereabouts
 from gate.protocol.feedback import place_of
 from gate.protocol.headers import (
     ERROR,
     ID,
     STAMP,
-    Headers,
     decided_at,
     last,
     not_before,
@@ -37,55 +36,9 @@ from gate.protocol.topics import Names
 from gate.shard.failed_jobs import home_of
 from gate.shard.records import Partition, Record
 
-MOST: Final = 200_000  # records that are looked at for one answer: about a second
-FETCH_BYTES: Final = 1 << 16
-WAIT_MS: Final = 100
 FEW: Final = 1_000  # offsets that are looked at one after the other
 DEADLINE: Final = 30.0
 BEFORE_MS, BEHIND_MS = 1_000, 5_000  # around the time that was told
-BACKWARDS: Final = 2_000  # offsets at a time
-
-
-class Standing(StrEnum):
-    """Where a request stands."""
-
-    UNDECIDED = "undecided"  # in the request topic, also where it is held there
-    WAITING = "waiting"
-    ADMITTED = "admitted"
-    REJECTED = "rejected"
-    GIVEN_UP = "given-up"  # admitted, and then given up by its workers
-    UNKNOWN = "unknown"  # what became of it can't be found any more, or not within MOST records
-
-
-@dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """Where a request stands, and in which place. Times are unix ms."""
-
-    id: str
-    service: str
-    standing: Standing
-    read: int  # records that were looked at to find it
-    created_ms: int | None = None
-    at_ms: int | None = None  # when that was decided
-    attempt: int | None = None
-    reason: str | None = None
-    limit: str | None = None
-    not_before_ms: int | None = None
-    ahead: int | None = None  # that came before it and may still wait in its partition, at most
-    origin: str | None = None
-    producer_id: str | None = None
-    error: str | None = None
-    place: str | None = None  # topic-partition@offset of the record that tells
-    decisions: tuple[Headers, ...] = field(default=(), repr=False)  # headers of each that was found
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what is known, as JSON."""
-        shown = {name: getattr(self, name) for name in self.__slots__ if name != "decisions"}
-        return {name: value for name, value in shown.items() if value is not None}
-
-
-class _TooMuchError(Exception):
-    """More than MOST records would have to be looked at."""
 
 
 class RequestSearch:
@@ -96,7 +49,7 @@ class RequestSearch:
         self._cluster = cluster
         self._names = names
         self._group_id = group_id
-        self._read = 0
+        self._reads = BoundedReads(reader)
 
     @classmethod
     @asynccontextmanager
@@ -120,7 +73,7 @@ class RequestSearch:
 
         Raises UnknownRequestError, and GateError where the broker does not answer.
         """
-        self._read = 0
+        self._reads.looked_at = 0
         try:
             async with asyncio.timeout(DEADLINE):
                 there = await self._cluster.partitions()
@@ -153,10 +106,10 @@ class RequestSearch:
                 if place.partition >= (await self._cluster.partitions()).get(results.topic, 0):
                     return None
                 for look in (self._first_answer, self._newest_answer):
-                    self._read = 0
+                    self._reads.looked_at = 0
                     try:
                         answer = await look(results, job, found.at_ms or 0)
-                    except _TooMuchError:
+                    except TooMuchError:
                         continue
                     return None if answer is None else answer.value or b""
         except (errors.KafkaError, TimeoutError) as error:
@@ -165,14 +118,14 @@ class RequestSearch:
         return None
 
     async def _first_answer(self, results: Partition, job: bytes, since_ms: int) -> Record | None:
-        begin, end = await self._offset_at(results, since_ms), await self._offset_at(results, None)
-        async for record in self._scan(results, begin, end):
+        begin, end = await self._reads.offset_at(results, since_ms), await self._reads.offset_at(results, None)
+        async for record in self._reads.scan(results, begin, end):
             if record.key == job:
                 return record
         return None
 
     async def _newest_answer(self, results: Partition, job: bytes, since_ms: int) -> Record | None:
-        return await self._newest(results, since_ms, lambda record: record.key == job)
+        return await self._reads.newest(results, since_ms, lambda record: record.key == job)
 
     # -- by the producer's id --------------------------------------------------------------------------------------
 
@@ -186,10 +139,10 @@ class RequestSearch:
         newest: tuple[int, Partition, Record] | None = None
         try:
             for partition in [Partition(topic, number) for topic in topics for number in range(there[topic])]:
-                found = await self._newest(partition, since_ms, lambda r: last(r.headers, ID) == wanted.encode())
+                found = await self._reads.newest(partition, since_ms, lambda r: last(r.headers, ID) == wanted.encode())
                 if found is not None and (newest is None or found.timestamp > newest[0]):
                     newest = found.timestamp, partition, found
-        except _TooMuchError:
+        except TooMuchError:
             if newest is None:
                 raise UnknownRequestError(
                     f"no request with the id {wanted!r} is among the newest {MOST}",
@@ -201,25 +154,11 @@ class RequestSearch:
         assert own is not None  # it is a request topic
         return await self._whereabouts(own, newest[1], newest[2].offset, there)
 
-    async def _newest(self, partition: Partition, since_ms: int, fits: Callable[[Record], bool]) -> Record | None:
-        """Return the last record since a time that fits, reading backwards."""
-        first = await self._offset_at(partition, since_ms)
-        end = (await self._reader.offsets([partition], LATEST))[partition]
-        step = BACKWARDS
-        while end > first:
-            begin, found = max(first, end - step), None
-            async for record in self._scan(partition, begin, end):
-                found = record if fits(record) else found
-            if found is not None:
-                return found
-            end, step = begin, 2 * step
-        return None
-
     # -- by its place ----------------------------------------------------------------------------------------------
 
     async def _whereabouts(self, service: str, at: Partition, offset: int, there: Mapping[str, int]) -> Whereabouts:
         names, request = self._names, f"{at.topic}-{at.number}@{offset}"
-        written = await self._at(at, offset)
+        written = await self._reads.at(at, offset)
         if written is None and offset >= (await self._reader.offsets([at], LATEST))[at]:
             raise UnknownRequestError(f"there is no request {request}: {at.topic}-{at.number} ends before it")
         home = at.number
@@ -232,7 +171,7 @@ class RequestSearch:
         found: list[tuple[Partition, Record]] = []
         try:
             await self._trace(source_of(at.topic, at.number), offset, outputs, found)
-        except _TooMuchError:
+        except TooMuchError:
             return await self._tell(service, request, written, found, outputs, at, offset, certain=False)
         return await self._tell(service, request, written, found, outputs, at, offset, certain=True)
 
@@ -284,9 +223,9 @@ class RequestSearch:
         self, place: Partition, request: bytes, since: int, until: int | None, *, retries: bool = False
     ) -> Record | None:
         """Return the record of a request, or of one of its `retries`, written from one time on, and before another."""
-        begin = await self._offset_at(place, since)
-        end = await self._offset_at(place, until)
-        async for record in self._scan(place, begin, end):
+        begin = await self._reads.offset_at(place, since)
+        end = await self._reads.offset_at(place, until)
+        async for record in self._reads.scan(place, begin, end):
             found = origin(record.headers)
             if found is not None and (found.id == request or (retries and found.first == request)):
                 return record
@@ -299,11 +238,11 @@ class RequestSearch:
 
         Returns it, or None with the times between which it would have been decided.
         """
-        low = await self._offset_at(place, since)
-        high = await self._offset_at(place, None if until is None else until + 1)
+        low = await self._reads.offset_at(place, since)
+        high = await self._reads.offset_at(place, None if until is None else until + 1)
         while high - low > FEW:
             middle, probed = (low + high) // 2, None
-            async for record in self._scan(place, middle, high):
+            async for record in self._reads.scan(place, middle, high):
                 if (probed := self._first_decision(record, place, source)) is not None:
                     break
             if probed is None or probed > target:
@@ -313,7 +252,7 @@ class RequestSearch:
                 low, since = record.offset + 1, decided_at(record.headers) or since
             else:
                 return record, since, until
-        async for record in self._scan(place, low, high):
+        async for record in self._reads.scan(place, low, high):
             number = self._first_decision(record, place, source)
             if number == target:
                 return record, since, until
@@ -332,41 +271,6 @@ class RequestSearch:
             return None  # a dead letter, which comes when it comes
         number = found.id[len(source) :]
         return int(number) if number.isdigit() else None
-
-    async def _at(self, partition: Partition, offset: int) -> Record | None:
-        async for record in self._scan(partition, offset, offset + 1):
-            return record
-        return None
-
-    async def _scan(self, partition: Partition, begin: int, end: int) -> AsyncIterator[Record]:
-        position = begin
-        while position < end:
-            try:
-                answer = await self._reader.fetch_one(partition, position, wait_ms=WAIT_MS, partition_bytes=FETCH_BYTES)
-            except errors.OffsetOutOfRangeError:
-                first = (await self._reader.offsets([partition], EARLIEST))[partition]
-                if first <= position:
-                    return
-                position = first  # its retention went on
-                continue
-            if answer is None:
-                return  # nothing is committed there
-            for record in answer.records:
-                if record.offset >= end:
-                    return
-                self._read += 1
-                if self._read > MOST:
-                    raise _TooMuchError
-                yield record
-            position = answer.next_offset
-
-    async def _offset_at(self, partition: Partition, moment: int | None) -> int:
-        """Return the first offset that is dated then or later, in ms; None: the end of what is committed."""
-        if moment is not None:
-            found = (await self._reader.offsets([partition], moment or EARLIEST))[partition]
-            if found >= 0:
-                return found
-        return (await self._reader.offsets([partition], LATEST))[partition]
 
     # -- the answer ------------------------------------------------------------------------------------------------
 
@@ -389,7 +293,7 @@ class RequestSearch:
             marks = await self._cluster.marks(self._group_id, [at])
             undecided = certain and written is not None and (at not in marks or marks[at].offset <= offset)
             standing = Standing.UNDECIDED if undecided else Standing.UNKNOWN
-            return Whereabouts(request, service, standing, self._read, created, producer_id=producer_id)
+            return Whereabouts(request, service, standing, self._reads.looked_at, created, producer_id=producer_id)
         place, record = found[-1]
         stamp = parse_stamp(last(record.headers, STAMP) or b"")
         standing, ahead = Standing(stamp.verdict if stamp.verdict != "delayed" else "waiting"), None
@@ -402,7 +306,7 @@ class RequestSearch:
                 standing = Standing.UNKNOWN  # it may have left
         error = last(record.headers, ERROR)
         return Whereabouts(
-            request, service, standing, self._read, stamp.created_ms or created, stamp.at_ms, stamp.attempt,
+            request, service, standing, self._reads.looked_at, stamp.created_ms or created, stamp.at_ms, stamp.attempt,
             stamp.reason, stamp.limit, not_before(record.headers), ahead, stamp.origin, producer_id,
             None if error is None else error.decode(errors="replace"),
             f"{place.topic}-{place.number}@{record.offset}",

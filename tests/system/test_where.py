@@ -10,8 +10,10 @@ from aiokafka import AIOKafkaProducer
 
 from gate.client import JobClient, UnknownRequestError, Verdict
 from gate.config import Connection
+from gate.kafka.bounded_reads import MOST
 from gate.kafka.connect import running as running_client
-from gate.kafka.request_search import FEW, MOST, RequestSearch, Standing
+from gate.kafka.request_search import FEW, RequestSearch
+from gate.kafka.whereabouts import Standing
 from gate.protocol.topics import Names
 from tests.system.gates import create, gate, read_count, stamp, until
 

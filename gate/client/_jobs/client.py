@@ -22,7 +22,8 @@ from gate.client._sender import Header, Sender
 from gate.config import Connection
 from gate.errors import GateError
 from gate.kafka.connect import running
-from gate.kafka.request_search import RequestSearch, Standing
+from gate.kafka.request_search import RequestSearch
+from gate.kafka.whereabouts import Standing
 from gate.protocol.headers import (
     CLAIMED,
     COST,
