@@ -157,7 +157,9 @@ class Reporter:
             self.notify(alerts.policy_accepted(path, version, self._wall(), self._prefix, self.name))
 
     def given_up(self, shard: int) -> None:
-        """Drop what was told of a shard: it has another owner."""
+        """Drop what was told of a shard: it has another owner, which tells itself if it fails there, too."""
+        if self._stuck.pop(shard, None) is not None:
+            self.notify(alerts.shard_recovered(shard, self._wall(), self._prefix, "another gate has taken it over"))
         self._waits.drop(shard)
         self.board.waiting = [one.as_json() for one in self._waits]
         self.metrics.waiting(shard, None)

@@ -74,9 +74,9 @@ def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "
     return _alert(prefix, SHARD_FAILED, "", name=f"shard/{shard}/{at}", at=at, data=data)
 
 
-def shard_recovered(shard: int, at: int, prefix: str = "gate") -> AlertRecord:
-    """Return the alert that the requests of a shard go on of which `shard_failed` has told. `at` is in ns."""
-    data = {"service": "", "shard": shard, "reason": "its requests go on", "since": _text(at)}
+def shard_recovered(shard: int, at: int, prefix: str = "gate", reason: str = "its requests go on") -> AlertRecord:
+    """Return the alert that `shard_failed` of this shard is over, and why. `at` is in ns."""
+    data = {"service": "", "shard": shard, "reason": reason, "since": _text(at)}
     return _alert(prefix, SHARD_RECOVERED, "", name=f"shard-recovered/{shard}/{at}", at=at, data=data)
 
 

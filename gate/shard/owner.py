@@ -480,7 +480,8 @@ class Shard:
         started = self._env.local()
         batch = Batch(self._moment(state), limit=self._env.limits.of)
         self._idle.clear()
-        self._progress.works()
+        if self._reader.buffer.has_work():  # a batch of commands, or of what processes share, says nothing of requests
+            self._progress.works()
         settled = self._settled
         try:
             heard = await self._hear(state, batch)

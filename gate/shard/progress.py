@@ -49,11 +49,11 @@ class Progress:
         self.failures, self._stuck_since = 0, None
 
     def works(self) -> None:
-        """Take in that a batch begins, or a session ends."""
+        """Take in that requests are about to be decided, or a session ends."""
         self._resting_since = None
 
     def rests(self, delay: float | None) -> float | None:
-        """Take in that there is nothing to do for `delay` seconds (None: for ever); return for how long to wait.
+        """Take in that no request is there for `delay` seconds (None: for ever); return for how long to wait.
 
         Some seconds of that are as good as progress: a shard that fails takes over in vain before it fails again.
         """

@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from gate.mesh.wire import Report, encode
 from gate.policy import parse_policy
 from gate.shard import owner as shard_module
 from gate.shard.owner import Shard
 from gate.shard.reader import LARGE_BYTES
-from gate.shard.records import Blocked, Partition
-from tests.shard.memory import ADMITS, Kafka, Session, Surroundings, fetched, running, until
+from gate.shard.records import Blocked, Fetched, Partition
+from tests.shard.memory import ADMITS, Kafka, Session, Stored, Surroundings, fetched, running, until
 
 REQUESTS = Partition("gate.requests.pay", 0)
 ADMITTED = "gate.admitted.pay"
@@ -158,3 +159,18 @@ async def test_a_shard_that_reads_nothing_new_and_decides_what_is_parked_is_not_
         assert kafka.ids(ADMITTED)
         around.advance(4.0)
         assert shard.hindered() == Blocked("nobody leads it", wholly=True)
+
+
+async def test_what_processes_share_does_not_keep_a_failure_from_being_over():
+    """A shard that serves calls alone has a batch each second, and none of them is about requests."""
+    async with ready() as (shard, around, kafka, _):
+        leases = Partition("gate.leases", 1)
+        kafka.fail["commit"] = 1
+        for offset in range(20):
+            report = encode(Report("h", 1, offset, lookups=(("pay", ""),)))
+            before = around.observer.commits + len(around.observer.failures)
+            around.source.put(leases, Fetched([Stored(offset, 0, b"h", report, ())], offset + 1, 100))
+            await until(lambda: around.observer.commits + len(around.observer.failures) > before and shard.ready)  # noqa: B023
+            around.advance(1.0)
+        assert around.observer.failures
+        assert shard.failures == 0

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
-from gate.kafka.reporting import Reporter
+from gate.kafka.reporting import LOUD_AFTER, LOUD_SECONDS, Reporter
 from gate.observe.http import Board
 from gate.observe.metrics import Metrics
 from gate.shard.stalled_partitions import ALERT_AFTER, ALERT_EVERY, SECOND, StalledPartition
@@ -96,3 +96,14 @@ def test_words_may_change_while_it_waits(gate):
         gate.reporter.waiting(5, [other])
     assert gate.board.waiting == [other.as_json()]
     assert log == []
+
+
+def test_a_shard_that_another_gate_has_taken_over_is_alerted_about_no_more(gate):
+    sent = []
+    gate.reporter.notify = lambda record: sent.append((dict(record.headers)["ce_type"], json.loads(record.value)))
+    gate.reporter.failed(5, ConnectionError("no"), LOUD_AFTER, LOUD_SECONDS)
+    gate.reporter.given_up(4)
+    gate.reporter.given_up(5)
+    gate.reporter.given_up(5)
+    assert [(kind, told["shard"]) for kind, told in sent] == [(b"gate.shard.failed", 5), (b"gate.shard.recovered", 5)]
+    assert sent[-1][1]["reason"] == "another gate has taken it over"
