@@ -21,8 +21,8 @@ from gate.log import get_logger
 LINGER: Final = 120.0  # seconds
 PATIENCE: Final = 8.0  # seconds for which a page waits for the first records
 _PAUSE: Final = 1.0
-_POLL_MS: Final = 250
-_ENOUGH: Final = 256 << 10  # bytes: else each batch of each gate is asked for by itself
+_POLL_MS: Final = 500  # pages are rendered once a second
+_ENOUGH: Final = 1 << 20  # bytes: else each batch of each gate is asked for by itself
 _AT_ONCE: Final = 500  # records, between which others have a turn
 _ALERTS: Final = 20_000
 _ANSWERS: Final = 5_000  # a command that takes long has one a second

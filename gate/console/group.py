@@ -88,7 +88,7 @@ class Group:
         before = self._records.get(service)
         if before is not None:
             owner, policy = self._told_by(before)
-            if owner in value and policy in value:
+            if value.rfind(owner) >= 0 and value.find(policy) >= 0:  # it stands near the end: `in` takes sixfold
                 self._unread[service] = value
                 return
         self._read_of(service)

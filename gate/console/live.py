@@ -9,6 +9,8 @@ from gate.log import get_logger
 EVERY: Final = 1.0  # seconds
 _ALIVE: Final = 15.0  # seconds after which something is sent although nothing has changed
 
+_STILL: Final = b": nothing has changed\n\n"
+
 log = get_logger("gate.console")
 
 Render = Callable[[], Awaitable[str]]
@@ -37,14 +39,18 @@ class Live:
         if view is None:
             view = self._views[key] = _View(render)
         view.viewers += 1
-        seen = b""
+        seen, turn = b"", 0
         try:
             while not (self._closed or view.failed):
-                if view.sent != seen:
+                if view.turn == turn:
+                    await view.news()
+                    continue
+                turn = view.turn
+                if view.sent is not seen:
                     seen = view.sent
                     yield seen
-                elif not await view.changed():
-                    yield b": nothing has changed\n\n"
+                else:
+                    yield _STILL
         finally:
             view.viewers -= 1
             if view.failed or not view.viewers:
@@ -63,11 +69,13 @@ class _View:
     def __init__(self, render: Render) -> None:
         self.viewers = 0
         self.sent = b""
+        self.turn = 0  # counts on with what viewers are to be sent: it, or that nothing has changed
         self.failed = False
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run(render), name="console-view")
 
     async def _run(self, render: Render) -> None:
+        loop, sent_at = asyncio.get_running_loop(), 0.0
         while True:
             try:
                 sent = event(await render())
@@ -76,8 +84,11 @@ class _View:
                 self.failed = True
                 self.wake()
                 return
-            if sent != self.sent:
+            if is_new := sent != self.sent:
                 self.sent = sent
+            if is_new or loop.time() - sent_at >= _ALIVE:  # one timer for all who look
+                sent_at = loop.time()
+                self.turn += 1
                 self.wake()
             await asyncio.sleep(EVERY)
 
@@ -85,14 +96,9 @@ class _View:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def changed(self) -> bool:
-        """Wait for something new; False: nothing came for long."""
-        try:
-            async with asyncio.timeout(_ALIVE):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def news(self) -> None:
+        """Wait until there is something to send, or no more."""
+        await self._news.wait()
 
     def close(self) -> None:
         self._task.cancel()

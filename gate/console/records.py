@@ -1,6 +1,6 @@
 """Records of the usage topic, read as far as the console shows them: half a minute of thousands costs milliseconds."""
 
-from typing import Annotated, Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -148,7 +148,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
             return self.at_ms
         if self.eta_seconds is None or self.eta_seconds >= FOREVER_MS / 1000:
             return FOREVER_MS
-        return self.at_ms + int(max(0.0, self.eta_seconds) * 1000)
+        return self.at_ms + int(self.eta_seconds * 1000 if self.eta_seconds > 0 else 0)
 
     @property
     def per_second(self) -> float | None:
@@ -169,8 +169,6 @@ _DECODER: Final = msgspec.json.Decoder(Record)
 def decode(value: bytes) -> Record:
     """Read a record. Raises ValueError where it is none."""
     try:
-        record: Any = _DECODER.decode(value)
+        return _DECODER.decode(value)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    assert isinstance(record, Record)
-    return record

@@ -30,6 +30,7 @@ _NOT_HERE: Final = {
     "hint": "ask again while a gate starts; `gate console` is none: ask a gate",
 }
 _GRACE_SECONDS: Final = 2  # for requests under way at the end
+_TICK: Final = 1.0  # seconds
 
 
 # Where a request stands, given its id or its producer's, and a service or None. Raises GateError
@@ -147,13 +148,29 @@ class HttpServer:
     async def stop(self) -> None:
         """Answer what is under way, then close. Safe to call twice, and without a start."""
         if self._task is not None:
-            self._server.should_exit = True
+            self._server.stop()
             await self._task
             self._task = None
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to the gate, which drains and commits first."""
+    """A server that leaves signals to the gate, which drains and commits first, and wakes up once a second at most."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Have it answer what is under way, and end."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Renew the date that answers bear, until it is to stop; uvicorn's own looks ten times a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK):
+                    await self._stopping.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
