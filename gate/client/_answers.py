@@ -12,7 +12,8 @@ from gate.config import Connection
 from gate.errors import GateError
 from gate.kafka.connect import running
 from gate.log import get_logger
-from gate.protocol.answers import FINAL, Answer, AnswerState, decode_answer
+from gate.protocol.answers import FINAL, Answer, AnswerState, called, decode_answer
+from gate.protocol.control import Command, name_of, sharing_ids
 
 _POLL_MS: Final = 200
 _IMPATIENT: Final = 10.0  # seconds without an answer, before that is told
@@ -44,11 +45,16 @@ class Answers:
             consumer.seek(partition, end)
             yield cls(consumer)
 
-    async def wait_for(self, service: str, command: str, told: Callable[[Answer], object] | None) -> Answer:
+    async def wait_for(
+        self, service: str, given: Command, command: str, told: Callable[[Answer], object] | None
+    ) -> Answer:
         """Return the last answer to a command about a service, telling each on the way. Raises CommandRefusedError.
 
-        The same id may be given to commands about several services: each is one of its own.
+        The same id may be given to commands about several services: each is one of its own. Where one of another kind
+        about this service has had it, gates answer what became of that one, and do no more.
         """
+        name = name_of(given)
+        shared = sharing_ids(name)
         loop = asyncio.get_running_loop()
         impatient: float | None = loop.time() + _IMPATIENT
         while True:
@@ -57,8 +63,13 @@ class Answers:
                     if record.key != command.encode():
                         continue
                     answer = decode_answer(record.value)
-                    if answer.service != service:
+                    if answer.service != service or (called(answer) or name) not in shared:
                         continue
+                    if answer.what not in {"", name}:
+                        hint = "nothing was done; give it an id of its own"
+                        raise CommandRefusedError(
+                            f"the id {command} is of a {answer.what}, not of this {name}", hint=hint
+                        )
                     impatient = None
                     if told is not None:
                         told(answer)

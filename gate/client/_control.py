@@ -346,7 +346,7 @@ class GateControl:
                 raise GateError(f"there is no topic {topic}: the gates are of an earlier version", hint="upgrade them")
             async with Answers.following(self._connection) as answers:
                 known = await self._command(service, command, reason, known)
-                return await answers.wait_for(service, known, told)
+                return await answers.wait_for(service, command, known, told)
         except (KafkaError, TimeoutError) as error:
             raise self._failed("waiting for an answer of", error) from error
 

@@ -28,6 +28,8 @@ CALL_DEADLINE: Final = 10.0
 
 MOST_KEPT: Final = 10_000  # commands, before those are looked for that are old
 
+_PAUSES: Final = control.PauseUntil | control.Resume
+
 log = structlog.get_logger("gate.feedback")
 
 
@@ -54,9 +56,8 @@ class Feedback:
         self._watched = watched
         self._on_change = on_change
         # in the order of the topic; of those that have no id the newest per service and tenant
-        self._commands: dict[
-            tuple[bool, str, str], Received
-        ] = {}  # by whether they have one, service, and id or tenant
+        # by whether they have one, service, and id with what they do, or tenant
+        self._commands: dict[tuple[bool, str, str, str], Received] = {}
         self.lags: dict[str, Lag] = {}
         self.generation = 0  # the newest generation of the state that was told of
         self._tasks: list[asyncio.Task[None]] = []
@@ -148,13 +149,14 @@ class Feedback:
         told = _text(record.headers, control.COMMAND_ID)[: control.MAX_ID]
         if service:
             known = key[: control.MAX_ID] or f"@{record.offset}"
-            about = True, service, known  # the same id may be given to commands about several services
-        elif isinstance(command, control.PauseUntil | control.Resume):  # by the key, as earlier versions did
+            kind = "" if isinstance(command, _PAUSES) else control.name_of(command)
+            about = True, service, known, kind  # an id may be given to several, each of which is to be answered
+        elif isinstance(command, _PAUSES):  # by the key, as earlier versions did
             service, known = key, told or f"@{record.offset}"
-            about = (True, service, told) if told else (False, service, command.tenant)
+            about = (True, service, told, "") if told else (False, service, command.tenant, "")
         else:
-            service, known, about = key, told, (False, control.FORMAT_KEY, "")
-        if about[0] and isinstance(command, control.PauseUntil | control.Resume) and about in self._commands:
+            service, known, about = key, told, (False, control.FORMAT_KEY, "", "")
+        if about[0] and isinstance(command, _PAUSES) and about in self._commands:
             return  # sent once more; whoever has carried it out must not do so again
         self._commands.pop(about, None)  # the newest stands behind all others
         who, reason = _text(record.headers, control.WHO), _text(record.headers, control.REASON)

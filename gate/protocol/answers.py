@@ -65,6 +65,11 @@ class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
 
 
+def called(answer: Answer) -> str:
+    """Return what the command of an answer is called; of one about limits often only their version is told."""
+    return answer.what or ("set-limit" if answer.version is not None else "")
+
+
 def encode(record: Answer | Audit) -> bytes:
     """Return the value of a record."""
     return msgspec.json.encode(record)

@@ -207,6 +207,17 @@ BacklogCommand = Cancel | Move | Expedite | Redrive  # on what waits: carried ou
 Command = PauseUntil | Resume | WriteFormat | NewGeneration | BacklogCommand | Abort | LimitCommand
 
 
+_ON_WAITING: Final = frozenset({"cancel", "move", "expedite", "redrive", "abort"})
+_ON_LIMITS: Final = frozenset({"set-limit", "clear-limit", "import-limits"})
+
+
+def sharing_ids(name: str) -> frozenset[str]:
+    """Return which commands gates take for one of this name that is sent again, if they have had its id."""
+    if name == "abort":
+        return _ON_WAITING | _ON_LIMITS  # an import, too, is aborted
+    return next((names for names in (_ON_WAITING, _ON_LIMITS) if name in names), frozenset({name}))
+
+
 def name_of(command: Command) -> str:
     """Return what a command is called on the wire."""
     return str(command.__struct_config__.tag)

@@ -4,7 +4,8 @@ import asyncio
 
 from gate.kafka.feedback import Feedback
 from gate.protocol import control
-from gate.protocol.control import Cancel, PauseUntil, Resume, Selection
+from gate.protocol.control import Cancel, PauseUntil, Resume, Selection, SetLimit
+from gate.protocol.policies import LiveLimit
 from gate.shard.records import Fetched
 from tests.sim.log import Stored
 
@@ -46,3 +47,9 @@ async def test_one_id_for_two_services_are_two_commands():
 async def test_a_pause_that_is_sent_again_after_a_resume_is_none():
     pause = ("mine", PauseUntil(2**52, service="pay"))
     assert await heard(pause, ("other", Resume(service="pay")), pause) == [(0, "pay"), (1, "pay")]
+
+
+async def test_one_id_for_a_cancel_and_a_limit_are_two_commands():
+    limit = SetLimit("pay", LiveLimit(requests_per_second="5"))
+    cancel = Cancel("pay", Selection(all=True))
+    assert await heard(("mine", cancel), ("mine", limit), ("mine", cancel)) == [(1, "pay"), (2, "pay")]
