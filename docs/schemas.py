@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from gate.admission.model import Event, Usage
+from gate.observe.history import Block
 from gate.observe.usage import TIMES
 from gate.protocol import alert_types, answers, control, feedback, policies
 from gate.protocol.topics import PER_SERVICE, Templates
@@ -76,9 +77,12 @@ def alert_schema(kind: str, parts: dict[str, Any]) -> dict[str, Any]:
 
 def components() -> dict[str, Any]:
     """Return the schema of each kind of record that holds JSON."""
-    kinds = (control.Command, feedback.Outcome | feedback.Finished, answers.Answer, answers.Audit, policies.Published)
+    kinds = (
+        control.Command, feedback.Outcome | feedback.Finished, answers.Answer, answers.Audit, policies.Published, Block,
+    )  # fmt: skip
     (command, told, *_), parts = _schemas(*kinds)
     parts |= {"Command": command, "Feedback": told}
+    parts["History"] = {**parts.pop("Block"), "title": "History"}
     parts["Usage"] = usage_schema(parts)
     told = [value for name, value in vars(alert_types).items() if name.isupper()]
     for kind in told:
@@ -92,7 +96,7 @@ def asyncapi() -> dict[str, Any]:
     alerts = [name for name in schemas if name.startswith("Alert")]
     carried: Mapping[str, tuple[str, ...]] = {
         "usage": ("Usage",), "control": ("Command",), "answers": ("Answer",), "audit": ("Audit",),
-        "policies": ("Published",), "feedback": ("Feedback",), "alerts": tuple(alerts),
+        "policies": ("Published",), "feedback": ("Feedback",), "alerts": tuple(alerts), "history": ("History",),
     }  # fmt: skip
     messages = {
         name: {"contentType": "application/json", "payload": {"$ref": f"#/components/schemas/{name}"}}

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from gate.client import Answer, AnswerState, CommandRefusedError, Filter, GateControl, GateError
 from gate.config import Connection
@@ -53,7 +53,7 @@ class Actions:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._under_way: dict[tuple[str, str], asyncio.Task[Answer]] = {}  # by service and the command's id
+        self._under_way: dict[tuple[str, str, str], asyncio.Task[Answer]] = {}  # by what it does, service and id
 
     async def take(self, what: str, service: str, viewer: Viewer, form: Mapping[str, str]) -> Done:
         """Do what a form says. Raises RefusedError."""
@@ -100,29 +100,41 @@ class Actions:
                 return Done(command, f"{whom} is resumed")
             case "count":
                 return await self._count(form.get("what", "cancel"), service, viewer, form, command)
-            case "limit":
-                limit, seconds = limit_of(form), seconds_of(form.get("for", ""), "a limit")
-                text = f"limits of {whom} are set for {form['for']}; then the policy file holds again"
-                return await self._followed(command, service, text, viewer, lambda control: control.set_limit(
-                    service, **limit, tenant=tenant, for_=seconds, reason=reason, command_id=command
-                ))  # fmt: skip
-            case "clear-limit":
-                text = f"limits of {whom} are as the policy file says"
-                return await self._followed(command, service, text, viewer, lambda control: control.clear_limit(
-                    service, tenant=tenant, reason=reason, command_id=command
-                ))  # fmt: skip
+            case "limit" | "clear-limit":
+                return await self._limited(what, command, service, viewer, form, reason)
             case "abort":
                 aborted = form.get("command", "").strip()
                 if not aborted:
                     raise RefusedError("which command? give its id as `command`")
                 text = f"command {aborted} is aborted; what it has done stays done"
-                return await self._followed(command, service, text, viewer, lambda control: control.abort(
+                return await self._followed(what, command, service, text, viewer, lambda control: control.abort(
                     service, aborted, reason=reason, abort_id=command
                 ))  # fmt: skip
         if what == "cancel" and form.get("confirm", "") != service:
             raise RefusedError(f"what is cancelled is lost: type the service's name, {service}, to confirm")
         give = _on_waiting(what, service, filter_of(form), form, reason=reason, command_id=command)
-        return await self._followed(command, service, "", viewer, give, ON_WAITING[what])
+        return await self._followed(what, command, service, "", viewer, give, ON_WAITING[what])
+
+    async def _limited(
+        self, what: str, command: str, service: str, viewer: Viewer, form: Mapping[str, str], reason: str
+    ) -> Done:
+        """Set a limit for a while, or let hold again what the policy file says: of a service, a tenant, or a group."""
+        tenant, group = form.get("tenant", "").strip(), form.get("group", "").strip()
+        if tenant and group:
+            raise RefusedError("a limit is of a tenant or of a group: leave one of them out")
+        whom = f"tenant {tenant} of {service}" if tenant else f"group {group}" if group else service
+        named: dict[str, Any] = {"group": group} if group else {"service": service, "tenant": tenant}
+        named |= {"reason": reason, "command_id": command}
+        if what == "clear-limit":
+            text = f"limits of {whom} are as the policy file says"
+            return await self._followed(
+                what, command, service, text, viewer, lambda control: control.clear_limit(**named)
+            )  # fmt: skip
+        limit, seconds = limit_of(form), seconds_of(form.get("for", ""), "a limit")
+        text = f"limits of {whom} are set for {form['for']}; then the policy file holds again"
+        return await self._followed(
+            what, command, service, text, viewer, lambda control: control.set_limit(**named, **limit, for_=seconds)
+        )  # fmt: skip
 
     async def _count(self, what: str, service: str, viewer: Viewer, form: Mapping[str, str], command: str) -> Done:
         give = _on_waiting(what, service, filter_of(form), form, dry_run=True)
@@ -135,6 +147,7 @@ class Actions:
 
     async def _followed(
         self,
+        what: str,
         command: str,
         service: str,
         text: str,
@@ -143,7 +156,7 @@ class Actions:
         verb: str = "",
     ) -> Done:
         """Give a command once, and say what became of it, or that it goes on."""
-        key = service, command
+        key = what, service, command
         task = self._under_way.get(key)
         if task is None:
             task = asyncio.create_task(self._answer(viewer, give), name="console-command")
@@ -158,12 +171,14 @@ class Actions:
         aborted = ", then it was aborted" if answer.state is AnswerState.ABORTED else ""
         return Done(command, f"{answer.done} of {answer.of} requests of {service} are {verb}{aborted}", answer.done)
 
-    def _ended(self, key: tuple[str, str], task: asyncio.Task[Answer]) -> None:
+    def _ended(self, key: tuple[str, str, str], task: asyncio.Task[Answer]) -> None:
         self._under_way.pop(key, None)
         if not task.cancelled() and (error := task.exception()) is not None:
+            what, service, command = key
             log.warning(
-                "a command of the console was not carried out", service=key[0], command=key[1], why=reason_of(error)
-            )
+                "a command of the console was not carried out", what=what, service=service, command=command,
+                why=reason_of(error),
+            )  # fmt: skip
 
     async def _answer(self, viewer: Viewer, give: Callable[[GateControl], Awaitable[Answer]]) -> Answer:
         async with GateControl(self._connection, who=viewer.who) as control:

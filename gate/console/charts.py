@@ -55,7 +55,12 @@ class Charts:
         track.add(point_of(record), record.owner, record.policy)
         steps = track.steps(start, now, step_ms).as_json()
         marks = [mark for mark in _marks(track, group, service, names=names) if mark["at_ms"] >= start]
-        return {**steps, "marks": sorted(marks, key=lambda mark: int(mark["at_ms"]))[-_MARKS:]}
+        pauses = [span for span in group.commanded.paused(service, now) if span[1] > start][-_MARKS:]
+        return {
+            **steps,
+            "pauses": pauses[-_MARKS:],
+            "marks": sorted(marks, key=lambda mark: int(mark["at_ms"]))[-_MARKS:],
+        }
 
 
 def step_for(since_ms: int, asked_ms: int) -> int:

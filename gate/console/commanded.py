@@ -7,8 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from gate.protocol.answers import FINAL, Answer, AnswerState, Audit
-from gate.protocol.policies import FIELDS, group_of
+from gate.observe.usage import FOREVER_MS
+from gate.policy.live import LiveService
+from gate.protocol.answers import FINAL, Answer, AnswerState, Audit, called
+from gate.protocol.control import sharing_ids
+from gate.protocol.policies import FIELDS, LiveLimit, group_of
 
 AUDITS: Final = 2_000
 ANSWERED: Final = 2_000  # commands
@@ -85,7 +88,10 @@ class Commanded:
 
     def take_answer(self, answer: Answer) -> None:
         """Take an answer to a command."""
-        before = self._answers.pop(answer.command, None)
+        before = self._answers.get(answer.command)
+        if before is not None and (called(answer) or before.what) not in sharing_ids(before.what):
+            return  # one of another kind has the same id
+        self._answers.pop(answer.command, None)
         if before is not None and not answer.what:
             answer = msgspec.structs.replace(answer, what=before.what, who=before.who, because=before.because)
         if not answer.what or answer.dry_run:
@@ -110,6 +116,23 @@ class Commanded:
         """Return who paused or resumed a service, or one of its tenants, last."""
         return self._pauses.get((service, tenant))
 
+    def paused(self, service: str, now_ms: int) -> Sequence[tuple[int, int]]:
+        """Return from when until when a service as a whole was paused, oldest first, unix ms; the last may go on."""
+        spans: list[tuple[int, int]] = []
+        end = 0  # of the pause at hand
+        for audit in self._audits:
+            if audit.service != service or audit.said.get("tenant") or audit.result not in {"", AnswerState.DONE}:
+                continue
+            if audit.what == "pause":
+                begin = audit.at if audit.at > end else spans.pop()[0]
+                until = audit.said.get("until_ms")
+                end = max(end, until if isinstance(until, int) else FOREVER_MS)  # of several the longest counts
+                spans.append((begin, end))
+            elif audit.what == "resume" and spans and audit.at < end:
+                end = audit.at
+                spans.append((spans.pop()[0], end))
+        return [(begin, min(until, now_ms)) for begin, until in spans]
+
     def limit_of(self, service: str, now_ms: int, *, names: bool, tenant: str = "") -> LimitSet | None:
         """Return what is set for a service, or one of its tenants, as far back as the audit is read."""
         audit = self._limits.get(service, {}).get(tenant)
@@ -121,6 +144,17 @@ class Commanded:
         fields: dict[str, str | int] = {name: audit.after[name] for name in FIELDS if name in audit.after}
         who, why = (audit.who, audit.reason) if names else ("", "")
         return LimitSet(fields, until, who, why, group_of(service) or "")
+
+    def live_of(self, service: str, now_ms: int) -> LiveService | None:
+        """Return what is set for a service and its tenants, as far back as the audit is read; None: nothing is."""
+        found: dict[str, LiveLimit] = {}
+        for tenant in self._limits.get(service, {}):
+            limit = self.limit_of(service, now_ms, names=True, tenant=tenant)
+            if limit is not None:
+                found[tenant] = LiveLimit(**limit.fields, until_ms=limit.until_ms)  # type: ignore[arg-type]
+        if not found:
+            return None
+        return LiveService(1, found.pop("", None), found)
 
     def group_limit_of(self, limits: Iterable[str], now_ms: int, *, names: bool) -> LimitSet | None:
         """Return what is set for the group of a service that has limits of these names."""

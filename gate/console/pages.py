@@ -153,6 +153,7 @@ class Console:
         return self._html(
             "page.html", request, status=status, part=part, asked=asked, viewer=viewer, forms=forms,
             live=live_url(request, asked) if view in LIVE else "", lanes=self._views.lanes(asked.service),
+            group=self._views.group_of(asked.service),
             counts=[name for name in ON_WAITING if viewer.may(ROLES[name])], filters=(*FILTER, "to", "from"),
             abort=request.query_params.get("abort", ""), **shown,
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """Records of the usage topic, read as far as the console shows them: half a minute of thousands costs milliseconds."""
 
+import re
 from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -10,6 +11,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 _NEAR: Final = 0.8  # of a limit
 Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # larger ones can't be reckoned with
 Part: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+_OF_GROUP: Final = re.compile(r"group\.(.+?)\.(?:rate|window|quota)(?:\.|$)")
 _LATE: Final = 5.0  # seconds for which something is undecided; for less it is on its way
 
 
@@ -112,6 +114,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     def totals(self) -> list[Total]:
         """How many requests ended how; nothing where that can't be read."""
         return _read(self.totals_read, Total)
+
+    @property
+    def group(self) -> str:
+        """The group whose budget it shares, as its limits are called: `group.bank-api.rate`; empty: none."""
+        return next((named[1] for limit in self.limits if (named := _OF_GROUP.match(limit.name))), "")
 
     @property
     def is_calm(self) -> bool:

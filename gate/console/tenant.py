@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from gate.admission.model import Verdict
 from gate.kafka.recorded_decisions import Recording
 from gate.limits import NEVER
 from gate.policy import Policy
+
+TOP: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,32 @@ def tenant_seen(recording: Recording, tenant: str) -> TenantSeen:
         reasons=[(verdict, f"{reason} {limit}".strip(), n) for (verdict, reason, limit), n in reasons.most_common(8)],
         cut=recording.cut,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRank:
+    """How much one tenant asked for in the part of a recording that was read, and how much of it waits."""
+
+    tenant: str
+    offered: int  # requests
+    granted: int
+    waiting: int
+    share: float  # of all requests that came, 0..1
+
+
+def top_tenants(recording: Recording, most: int = TOP) -> Sequence[TenantRank]:
+    """Return the tenants of which most waits, then those that asked for most."""
+    offered: Counter[str] = Counter()
+    granted: Counter[str] = Counter()
+    waiting: Counter[str] = Counter()
+    for one in recording.decisions:
+        tenant = one.request.tenant
+        offered[tenant] += 1
+        granted[tenant] += one.ended == Verdict.ADMITTED
+        waiting[tenant] += one.ended is None
+    ranked = sorted(offered, key=lambda tenant: (-waiting[tenant], -offered[tenant], tenant))
+    whole = max(1, len(recording.decisions))
+    return [TenantRank(one, offered[one], granted[one], waiting[one], offered[one] / whole) for one in ranked[:most]]
 
 
 def tenant_policy(policy: Policy | None, service: str, tenant: str, explained: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from gate.console.asked import Asked
 from gate.console.assets import asset
 from gate.console.feed import Feed
 from gate.console.lookups import Lookups
-from gate.console.tenant import tenant_policy, tenant_seen
+from gate.console.tenant import tenant_policy, tenant_seen, top_tenants
 from gate.console.view import KINDS, Trouble, limit_name
 from gate.errors import GateError
 
@@ -86,6 +86,11 @@ class Views:
         record = self._feed.group.record(service)
         return [] if record is None else [lane.name for lane in record.lanes]
 
+    def group_of(self, service: str) -> str:
+        """Return the group whose budget a service shares; empty: none."""
+        record = self._feed.group.record(service)
+        return "" if record is None else record.group
+
     # -- one by one ------------------------------------------------------------------------------------------------
 
     def _whole(self, asked: Asked, now: int) -> dict[str, Any]:
@@ -114,8 +119,16 @@ class Views:
             "totals": totals,
             "commands": group.commanded.latest(service, now, names=asked.names),
             "marks": list(reversed(group.marks(service, names=asked.names)))[:_MARKS],
-            "policy": _shown_to(self._explain(service), names=asked.names),
+            "policy": _shown_to(self._in_force(service, now), names=asked.names),
         }
+
+    def _in_force(self, service: str, now: int) -> Mapping[str, Any] | None:
+        """Return each field of a service's policy with where it comes from, what is set live above the file's."""
+        policy = self._lookups.policy()
+        live = self._feed.group.commanded.live_of(service, now)
+        if policy is None or live is None:
+            return self._explain(service)
+        return {name: origin.as_json() for name, origin in policy.overlaid({service: live}).explain(service).items()}
 
     # -- what is looked up -----------------------------------------------------------------------------------------
 
@@ -136,10 +149,18 @@ class Views:
 
     async def _tenant(self, asked: Asked, now: int) -> dict[str, Any]:
         group, service, tenant = self._feed.group, asked.service, asked.tenant
+        shown: dict[str, Any]
         if not (tenant and asked.names):
-            return {"seen": None, "record": group.record(service)}
+            shown = {"seen": None, "record": group.record(service)}
+            if not asked.names:
+                return shown
+            try:
+                recording = await self._lookups.recording(service)
+            except GateError as error:
+                return shown | {"fault": error}
+            return shown | {"tops": top_tenants(recording), "since": recording.since_ms, "cut": recording.cut}
         commanded = group.commanded
-        shown: dict[str, Any] = {
+        shown = {
             "record": group.record(service),
             "line": group.line(service, now, names=True),
             "pause": commanded.pause_of(service, tenant),

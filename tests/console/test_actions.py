@@ -306,6 +306,30 @@ async def test_a_limit_is_set_for_a_while_once_and_stands_beside_the_service(gua
     assert [(audit.what, audit.result) for audit in audits] == [("set-limit", "done"), ("clear-limit", "done")]
 
 
+async def test_the_id_of_one_command_is_not_taken_for_another(guarded):
+    service = await guarded.service()
+
+    async def take(action: str, **form: str) -> Answered:
+        sent = {**form, "id": "the-same", "reason": "x"}
+        path = f"/services/{service}/{action}"
+        while True:  # it is the same command, however often it is sent
+            answer = await asyncio.to_thread(guarded.ask, path, sent, Authorization=f"Bearer {ROOT}")
+            if "is under way" not in answer.text:
+                return answer
+
+    cancel, limit = await asyncio.gather(
+        take("cancel", lane="low", confirm=service),
+        take("limit", requests_per_second="2/h", burst_size="1", **{"for": "15m"}),
+    )
+    assert (cancel.status, "3 of 3 requests" in cancel.text) == (200, True), cancel.text
+    assert (limit.status, "limits of" in limit.text) == (200, True), limit.text
+    await asyncio.to_thread(until, lambda: guarded.line(service)["limit_set"] is not None)
+    again = await take("move", lane="high", to="low")
+    assert (again.status, "is of a cancel" in again.text) == (400, True), again.text
+    audits = [audit.what for audit in await guarded.audits(service, 2)]
+    assert sorted(audits) == ["cancel", "set-limit"]
+
+
 @pytest.mark.parametrize(
     ("what", "more"),
     [("move", {"lane": "low", "to": "high"}), ("expedite", {"lane": "low"}), ("redrive", {"all": "all"})],
@@ -446,7 +470,7 @@ async def test_somebody_on_call_pauses_by_the_keyboard(guarded, browser):
 @pytest.mark.parametrize(
     ("topic", "schema"),
     [("usage", "Usage"), ("control", "Command"), ("answers", "Answer"), ("audit", "Audit"), ("policies", "Published"),
-     ("alerts", "")],
+     ("alerts", ""), ("history", "History")],
 )  # fmt: skip
 async def test_all_that_flowed_fits_the_schemas(guarded, topic, schema):
     await guarded.service()
@@ -455,7 +479,8 @@ async def test_all_that_flowed_fits_the_schemas(guarded, topic, schema):
     bearer = {"Authorization": f"Bearer {ROOT}"}
     await asyncio.to_thread(guarded.ask, f"/services/{service}/limit", form, **bearer)
     document = json.loads(Path("docs/reference/asyncapi.json").read_text())
-    there = await read(guarded.bootstrap, [getattr(guarded.names, topic)], bool)
+    there = await read(guarded.bootstrap, [getattr(guarded.names, topic)], bool, deadline=120.0)
+    assert there
     for record in there:
         kind = schema or "Alert" + "".join(
             part.capitalize()

@@ -14,6 +14,7 @@ from gate.console.feed import Feed
 from gate.console.lookups import Lookups
 from gate.console.views import Views
 from gate.console.words import until
+from gate.policy import parse_policy
 from gate.protocol.answers import Answer, AnswerState, Audit, encode
 from tests.console.conftest import AT_MS
 
@@ -111,6 +112,42 @@ def test_what_only_counts_is_no_command_under_way(known):
     answered(known, AnswerState.WORKING, of=10, dry_run=True)
     answered(known, AnswerState.TAKEN, "of an earlier gate", what="")
     assert known.latest("pay", AT_MS, names=True) == []
+
+
+def test_a_limit_with_the_id_of_a_command_is_not_taken_for_it(known):
+    known.take_answer(Answer("c", "pay", AnswerState.WORKING, AT_MS, done=1, of=9, what="cancel", who="ann"))
+    known.take_answer(Answer("c", "pay", AnswerState.DONE, AT_MS, version=3))  # of a limit
+    (shown,) = known.latest("pay", AT_MS, names=True)
+    assert (shown.what, shown.done, shown.of, shown.is_under_way) == ("cancel", 1, 9, True)
+
+
+def test_pauses_are_bands_from_their_beginning_to_their_end(known):
+    def told(at, what, **said):
+        known.take_audit(Audit(AT_MS + at, what, "pay", f"c{at}", said=said, result="done"))
+
+    told(0, "pause", until_ms=AT_MS + 10)
+    told(50, "pause", until_ms=AT_MS + 90)
+    told(60, "pause", until_ms=AT_MS + 80)  # of several the longest counts
+    told(70, "resume")
+    told(71, "resume")
+    told(100, "pause", until_ms=AT_MS + 500, tenant="acme")  # the others go on
+    told(200, "pause", until_ms=None)
+    spans = [(begin - AT_MS, end - AT_MS) for begin, end in known.paused("pay", AT_MS + 1000)]
+    assert spans == [(0, 10), (50, 70), (200, 1000)]
+    assert known.paused("search", AT_MS) == []
+
+
+def test_what_is_set_live_is_told_as_a_layer_over_the_file(known):
+    assert known.live_of("pay", AT_MS) is None
+    limited(known, after={"requests_per_second": "50", "until_ms": AT_MS + 1000})
+    limited(known, said={"tenant": "acme"}, after={"burst_size": 7})
+    policy = parse_policy("services: {pay: {requests_per_second: 5, burst_size: 3}}")
+    shown = policy.overlaid({"pay": known.live_of("pay", AT_MS)}).explain("pay")
+    rate, burst = shown["requests_per_second"], shown["burst_size"]
+    assert (rate.value, rate.source.partition(" ")[0], rate.line) == ("50", "live", None)
+    assert (burst.value, burst.source, burst.line) == (3, "exact", 1)
+    assert (shown["tenants.acme.burst_size"].value, shown["tenants.acme.burst_size"].source) == (7, "live")
+    assert known.live_of("pay", AT_MS + 1000).limit is None, "its end is over; the tenant's has none"
 
 
 def test_few_are_kept(known):

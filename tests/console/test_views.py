@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
+import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -29,8 +31,9 @@ TOKENS = f"root admin {ROOT}\nbob read {BOB}\n"
 POLICY = """
 shards: 2
 defaults: {window_size: 3s, overflow: delay}
+groups: {both: {requests_per_second: 5000, burst_size: 5000}}
 services:
-  search: {requests_per_second: 1000, burst_size: 1000}
+  search: {requests_per_second: 1000, burst_size: 1000, group: both}
   payments: {requests_per_second: 40, burst_size: 20}
   reports:
     requests_per_second: 30
@@ -66,6 +69,7 @@ class Staged:
             "/": "payments", "/?state=limited": "slow", "/services/reports": "interactive",
             "/services/none": "no service", "/services/reports/what-if?limit=50": "Who loses",
             "/services/reports/tenant?tenant=acme": "share of what went",
+            "/services/reports/tenant": "Tenants of which most waits",
             f"/requests?id={quote(self.waiting)}": "what would change it", "/shards": "Commit takes",
             "/brokers": "Open transactions", "/mesh": "Shared limits", "/audit": "pause",
         }  # fmt: skip
@@ -156,6 +160,23 @@ def test_a_tenant_is_told_its_limits_with_their_origin_and_why_it_waits(staged):
     came = html.partition("<dt>came</dt><dd>")[2].partition(" ")[0]
     assert came == str(ROUNDS * 5)
     assert "nothing of it was held back" in staged.page("/services/reports/tenant?tenant=nobody")
+    tops = staged.page("/services/reports/tenant").partition('id="tops"')[2]
+    assert re.findall(r"tenant=(\w+)", tops) == ["acme", "zeta"]
+    assert f'<td class="n">{ROUNDS * 5}</td><td class="n">50.0 %</td>' in tops
+
+
+def test_a_page_tells_the_policy_in_force_with_what_is_set_over_the_file(staged):
+    form = b"requests_per_second=900&for=15m&reason=campaign"
+    of_group = b"requests_per_second=90&burst_size=90&group=both&for=15m&reason=campaign"
+    for service, said in (("search", form), ("search", of_group)):
+        asked = urllib.request.Request(
+            f"{staged.url}/services/{service}/limit", said, {"Authorization": f"Bearer {ROOT}"}
+        )
+        urllib.request.urlopen(asked, timeout=60).close()
+    row = r"requests_per_second</th><td>900</td><td>live until [^<]*</td>"
+    until(lambda: re.search(row, staged.page("/services/search")))
+    assert re.search(r"burst_size</th><td>1000</td><td>exact", staged.page("/services/search"))
+    until(lambda: "limit of group both set by root" in staged.page("/services/search"))
 
 
 def test_another_limit_is_tried_and_nothing_is_changed(staged):
@@ -188,6 +209,38 @@ def signed_in(page: Page, url: str) -> None:
     page.call("Network.setCookie", url=url, name="gate-token", value=ROOT, httpOnly=True, sameSite="Strict")
 
 
+@pytest.mark.parametrize("path", ["/", "/services/search"])
+def test_a_page_is_painted_within_a_second_and_small(staged, browser: Browser, path):
+    took = []
+    with browser.page(staged.url) as page:
+        signed_in(page, staged.url)
+        for _ in range(5):
+            page.call("Network.clearBrowserCache")
+            page.bytes = 0
+            page.open(path)
+            paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+            page.until(f"{paint} > 0 && document.querySelector('main [role=status]')")
+            took.append(page.run(paint))
+            assert page.bytes < 120_000
+        assert page.foreign == []
+    assert sorted(took)[2] <= 1000, took
+
+
+def test_a_pause_is_a_band_in_the_plots(staged, browser: Browser):
+    for action, form in (("pause", b"for=5m&reason=deploy"), ("resume", b"reason=done")):
+        asked = urllib.request.Request(
+            f"{staged.url}/services/reports/{action}", form, {"Authorization": f"Bearer {ROOT}"}
+        )
+        urllib.request.urlopen(asked, timeout=60).close()
+    told = lambda: json.loads(staged.page("/v1/history/reports?since=15m"))["pauses"]  # noqa: E731
+    until(lambda: told() and told()[0][0] < told()[0][1] < time.time() * 1000)
+    with browser.page(staged.url) as page:
+        signed_in(page, staged.url)
+        page.open("/services/reports")
+        page.until("document.getElementById('plots').dataset.pauses === '1'")
+        assert page.errors == []
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
 def test_each_view_is_readable_reachable_and_small(staged, browser: Browser, width, dark):
     if not AXE.exists():
@@ -203,6 +256,8 @@ def test_each_view_is_readable_reachable_and_small(staged, browser: Browser, wid
         for path, shown in staged.views().items():
             page.open(path)
             page.until(f"document.body.innerText.toLowerCase().includes({json.dumps(shown.lower())})")
+            if path == "/services/reports":
+                page.until("document.getElementById('plots').dataset.drawn === '15m'")
             if path == "/":
                 box = page.run(
                     "(({top, right}) => [top, right])(document.querySelector('.state').getBoundingClientRect())"

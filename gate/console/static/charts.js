@@ -14,7 +14,7 @@
     waiting: [["waiting", "--waiting", 2]],
   };
   const KINDS = {"take-over": "--offered", policy: "--link", pause: "--warn", resume: "--good", "breach.opened": "--bad"};
-  let since = "15m", step = "1", marks = [], drawn = [], timer = 0, asked = 0, whole = 0;
+  let since = "15m", step = "1", marks = [], pauses = [], drawn = [], timer = 0, asked = 0, whole = 0;
 
   // light-dark() in a property is resolved only where it is used as a colour
   const probe = document.createElement("i");
@@ -47,6 +47,20 @@
     ctx.restore();
   };
 
+  // A pause is a band from its beginning to its end, behind the lines
+  const drawPauses = (plot) => {
+    const {ctx, bbox} = plot;
+    ctx.save();
+    ctx.globalAlpha = 0.16;
+    ctx.fillStyle = resolved("--warn");
+    for (const [from, until] of pauses) {
+      const [left, right] = [from, until].map((at) =>
+        Math.min(Math.max(plot.valToPos(at / 1000, "x", true), bbox.left), bbox.left + bbox.width));
+      ctx.fillRect(left, bbox.top, right - left, bbox.height);
+    }
+    ctx.restore();
+  };
+
   const made = (place, lines, data) => {
     const axis = {stroke: resolved("--soft"), grid: {stroke: resolved("--line"), width: 1}, ticks: {show: false}};
     return new uPlot({
@@ -59,7 +73,7 @@
           label, stroke: resolved(name), width, points: {show: false}, value: (_, value) => number(value),
           dash: label === "limit" ? [6, 4] : undefined,
         }))],
-      hooks: {draw: [drawMarks]},
+      hooks: {drawAxes: [drawPauses], draw: [drawMarks]},
     }, data, place);
   };
 
@@ -72,6 +86,7 @@
   const draw = (told) => {
     shown = told;
     marks = told.marks;
+    pauses = told.pauses;
     const places = [...plots.querySelectorAll(".plot")];
     places.forEach((place, i) => {
       const lines = LINES[place.dataset.of], data = columns(told, lines);
@@ -86,6 +101,7 @@
       return item;
     }));
     plots.dataset.drawn = since;
+    plots.dataset.pauses = pauses.length;
     plots.dataset.steps = told.granted.length;
     plots.dataset.end = told.start_ms + told.granted.length * told.step_ms;
   };
@@ -98,6 +114,7 @@
     if (step_ms !== before.step_ms || from < 0 || to > length || !Number.isInteger(from)) return null;
     const told = {start_ms: first, step_ms};
     for (const name of ["offered", "granted", "waiting", "limit"]) told[name] = before[name].slice(from, to).concat(end[name]);
+    told.pauses = before.pauses.filter(([from, until]) => until >= first && !end.pauses.some((one) => one[0] === from)).concat(end.pauses);
     told.marks = before.marks.filter(({at_ms}) => at_ms >= first && at_ms < start_ms).concat(end.marks);
     return told;
   };
