@@ -15,10 +15,11 @@ from gate.cli.client import Client, Duration, Flag, Group, OptionalService, log_
 from gate.errors import GateError
 from gate.kafka.connect import running
 from gate.protocol.answers import AnswerState, Audit, decode_audit
-from gate.protocol.policies import GROUP
+from gate.protocol.policies import GROUP, called, group_of
 from gate.text import printable, timestamp
 
 _POLL_MS: Final = 200
+_KNOWN: Final = 20  # services that are named
 _SHOWN: Final = 500  # characters of what somebody has written
 
 
@@ -59,12 +60,20 @@ async def _show(client: Client, service: str | None, since: float | None, *, as_
     await client.reach()
     topic = client.names.audit
     async with client.cluster() as cluster:
-        if topic not in await cluster.partitions():
+        there = await cluster.partitions()
+        if topic not in there:
             raise GateError(f"there is no topic {topic}: no gate has run with this prefix", hint="start one: gate run")
     start = 0 if since is None else int((time.time() - since) * 1000)
+    shown = False
     async for record in _read(client, topic):
         if record.at >= start and service in {None, record.service}:
+            shown = True
             print(msgspec.json.encode(record).decode() if as_json else _line(record), flush=True)
+    if not shown and service is not None:
+        known = sorted(name for one in there if (name := client.names.service_of(one)) is not None)
+        if group_of(service) is None and service not in known:
+            raise GateError(f"there is no service {service!r}", hint=f"known are {', '.join(known[:_KNOWN])}")
+        say(f"nothing was commanded about {called(service)}{'' if since is None else ' in that time'}")
 
 
 async def _read(client: Client, topic: str) -> AsyncIterator[Audit]:

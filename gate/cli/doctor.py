@@ -3,8 +3,10 @@
 import asyncio
 import json as jsonlib
 from dataclasses import asdict
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.text import Text
 
@@ -20,6 +22,7 @@ def doctor(
     *,
     json: Flag = False,
     profile: Literal["msk-serverless", "confluent-cloud", "redpanda"] | None = None,
+    shards: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     client: Client | None = None,
 ) -> int:
     """Check broker, replication, topics, permissions, clocks and transactions, and say what to do about each fault.
@@ -34,6 +37,8 @@ def doctor(
         Print a list of objects: check, health (ok, warn, fail or skipped), text, fix (null: none is needed).
     profile
         Whose Kafka it is: what can't be set there is no fault, and no cure names it.
+    shards
+        With which `--shards` gates run, where the policy file does not say it.
     """
     log_to_stderr()
     client = client or Client()
@@ -45,7 +50,7 @@ def doctor(
         await client.reach()
         async with client.cluster() as cluster:
             async for finding in Diagnostics(
-                cluster, client.names, client.settings, client.connection.bootstrap, whose
+                cluster, client.names, client.settings.override(shards=shards), client.connection.bootstrap, whose
             ).run():
                 found.append(finding)
                 if not json:

@@ -57,7 +57,8 @@ def replay(
     json
         Print a list with an object per policy: policy_file, policy (its version), offered, seconds, admitted,
         admitted_at_once, delayed, rejected (reason to number), breaches, wait_ms (p50, p90, p99, p100). With --check
-        one object: compared, same, and the first other one in words.
+        one object: compared, same, the first other one in words, and unchecked (decided since a limit was set live, or
+        another file was in force).
     """
     log_to_stderr()
     client = client or Client()
@@ -65,6 +66,10 @@ def replay(
         found = asyncio.run(checked(client, service, client.policy, time.time_ns() // 1_000_000))
         text = f"{found.same:,} of {found.compared:,} decisions of the gate are the engine's"
         print(jsonlib.dumps(asdict(found)) if json else f"{text}{f'; not {found.first}' if found.first else ''}")
+        if found.unchecked and not json:
+            print(
+                f"{found.unchecked:,} later ones are not checked: a limit was set live, or another file came into force"
+            )
         return
     policies = [client.policy, *([] if against is None else [load_policy(against)])]
     since_ms = None if since is None else int((time.time() - since) * 1000)

@@ -73,7 +73,7 @@ class Actions:
         try:
             return await self._take(what, service, viewer, form, command, reason)
         except CommandRefusedError as error:
-            raise RefusedError(f"the gates refused it: {error}; {error.hint}") from error
+            raise RefusedError(f"the gates refused it: {'; '.join(filter(None, (str(error), error.hint)))}") from error
         except GateError as error:
             raise RefusedError(f"{error}; {error.hint or 'see the gate'}", 409) from error
 

@@ -88,13 +88,8 @@ class Diagnostics:
                 if key not in self._profile.fixed and _differs(key, config.get(key), value)
             }
             if spec.name == self._names.state and there[spec.name] != shards:
-                findings.append(
-                    Finding(
-                        spec.name, Health.FAIL,
-                        f"has {there[spec.name]} partitions, the settings say {self._settings.shards} shards",
-                        f"run gates with `--shards {there[spec.name]}`",
-                    )
-                )  # fmt: skip
+                runs = bool(await self._cluster.members(self._settings.group_id))
+                findings.append(_other_shards(spec.name, there[spec.name], self._settings.shards, runs=runs))
             elif not config:
                 fix = f"allow DescribeConfigs on {spec.name} to whoever runs the doctor"
                 findings.append(Finding(spec.name, Health.SKIPPED, "is there; its settings may not be read", fix))
@@ -301,6 +296,15 @@ def _stands(one: StalledRequests, profile: Profile) -> Finding:
     text = f"{count} from offset {waiting.offset} on are not decided, the first after {age:.0f} s, though a gate runs"
     fix = f"{waiting.remedy}; a policy that is missing with `fail_open: false`, or `overflow: hold`, does it on purpose"
     return Finding(place, Health.WARN, text, fix)
+
+
+def _other_shards(state: str, has: int, said: int, *, runs: bool) -> Finding:
+    """Tell of a state topic for other shards than settings say. A gate that runs has as many as it."""
+    text = f"has {has} partitions, the settings say {said} shards"
+    if runs:
+        fix = f"say so here too: `--shards {has}`, GATE_SHARDS={has}, or `shards: {has}` in the policy file"
+        return Finding(state, Health.WARN, f"{text}; gates run with {has}", fix)
+    return Finding(state, Health.FAIL, text, f"run gates with `--shards {has}`")
 
 
 def _missing(spec: TopicSpec, *, create: bool) -> Finding:

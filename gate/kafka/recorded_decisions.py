@@ -50,6 +50,7 @@ class Recording:
     moments: list[int] = field(default_factory=list)  # unix ms, at which the gate decided anything
     cut: bool = False  # there were too many; it begins later than was asked for
     carried: int = 0  # of which only the end was recorded: they waited when it began
+    policies: dict[str, int] = field(default_factory=dict)  # versions that decided anything, and since when; unix ms
 
     @property
     def requests(self) -> list[Request]:
@@ -86,17 +87,19 @@ async def recorded_decisions(
     found: dict[str, RecordedDecision] = {}
     later: list[tuple[Stamp, Record]] = []
     moments: set[int] = set()
+    policies: dict[str, int] = {}
     done = 0
     for place in places:
         position = starts[place]
         while 0 <= position < ends[place] and done < most:
             fetched = await fetch(source, place, position)
             for record in fetched.records:
-                _take(record, found, later, moments)
+                _take(record, found, later, moments, policies)
             done += fetched.next_offset - position
             position = fetched.next_offset
             on_progress(done, total)
-    recording = Recording(since_ms, cut=since_ms != asked or done >= most, moments=sorted(moments))
+    cut = since_ms != asked or done >= most
+    recording = Recording(since_ms, cut=cut, moments=sorted(moments), policies=policies)
     for stamp, _ in sorted(later, key=lambda told: told[0].attempt):
         _end(stamp, found, recording)
     recording.decisions = _in_order(list(found.values()))
@@ -104,7 +107,11 @@ async def recorded_decisions(
 
 
 def _take(
-    record: Record, found: dict[str, RecordedDecision], later: list[tuple[Stamp, Record]], moments: set[int]
+    record: Record,
+    found: dict[str, RecordedDecision],
+    later: list[tuple[Stamp, Record]],
+    moments: set[int],
+    policies: dict[str, int],
 ) -> None:
     value = last(record.headers, STAMP)
     try:
@@ -116,6 +123,7 @@ def _take(
         later += [(stamp, record)] if place is not None and stamp.attempt > 1 else []
         return
     moments.add(stamp.at_ms)
+    policies[stamp.policy] = min(stamp.at_ms, policies.get(stamp.policy, stamp.at_ms))
     if stamp.attempt > 1:
         later.append((stamp, record))
         return

@@ -8,7 +8,7 @@ the job's admission on, as most jobs take less time than has passed since; if th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -39,6 +39,20 @@ from gate.shard.records import Partition, Record
 FEW: Final = 1_000  # offsets that are looked at one after the other
 DEADLINE: Final = 30.0
 BEFORE_MS, BEHIND_MS = 1_000, 5_000  # around the time that was told
+
+
+def check_id(request: str, there: Container[str], service_of: Callable[[str], str | None]) -> None:
+    """Raise UnknownRequestError for nothing, and for a place in a topic that is `there` which is no request's."""
+    topic = request.rpartition("@")[0].rpartition("-")[0]
+    if request and (
+        topic not in there
+        or (service_of(topic) is not None and place_of(request.encode("utf-8", "replace")) is not None)
+    ):
+        return
+    raise UnknownRequestError(
+        f"{request!r} is no id of a request",
+        hint="give that of its stamp, TOPIC-PARTITION@OFFSET of the topic it came to",
+    )
 
 
 class RequestSearch:
@@ -77,6 +91,7 @@ class RequestSearch:
         try:
             async with asyncio.timeout(DEADLINE):
                 there = await self._cluster.partitions()
+                check_id(request, there, self._service_of)
                 place = place_of(request.encode("utf-8", "replace"))
                 if place is not None and (own := self._service_of(place.topic)) is not None and place.topic in there:
                     partition = Partition(place.topic, place.partition)

@@ -8,7 +8,7 @@ import pytest
 from gate.cli import main
 from gate.kafka.cluster import Cluster
 from gate.protocol.topics import Names
-from tests.system.gates import create, send
+from tests.system.gates import create, gate, send
 
 
 @pytest.fixture
@@ -67,6 +67,20 @@ def test_what_is_wrong_is_named_with_its_cure(bootstrap, prefix, policy, examine
     assert f"--topic {prefix}.delayed.pay --partitions 4" in found["pay"]["fix"]
     assert found[f"{prefix}.alerts"]["health"] == "warn"
     assert {found["transactions"]["health"], found["clock"]["health"]} == {"skipped"}
+
+
+def test_gates_that_run_with_a_number_of_shards_that_only_they_were_told_are_no_failure(
+    bootstrap, prefix, policy, examine, tmp_path
+):
+    (folder := tmp_path / "gate").mkdir()
+    with gate(folder, bootstrap, prefix, "shards: 3\ndefaults: {requests_per_second: 1}\n") as running:
+        running.wait_for("shard taken over")
+        code, found = examine("--config", policy)
+        state = found[f"{prefix}.state"]
+        assert (code, state["health"], "gates run with 3" in state["text"]) == (0, "warn", True), found
+        code, found = examine("--config", policy, "--shards", "3")
+        assert (code, found[f"{prefix}.state"]["health"]) == (0, "ok"), found
+        assert main(["audit", "nosuch", "--bootstrap", bootstrap, "--prefix", prefix]) == 1
 
 
 def test_a_state_topic_that_lies_about_time_is_a_failure(bootstrap, prefix, policy, examine):
