@@ -48,7 +48,8 @@ class DistributedRateLimiter:
         self._alone = self._shared.holders.alone
 
     async def __aenter__(self) -> Self:
-        """Connect."""
+        """Connect; raises GateError where it is entered already."""
+        self._shared.check_new(type(self).__name__)
         await self._shared.connect()
         return self
 
@@ -263,6 +264,7 @@ class DistributedRateLimiter:
         """Connect anew in the child of a fork. Raises NotConnectedError outside of `async with`."""
         shared = self._shared
         if shared.link is not None:
+            shared.check_loop(type(self).__name__)
             return
         if not shared.entered:
             raise NotConnectedError(type(self).__name__)

@@ -1,5 +1,6 @@
 """What both distributed limiters are: holders behind a lock, a link to the owners, and new in the child of a fork."""
 
+import asyncio
 import math
 import os
 import time
@@ -61,6 +62,7 @@ class Shared:
         self.holders = Holders(Away(on_owner_away), now())
         self.link: Link | None = None
         self.entered = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the link
         self._refusals: dict[str, tuple[int, int, float]] = {}  # count, breaches, last (unix seconds)
         _limiters.add(self)
 
@@ -68,12 +70,29 @@ class Shared:
         """Connect, in the loop that runs."""
         link = Link(self.connection, self.holders, self.lock)
         await link.start()
-        self.link, self.entered = link, True
+        self.link, self.entered, self._loop = link, True, asyncio.get_running_loop()
+
+    def check_new(self, name: str) -> None:
+        """Raise GateError where it is entered already: the second block's end would be the first one's too."""
+        if self.link is not None and not self._is_lost:
+            raise GateError(f"the {name} is entered already", hint="enter it once, or make one for each block")
+
+    def check_loop(self, name: str) -> None:
+        """Raise GateError where the loop in which it was entered has ended: nobody hears what owners answer."""
+        if self.link is not None and self._is_lost:
+            raise GateError(
+                f"the event loop in which the {name} was entered has ended",
+                hint="enter it, `async with`, in the loop that uses it, and leave it before that ends",
+            )
+
+    @property
+    def _is_lost(self) -> bool:
+        return self._loop is not None and self._loop.is_closed()
 
     async def disconnect(self) -> None:
         """Give up all that is held, and disconnect."""
         link, self.link, self.entered = self.link, None, False
-        if link is not None:
+        if link is not None and not self._is_lost:  # with a loop that is closed its connections are gone
             await link.close()
         with self.lock:
             self.holders.renew(now())

@@ -166,6 +166,38 @@ class TestErrors:
 
         asyncio.run(work())
 
+    def test_one_that_is_entered_already_is_not_entered_again(self, where: tuple[str, str]) -> None:
+        limiter = SyncDistributedRateLimiter(where[0], prefix=where[1], patience=PATIENCE)
+        with limiter:
+            with pytest.raises(GateError, match="the SyncDistributedRateLimiter is entered already"), limiter:
+                pass
+            assert limiter.check_rate_limit("shop")[0] in {True, False}, "the first block goes on"
+        assert limiter._shared.link is None
+        with limiter:
+            assert limiter.check_rate_limit("shop")[0] in {True, False}
+
+        async def work() -> None:
+            async with DistributedRateLimiter(where[0], prefix=where[1], patience=PATIENCE) as other:
+                with pytest.raises(GateError, match="the DistributedRateLimiter is entered already"):
+                    await other.__aenter__()
+                assert (await other.check_rate_limit("shop"))[0] in {True, False}
+
+        asyncio.run(work())
+
+    def test_a_loop_that_has_ended_is_told(self, where: tuple[str, str]) -> None:
+        limiter = DistributedRateLimiter(where[0], prefix=where[1], patience=PATIENCE)
+        asyncio.run(limiter.__aenter__())
+
+        async def work() -> None:
+            for service in ("shop", "day"):
+                with pytest.raises(GateError, match="the event loop in which the DistributedRateLimiter was entered"):
+                    await limiter.check_rate_limit(service)
+            await limiter.__aexit__(None, None, None)
+            async with limiter:
+                assert (await limiter.check_rate_limit("shop"))[0] in {True, False}
+
+        asyncio.run(work())
+
     def test_where_no_gate_has_run(self, bootstrap: str) -> None:
         with (
             pytest.raises(NoGateError, match=r"topics nothere.leases and nothere.grants are not there"),
