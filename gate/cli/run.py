@@ -1,7 +1,6 @@
 """`gate run`."""
 
 import asyncio
-import gc
 import logging
 import signal
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from gate import tracing
 from gate.cli.client import Client, Flag, log_to_stderr
+from gate.cli.collector import tune_collector
 from gate.config import Connection
 from gate.console.access import Access, load_access
 from gate.console.actions import Actions
@@ -262,9 +262,3 @@ async def _watch(config: Path, gate: Gate) -> None:
             if str(error) != refused:
                 refused = str(error)
                 gate.refuse_policy(str(config), refused)
-
-
-def tune_collector() -> None:
-    """Look for garbage less often: records come and go by the ten thousand, and none of them is in a cycle."""
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)

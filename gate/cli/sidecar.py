@@ -13,6 +13,7 @@ from cyclopts import CycloptsError, Parameter
 
 from gate import DistributedRateLimiter
 from gate.cli.client import Flag, log_to_stderr
+from gate.cli.collector import tune_collector
 from gate.cli.secrets import secret
 from gate.config import Connection
 from gate.distributed import OnOwnerAway
@@ -111,6 +112,7 @@ async def _serve(
     watching = None
     try:
         at_rls, at_http = await served.start(rls, http)
+        tune_collector()
         log.info("sidecar runs", rls=at_rls, http=at_http, policy=policy.version, limits=whose)
         watching = asyncio.create_task(_watch(config, policy, served, stopped), name="policy")
         await stopped.wait()

@@ -61,8 +61,10 @@ class Budget:
         held = self.held.get(key)
         if held is None:
             held = self.held[key] = Held(key, now, self.parts.nothing, entry.consumed)
+        acked = held.acked
         held.acknowledge(now, entry, self.parts.sizes)
-        self.parts.note(now, held)
+        if held.acked is not acked or self.parts.sizes:
+            self.parts.note(now, held)
         self.grants.account(now, held, entry)
         if entry.want > 0 and not any(held.target):
             self.eager = True

@@ -30,6 +30,7 @@ class Held:
         "opened",
         "pace",
         "pending",
+        "place",
         "starts",
         "stock",
         "target",
@@ -54,6 +55,7 @@ class Held:
         self.credit = 0
         self.credited = now
         self.stock = 0
+        self.place = ""  # key of its record
         self.alone = (0, 0)  # units that it let go, and refused, without an owner, as it told
 
     @property

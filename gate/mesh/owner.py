@@ -8,7 +8,7 @@ from gate.mesh.budget import FOREVER, Budget
 from gate.mesh.held import Held, Key
 from gate.mesh.state import OWNER, LeaseRecord, OwnerRecord, budget_record, held_record, record_key, restore, write
 from gate.mesh.terms import DEFAULT, Terms, longer
-from gate.mesh.wire import NONE, Ask, Grant, Report, Share, Slot
+from gate.mesh.wire import NONE, Ask, Grant, Report, Slot
 
 MOST_HOLDERS: Final = 10_000  # of a shard; others are not heard
 MOST_HELD: Final = 10_000  # budgets of a holder; it hears nothing of others
@@ -20,15 +20,17 @@ _MOST_WANT: Final = 2**53
 class Lease:
     """One holder, as its owner knows it."""
 
-    __slots__ = ("answer", "held", "news", "seq", "since", "slots", "until")
+    __slots__ = ("answer", "held", "news", "resends", "seq", "since", "slots", "told", "until")
 
     def __init__(self, since: int) -> None:
         self.since = since  # version
         self.until = 0
         self.seq = 0
         self.held: dict[str, Held] = {}
-        self.news: set[str] = set()  # budgets of which it does not yet know the newest
+        self.news: dict[str, Held] = {}  # budgets of which it does not yet know the newest
         self.answer = False  # whether it has reported and not yet been answered
+        self.told: dict[str, Held] = {}  # what it has reported of since
+        self.resends = 0  # before which it is not told again what it has not acknowledged
         self.slots: list[Slot] = []
 
 
@@ -93,11 +95,11 @@ class Owner:
                 let_go, refused = held.lonely(entry)
                 before = self.alone.get(entry.name, (0, 0))
                 self.alone[entry.name] = (before[0] + let_go, before[1] + refused)
-            lease.held[entry.name] = held
+            lease.held[entry.name] = lease.told[entry.name] = held
             self._changed_parts.add((key, entry.name))
             held.want = min(held.want, _MOST_WANT)
             if not held.pending:
-                lease.news.discard(entry.name)
+                lease.news.pop(entry.name, None)
             self._touched.add(entry.name)
             if budget.limits.granted:
                 self._changed.add(entry.name)
@@ -192,7 +194,10 @@ class Owner:
             )
         for key, name in self._changed_parts:
             held = self.leases[key].held.get(name) if key in self.leases else None
-            changes[record_key("held", *key, name)] = None if held is None else write(held_record(name, held))
+            place = (held and held.place) or record_key("held", *key, name)
+            if held is not None:
+                held.place = place
+            changes[place] = None if held is None else write(held_record(name, held))
         if changes:
             changes[OWNER] = write(OwnerRecord(now, self.version))
         self._changed, self._changed_leases, self._changed_parts = set(), set(), set()
@@ -227,7 +232,8 @@ class Owner:
         self._changed.add(name)
 
     def _tell(self, key: Key, name: str) -> None:
-        self.leases[key].news.add(name)
+        lease = self.leases[key]
+        lease.news[name] = lease.held[name]
         self._changed_parts.add((key, name))
 
     def _decide(self, now: int, key: Key, ask: Ask) -> Slot:
@@ -247,17 +253,20 @@ class Owner:
         return Slot(ask.number, use_by)
 
     def _grant(self, now: int, key: Key, lease: Lease) -> Grant:
-        shares: list[Share] = []
-        for name, held in lease.held.items() if lease.answer else ():
+        for name, held in lease.told.items():
             budget = self.budgets[name]
             if budget.limits.granted and budget.top_up(now, held, self):
+                lease.news[name] = held
                 self._changed_parts.add((key, name))
-        names = [name for name, held in lease.held.items() if held.pending] if lease.answer else lease.news
-        shares = [self.budgets[name].share(now, lease.held[name]) for name in names if name in lease.held]
+        if lease.answer and now >= lease.resends:  # what was sent may have been lost
+            lease.resends = now + self.terms.period_ns * 3 // 4
+            lease.news.update([(name, held) for name, held in lease.held.items() if held.pending])
+        shares = [self.budgets[name].share(now, held) for name, held in lease.news.items()]
         answers = lease.seq if lease.answer else 0
         slots = tuple(lease.slots)
         lease.answer, lease.slots = False, []
         lease.news.clear()
+        lease.told.clear()
         return Grant(key[0], key[1], answers, self.terms.lease_ns, lease.since, tuple(shares), slots)
 
     def _expire(self, now: int) -> None:

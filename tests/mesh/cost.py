@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from random import Random
 
-from gate.cli.run import tune_collector
+from gate.cli.collector import tune_collector
 from gate.limits import Spec, Window
 from gate.mesh.holder import Holder
 from gate.mesh.owner import Owner

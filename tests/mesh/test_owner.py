@@ -43,6 +43,17 @@ def test_a_raised_limit_is_given_and_a_lowered_one_taken_back():
     assert part.spec.burst == 2
 
 
+def test_what_may_be_lost_is_told_again_with_each_period_and_not_with_each_answer():
+    table = Table(BUCKET, 1)
+    told = []
+    for _ in range(10):  # nothing arrives
+        table.ask_for(0)
+        table.hear(table.report(0))
+        told.append(sum(len(grant.shares) for grant in table.step()))
+        table.wait(0.1)
+    assert told == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0]
+
+
 def test_a_limit_that_was_removed_and_added_does_not_start_full():
     table = Table(BUCKET, 1)
     table.share(0, seconds=2)
