@@ -16,6 +16,14 @@ from gate.protocol.policies import FIELDS, LiveLimit, group_of
 AUDITS: Final = 2_000
 ANSWERED: Final = 2_000  # commands
 _SHOWN_FOR_MS: Final = 600_000  # after the end of a command
+_STEP_BY_STEP: Final = {
+    "cancel",
+    "move",
+    "expedite",
+    "redrive",
+    "import-limits",
+    "clear-limit",
+}  # others are done at once
 _KINDS: Final = frozenset({"rate", "window", "quota"})  # of limits, by how their names go on behind the group's
 
 
@@ -94,7 +102,7 @@ class Commanded:
         self._answers.pop(answer.command, None)
         if before is not None and not answer.what:
             answer = msgspec.structs.replace(answer, what=before.what, who=before.who, because=before.because)
-        if not answer.what or answer.dry_run:
+        if answer.what not in _STEP_BY_STEP or answer.dry_run:
             return
         self._answers[answer.command] = answer
         under_way = self._under_way.setdefault(answer.service, {})

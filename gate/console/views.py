@@ -212,8 +212,8 @@ def _environment() -> Environment:
         loader=PackageLoader("gate.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "duration": words.duration, "rate": words.rate, "number": words.number, "clock": words.clock,
-        "text": words.text,
+        "duration": words.duration, "rate": words.rate, "limit": words.limit, "number": words.number,
+        "clock": words.clock, "text": words.text,
     }  # fmt: skip
     environment.globals |= {"limit_name": limit_name, "asset": asset, "KINDS": KINDS, "until": words.until}
     return environment

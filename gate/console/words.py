@@ -27,6 +27,14 @@ def rate(per_second: float) -> str:
     return f"{number(per_second)}/s"
 
 
+def limit(per_second: float) -> str:
+    """Say how many a limit gives: `12.3/s`, and `1/h` where that is little."""
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3_600)):
+        if per_second * seconds >= 0.1 and (unit == "s" or per_second * seconds >= 1):
+            return f"{number(round(per_second * seconds, 6))}/{unit}"
+    return f"{number(round(per_second * 86_400, 6))}/day" if per_second else "0/s"
+
+
 def number(value: float) -> str:
     """Write a number of requests, or of a rate, in at most seven characters or so."""
     if value > _MOST:

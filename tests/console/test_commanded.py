@@ -108,6 +108,12 @@ def test_a_command_is_under_way_until_it_is_over(known):
     assert known.latest("pay", AT_MS + 3_600_000, names=True) == []
 
 
+def test_what_is_done_at_once_is_no_command_under_way(known):
+    for what in ("pause-until", "resume", "abort"):
+        known.take_answer(Answer(what, "pay", AnswerState.DONE, AT_MS, what=what, who="ann"))
+    assert known.latest("pay", AT_MS, names=True) == []
+
+
 def test_what_only_counts_is_no_command_under_way(known):
     answered(known, AnswerState.WORKING, of=10, dry_run=True)
     answered(known, AnswerState.TAKEN, "of an earlier gate", what="")

@@ -43,3 +43,11 @@ def test_a_time_that_no_calendar_has_is_a_time_all_the_same(at_ms):
 )
 def test_a_value_of_a_policy_reads_as_in_its_file(value, said):
     assert words.text(value) == said
+
+
+@pytest.mark.parametrize(
+    ("per_second", "said"),
+    [(0, "0/s"), (1 / 3600, "1/h"), (10 / 60, "0.17/s"), (1 / 60, "1/min"), (1 / 86400, "1/day"), (1000, "1,000/s")],
+)
+def test_a_limit_is_never_said_to_be_0_where_it_gives_something(per_second, said):
+    assert words.limit(per_second) == said
