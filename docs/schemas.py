@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from gate.admission.model import Event, Usage
+from gate.kafka.whereabouts import Standing
 from gate.observe.history import Block
 from gate.observe.usage import TIMES
 from gate.protocol import alert_types, answers, control, feedback, policies
@@ -142,6 +143,14 @@ def openapi() -> dict[str, Any]:
     }}  # fmt: skip
     services = {"type": "array", "items": {"$ref": "#/components/schemas/Usage"}}
     anything = {"type": "object"}
+    texts = ("producer_id", "origin", "reason", "limit", "error", "place", "result", "result_base64")
+    numbers = ("created_ms", "at_ms", "attempt", "not_before_ms", "ahead", "result_bytes")
+    request = {
+        "type": "object", "required": ["id", "service", "standing", "read"], "properties": {
+            "id": _TEXT, "service": _TEXT, "standing": {"enum": [str(one) for one in Standing]}, "read": _COUNT,
+            **dict.fromkeys(texts, _TEXT), **dict.fromkeys(numbers, _COUNT),
+        },
+    }  # fmt: skip
     usages = {"type": "object", "properties": {"services": services}, "required": ["services"]}
     accepted = {"type": "object", "properties": {"command": _TEXT, "answers": _TEXT}, "required": ["command"]}
     given = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Command"}}}}
@@ -162,7 +171,8 @@ def openapi() -> dict[str, Any]:
                 ("q", "state", "page", "size"),
             )},
             "/v1/requests/{id}": {"get": _operation(
-                "Where one request stands", anything, ("service",), path="id", fails=("404", "503")
+                "Where one request stands; with `result=true`, and for a role, also what its worker has answered",
+                request, ("service", "result"), path="id", fails=("401", "404", "503"),
             )},
             "/v1/services/{service}/commands": {"post": _operation(
                 "Give a command; the gates carry out each id once", accepted, path="service",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-_OF_PRODUCERS: Final = frozenset({"producer_id", "error"})
+_OF_PRODUCERS: Final = frozenset({"producer_id", "error", "result", "result_base64", "result_bytes"})
 _OF_COMMANDERS: Final = frozenset({"who", "because", "why"})
 
 

@@ -344,8 +344,8 @@ class Gate:
             return Health({"state": str(state_lost(self.names.state))})
         return health_of({number: shard for number, shard in self._owned.items() if not shard.stopping}, self._taken)
 
-    async def find(self, request: str, service: str | None) -> Mapping[str, Any]:
-        """Return where a request stands, by its id or its producer's, over a connection of its own.
+    async def find(self, request: str, service: str | None, *, result: bool = False) -> Mapping[str, Any]:
+        """Return where a request stands, by its id or its producer's, over a connection of its own; its `result`, too.
 
         Few are looked for at a time, as each costs some reads. Raises UnknownRequestError, or another GateError.
         """
@@ -354,6 +354,8 @@ class Gate:
             self._searches,
             RequestSearch.connected(self.names, self.settings.group_id, **self._options) as search,
         ):
+            if result:
+                return await search.answer(request, service, since_ms)
             return (await search.find(request, service, since_ms)).to_json()
 
     @property

@@ -5,11 +5,14 @@ reads in each of three topics. What has left the delayed topic since is looked f
 then from its parking on: as many records as were admitted to its partition meanwhile, MOST at the most. A producer's id
 stands in no index: request topics are read backwards from now, MOST records at the most. A result is looked for from
 the job's admission on, as most jobs take less time than has passed since; if that is too much, also backwards from now.
+What has left may have come back, as a retry or by command: the delayed topic is read backwards to when it left.
 """
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from aiokafka import errors
@@ -36,6 +39,7 @@ from gate.protocol.topics import Names
 from gate.shard.failed_jobs import home_of
 from gate.shard.records import Partition, Record
 
+MOST_RESULT: Final = 1 << 16  # bytes of a result that are told: larger ones are for those who read topics
 FEW: Final = 1_000  # offsets that are looked at one after the other
 DEADLINE: Final = 30.0
 BEFORE_MS, BEHIND_MS = 1_000, 5_000  # around the time that was told
@@ -105,6 +109,22 @@ class RequestSearch:
 
     def _service_of(self, topic: str) -> str | None:
         return self._names.service_of(topic) or self._names.service_of(topic, "retries")
+
+    async def answer(self, request: str, service: str | None, since_ms: int) -> dict[str, Any]:
+        """Return where a request stands as JSON, with what a worker has answered, as text or as base64 if it is none.
+
+        Raises as `find` does.
+        """
+        found = await self.find(request, service, since_ms)
+        told = found.to_json()
+        if (result := await self.result(found)) is not None:
+            told["result_bytes"] = len(result)
+            if len(result) <= MOST_RESULT:
+                try:
+                    told["result"] = result.decode()
+                except UnicodeDecodeError:
+                    told["result_base64"] = b64encode(result).decode("ascii")
+        return told
 
     async def result(self, found: Whereabouts) -> bytes | None:
         """Return what a worker has answered about a request that was found; None: nothing, within MOST records.
@@ -183,12 +203,48 @@ class RequestSearch:
             home = home_of(written.headers, there.get(names.requests(service), 1))
         outputs = {k: Partition(getattr(names, k)(service), home) for k in ("delayed", "admitted", "rejected")}
         outputs = {kind: place for kind, place in outputs.items() if place.number < there.get(place.topic, 0)}
+        first, certain = await self._decided(service, at, offset, written, outputs)
+        if not certain or first.at_ms is None or first.standing is Standing.WAITING:
+            return first
+        return await self._come_back(first, outputs) or first
+
+    async def _decided(
+        self, service: str, at: Partition, offset: int, written: Record | None, outputs: dict[str, Partition]
+    ) -> tuple[Whereabouts, bool]:
+        """Return where a request of a partition stands by what was decided, and whether all of that was read."""
         found: list[tuple[Partition, Record]] = []
+        certain = True
         try:
             await self._trace(source_of(at.topic, at.number), offset, outputs, found)
         except TooMuchError:
-            return await self._tell(service, request, written, found, outputs, at, offset, certain=False)
-        return await self._tell(service, request, written, found, outputs, at, offset, certain=True)
+            certain = False
+        return await self._tell(service, written, found, outputs, at, offset, certain=certain), certain
+
+    async def _come_back(self, first: Whereabouts, outputs: dict[str, Partition]) -> Whereabouts | None:
+        """Return where the newest one stands that was made of a request and parked; None: none was, as far as read."""
+        delayed, request = outputs.get("delayed"), first.id.encode()
+        if delayed is None:
+            return None
+
+        def is_of_it(record: Record) -> bool:
+            own = origin(record.headers)
+            return own is not None and own.first == request
+
+        try:
+            parked = await self._reads.newest(delayed, first.at_ms or 0, is_of_it)
+            own = None if parked is None else origin(parked.headers)
+            place = None if own is None else place_of(own.id)
+            if place is None:
+                return None
+            at = Partition(place.topic, place.partition)
+            written = await self._reads.at(at, place.offset)
+            newest, _ = await self._decided(first.service, at, place.offset, written, outputs)
+        except TooMuchError:
+            return None
+        if newest.standing is Standing.GIVEN_UP:
+            return None  # as the first one, whose job it is
+        earlier = first.decisions[: -1 if first.standing is Standing.GIVEN_UP else None]
+        return replace(newest, decisions=(*earlier, *newest.decisions))
 
     async def _trace(
         self, source: bytes, offset: int, outputs: dict[str, Partition], found: list[tuple[Partition, Record]]
@@ -292,7 +348,6 @@ class RequestSearch:
     async def _tell(
         self,
         service: str,
-        request: str,
         written: Record | None,
         found: list[tuple[Partition, Record]],
         outputs: dict[str, Partition],
@@ -301,6 +356,7 @@ class RequestSearch:
         *,
         certain: bool,
     ) -> Whereabouts:
+        request = f"{at.topic}-{at.number}@{offset}"
         created = None if written is None or written.timestamp < 0 else written.timestamp
         own = None if written is None else last(written.headers, ID)
         producer_id = None if own is None else own.decode(errors="replace")

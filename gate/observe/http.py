@@ -33,8 +33,12 @@ _GRACE_SECONDS: Final = 2  # for requests under way at the end
 _TICK: Final = 1.0  # seconds
 
 
-# Where a request stands, given its id or its producer's, and a service or None. Raises GateError
-Find = Callable[[str, str | None], Awaitable[Mapping[str, Any]]]
+class Find(Protocol):
+    """Tells where a request stands, given its id or its producer's, and a service or None. Raises GateError."""
+
+    def __call__(self, request: str, service: str | None, *, result: bool = False) -> Awaitable[Mapping[str, Any]]: ...  # noqa: D102
+
+
 # what of something may be told to who asks
 Shown = Callable[[Request, Mapping[str, Any]], Mapping[str, Any]]
 
@@ -259,7 +263,9 @@ def _application(
         if board.find is None:
             return _json(_NOT_HERE, status=503)
         try:
-            found = await board.find(request.path_params["id"], request.query_params.get("service"))
+            asked = request.query_params
+            with_result = asked.get("result", "") in {"1", "true"}
+            found = await board.find(request.path_params["id"], asked.get("service"), result=with_result)
         except UnknownRequestError as error:
             return _json({"error": str(error), "hint": error.hint}, status=404)
         except GateError as error:

@@ -1,13 +1,14 @@
 """Retries of failed jobs on a real broker: two groups of workers on one service, and kills of worker and gate."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections import Counter
 
 import pytest
 
-from gate.client import JobClient, JobFailedError, Retry, Worker
+from gate.client import JobClient, JobFailedError, Retry, Verdict, Worker
 from tests.system.gates import GateProcess, create, stamp
 
 JOBS = 12
@@ -124,3 +125,33 @@ async def test_a_ticket_that_is_opened_later_knows_the_result_and_who_gave_up(ga
         assert again.id == dead.id
         with pytest.raises(JobFailedError):
             await again.result(30)
+
+
+async def test_a_retry_that_waits_is_found_by_the_id_of_its_first_request(gated, start, until):
+    service = await gated.service()
+    worker = gated.worker(service, retry=Retry(attempts=2, first=3600, longest=3600))
+
+    @worker.handler(service)
+    async def handle(_job):
+        raise OSError("not today")
+
+    async def standing():
+        return json.loads(await asyncio.to_thread(gated.process.get, f"/v1/requests/{job.id}"))
+
+    start(worker)
+    async with gated.client() as client:
+        job = await client.submit(service, b"fails")
+
+        async def waits():
+            return (await standing())["standing"] == "waiting"
+
+        await until(waits, 60)
+    told, home = await standing(), int(job.id.rpartition("@")[0].rpartition("-")[2])
+    (parked,) = await gated.log.read(gated.names.delayed(service), home)
+    assert (told["reason"], told["origin"]) == ("scheduled", job.id)
+    assert told["id"] == stamp(parked).id != job.id
+    async with gated.client() as other:
+        ticket = await other.ticket(job.id)
+        assert ticket.id == job.id
+        decisions = aiter(ticket)
+        assert [(await anext(decisions)).verdict for _ in range(2)] == [Verdict.ADMITTED, Verdict.DELAYED]

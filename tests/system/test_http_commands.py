@@ -33,7 +33,7 @@ def ask(url: str, body: object = None, token: str | None = None, kind: str = "")
 
 def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
     names, log = Names(prefix), Log(bootstrap, Names(prefix))
-    asyncio.run(log.create(names.requests("pay"), names.requests("buy")))
+    asyncio.run(log.create(names.requests("pay"), names.requests("buy"), names.results("pay")))
     tokens = tmp_path / "tokens"
     tokens.write_text(TOKENS)
     with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0", "--tokens", str(tokens)) as running:
@@ -65,6 +65,15 @@ def test_who_shows_a_token_commands(bootstrap, prefix, tmp_path):
         assert ask(f"{running.url()}/v1/commands/nothing", token=bobs)[0] == 404
         assert ask(f"{running.url()}/v1/commands/nothing")[0] == 401
         assert ask(f"{running.url()}/v1/requests/{names.requests('pay')}-0@0")[0] == 401
+        for key, answer in ((b"another", b"no"), (f"{names.requests('pay')}-0@0".encode(), b"paid \xc3\xa4")):
+            asyncio.run(log.write(names.results("pay"), answer, key=key))
+        first = f"{running.url()}/v1/requests/{names.requests('pay')}-0@0"
+        assert "result" not in ask(first, token="a-third-long-token")[1]  # reading it costs more
+        answered = ask(f"{first}?result=true", token="a-third-long-token")[1]
+        assert (answered["standing"], answered["result"], answered["result_bytes"]) == ("admitted", "paid ä", 7)
+        waits = ask(f"{running.url()}/v1/requests/{names.requests('pay')}-0@1?result=true", token=token)[1]
+        assert (waits["standing"], waits.get("result")) == ("waiting", None)
+        asyncio.run(log.write(names.results("pay"), b"x" * 70_000, key=f"{names.requests('pay')}-0@1".encode()))
         status, given = ask(there, CANCEL | {"id": "once"}, token)
         assert (status, given) == (202, {"command": "once", "answers": "/v1/commands/once?service=pay"})
         answers = running.url() + given["answers"]
