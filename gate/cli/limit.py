@@ -50,7 +50,7 @@ def set_(
     group: Group = None,
     rps: str | None = None,
     burst: Count = None,
-    window: str | None = None,
+    window: Annotated[list[str] | None, Parameter(negative="")] = None,
     window_limit: Count = None,
     max_running: Count = None,
     quota: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -79,9 +79,11 @@ def set_(
     burst
         So many at once.
     window
-        Length of the window: 60s, 1h.
+        So many in any interval of a length: 100/60s. May be given several times, and holds beside the window of the
+        policy file's `window_size`; "none": without the further `windows` of the file. A length alone, as in 60s, is
+        another `window_size`.
     window_limit
-        So many in each window.
+        So many in each window of `window_size`.
     max_running
         So many admitted and not done at a time, as workers tell.
     quota
@@ -102,14 +104,14 @@ def set_(
         raise CycloptsError(
             msg="no limit is given: give --rps, --burst, --window, --window-limit, --max-running or --quota"
         )
-
+    sizes, windows = _windows(window or [])
     whose = _whose(service, group, tenant)
 
     def give(control: GateControl) -> Awaitable[Answer]:
         return control.set_limit(
-            service or "", group=group or "", requests_per_second=rps, burst_size=burst, window_size=window,
+            service or "", group=group or "", requests_per_second=rps, burst_size=burst, window_size=sizes,
             window_limit=window_limit, max_running=max_running, quotas=None if quota is None else ", ".join(quota),
-            tenant=tenant or "", for_=for_, reason=reason, if_version=if_version,
+            windows=windows, tenant=tenant or "", for_=for_, reason=reason, if_version=if_version,
         )  # fmt: skip
 
     _tell(give, client, f"limits of {whose} are set", as_json=json)
@@ -211,7 +213,7 @@ def import_(
     """Set the limits of all tenants of a service from a file: these and no others, as a whole or not at all.
 
     Columns of a CSV file, or fields of JSON lines: service, tenant, requests_per_second, burst_size, window_size,
-    window_limit, max_running, quotas; what is empty is as the policy file says. Each service of the file is one import.
+    window_limit, max_running, quotas, windows; what is empty is as the policy file says. Each service is one import.
 
     Example: `gate limit import tenants.csv --service payments --reason contracts`
 
@@ -279,6 +281,17 @@ def export(service: Service, *, json: Flag = False, client: Client | None = None
     if found.importing:
         raise GateError(f"an import of limits of {service} is being published", hint="try again in some seconds")
     write_rows(service, found.tenants, sys.stdout, as_json=json)
+
+
+def _windows(given: list[str]) -> tuple[str | None, str | None]:
+    """Return of what was given as windows the length alone, and those with a limit. Raises CycloptsError."""
+    sizes = [one for one in given if "/" not in one and one != "none"]
+    windows = [one for one in given if one not in sizes]
+    if len(sizes) > 1:
+        raise CycloptsError(
+            msg=f"--window {sizes[0]} and --window {sizes[1]} are two lengths: give limits, as in 100/60s"
+        )
+    return (sizes[0] if sizes else None), ", ".join(windows) or None
 
 
 def _whose(service: str | None, group: str | None, tenant: str | None) -> str:

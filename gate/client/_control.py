@@ -212,6 +212,7 @@ class GateControl:
         window_limit: int | None = None,
         max_running: int | None = None,
         quotas: str | None = None,
+        windows: str | None = None,
         tenant: str = "",
         for_: float | timedelta | None = None,
         reason: str = "",
@@ -222,7 +223,8 @@ class GateControl:
 
         With `group` in place of the service it is what the services of that group may use together.
         `tenant` may be `default`, or a glob, as in the policy file: then it stands for many. `quotas` are spelt as in
-        "5000/day, 100000/month Europe/Berlin"; "none": none of them. What is not given is as the file says, also where
+        "5000/day, 100000/month Europe/Berlin"; "none": none of them. `windows`, beside that of `window_size`, are spelt
+        as in "20/1s, 5000/1d"; of two of one size the lower counts. What is not given is as the file says, also where
         something was set for it before. A rate of 0 blocks: what comes is rejected or held, or waits where `for_` says
         until when. After `for_` (seconds or a timedelta) the file holds again. `if_version`: refused unless the limits
         are at that version. The answer's `version` is the new one. Raises ArgumentError, UnknownServiceError,
@@ -231,6 +233,7 @@ class GateControl:
         limit = LiveLimit(
             None if requests_per_second is None else str(requests_per_second), burst_size,
             None if window_size is None else str(window_size), window_limit, max_running=max_running, quotas=quotas,
+            windows=windows,
         )  # fmt: skip
         if not limit.says:
             raise ArgumentError("no limit is given", hint="give at least one, as in requests_per_second=50")
@@ -539,6 +542,7 @@ class SyncGateControl(Twin[GateControl]):
         window_limit: int | None = None,
         max_running: int | None = None,
         quotas: str | None = None,
+        windows: str | None = None,
         tenant: str = "",
         for_: float | timedelta | None = None,
         reason: str = "",
@@ -550,7 +554,7 @@ class SyncGateControl(Twin[GateControl]):
             self._inner.set_limit(
                 service, group=group, requests_per_second=requests_per_second, burst_size=burst_size,
                 window_size=window_size, window_limit=window_limit, max_running=max_running, quotas=quotas,
-                tenant=tenant, for_=for_, reason=reason, if_version=if_version, command_id=command_id,
+                windows=windows, tenant=tenant, for_=for_, reason=reason, if_version=if_version, command_id=command_id,
             )
         )  # fmt: skip
 

@@ -47,7 +47,8 @@ def _split(order: Sequence[str], limits: Mapping[str, LiveLimit]) -> Iterator[li
     size = 0
     for tenant in order:
         some.append(tenant)
-        size += len(tenant.encode("utf-8", "surrogatepass")) + ROW_BYTES + len(limits[tenant].quotas or "")
+        listed = len(limits[tenant].quotas or "") + len(limits[tenant].windows or "")
+        size += len(tenant.encode("utf-8", "surrogatepass")) + ROW_BYTES + listed
         if len(some) == PER_PART or size > PART_BYTES:
             yield some
             some, size = [], 0
@@ -58,5 +59,5 @@ def _split(order: Sequence[str], limits: Mapping[str, LiveLimit]) -> Iterator[li
 def _row(tenant: str, limit: LiveLimit) -> PartRow:
     return PartRow(
         tenant, limit.requests_per_second, limit.burst_size, limit.window_size, limit.window_limit, limit.max_running,
-        limit.quotas,
+        limit.quotas, limit.windows,
     )  # fmt: skip

@@ -93,12 +93,18 @@ def _text(value: object) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _limit(
-    rate: str | None, burst: str | None, size: str | None, limit: str | None, running: str | None, quotas: str | None
+    rate: str | None,
+    burst: str | None,
+    size: str | None,
+    limit: str | None,
+    running: str | None,
+    quotas: str | None,
+    windows: str | None,
 ) -> LiveLimit:
     """Return a limit; many tenants have the same one."""
     made = LiveLimit(
         rate, _count("burst_size", burst), size, _count("window_limit", limit),
-        max_running=_count("max_running", running), quotas=quotas,
+        max_running=_count("max_running", running), quotas=quotas, windows=windows,
     )  # fmt: skip
     check(made)
     return made

@@ -14,16 +14,18 @@ MAX_COUNT: Final = 10**15
 GROUP: Final = "group:"  # in front of a group's name where else a service's stands, and as the key of its shard
 BUCKETS: Final = 4_096  # of a table that grows one by one
 MAX_TEXT: Final = 64  # characters of a rate or of a length of time
-MAX_QUOTAS: Final = 500  # characters of quotas
+MAX_LISTED: Final = 500  # characters of quotas, and of windows
 MOST_RUNNING: Final = 1_000_000
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
-_Quotas = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUOTAS)]
+_Listed = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_LISTED)]
 _Running = Annotated[int, msgspec.Meta(ge=1, le=MOST_RUNNING)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
 
 
-FIELDS: Final = ("requests_per_second", "burst_size", "window_size", "window_limit", "max_running", "quotas")
+FIELDS: Final = (
+    "requests_per_second", "burst_size", "window_size", "window_limit", "max_running", "quotas", "windows",
+)  # fmt: skip
 
 
 class LiveLimit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -35,7 +37,8 @@ class LiveLimit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     window_limit: _Count | None = None
     until_ms: int | None = None  # unix ms: it ends by itself then
     max_running: _Running | None = None
-    quotas: _Quotas | None = None  # "100000/month Europe/Berlin, 5000/day"; "none"
+    quotas: _Listed | None = None  # "100000/month Europe/Berlin, 5000/day"; "none"
+    windows: _Listed | None = None  # "20/1s, 5000/1d", beside that of `window_size`; "none"
 
     @property
     def says(self) -> bool:
@@ -69,7 +72,8 @@ class PartRow(msgspec.Struct, frozen=True, array_like=True):
     window_size: _Text | None
     window_limit: _Count | None
     max_running: _Running | None = None
-    quotas: _Quotas | None = None
+    quotas: _Listed | None = None
+    windows: _Listed | None = None
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

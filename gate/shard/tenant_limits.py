@@ -156,6 +156,6 @@ def row_of(limit: LiveLimit | PartRow, until_ms: int | None) -> Row:
     """Return a limit as a row."""
     row = (
         limit.requests_per_second, limit.burst_size, limit.window_size, limit.window_limit, until_ms,
-        limit.max_running, limit.quotas,
+        limit.max_running, limit.quotas, limit.windows,
     )  # fmt: skip
-    return row if row[_LEAST:] != (None, None) else row[:_LEAST]
+    return row if any(part is not None for part in row[_LEAST:]) else row[:_LEAST]

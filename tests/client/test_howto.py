@@ -118,17 +118,17 @@ def test_limits(bootstrap, prefix, tmp_path, monkeypatch, capsys):
         assert said[0] == "limits of payments are set; version 1\n"
         assert "as agreed" in said[2]
         assert re.search(r"^requests_per_second +50 +live until ", said[3], re.MULTILINE)
-        assert said[8] == "limits of payments are as the policy file says; version 7\n"
-        assert said[9] == "limits of group bank-api are set; version 1\n"
-        assert "the bank asks for less" in said[10]
-        assert said[11] == "limits of group bank-api are as the policy file says; version 2\n"
-        assert said[12].count("bank-api") == 2
-        assert said[14:] == [
-            "limits of 2 tenants of payments are set; version 8\n",
+        assert said[9] == "limits of payments are as the policy file says; version 8\n"
+        assert said[10] == "limits of group bank-api are set; version 1\n"
+        assert "the bank asks for less" in said[11]
+        assert said[12] == "limits of group bank-api are as the policy file says; version 2\n"
+        assert said[13].count("bank-api") == 2
+        assert said[15:] == [
+            "limits of 2 tenants of payments are set; version 9\n",
             (
-                "service,tenant,requests_per_second,burst_size,window_size,window_limit,max_running,quotas\n"
-                "payments,acme,5,,,,,\npayments,zoe,10/min,,,,,\n"
+                "service,tenant,requests_per_second,burst_size,window_size,window_limit,max_running,quotas,windows\n"
+                "payments,acme,5,,,,,,\npayments,zoe,10/min,,,,,,\n"
             ),
         ]
         exec(script.replace("localhost:9092", bootstrap).replace("who=", f'prefix="{prefix}", who='), {})
-        assert capsys.readouterr().out == "9\n"
+        assert capsys.readouterr().out == "10\n"

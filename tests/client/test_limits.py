@@ -177,15 +177,15 @@ async def test_limits_of_many_tenants_come_as_a_whole_and_go_out_as_they_came(ga
     assert (code, f"command {known} is over: done" in said) == (1, True)
     code, first, _ = await limit("export", service)
     assert (code, len(first.splitlines())) == (0, 9_002)
-    assert f"{service},t-open,1000,50,1s,1000,," in first.splitlines()
-    (tmp_path / "again.csv").write_text(first.replace(f"{service},t7,3/min,,,,,\n", ""))
+    assert f"{service},t-open,1000,50,1s,1000,,," in first.splitlines()
+    (tmp_path / "again.csv").write_text(first.replace(f"{service},t7,3/min,,,,,,\n", ""))
     code, told, _ = await limit("import", tmp_path / "again.csv", "--if-version", 1, "--json")
     answer = json.loads(told)
     assert (code, answer["state"], answer["of"], answer["version"]) == (0, "done", 9_000, 2)
     code, lines, _ = await limit("export", service, "--json")
     assert "t7" not in {json.loads(line)["tenant"] for line in lines.splitlines()}
     wrong = tmp_path / "wrong.csv"
-    wrong.write_text(first + f"{service},t-last,fast,,,,,\n")
+    wrong.write_text(first + f"{service},t-last,fast,,,,,,\n")
     code, _, said = await limit("import", wrong)
     assert (code, f"{wrong}:9003: requests_per_second: must be a rate" in said) == (1, True)
     code, _, said = await limit("import", file, "--service", service, "--if-version", 1)

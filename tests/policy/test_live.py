@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gate.errors import GateError
-from gate.limits import Per, Quota
+from gate.limits import Per, Quota, Window
 from gate.policy import parse_policy
 from gate.policy.compiled import ENDLESS
 from gate.policy.errors import dotted
@@ -32,6 +32,7 @@ limits = st.builds(
     until_ms=st.none() | st.integers(1, 2**42),
     max_running=st.none() | st.integers(1, 99),
     quotas=st.none() | st.sampled_from(["none", "5/day", "100000/month Europe/Berlin, 5/week"]),
+    windows=st.none() | st.sampled_from(["none", "5/10s", "20/1s,5000/1d"]),
 )
 
 
@@ -82,6 +83,23 @@ def test_a_block_of_many_ends_for_who_is_given_a_rate():
     file = parse_policy("services: {pay: {requests_per_second: 9, tenants: {default: {requests_per_second: 0}}}}")
     policy = file.overlaid({"pay": LiveService(1, None, {"default": some})}).service("pay")
     assert (policy.tenant_blocked_until("beta"), policy.tenant("beta").rate) == (0, 5)
+
+
+def test_windows_are_set_beside_that_of_window_size():
+    minute, day = 60 * SECOND, 86_400 * SECOND
+    policy = over(limit=LiveLimit(windows="20/1s, 5000/1d"), acme=LiveLimit(windows="7/10s")).service("pay")
+    assert policy.spec.windows == (Window(20, SECOND), Window(6000, minute), Window(5000, day))
+    assert policy.tenant("acme").windows == (Window(7, 10 * SECOND), Window(300, minute))
+    lower = over(limit=LiveLimit(windows="100/60s")).service("pay")
+    assert lower.spec.windows == (Window(100, minute),)
+    shared = FILE.overlaid({"group:bank": LiveService(1, LiveLimit(windows="9/1h"))}).group("bank")
+    assert shared.spec.windows == (Window(3000, minute), Window(9, 3600 * SECOND))
+    file = parse_policy("services: {pay: {requests_per_second: 9, windows: [{limit: 5, size: 1h}]}}")
+    none = file.overlaid({"pay": LiveService(1, LiveLimit(windows="none"))}).service("pay")
+    assert (len(file.service("pay").spec.windows), len(none.spec.windows)) == (2, 1)
+    told = over(limit=LiveLimit(windows="20/1s", until_ms=1_764_000_000_000)).explain("pay")["windows"]
+    assert told.value == "20/1s"
+    assert told.source.startswith("live until 2025-11-24")
 
 
 def test_quotas_and_what_may_run_are_set_like_all_else():
@@ -163,6 +181,9 @@ def test_what_ends_leaves_nothing_behind(limit, of_tenant, version):
             "",
             'quotas: must be a limit for each day, week, month, year, not "6/hour"',
         ),
+        (LiveLimit(windows="60s"), "", 'windows: must be a limit and a length of time, not "60s"'),
+        (LiveLimit(windows="5/soon"), "", 'windows: must be a length of time, not "soon"'),
+        (LiveLimit(windows="5/1s, 0/1m"), "", "windows: must be at least 1, not 0"),
         (LiveLimit(quotas="0/day"), "", "quotas: must be at least 1, not 0"),
         (LiveLimit(quotas="5/day Europe/Berlni"), "", 'quotas: unknown time zone "Europe/Berlni"'),
         (LiveLimit(burst_size=1), " a", '" a" cannot be a tenant'),

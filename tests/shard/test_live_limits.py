@@ -176,7 +176,7 @@ names = st.sampled_from(["a", "b", "a/b", "ü", "x" * 200, "default", "a*"])
 a_limit = st.builds(
     LiveLimit, requests_per_second=st.sampled_from(["0", "5", None]), burst_size=st.integers(1, 9),
     until_ms=st.none() | st.integers(1, 50), max_running=st.none() | st.integers(1, 9),
-    quotas=st.sampled_from([None, "5/day"]),
+    quotas=st.sampled_from([None, "5/day"]), windows=st.sampled_from([None, "5/10s"]),
 )  # fmt: skip
 
 
