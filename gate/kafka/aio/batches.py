@@ -38,6 +38,16 @@ def records_of(view: memoryview, start: int, effort: UnpackingCost | None = None
             yield records
 
 
+def unpacked_whole(view: memoryview, most: int) -> bytes | None:
+    """Return a compressed batch as one that is not; None: it unpacks to more than `most` bytes, or not at all."""
+    batch = BatchView(view, UnpackingCost())
+    stream = Stream(unpacked(batch.attributes & CODEC, view[HEADER.size :]))
+    try:
+        return batch.header(batch.count) + stream.data if stream.ends_within(most) else None
+    except UNREADABLE:
+        return None
+
+
 def _plain(batch: BatchView, view: memoryview) -> Iterator[list[Record]]:
     batch.measure(len(view), batch.count)
     if len(view) > LARGE_BATCH and _is_crowded(view[HEADER.size :], batch.count):

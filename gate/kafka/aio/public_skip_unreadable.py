@@ -10,12 +10,11 @@ from typing import Any, Final
 
 from aiokafka import errors
 
-from gate.kafka.aio.batches import records_of
+from gate.kafka.aio.batches import records_of, unpacked_whole
 from gate.kafka.aio.checksums import crc32c
 from gate.kafka.aio.compat.shared import DefaultRecordBatch, FetchRequest
 from gate.kafka.aio.decoding import views
-from gate.kafka.aio.unpacking import unpacked
-from gate.log import get_logger
+from gate.kafka.aio.passed_over import Faults
 from gate.protocol.headers import FAULT, Malformed, last
 
 _HEADER: Final = Struct(">qiibIhiqqqhii")
@@ -23,9 +22,9 @@ _BEFORE_SIZE: Final = 12
 _CHECKED_FROM: Final = 21  # bytes of a batch that its checksum is about, up to the end
 _CODEC: Final = 0x07
 _CONTROL: Final = 0x20
+MOST_BATCH: Final = 64 << 20  # bytes to which a batch may unpack: it is rebuilt, or aiokafka unpacks it, in one piece
+_NOT_UNPACKED: Final = f"its batch can't be unpacked, or to more than {MOST_BATCH} bytes"
 _UNREADABLE: Final = (errors.KafkaError, ValueError, IndexError, OverflowError)
-
-log = get_logger("gate.connect")
 
 
 def readable(request: Any, answer: Any) -> None:
@@ -58,8 +57,13 @@ def _mended(place: str, raw: bytes | None) -> bytes | None:
 
 
 def _is_fine(view: memoryview) -> bool:
+    batch: bytes | memoryview | None = view
+    if _HEADER.unpack_from(view)[5] & _CODEC:  # aiokafka unpacks it in one piece
+        batch = unpacked_whole(view, MOST_BATCH)
+    if batch is None:
+        return False
     try:
-        for _ in DefaultRecordBatch(view):
+        for _ in DefaultRecordBatch(batch):
             pass
     except _UNREADABLE:
         return False
@@ -71,22 +75,18 @@ def _without_faults(place: str, view: memoryview) -> bytes:
     attributes = fields[5]
     body = view[_HEADER.size :]
     if attributes & _CODEC:
-        try:
-            body = memoryview(b"".join(unpacked(attributes & _CODEC, body)))
-        except _UNREADABLE:
-            body = memoryview(b"")
+        body = memoryview(unpacked_whole(view, MOST_BATCH) or b"")[_HEADER.size :]
     kept: list[memoryview] = []
     pieces = _pieces(body)
+    faults = Faults(place)
     for records in records_of(view, 0):
         for record in records:
             piece = next(pieces, None)
             if piece is not None and (fault := last(record.headers, FAULT)) is None:
                 kept.append(piece)
             else:
-                why = "it can't be unpacked" if piece is None else str(Malformed.decode(fault))
-                log.warning(
-                    "a record that can't be read is passed over", partition=place, offset=record.offset, why=why
-                )
+                faults.add(record.offset, _NOT_UNPACKED if piece is None else str(Malformed.decode(fault)))
+    faults.tell()
     data = b"".join(kept)
     fields[1] = _HEADER.size - _BEFORE_SIZE + len(data)
     fields[5] = attributes & ~_CODEC

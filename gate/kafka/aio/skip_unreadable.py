@@ -1,7 +1,8 @@
 """aiokafka consumers that pass over a record which they can't read, instead of losing those around it.
 
 aiokafka takes a header whose name is no UTF-8 for an error of the whole fetch: what was read before it is gone, and the
-next read goes on behind that, as if it had been handed over.
+next read goes on behind that, as if it had been handed over. It unpacks a batch in one piece, and a few KB can
+hold hundreds of MB: that is read bit by bit here, without the records that are too large to be carried.
 """
 
 from collections.abc import Iterator
@@ -10,16 +11,18 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from gate.kafka.aio.batches import records_of
+from gate.kafka.aio.batches import records_of, unpacked_whole
 from gate.kafka.aio.compat.consumers import MemoryRecords, PartitionRecords, read_by
-from gate.log import get_logger
+from gate.kafka.aio.compat.shared import DefaultRecordBatch
+from gate.kafka.aio.passed_over import Faults
+from gate.kafka.aio.single_records import MOST_UNPACKED
 from gate.protocol.headers import FAULT, Malformed, last
 from gate.shard.records import Record
 
 _SIZE_AT: Final = 8
 _BEFORE_SIZE: Final = 12
-
-log = get_logger("gate.connect")
+_MAGIC_AT: Final = 16
+_MAGIC: Final = 2  # of the format since Kafka 0.11
 
 
 class _Readable:
@@ -47,25 +50,28 @@ class _Batch:
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
-        read = self._batch.base_offset - 1
+        batch, read = self._batch, self._batch.base_offset - 1
+        if batch.compression_type and self._view[_MAGIC_AT] >= _MAGIC:
+            if (data := unpacked_whole(self._view, MOST_UNPACKED)) is None:
+                yield from self._rest(read + 1, None)
+                return
+            batch = DefaultRecordBatch(data)
         try:
-            for record in self._batch:
+            for record in batch:
                 read = record.offset
                 yield record
         except (ValueError, IndexError, KafkaError) as error:
             yield from self._rest(read + 1, error)
 
-    def _rest(self, start: int, error: Exception) -> Iterator[_Readable]:
+    def _rest(self, start: int, error: Exception | None) -> Iterator[_Readable]:
+        faults = Faults(self._place)
         for records in records_of(self._view, start):
             for record in records:
                 if (fault := last(record.headers, FAULT)) is None:
                     yield _Readable(record, self._batch.timestamp_type)
                 else:
-                    why = str(Malformed.decode(fault)) or str(error)
-                    log.warning(
-                        "a record that can't be read is passed over", partition=self._place, offset=record.offset,
-                        why=why,
-                    )  # fmt: skip
+                    faults.add(record.offset, str(Malformed.decode(fault)) or str(error or ""))
+        faults.tell()
 
 
 class _Records:
