@@ -96,9 +96,10 @@ async def _read(client: Client, topic: str) -> AsyncIterator[Audit]:
 def _line(record: Audit) -> str:
     parts = [timestamp(datetime.fromtimestamp(record.at / 1000, UTC)), record.who or "somebody", record.what]
     parts.append(record.service)
-    said = {**record.said.get("selection", {}), **{k: v for k, v in record.said.items() if k != "selection"}}
-    parts += [f"{name}={value}" for name, value in said.items()]
-    if "of" in record.after:
+    selection = record.said.get("selection", {})
+    said = {**selection, **record.said} if isinstance(selection, dict) else record.said
+    parts += [f"{name}={value}" for name, value in said.items() if name != "selection" or said is record.said]
+    if {"done", "of"} <= record.after.keys():
         parts.append(f"{record.after['done']} of {record.after['of'] or 0}")
     if record.result != AnswerState.DONE:
         parts.append(f"{record.result}: {record.why}")

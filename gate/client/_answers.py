@@ -62,7 +62,11 @@ class Answers:
                 for record in records:
                     if record.key != command.encode():
                         continue
-                    answer = decode_answer(record.value)
+                    try:
+                        answer = decode_answer(record.value)
+                    except ValueError as error:
+                        log.warning("no gate wrote this answer", command=command, offset=record.offset, why=str(error))
+                        continue
                     if answer.service != service or (called(answer) or name) not in shared:
                         continue
                     if answer.what not in {"", name}:

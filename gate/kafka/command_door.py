@@ -78,7 +78,11 @@ class CommandDoor:
         """Return the last answer to a command, about `service` if that is given; None: no gate has taken it yet."""
 
         def fits(value: bytes | None) -> bool:
-            return service is None or answers.decode_answer(value).service == service
+            try:
+                answer = answers.decode_answer(value)
+            except ValueError:  # no gate wrote it
+                return False
+            return service is None or answer.service == service
 
         try:
             async with asyncio.timeout(DEADLINE):

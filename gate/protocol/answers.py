@@ -5,11 +5,15 @@ On `gate.answers` the key is the command's id, and there are several records of 
 """
 
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from gate.units import Ms
+
+MOST_BYTES: Final = 256 << 10  # of a record: the longest filter, who and why of a command, escaped
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_At = Annotated[Ms, msgspec.Meta(ge=0, le=253_402_300_799_999)]  # up to the end of the year 9999
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -33,15 +37,15 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     command: str  # its id
     service: str
     state: AnswerState
-    at: Ms = 0
-    done: int = 0  # requests
-    of: int | None = None  # requests that were meant; None: not counted yet
-    gone: int = 0  # were meant, and had been deleted from the topic by somebody else
-    skipped: int = 0  # were meant, and can't be put back: too large, or cut short when they were rejected
+    at: _At = 0
+    done: _Count = 0  # requests
+    of: _Count | None = None  # requests that were meant; None: not counted yet
+    gone: _Count = 0  # were meant, and had been deleted from the topic by somebody else
+    skipped: _Count = 0  # were meant, and can't be put back: too large, or cut short when they were rejected
     why: str = ""  # it failed, or was aborted
     hint: str = ""  # what to do about that
-    version: int | None = None  # of the service's limits, of a command about these
-    cleared: int | None = None  # tenants that had limits, and are not in the import that is done
+    version: _Count | None = None  # of the service's limits, of a command about these
+    cleared: _Count | None = None  # tenants that had limits, and are not in the import that is done
     what: str = ""  # cancel, move, ...; empty: a gate of an earlier version answers
     who: str = ""  # as the sender says of himself
     because: str = ""  # the sender's reason
@@ -51,7 +55,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
     """One record of the audit, JSON on the wire."""
 
-    at: Ms
+    at: _At
     what: str  # cancel, pause, resume, ...
     service: str
     command: str  # its id
@@ -86,6 +90,8 @@ def decode_audit(value: bytes | None) -> Audit:
 
 
 def _decode(value: bytes | None, kind: type[T]) -> T:
+    if len(value or b"") > MOST_BYTES:
+        raise ValueError(f"it has {len(value or b'')} bytes; no gate writes more than {MOST_BYTES}")
     try:
         return msgspec.json.decode(value or b"", type=kind)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
