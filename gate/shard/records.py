@@ -82,6 +82,7 @@ class Fetched:
     size: int  # bytes on the wire
     codec: int = 0  # how the producer compressed it, as in a batch's attributes (0: not at all)
     packed: bool = False  # some of it is compressed, so that its size tells nothing about its records
+    cut: bool = False  # it has records of a transaction that ends behind all that is here
 
 
 @dataclass(frozen=True, slots=True)

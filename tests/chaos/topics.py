@@ -5,8 +5,11 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
-from gate.shard.records import Partition
+from gate.kafka.aio.client import Client
+from gate.kafka.aio.reader import EARLIEST, LATEST, Reader
+from gate.shard.records import Fetched, Partition
 from tests.sim.checker import Committed
 
 UNKNOWN = 0.1  # seconds until a broker is asked again for a topic that it does not know yet
@@ -33,21 +36,39 @@ async def topics(bootstrap: str) -> list[str]:
 
 
 async def read(bootstrap: str, names: Sequence[str]) -> AsyncIterator[Committed]:
-    """Yield every committed record of topics, in order of offset within a partition."""
+    """Yield every committed record of topics, in order of offset within a partition.
+
+    Aborted is what an abort marker follows: a broker that was a follower catching up may not tell of it.
+    """
     consumer = _consumer(bootstrap, "read_committed")
     await consumer.start()
+    client = Client(bootstrap_servers=bootstrap)
     try:
-        left = set(await _partitions(consumer, names))
-        consumer.assign(list(left))
-        await consumer.seek_to_beginning()
-        ends = await consumer.end_offsets(list(left))
-        while left:
-            for tp, records in (await consumer.getmany(timeout_ms=100, max_records=20_000)).items():
-                for r in records:
-                    yield Committed(tp.topic, tp.partition, r.offset, r.key, r.value, r.headers, r.timestamp)
-            left = {tp for tp in left if await consumer.position(tp) < ends[tp]}
+        await client.bootstrap()
+        reader = Reader(client)
+        for tp in await _partitions(consumer, names):
+            place = Partition(tp.topic, tp.partition)
+            position = (await reader.offsets([place], EARLIEST))[place]
+            end = (await reader.offsets([place], LATEST))[place]
+            while position < end:
+                piece = await _piece(reader, place, position)
+                if piece is not None:
+                    for r in piece.records:
+                        yield Committed(tp.topic, tp.partition, r.offset, r.key, r.value, r.headers, r.timestamp)
+                    position = piece.next_offset
     finally:
+        await client.close()
         await consumer.stop()
+
+
+async def _piece(reader: Reader, place: Partition, position: int) -> Fetched | None:
+    try:
+        return await reader.fetch_one(place, position, wait_ms=100, partition_bytes=4 << 20)
+    except KafkaError as error:
+        if not error.retriable:
+            raise
+        await asyncio.sleep(UNKNOWN)
+        return None
 
 
 async def _partitions(consumer: AIOKafkaConsumer, names: Iterable[str]) -> list[TopicPartition]:

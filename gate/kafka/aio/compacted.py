@@ -27,6 +27,7 @@ NO_BARRIER: Final = -1
 _ALL: Final = -1  # copies that are in sync must have it
 _TIMEOUT_MS: Final = 2_000  # that a broker waits for its followers, before it is tried again
 _BATCH_BYTES: Final = 256
+_MOST_BYTES: Final = 64 << 20  # in which the end of a transaction is looked for
 
 
 async def put_barrier(reader: Reader, partition: Partition) -> int:
@@ -77,9 +78,13 @@ async def read_all(reader: Reader, partition: Partition, barrier: int = NO_BARRI
     position = (await reader.offsets([partition], EARLIEST))[partition]
     end = await end_behind(reader, partition, barrier)
     newest: dict[str, bytes] = {}
+    size = SCAN_BYTES
     while position < end:
-        answer = await _fetch(reader, partition, position)
+        answer = await _fetch(reader, partition, position, size)
         if answer is None:
+            continue
+        if answer.cut and answer.next_offset < end and size < _MOST_BYTES:
+            size *= 2  # how this transaction ends is not in what was read
             continue
         records = iter(answer.records)
         while slice_ := list(islice(records, SCAN_RECORDS)):
@@ -92,7 +97,7 @@ async def read_all(reader: Reader, partition: Partition, barrier: int = NO_BARRI
                 else:
                     newest[key] = record.value
             await asyncio.sleep(0)  # others of this loop have heartbeats to send
-        position = answer.next_offset
+        position, size = answer.next_offset, SCAN_BYTES
     return newest
 
 
@@ -133,9 +138,9 @@ async def end_behind(reader: Reader, partition: Partition, barrier: int, *, comm
     return end
 
 
-async def _fetch(reader: Reader, partition: Partition, position: int) -> Fetched | None:
+async def _fetch(reader: Reader, partition: Partition, position: int, size: int = SCAN_BYTES) -> Fetched | None:
     try:
-        return await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=SCAN_BYTES)
+        return await reader.fetch_one(partition, position, wait_ms=200, partition_bytes=size)
     except errors.KafkaError as error:
         if not error.retriable or isinstance(error, errors.OffsetOutOfRangeError):
             raise

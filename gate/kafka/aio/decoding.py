@@ -23,17 +23,23 @@ class CorruptBatchError(errors.KafkaError):  # type: ignore[misc]
     retriable = True
 
 
-def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetched:
+def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int, *, whole: bool = False) -> Fetched:
     """Return the committed records of a fetch response from offset `start` on. Raises CorruptBatchError.
 
-    `aborted` lists (producer id, first offset) of aborted transactions, as the broker gives them.
+    `aborted` lists (producer id, first offset) of aborted transactions, as the broker gives them; see `endings`. What
+    begins behind others and has no end here is left for the next response, unless the `whole` is wanted.
     """
-    pending = sorted(aborted or (), key=lambda entry: entry[1])
+    marked, undecided = endings(raw)
+    end = None if whole or undecided is None or undecided <= start else undecided
+    pending = sorted((*(aborted or ()), *marked), key=lambda entry: entry[1])
     dead: set[int] = set()
     kept: deque[memoryview] = deque()
     position, codec, packed = start, 0, False
     for view in views(raw):
         batch = DefaultRecordBatch(view)
+        if end is not None and batch.base_offset >= end:
+            position = end
+            break
         if not is_sound(view):
             raise CorruptBatchError(f"checksum mismatch at offset {batch.base_offset}")
         while pending and pending[0][1] <= batch.base_offset:
@@ -47,7 +53,29 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int) -> Fetche
             kept.append(view)
         position = max(position, batch.next_offset)
     effort = UnpackingCost()
-    return Fetched(Sliced(_slices(kept, start, effort), effort, kept), position, len(raw), codec, packed)
+    cut = undecided is not None and end is None
+    return Fetched(Sliced(_slices(kept, start, effort), effort, kept), position, len(raw), codec, packed, cut)
+
+
+def endings(raw: bytes) -> tuple[list[tuple[int, int]], int | None]:
+    """Return the aborted transactions by the markers in a fetch response, and where the first begins without one.
+
+    A broker may tell of fewer: a follower that catches up notes of each that all are known up to where another
+    producer's begins which it has taken in with it, so that who asks for less than that is told of the first alone.
+    """
+    begun: dict[int, int] = {}
+    aborted: list[tuple[int, int]] = []
+    for view in views(raw):
+        batch = DefaultRecordBatch(view)
+        if not batch.is_transactional:
+            continue
+        if not batch.is_control_batch:
+            begun.setdefault(batch.producer_id, batch.base_offset)
+            continue
+        first = begun.pop(batch.producer_id, None)
+        if first is not None and ControlRecord.parse(next(batch).key) == ABORT_MARKER:
+            aborted.append((batch.producer_id, first))
+    return aborted, min(begun.values(), default=None)
 
 
 def views(raw: bytes) -> Iterator[memoryview]:

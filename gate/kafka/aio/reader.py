@@ -137,7 +137,7 @@ class Reader:
                 result[partition] = error_for(code)(f"{_place(partition)} at offset {wanted[partition]}")
             elif raw:
                 try:
-                    result[partition] = decode(raw, aborted, wanted[partition])
+                    result[partition] = decode(raw, aborted, wanted[partition], whole=not committed)
                 except errors.KafkaError as error:
                     result[partition] = error
         return result

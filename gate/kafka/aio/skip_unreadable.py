@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from gate.kafka.aio.batches import records_of, unpacked_whole
 from gate.kafka.aio.compat.consumers import MemoryRecords, PartitionRecords, read_by
 from gate.kafka.aio.compat.shared import DefaultRecordBatch
+from gate.kafka.aio.decoding import endings
 from gate.kafka.aio.passed_over import Faults
 from gate.kafka.aio.single_records import MOST_UNPACKED
 from gate.protocol.headers import FAULT, Malformed, last
@@ -92,6 +93,13 @@ class _Records:
         """See aiokafka."""
         return len(self._data)
 
+    def aborted(self) -> list[tuple[int, int]]:
+        """Return the transactions that are aborted by markers in it: the broker may not tell of all."""
+        try:
+            return endings(bytes(self._data))[0]
+        except KafkaError:
+            return []  # it is of a format without transactions
+
     def next_batch(self) -> _Batch:
         """See aiokafka."""
         begin = self._at
@@ -103,9 +111,9 @@ class _Records:
 class _Partition(PartitionRecords):  # type: ignore[misc]
     """aiokafka's records of one partition: tells their batches which."""
 
-    def __init__(self, partition: Any, records: _Records, *others: Any) -> None:
+    def __init__(self, partition: Any, records: _Records, aborted: Any, *others: Any) -> None:
         records.place = f"{partition.topic}-{partition.partition}"
-        super().__init__(partition, records, *others)
+        super().__init__(partition, records, [*(aborted or ()), *records.aborted()], *others)
 
 
 def tolerate(client: object) -> None:

@@ -3,13 +3,18 @@
 import asyncio
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import NotLeaderForPartitionError, TopicAuthorizationFailedError
 
+from gate.kafka.aio import compacted
+from gate.kafka.aio import reader as reading
 from gate.kafka.aio.batch_view import RawRecord
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.compacted import newest, put_barrier, read_all
+from gate.kafka.aio.fetch import answers_of
 from gate.kafka.aio.reader import EARLIEST, Reader
+from gate.kafka.aio.skip_unreadable import _Partition, _Records
 from gate.shard.records import Fetched, Partition
 from tests.system.gates import create
 
@@ -81,3 +86,41 @@ async def test_a_barrier_is_part_of_no_transaction(bootstrap, prefix):
         await producer.commit_transaction()
         assert await reading == {"a": b"1"}
     await client.close()
+
+
+@pytest.fixture
+async def aborted(bootstrap, prefix):
+    """A partition with transactions, some of them aborted, and a reader whose broker tells of no aborted ones."""
+    topic = f"{prefix}.state"
+    await create(bootstrap, topic, partitions=1)
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=prefix) as producer:
+        for number, commits in enumerate((True, False, True, False, False)):
+            await producer.begin_transaction()
+            for key in (b"a", b"b"):
+                await producer.send_and_wait(topic, b"%d" % number, key=key, partition=0)
+            await (producer.commit_transaction() if commits else producer.abort_transaction())
+    client = Client(bootstrap_servers=bootstrap)
+    await client.bootstrap()
+    yield Reader(client), Partition(topic, 0)
+    await client.close()
+
+
+def forgets(response):
+    """Return the answers to a fetch, as a broker gives them whose index of aborted transactions has none."""
+    return [answer._replace(aborted=[]) for answer in answers_of(response)]
+
+
+@pytest.mark.parametrize("size", [1, 300, 1 << 20], ids=["a batch at once", "a few", "all"])
+async def test_what_is_aborted_is_left_out_although_the_broker_does_not_tell_of_it(aborted, monkeypatch, size):
+    monkeypatch.setattr(reading, "answers_of", forgets)
+    monkeypatch.setattr(compacted, "SCAN_BYTES", size)
+    assert await read_all(*aborted) == {"a": b"2", "b": b"2"}
+
+
+async def test_a_consumer_leaves_out_what_is_aborted_although_the_broker_does_not_tell_of_it(aborted, monkeypatch):
+    pieces = []
+    monkeypatch.setattr(reading, "decode", lambda raw, _aborted, _start, **_: pieces.append(raw))
+    reader, place = aborted
+    await reader.fetch_one(place, 0, wait_ms=0, partition_bytes=1 << 20)
+    records = _Partition(TopicPartition(*place), _Records(pieces[0]), [], 0, None, None, True, READ_COMMITTED)
+    assert [record.value for record in records] == [b"0", b"0", b"2", b"2"]
