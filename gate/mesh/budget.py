@@ -86,7 +86,15 @@ class Budget:
         if now < self.paused_until:
             return 0
         rooms = self.parts.room(now) + [-debt for debt in self.grants.debts(now)]
-        return max(0, min(rooms, default=FOREVER) - self.asks.kept(now))
+        return max(0, min(rooms, default=FOREVER) - max(self.asks.kept(now), self.asks.owed(now)[0]))
+
+    def opens_at(self, now: int, units: int) -> int:
+        """Return when requests in topics may have so many units; at the latest when it is divided anew."""
+        later = now + self.terms.period_ns // 4
+        times = [
+            later if time is None else time for time in (*self.parts.ready(now, units), *self.grants.ready(now, units))
+        ]
+        return min(max([self.asks.owed(now)[1], *times], default=later), now + self.terms.period_ns)
 
     def charge(self, now: int, at: int, units: int) -> None:
         """Charge requests in topics, or a direct one, for a use until `at`."""
@@ -127,7 +135,8 @@ class Budget:
             own = [recall if time is None else min(time, recall) for time in own]
         times = [recall if time is None else time for time in own + self.grants.ready(now, need)]
         wait = max(times, default=now) - now
-        return self.asks.deny(now, key, cost, wait, first=need == cost) if wait > 0 else 0
+        queued = self.queue_want > 0
+        return self.asks.deny(now, key, cost, wait, first=need == cost, queued=queued) if wait > 0 else 0
 
     @property
     def hurries(self) -> bool:

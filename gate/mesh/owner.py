@@ -140,6 +140,7 @@ class Owner:
         budget = self._budget(now, name)
         if budget is not None:
             budget.charge(now, now, units)
+            budget.asks.serve_queue(now)
             self._changed.add(name)
 
     def want(self, now: int, name: str, per_second: int) -> None:

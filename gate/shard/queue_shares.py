@@ -4,8 +4,7 @@ from gate.admission.breach_events import DecayingRate
 from gate.admission.model import UNTIL_RESUMED
 from gate.limits.limit import Limit
 from gate.mesh.owner import Owner
-from gate.mesh.terms import DEFAULT
-from gate.units import MS, SECOND
+from gate.units import MS
 
 
 class SharedLimits:
@@ -85,6 +84,4 @@ def opens_at(owner: Owner, name: str, now: int, units: int) -> int:
     budget = owner.budgets.get(name)
     if budget is None:
         return now
-    later = now + DEFAULT.period_ns // 4
-    times = (*budget.parts.ready(now, units), *budget.grants.ready(now, units))
-    return max([later if time is None else min(time, now + SECOND) for time in times], default=later)
+    return budget.opens_at(now, units)
