@@ -22,7 +22,7 @@ FINDS: dict[str, int] = {
     "counts_forgotten": 31,
     "counts_not_reserved": 33,
     "dead_grants_returned": 22,
-    "dead_parts_forgotten": 67,
+    "dead_parts_forgotten": 8,
     "direct_charged_at_once": 44,
     "grants_outlast_their_limit": 5526,
     "grown_before_shrunk": 33,
