@@ -135,7 +135,7 @@ def ids_not_written(changes: Any) -> Any:
     return lambda self, turns: {k: v for k, v in changes(self, turns).items() if not k.startswith("seen/")}
 
 
-@_plant(duplicates, "_KEPT")
+@_plant(duplicates, "_STAYING")
 def refused_ones_count(kept: Any) -> Any:
     """Who is rejected on arrival keeps others out."""
     return frozenset({*kept, Verdict.REJECTED})
