@@ -15,6 +15,7 @@ from gate.cli.top.actions import ActionKeys
 from gate.cli.top.service import ServiceScreen
 from gate.cli.top.words import COLOURS, drained, slot, state
 from gate.config import Connection
+from gate.console import words
 from gate.console.access import Role, Viewer
 from gate.console.actions import Actions
 from gate.console.feed import Feed
@@ -161,7 +162,7 @@ class PressureScreen(ActionKeys, Screen[None]):
         cells = [Text(printable(line.service, service), style="bold"), state(line, said)]
         cells += [Text(one, justify="right") for one in numbers]
         if wide:
-            limit = "none" if line.limit is None else rate(line.limit)
+            limit = "none" if line.limit is None else words.limit(line.limit)
             cells += [Text(one, justify="right") for one in (limit, slot(line, now_ms))]
             cells.append(Text(printable(line.owner or "unknown", _GATE), style="dim"))
         return cells

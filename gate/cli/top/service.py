@@ -13,6 +13,7 @@ from textual.widgets import Footer, Static
 from gate.cli.top.actions import ActionKeys
 from gate.cli.top.words import drained, slot, state
 from gate.cli.usage_history import plot
+from gate.console import words
 from gate.console.history import point_of
 from gate.console.records import Record
 from gate.console.view import Line, Mark, limit_name
@@ -84,7 +85,7 @@ def lines(record: Record, line: Line, steps: Steps, marks: Sequence[Mark], now_m
     for one in record.waiting:
         place = f"{one.topic}-{one.partition} stands at offset {one.offset}: {one.why}; {one.remedy}"
         yield Text(printable(place), style="red")
-    limit = "none" if line.limit is None else rate(line.limit)
+    limit = "none" if line.limit is None else words.limit(line.limit)
     yield Text(
         f"offered {rate(line.offered)}   granted {rate(line.granted)}   limit {limit}   waiting {number(line.waiting)}"
     )
@@ -101,7 +102,7 @@ def lines(record: Record, line: Line, steps: Steps, marks: Sequence[Mark], now_m
     for one_limit in record.limits:
         bar = "█" * round(min(1.0, one_limit.usage) * _BAR)
         name = printable(limit_name(one_limit.name, line.service, names=True), 24)
-        gives = f"{number(one_limit.capacity)}, {rate(one_limit.per_second)}"
+        gives = f"{number(one_limit.capacity)}, {words.limit(one_limit.per_second)}"
         yield Text(f"{name:24} {bar:{_BAR}} {one_limit.usage:4.0%} of {gives}")
     lanes = [lane for lane in record.lanes if lane.backlog]
     if lanes:
