@@ -167,6 +167,8 @@ class Budget:
         if now >= self.paused_until and any(wants) and not self.direct:
             targets = self.parts.divide(now, self.asks.dearest(now), own, wants)
             self.direct = targets is None
+        elif now >= self.paused_until and not self.queue_want and not self.direct:  # who comes again has it still
+            targets = self.parts.rest(holders, self.asks.dearest(now))
         if targets is None:
             targets = [self.parts.whole, *[self.parts.nothing] * len(holders)]
         self.parts.aim(now, holders, targets)

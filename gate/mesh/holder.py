@@ -345,6 +345,8 @@ class Holder:
         if any(self._beyond(budget, cost) for budget in held):
             refusal, new = self.questions.ask(now, names, cost)
             self._urgent = self._urgent or new
+            if new and not any(budget.want for budget in held):
+                self._hasten(now)  # the owner knows of no want yet
             return refusal
         for budget in held:
             budget.settle()

@@ -121,6 +121,18 @@ class Parts:
         self._note(targets, weights[1:])
         return [kept, *targets]
 
+    def rest(self, holders: Sequence[Held], big: int) -> list[Shape] | None:
+        """Return the parts where nobody wants any, so that each may keep what he has; None: what is left is too little.
+
+        `big` is the dearest call that needs the owner's own part.
+        """
+        left = self.whole
+        for held in holders:
+            left = _less(left, self.nothing, held.shape)
+        if any(whole and units < big for units, whole in zip(left[1:], self.whole[1:], strict=True)):
+            return None
+        return [left, *[self.nothing] * len(holders)]
+
     def _note(self, targets: Sequence[Shape], weights: Sequence[int]) -> None:
         """Note whether there was too little for all."""
         if any(weight and not any(target) for target, weight in zip(targets, weights, strict=True)):
@@ -134,7 +146,7 @@ class Parts:
     def aim(self, now: int, holders: Sequence[Held], targets: Sequence[Shape]) -> None:
         """Set what the owner and each holder are to have: in each turn their targets, and else as little new as may be.
 
-        Who has enough keeps what he has, unless somebody who has not needs it.
+        Who has enough keeps what he has, unless somebody who has not needs it; so does who wants nothing now.
         """
         self.own_target = targets[0]
         self._aim(now, holders, targets)
@@ -147,7 +159,7 @@ class Parts:
         content: list[tuple[Held, Shape, Shape]] = []
         for row in rows:
             held, shape, target = row
-            if turn == self._turn and any(target) and self._is_enough(shape, held.want):
+            if (turn == self._turn and any(target) and self._is_enough(shape, held.want)) or not held.want:
                 held.target = shape
                 content.append(row)
             else:

@@ -46,6 +46,14 @@ def call(proc: Proc, pause: int) -> None:
     proc.mesh.events.after(pause, call, proc, pause)
 
 
+def call_for(seconds: int, proc: Proc, pause: int) -> None:
+    """Call in so many seconds, and let as many pass."""
+    end = proc.mesh.events.now + seconds * SECOND
+    for at in range(proc.mesh.events.now, end, pause):
+        proc.mesh.events.at(at, proc.check, NAMES)
+    proc.mesh.run(seconds)
+
+
 def cells(mesh: Mesh, *names: str) -> list[int]:
     """Return what these let go from the arrival on, by 100 ms."""
     counts = [0] * (AFTER * SECOND // CELL)
@@ -85,6 +93,27 @@ def test_who_comes_new_stops_no_flow(spec, offered, called, step):
     assert stillest(queue) <= MOST_STILL
     assert stillest([sum(both) for both in zip(queue, calls, strict=True)]) <= MOST_STILL
     assert sum(calls[20:]) >= 0.9 * 4 * (spec.windows[0].per_second - offered) / 2  # within two periods
+
+
+@pytest.mark.parametrize("rest", [3, 40], ids=["a while", "some leases"])
+def test_who_has_rested_goes_on_at_once(rest):
+    """What nobody else wants stays where it is: to ask for it anew takes half a second."""
+    mesh = Mesh({"s": Spec(Fraction(1000), 1000, (Window(1000, SECOND),))}, 1)
+    proc = mesh.proc("p")
+    call_for(5, proc, 5 * MS)
+    mesh.run(rest)
+    assert [proc.check(NAMES) for _ in range(100)] == [None] * 100
+
+
+def test_what_rests_is_anothers_as_soon_as_he_wants_it():
+    spec = Spec(Fraction(100), 100, (Window(100, SECOND),))
+    mesh = Mesh({"s": spec}, 1)
+    rested, other = mesh.proc("p"), mesh.proc("q")
+    call_for(5, rested, 5 * MS)
+    mesh.run(4)
+    call_for(4, other, 5 * MS)
+    assert not over(spec, mesh.uses["s"])
+    assert sum(units for at, units in mesh.by_proc["q"] if at >= mesh.events.now - 3 * SECOND) >= 0.95 * 300
 
 
 def test_a_window_on_its_way_down_leaves_its_share_of_what_no_longer_counts():
