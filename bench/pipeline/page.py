@@ -6,6 +6,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,13 @@ def costs(cases: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|",
     ]
     good = [case for case in cases if case["cpu"]]
+    named = Counter((_group(case)[-1], case["contender"]) for case in good)
     for case in sorted(good, key=lambda case: (_group(case), statistics.median(case["cpu"]))):
+        name = _group(case)[-1]
+        if named[name, case["contender"]] > 1:  # of loads of different sizes
+            name += f", {case['records']:,} records"
         lines.append(
-            f"| {_group(case)[-1]} | {case['contender']} | {_spread(case['cpu'], 2)} "
+            f"| {name} | {case['contender']} | {_spread(case['cpu'], 2)} "
             f"| {statistics.median(case['rate']):,.0f} | {max(case['memory']):.0f} |"
         )
     return "\n".join(lines)

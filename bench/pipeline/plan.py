@@ -122,6 +122,7 @@ def by_contender(case: Case, outcomes: Sequence[Outcome | None]) -> dict[str, ob
         "form": case.form,
         "services": case.services,
         "tenants": case.shape.tenants,
+        "records": case.records,
         "cpu": [round(outcome.cpu, 3) for outcome in good],
         "rate": [round(outcome.rate) for outcome in good],
         "memory": [round(outcome.memory, 1) for outcome in good],

@@ -146,3 +146,15 @@ def test_figures_go_between_their_marks_and_nothing_else_changes():
 def test_the_slope_is_that_of_the_second_half():
     warming = [(second, 50 + second) for second in range(60)]
     assert slope(warming + [(60 + second, 110 + second / 60) for second in range(60)]) == pytest.approx(1.0)
+
+
+def test_no_two_rows_of_the_table_have_one_name():
+    rows = [
+        {
+            "contender": "gate", "value_size": 100, "form": "all", "services": 1, "tenants": 0, "records": records,
+            "cpu": [cpu], "rate": [1], "memory": [1.0],
+        }
+        for records, cpu in ((200_000, 7.0), (50_000, 8.0))
+    ]  # fmt: skip
+    names = [line.split(" | ")[0] for line in page.costs(rows).splitlines()[2:]]
+    assert names == ["| 100 B, all, 200,000 records", "| 100 B, all, 50,000 records"]
