@@ -129,7 +129,7 @@ class Parts:
         left = self.whole
         for held in holders:
             left = _less(left, self.nothing, held.shape)
-        if any(whole and units < big for units, whole in zip(left[1:], self.whole[1:], strict=True)):
+        if left[0] < 0 or any(whole and units < big for units, whole in zip(left[1:], self.whole[1:], strict=True)):
             return None
         return [left, *[self.nothing] * len(holders)]
 
@@ -157,9 +157,12 @@ class Parts:
         rows = [(held, held.shape, target) for held, target in zip(holders, targets[1:], strict=True)]
         lacks = [max(0, unit - mine) for unit, mine in zip(self.own_target, self.own, strict=True)]
         content: list[tuple[Held, Shape, Shape]] = []
+        suffices = min(self.free(now)) >= 0  # else the limit was lowered
         for row in rows:
             held, shape, target = row
-            if (turn == self._turn and any(target) and self._is_enough(shape, held.want)) or not held.want:
+            if (turn == self._turn and any(target) and self._is_enough(shape, held.want)) or (
+                suffices and not held.want
+            ):
                 held.target = shape
                 content.append(row)
             else:

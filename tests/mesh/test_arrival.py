@@ -116,6 +116,22 @@ def test_what_rests_is_anothers_as_soon_as_he_wants_it():
     assert sum(units for at, units in mesh.by_proc["q"] if at >= mesh.events.now - 3 * SECOND) >= 0.95 * 300
 
 
+@pytest.mark.parametrize("rate", [100, 1000], ids=["burst and rate", "burst alone"])
+def test_what_rests_is_taken_back_where_the_limit_is_lowered(rate):
+    mesh = Mesh({"s": Spec(Fraction(1000), 1000, ())}, 1)
+    procs = [mesh.proc("p"), mesh.proc("q")]
+    for proc in procs:
+        call_for(4, proc, 5 * MS)
+    mesh.run(3)
+    mesh.limits["s"] = Spec(Fraction(rate), 100, ())
+    assert mesh.host.owner is not None
+    mesh.host.owner.reload(mesh.host.now)
+    mesh.run(12)
+    parts = [held.part.spec for proc in procs if (held := proc.holder.holding("s")).part is not None]
+    assert sum(part.burst for part in parts) <= 100
+    assert sum(part.scale for part in parts) <= rate * 10**9
+
+
 def test_a_window_on_its_way_down_leaves_its_share_of_what_no_longer_counts():
     ledger = Ledger(100, SECOND)
     for tenth in range(10):
