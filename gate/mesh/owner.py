@@ -135,6 +135,11 @@ class Owner:
         budget = self._budget(now, name)
         return 0 if budget is None else budget.room(now)
 
+    def opens_at(self, now: int, name: str, units: int) -> int:
+        """Return when requests in topics may have so many units; at the latest when it is divided anew."""
+        budget = self.budgets.get(name)
+        return now if budget is None else budget.opens_at(now, units)
+
     def charge(self, now: int, name: str, units: int) -> None:
         """Charge what requests in topics take now; the caller asked `room`."""
         budget = self._budget(now, name)

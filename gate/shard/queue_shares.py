@@ -47,7 +47,7 @@ class SharedLimits:
 
     def opens_at(self, now: int) -> int:
         """Return when what did not fit may; at the latest when parts are divided anew."""
-        return max([now + MS, *[opens_at(self._owner, name, now, self.short) for name in self.names]])
+        return max([now + MS, *[self._owner.opens_at(now, name, self.short) for name in self.names]])
 
 
 class TenantShare:
@@ -76,12 +76,4 @@ class TenantShare:
 
     def ready_at(self, now: int, cost: int) -> int:
         """Return `now`, or when to look again: at the latest when parts are divided anew."""
-        return now if self.fit(now, 1, cost) else max(now + MS, opens_at(self._owner, self.name, now, cost))
-
-
-def opens_at(owner: Owner, name: str, now: int, units: int) -> int:
-    """Return when the owner's own part of a budget may have so many units; at the latest when it is divided anew."""
-    budget = owner.budgets.get(name)
-    if budget is None:
-        return now
-    return budget.opens_at(now, units)
+        return now if self.fit(now, 1, cost) else max(now + MS, self._owner.opens_at(now, self.name, cost))
