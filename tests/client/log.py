@@ -21,11 +21,14 @@ class Log:
     names: Names
 
     async def create(self, *topics: str, partitions: int = 1) -> None:
+        """Create topics, and wait until the broker tells of them: that comes after its answer."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
         try:
             answer = await admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics])
             assert not any(error[1] for error in answer.topic_errors), answer
+            while set(topics) - set(await admin.list_topics()):
+                await asyncio.sleep(0.02)
         finally:
             await admin.close()
 

@@ -74,7 +74,10 @@ def test_a_failure_that_is_told_twice_has_one_retry_through_a_take_over(bootstra
         )  # fmt: skip
         assert header(retry, "gate-job-group") == b"g"
         assert stamp(retry).id == f"{names.retries('pay')}-0@0"
-        assert len(asyncio.run(read_count(bootstrap, [names.admitted("pay")], 3, 2))) == 2
+        admitted = asyncio.run(read_count(bootstrap, [names.admitted("pay")], 4, 2))
+        # without transactions a kill may have the retry admitted again, under the same id
+        once = admitted if delivery == "exactly_once" else {stamp(record).id for record in admitted}
+        assert len(once) == 2
         assert second.stop() == 0
 
 
