@@ -359,11 +359,18 @@ class Engine:
         """The service's own limits, and what counts in them. To be read, not to be charged."""
         return self.state.limits.limiter
 
-    def wants(self, now: int) -> int:
-        """Return about how many units it would admit in the next second if its limits allowed."""
+    def recent_per_second(self, now: int) -> float:
+        """Return about how many requests have come in a second of late."""
+        state = self.state  # the rates take ten seconds to rise, what counts in a window does not
+        requests, units = state.admitted.at(now), state.units.at(now)
+        went = self.limiter.spent(now, SECOND) * requests / units if units else 0.0
+        return max(state.offered.at(now), went)
+
+    def wants(self, per_second: float) -> int:
+        """Return about how many units it would admit in the next second if its limits allowed and so many came."""
         head = self.state.scheduler.head()
         cost = 1 if head is None else self.state.scheduler.head_cost(head)
-        return (round(self.state.offered.at(now)) + self.waiting) * cost
+        return (round(per_second) + self.waiting) * cost
 
     def set_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
         """Decide by another policy from now on: what was used stays counted, what is parked is forecast anew."""

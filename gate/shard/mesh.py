@@ -26,7 +26,7 @@ from gate.protocol.policies import GROUP
 from gate.protocol.topics import TopicNameError, check_service_name
 from gate.shard.lease_reports import LONGEST_TENANT, LeaseReports
 from gate.shard.placement import shard_of
-from gate.shard.queue_shares import SharedLimits, TenantShare
+from gate.shard.queue_shares import QueueLoad, SharedLimits, TenantShare
 from gate.shard.records import Raw, Record
 from gate.units import MS, SECOND
 
@@ -50,7 +50,7 @@ class Mesh:
     """Holders of one shard, and what of its limits they have.
 
     `engines` are those of services with requests in topics, which share the same limits; `group` gives the limiter of a
-    group.
+    group, `queues` all these services, each with its group.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Mesh:
         state_format: Callable[[], int],
         engines: Callable[[str], Engine | None],
         group: Callable[[str], Limiter | None],
+        queues: Callable[[], Collection[tuple[str, str | None]]],
     ) -> None:
         self.owner = Owner(self._limits, opened=self._seed)
         self.position: int | None = None  # of the next report
@@ -71,6 +72,8 @@ class Mesh:
         self._format = state_format
         self._engines = engines
         self._group = group
+        self._queues = queues
+        self._loads: dict[str, QueueLoad] = {}  # by service
         self._number = -1
         self._stored: dict[str, bytes] = {}
         self._places: dict[tuple[str, int], int] = {}  # partition of the topic of grants, by holder
@@ -155,6 +158,7 @@ class Mesh:
             owner.forget_idle(now)
             asked = {name.partition(TENANT)[0] for name in owner.budgets}
             self._unlisted &= asked | self.shared.keys()
+            self._loads = {service: load for service, load in self._loads.items() if service in self.shared}
         self._places = {key: place for key, place in self._places.items() if key in owner.leases or key in answers}
         self._plan(now)
         return self._written(grants, answers)
@@ -198,7 +202,7 @@ class Mesh:
                 opened.append(service)
         return opened
 
-    def share(self, services: Collection[tuple[str, str | None]]) -> list[str]:
+    def share(self) -> list[str]:
         """Find which services (and their groups) share limits with calls; return those of which that has changed."""
         budgets = self.owner.budgets
         of_tenants: dict[str, list[str]] = {}
@@ -206,7 +210,7 @@ class Mesh:
             service, _, tenant = name.partition("/")
             of_tenants.setdefault(service, []).append(tenant)
         changed = []
-        for service, group in services:
+        for service, group in self._queues():
             names = tuple([name for name in (service, f"{GROUP}{group}") if name in budgets])
             before = self.shared.get(service)
             if self._share_tenants(service, of_tenants.get(service, ())):
@@ -348,20 +352,30 @@ class Mesh:
     def _meet_queues(self, now: int) -> None:
         """Tell the owner what requests in topics want, and which services are paused."""
         wants: dict[str, int] = {}
+        groups = {name: 0 for name in self.owner.budgets if name.startswith(GROUP)}
         for name in self.owner.budgets:
             service, _, tenant = name.partition("/")
-            engine = None if name.startswith(GROUP) else self._engines(service)
+            engine = None if name in groups else self._engines(service)
             if engine is not None:
                 self.owner.pause(now, name, min(engine.paused_until(tenant), FOREVER - 1))
-                if tenant and (share := self._tenants.get(service, {}).get(tenant)) is not None:
+                if not tenant:
+                    wants[name] = self._want(now, service, engine)
+                elif (share := self._tenants.get(service, {}).get(tenant)) is not None:
                     wants[name] = _rounded(share.wants(now) + engine.tenant_units(tenant))
-        for service, shared in self.shared.items():
-            engine = self._engines(service)
-            want = 0 if engine is None else _rounded(engine.wants(now))
-            for name in shared.names:
-                wants[name] = wants.get(name, 0) + want
-        for name, want in wants.items():
+        for service, group in self._queues() if groups else ():
+            name = f"{GROUP}{group}"
+            if name in groups and (engine := self._engines(service)) is not None:
+                groups[name] += self._want(now, service, engine)
+        for name, want in (wants | groups).items():
             self.owner.want(now, name, want)
+
+    def _want(self, now: int, service: str, engine: Engine) -> int:
+        """Return what requests of a service want, in units per second: what comes, and what waits."""
+        load = self._loads.get(service)
+        if load is None:
+            load = self._loads[service] = QueueLoad(now, engine.arrivals, engine.recent_per_second(now))
+        load.measure(now, engine.arrivals)
+        return _rounded(engine.wants(load.per_second))
 
     def _plan(self, now: int) -> None:
         """Say when to look again."""
@@ -380,10 +394,16 @@ class Mesh:
                 self._next = min(self._next, shared.opens_at(now))
 
     def note_short(self, now: int) -> None:
-        """Look again when requests that did not fit may; called when a batch is decided."""
-        for shared in self.shared.values():
+        """Look again when requests that did not fit may, and soon where more want to go than the owner knows of.
+
+        Called when a batch is decided.
+        """
+        for service, shared in self.shared.items():
             if shared.short and self._next is not None:
                 self._next = min(self._next, shared.opens_at(now))
+                engine = self._engines(service)
+                if engine is not None and shared.wants_more(self._want(now, service, engine)):
+                    self._next = min(self._next, max(now, self._last + self.owner.terms.period_ns // 10))
 
     def _written(
         self, grants: Iterable[Grant], answers: Mapping[tuple[str, int], list[Charged]]

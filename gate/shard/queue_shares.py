@@ -1,10 +1,17 @@
 """Shares of requests in topics in limits that calls in processes have parts of: a service's, and its tenants'."""
 
+from math import sqrt
+from typing import Final
+
 from gate.admission.breach_events import DecayingRate
 from gate.admission.model import UNTIL_RESUMED
 from gate.limits.limit import Limit
 from gate.mesh.owner import Owner
-from gate.units import MS
+from gate.units import MS, SECOND
+
+_SIGMAS: Final = 3  # by which a load that stays as it is hardly ever differs from its average
+_FEW: Final = 2
+_SMOOTH: Final = 4  # seconds that an average is over
 
 
 class SharedLimits:
@@ -45,9 +52,40 @@ class SharedLimits:
         """Return `now`, or UNTIL_RESUMED: the mesh says when it opens."""
         return now if self.fit(now, 1, cost) else UNTIL_RESUMED
 
+    def wants_more(self, want: int) -> bool:
+        """Tell whether requests want more, in units per second, than parts were divided for."""
+        budgets = [budget for name in self.names if (budget := self._owner.budgets.get(name)) is not None]
+        return any(budget.queue_want < want * 1000 for budget in budgets)
+
     def opens_at(self, now: int) -> int:
         """Return when what did not fit may; at the latest when parts are divided anew."""
         return max([now + MS, *[self._owner.opens_at(now, name, self.short) for name in self.names]])
+
+
+class QueueLoad:
+    """How many requests of a service come in a second. Chance is smoothed; another load is believed after a second.
+
+    As holders measure what they want (`gate.mesh.holding`): whoever is slower to say so has the smaller part meanwhile.
+    """
+
+    __slots__ = ("_arrivals", "_since", "per_second")
+
+    def __init__(self, now: int, arrivals: int, per_second: float) -> None:
+        self.per_second = per_second
+        self._since = now
+        self._arrivals = arrivals  # by then
+
+    def measure(self, now: int, arrivals: int) -> None:
+        """Take how many requests have come so far."""
+        elapsed = (now - self._since) / SECOND
+        if elapsed < 1:
+            return
+        came, expected = arrivals - self._arrivals, self.per_second * elapsed
+        if abs(came - expected) > _SIGMAS * sqrt(expected) + _FEW:
+            self.per_second = came / elapsed
+        else:
+            self.per_second += (came / elapsed - self.per_second) / _SMOOTH
+        self._since, self._arrivals = now, arrivals
 
 
 class TenantShare:

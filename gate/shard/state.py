@@ -160,11 +160,16 @@ class ShardState:
         self.services: dict[str, ServiceState] = {}
         self._wakes = WakeTimes()
         self._publication = UsageSchedule(now)
-        self.mesh = Mesh(meta.shards, policy, lambda: self._meta.format, self._engine, self._group_limiter)
+        self.mesh = Mesh(
+            meta.shards, policy, lambda: self._meta.format, self._engine, self._group_limiter, self._queues
+        )
 
     def _engine(self, service: str) -> Engine | None:
         served = self.services.get(service)
         return None if served is None else served.engine
+
+    def _queues(self) -> list[tuple[str, str | None]]:
+        return [(name, self._policy.effective(name).group) for name in self.services]
 
     def _group_limiter(self, group: str) -> Limiter | None:
         budget = self.budgets.get(group)
@@ -292,7 +297,7 @@ class ShardState:
         """See to it that requests leave to calls in processes what these hold of the same limits."""
         if not self.mesh.is_used:
             return
-        changed = self.mesh.share([(name, self._policy.effective(name).group) for name in self.services])
+        changed = self.mesh.share()
         for service in changed:
             self.services[service].engine.share(self.mesh.shared.get(service))
         for service in {*changed, *self.mesh.open_queues(now)}:

@@ -9,7 +9,7 @@ import pytest
 
 from gate.admission.engine import Engine
 from gate.admission.limits.budget import Budgets
-from gate.admission.model import Run, Verdict
+from gate.admission.model import Decision, Run, Verdict
 from gate.mesh import wire
 from gate.mesh.holder import Holder
 from gate.mesh.terms import DEFAULT
@@ -48,13 +48,18 @@ class Shard:
         self.grants: list[tuple[int, Grant]] = []
         self.offset = self.parked = 0
         self.sequence: dict[str, int] = {}
+        self.told: dict[int, int] = {}  # when each parked request was to go
+        self.late_ms: list[int] = []  # of those that went, by how much later
 
     def _mesh(self) -> Mesh:
         def group(name: str):
             budget = self.budgets.get(name)
             return None if budget is None else budget.limiter
 
-        mesh = Mesh(SHARDS, self.policy, lambda: self.state_format, self.engines.get, group)
+        def queues():
+            return [(name, self.policy.effective(name).group) for name in self.engines]
+
+        mesh = Mesh(SHARDS, self.policy, lambda: self.state_format, self.engines.get, group, queues)
         for key, value in self.kept.items():
             mesh.keep(key.removeprefix("mesh/"), value)
         mesh.start(self.number, self.now)
@@ -70,7 +75,7 @@ class Shard:
         self.share()
 
     def share(self) -> None:
-        for service in self.mesh.share([(name, self.policy.effective(name).group) for name in self.engines]):
+        for service in self.mesh.share():
             self.engines[service].share(self.mesh.shared.get(service))
         self.mesh.open_queues(self.now)
 
@@ -104,12 +109,22 @@ class Shard:
         """Offer requests of a topic, and return how many units go."""
         engine = self.engines[name]
         step = engine.step(self.now, [Run(0, count, tenant=tenant, cost=cost)] if count else [], 1000)
-        parked = sum(d.count for d in step.decisions if d.verdict is Verdict.DELAYED)
-        engine.parked([(0, self.parked + number) for number in range(parked)])
-        self.parked += parked
+        times = [time for d in step.decisions if d.verdict is Verdict.DELAYED for time in self._times(d)]
+        engine.parked([(0, self.parked + number) for number in range(len(times))])
+        self.told |= {self.parked + number: time for number, time in enumerate(times)}
+        self.parked += len(times)
+        for pull in step.pulls:
+            offsets = range(pull.offset, pull.offset + pull.count)
+            self.late_ms += [(self.now - self.told.pop(offset)) // MS for offset in offsets]
         self.mesh.note_short(self.now)
         went = sum(d.count for d in step.decisions if d.verdict is Verdict.ADMITTED)
         return cost * (went + sum(pull.count for pull in step.pulls if pull.verdict is Verdict.ADMITTED))
+
+    @staticmethod
+    def _times(decision: Decision) -> list[int]:
+        assert decision.not_before is not None
+        times = decision.not_before
+        return list(times) if len(times) == decision.count else list(times) * decision.count
 
     def run(
         self,
@@ -274,6 +289,23 @@ def test_requests_in_topics_go_on_while_their_first_holders_get_their_parts() ->
     assert max(after - at for at, after in pairwise(times)) <= 250 * MS
     assert sum(units for at, units in went if at > times[0] + 2 * SECOND) >= 0.9 * 2 * 100 / 2
     assert over(shard.policy.effective("pay").spec, [*before, *went, *by_queue], START) == []
+
+
+@pytest.mark.parametrize("holders", [(), ("p1", "p2", "p3")])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_nobody_waits_longer_than_told_when_processes_come(holders: tuple[str, ...], *, grouped: bool) -> None:
+    """The topic wants less than its share, as ever: what it wants is known when parts are divided first."""
+    limits = "requests_per_second: 280, burst_size: 140, window_size: 3"
+    text = f"services: {{pay: {{{limits}}}}}"
+    if grouped:
+        text = f"groups: {{bank: {{{limits}}}}}\nservices: {{pay: {{group: bank, requests_per_second: 1000}}}}"
+    shard = Shard(text, ("pay",))
+    shard.run(2, requests=1)
+    shard.join(*holders)
+    went, by_queue = shard.run(6, calls=2, requests=1, names=("group:bank",) if grouped else ("pay",))
+    assert bool(went) is bool(holders)
+    assert max(shard.late_ms, default=0) <= 2 * STEP_MS
+    assert sum(units for _, units in by_queue) >= 6 * 1000 // STEP_MS - 10
 
 
 def test_what_holders_leave_is_the_queues_again_and_nothing_is_kept_of_them() -> None:
@@ -542,7 +574,7 @@ def test_a_reshard_takes_along_what_is_out(seed: int) -> None:
     after = moved([{k.removeprefix("mesh/"): v for k, v in shard.kept.items()}], lambda name: shard_of(name, 7), 7)
     home = shard_of("pay", 7)
     assert [number for number, records in enumerate(after) if records] == [home]
-    mesh = Mesh(7, shard.policy, lambda: 2, lambda _: None, lambda _: None)
+    mesh = Mesh(7, shard.policy, lambda: 2, lambda _: None, lambda _: None, list)
     for key, value in after[home].items():
         mesh.keep(key, value)
     mesh.start(home, shard.now)
