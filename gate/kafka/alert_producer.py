@@ -50,8 +50,8 @@ class Notices:
                         record = record or await self._queue.get()
                         async with asyncio.timeout(SEND_DEADLINE):
                             await producer.send_and_wait(
-                                self._topic, record.value, key=record.key, headers=list(record.headers)
-                            )
+                                self._topic, record.value, key=record.key, partition=0, headers=list(record.headers)
+                            )  # where the shards write theirs
                         record = None
             except Exception as error:  # noqa: BLE001 - nothing may end the task
                 log.warning("an alert could not be sent yet", why=str(error) or type(error).__name__)

@@ -49,9 +49,11 @@ def make_assignor(
     shard_of_topic: Callable[[str], int | None],
     owned: Callable[[], Iterable[int]],
     generation: int = 1,
+    gate: str = "",
 ) -> type[AbstractPartitionAssignor]:
     """Return an assignor for aiokafka, which wants a class.
 
+    `gate` is what this member calls itself.
     `shard_of_topic` tells the shard of a request topic (None: not a request topic), `owned` what this member owns now.
     """
 
@@ -79,7 +81,7 @@ def make_assignor(
         @classmethod
         def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
             told: dict[str, Any] = {"shards": shards, "owned": sorted(owned()), "generation": generation}
-            told |= {"format": FORMAT, "version": _VERSION}
+            told |= {"format": FORMAT, "version": _VERSION, "gate": gate}
             return ConsumerProtocolMemberMetadata(VERSION, list(topics), json.dumps(told).encode())
 
         @classmethod

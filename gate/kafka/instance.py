@@ -17,6 +17,7 @@ from gate.kafka.aio.pending_requests import within
 from gate.kafka.aio.reader import Reader
 from gate.kafka.aio.session import check_compression
 from gate.kafka.alert_producer import Notices
+from gate.kafka.alert_watch import AlertWatch
 from gate.kafka.cluster import GRANTS, HISTORY, Cluster
 from gate.kafka.command_door import CommandDoor
 from gate.kafka.feedback import Feedback
@@ -38,6 +39,7 @@ from gate.kafka.session_factory import RESTORE_DEADLINE, Sessions
 from gate.kafka.source import KafkaSource
 from gate.kafka.start_checks import check_shards, check_topics, last_shards
 from gate.kafka.undecided_requests import Watch, options
+from gate.kafka.upgrade import members
 from gate.mesh.terms import DEFAULT
 from gate.policy import Policy, Settings
 from gate.protocol.topics import Names, Templates
@@ -157,7 +159,7 @@ class Gate:
         self._membership = Membership(
             self.names, settings.group_id, self.shards, self.policy_shard_key,
             session_timeout=settings.session_timeout, discovery_interval=settings.discovery_interval,
-            on_revoked=self._pause_all, on_assigned=self._assigned.put_nowait, **self._options,
+            on_revoked=self._pause_all, on_assigned=self._assigned.put_nowait, name=self.observer.name, **self._options,
         )  # fmt: skip
         stack.push_async_callback(self._membership.stop)
         self._sessions = Sessions(
@@ -198,6 +200,10 @@ class Gate:
             lambda service: self._policy.effective(service).keep_released,
             self.confirm,
         )
+        alerts = AlertWatch(
+            looker, self.names.alerts, self._owned.values, self.shards, self.observer, self._members, self.wall,
+            settings.prefix,
+        )  # fmt: skip
         self._tasks = [
             asyncio.create_task(self._follow_assignments(), name="assignments"),
             asyncio.create_task(self._generations.run(), name="generations"),
@@ -206,6 +212,7 @@ class Gate:
             asyncio.create_task(losses.run(), name="losses"),
             asyncio.create_task(parked.run(self._tell_soon), name="parked"),
             asyncio.create_task(sweeper.run(self.local), name="sweeper"),
+            asyncio.create_task(alerts.run(), name="alerts"),
         ]
 
     async def stop(self) -> None:
@@ -306,6 +313,11 @@ class Gate:
         for number, some in services.items():
             if number in self._owned:
                 self._owned[number].publish(some)
+
+    async def _members(self) -> set[str] | None:
+        """Return how the gates that run call themselves; None: one does not tell, as it is too old."""
+        names = {member.name for member in await members(self._cluster, self.settings.group_id)}
+        return None if "" in names else names
 
     def _tell_soon(self, services: Mapping[int, Sequence[str]]) -> None:
         for number, some in services.items():

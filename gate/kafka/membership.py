@@ -87,6 +87,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         discovery_interval: float,
         on_revoked: Callable[[], Awaitable[None]],
         on_assigned: Callable[[Owned], None],
+        name: str = "",
         **client_options: Any,
     ) -> None:
         self._group = group
@@ -100,7 +101,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.rebalances = 0
         self.state_lost = False
         self._prove = CoalescedCall(self._commit_owned)
-        assignor = make_assignor(shards, names.state, self._shard_of_topic, lambda: self.owned, names.generation)
+        assignor = make_assignor(shards, names.state, self._shard_of_topic, lambda: self.owned, names.generation, name)
         self._consumer = AIOKafkaConsumer(
             group_id=group,
             enable_auto_commit=False,

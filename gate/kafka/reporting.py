@@ -16,6 +16,7 @@ from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
 from gate.observe.http import Board
 from gate.observe.metrics import Metrics
+from gate.observe.open_alerts import Place
 from gate.observe.outcomes import outcomes
 from gate.observe.usage import encode, to_json
 from gate.policy import ServicePolicy
@@ -70,8 +71,9 @@ class Reporter:
         self.generation = 1  # of the state
         self.name = f"{socket.gethostname()}:{os.getpid()}"  # of this gate
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
-        self._waits = StalledPartitions(prefix, self._send)
+        self._waits = StalledPartitions(prefix, self.name, self._send)
         self._policy_refused = False  # the file as it is now
+        self.has_refused_policy = False  # at any time
         self._commit_seconds = 0.0  # that a batch took of late, on the average
         self._undecided: dict[str, tuple[int, float]] = {}  # requests, and seconds that the oldest has waited
         self._parked: dict[str, int] = {}  # unix ms since when the oldest parked request waits
@@ -125,13 +127,12 @@ class Reporter:
         say("shard restarts", shard=shard, failures=failures, why=why, hint=hint)
         if is_loud and shard not in self._stuck:
             self._stuck[shard] = why
-            self.notify(alerts.shard_failed(shard, why, failures, self._wall(), self._prefix))
+            self.notify(alerts.shard_failed(shard, why, failures, self._wall(), self._prefix, self.name))
 
     def advances(self, shard: int) -> None:
-        """Say that the requests of a shard go on again."""
+        """Say that the requests of a shard go on again. An alert that it failed ends by `gate.kafka.alert_watch`."""
         log.info("the requests of a shard go on", shard=shard)
-        if self._stuck.pop(shard, None) is not None:
-            self.notify(alerts.shard_recovered(shard, self._wall(), self._prefix))
+        self._stuck.pop(shard, None)
 
     def waiting(self, shard: int, waiting: Sequence[StalledPartition], source: str = "outputs") -> None:
         """Show what waits on a shard by what `source` sees: all of it, each time; nothing: all goes on.
@@ -145,7 +146,7 @@ class Reporter:
     def policy_refused(self, path: str, version: str, error: str) -> None:
         """Say that a changed policy file is broken, and that `version` stays in force."""
         self.metrics.policy_read(good=False)
-        self._policy_refused = True
+        self._policy_refused = self.has_refused_policy = True
         log.error("policy refused; the old one stays", file=path, policy=version, why=error)
         self.notify(alerts.policy_refused(path, version, error, self._wall(), self._prefix, self.name))
 
@@ -158,11 +159,14 @@ class Reporter:
 
     def given_up(self, shard: int) -> None:
         """Drop what was told of a shard: it has another owner, which tells itself if it fails there, too."""
-        if self._stuck.pop(shard, None) is not None:
-            self.notify(alerts.shard_recovered(shard, self._wall(), self._prefix, "another gate has taken it over"))
+        self._stuck.pop(shard, None)
         self._waits.drop(shard)
         self.board.waiting = [one.as_json() for one in self._waits]
         self.metrics.waiting(shard, None)
+
+    def is_waiting(self, place: Place) -> bool:
+        """Tell whether a partition waits at a request."""
+        return any(one.place == place for one in self._waits)
 
     def remind(self) -> None:
         """Alert about what has waited for long; to be called now and then."""

@@ -33,6 +33,7 @@ class _Told(msgspec.Struct):
     format: int = 1
     generation: int = 0
     version: str = ""
+    gate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Member:
     format: int  # the newest that it knows
     version: str  # empty: it is too old to tell
     generation: int = 0  # of the state with which it runs; 0: it knows nothing of generations
+    name: str = ""  # by which its alerts call it; empty: it is too old to tell
 
     @property
     def shown(self) -> str:
@@ -96,7 +98,7 @@ def member_of(member: str, host: str, metadata: bytes) -> Member:
         told = msgspec.json.decode(ConsumerProtocolMemberMetadata.decode(metadata).user_data or b"{}", type=_Told)
     except (ValueError, msgspec.DecodeError):
         told = _Told()
-    return Member(member, host.removeprefix("/"), told.format, told.version, told.generation)
+    return Member(member, host.removeprefix("/"), told.format, told.version, told.generation, told.gate)
 
 
 async def written(reader: Reader, topic: str, shards: Sequence[int]) -> dict[int, int | None]:

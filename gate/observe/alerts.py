@@ -61,42 +61,63 @@ def policy_refused(path: str, version: str, error: str, at: int, prefix: str = "
     return _alert(prefix, POLICY_REFUSED, "", name=f"policy/{path}/{at}", at=at, data=data)
 
 
-def policy_accepted(path: str, version: str, at: int, prefix: str = "gate", gate: str = "") -> AlertRecord:
-    """Return the alert that a policy file is in force again of which `policy_refused` has told. `at` is in ns."""
-    reason = "the policy file is in force"
+def policy_accepted(
+    path: str,
+    version: str,
+    at: int,
+    prefix: str = "gate",
+    gate: str = "",
+    reason: str = "the policy file is in force",
+    begun: str = "",
+) -> AlertRecord:
+    """Return the alert that what `policy_refused` has told of `gate` is over, and why. `at` is in ns.
+
+    `begun` is the id of the alert that ends: the end has an id that follows from it, whoever says it, however often.
+    """
     data = {"service": "", "policy_file": path, "policy": version, "gate": gate, "reason": reason, "since": _text(at)}
-    return _alert(prefix, POLICY_ACCEPTED, "", name=f"policy-accepted/{path}/{at}", at=at, data=data)
+    name = _end_of(begun, prefix) or f"policy-accepted/{path}/{at}"
+    return _alert(prefix, POLICY_ACCEPTED, "", name=name, at=at, data=data)
 
 
-def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "gate") -> AlertRecord:
-    """Return the alert that a shard failed `failures` times since its requests last advanced. `at` is in ns."""
-    data = {"service": "", "shard": shard, "reason": error, "failures": failures, "since": _text(at)}
+def shard_failed(shard: int, error: str, failures: int, at: int, prefix: str = "gate", gate: str = "") -> AlertRecord:
+    """Return the alert that a shard failed `failures` times at `gate` since its requests last advanced. `at` in ns."""
+    data = {"service": "", "shard": shard, "gate": gate, "reason": error, "failures": failures, "since": _text(at)}
     return _alert(prefix, SHARD_FAILED, "", name=f"shard/{shard}/{at}", at=at, data=data)
 
 
-def shard_recovered(shard: int, at: int, prefix: str = "gate", reason: str = "its requests go on") -> AlertRecord:
-    """Return the alert that `shard_failed` of this shard is over, and why. `at` is in ns."""
-    data = {"service": "", "shard": shard, "reason": reason, "since": _text(at)}
-    return _alert(prefix, SHARD_RECOVERED, "", name=f"shard-recovered/{shard}/{at}", at=at, data=data)
+def shard_recovered(
+    shard: int, at: int, prefix: str = "gate", reason: str = "its requests go on", gate: str = "", begun: str = ""
+) -> AlertRecord:
+    """Return the alert that `shard_failed` of this shard is over, as `gate` has found, and why. `at` is in ns.
+
+    For `begun` see `policy_accepted`.
+    """
+    data = {"service": "", "shard": shard, "gate": gate, "reason": reason, "since": _text(at)}
+    name = _end_of(begun, prefix) or f"shard-recovered/{shard}/{at}"
+    return _alert(prefix, SHARD_RECOVERED, "", name=name, at=at, data=data)
 
 
 def partition_waiting(*, at: int, prefix: str = "gate", **what: Any) -> AlertRecord:
     """Return the alert that a partition stands.
 
-    Of it: `service`, `topic`, `partition`, `offset`, `since`, `reason`, `remedy`, `shard`. Times are in ns.
+    Of it: `service`, `topic`, `partition`, `offset`, `since`, `reason`, `remedy`, `shard`, `gate`. Times are in ns.
     """
     return _about_partition(WAITING, at, prefix, what)
 
 
-def partition_resumed(*, at: int, prefix: str = "gate", **what: Any) -> AlertRecord:
-    """Return the alert that a partition goes on of which `partition_waiting` has told."""
-    return _about_partition(RESUMED, at, prefix, what)
+def partition_resumed(*, at: int, prefix: str = "gate", begun: str = "", **what: Any) -> AlertRecord:
+    """Return the alert that a partition goes on of which `partition_waiting` has told. See `policy_accepted`."""
+    return _about_partition(RESUMED, at, prefix, what, begun)
 
 
-def _about_partition(kind: str, at: int, prefix: str, what: Mapping[str, Any]) -> AlertRecord:
+def _about_partition(kind: str, at: int, prefix: str, what: Mapping[str, Any], begun: str = "") -> AlertRecord:
     place = f"{what['topic']}-{what['partition']}"
-    name = f"{kind.removeprefix('gate.')}/{place}@{what['offset']}/{what['since']}/{at}"
+    name = _end_of(begun, prefix) or f"{kind.removeprefix('gate.')}/{place}@{what['offset']}/{what['since']}/{at}"
     return _alert(prefix, kind, what["service"], name=name, at=at, data={**what, "since": _text(what["since"])})
+
+
+def _end_of(begun: str, prefix: str) -> str:
+    return f"{begun.removeprefix(f'{prefix}/')}/end" if begun else ""
 
 
 def clock_skewed(host: str, seconds: float, at: int, prefix: str = "gate") -> AlertRecord:

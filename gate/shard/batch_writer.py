@@ -105,6 +105,7 @@ class BatchWriter:
         changes = state.changes(turns) | state.mesh.changes(batch.now)
         if session.atomic:
             changes |= state.noted(turns)
+        ends_alerts = state.ends_alerts
         reports = self._reports(state, batch.now, turns)
         marks = state.marks(turns, batch.now if session.atomic else 0)
         if session.atomic:
@@ -122,10 +123,14 @@ class BatchWriter:
             await self._write_in_order(state.leaving(turns), outputs, changes, reports, told)
             await session.produce({}, marks)
         reach("before-commit")
+        if ends_alerts:
+            reach("alerts-ended")
         if session.atomic:
             self.prepared = self._env.local()
         await self._reach(batch.now)
         reach("in-commit")
+        if ends_alerts:
+            reach("in-alerts-commit")
         await session.commit()
         return True
 
@@ -198,6 +203,7 @@ class BatchWriter:
         reports = [(alerts, observer.encode_event(event)) for event in state.events(turns)]
         for service, (let_go, refused) in state.mesh.pop_alone(now).items():
             reports.append((alerts, observer.encode_away(service, let_go, refused, now)))
+        reports += [(alerts, end) for end in state.pop_ends()]
         reports += state.commands.reports() + state.live.reports()
         reports += [(usage, observer.usage(current, self._shard)) for current in state.usages(turns, now)]
         # by the broker's time: it refuses records from a clock that is an hour ahead of its own

@@ -62,6 +62,8 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     since: Ns = 0  # from when on positions have been kept here; 0: they have not
     control: int = 0  # the next command of the control topic
     closed: ClosedGeneration | None = None  # nobody may decide by it any more; since format 2
+    alerts: int | None = None  # before this offset of the alerts topic no alert is open that is not about a limit
+    ended: tuple[int, ...] = ()  # offsets of alerts that this shard's owner has ended, and may not have read so yet
 
 
 class FloorsRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -25,6 +25,10 @@ POINTS: Final = (
     "after-commit",
 )
 AT_LEAST_ONCE_POINTS: Final = ("after-state",)  # what follows from the state is not written
+ALERT_POINTS: Final = (  # of a batch that ends alerts
+    "alerts-ended",  # as before-commit
+    "in-alerts-commit",
+)
 RESHARD_POINTS: Final = (  # of `gate reshard`
     "reshard-closing",  # some shards are closed
     "reshard-closed",
@@ -34,7 +38,7 @@ RESHARD_POINTS: Final = (  # of `gate reshard`
 )
 SOON: Final = 0.001  # seconds: what was begun is with the broker then, and most likely not answered
 
-_ALL: Final = (*POINTS, *AT_LEAST_ONCE_POINTS, *RESHARD_POINTS)
+_ALL: Final = (*POINTS, *AT_LEAST_ONCE_POINTS, *ALERT_POINTS, *RESHARD_POINTS)
 _wanted: str | None = None
 _left = 0
 

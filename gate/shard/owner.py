@@ -5,7 +5,7 @@ starts anew from what is committed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Final
@@ -26,7 +26,7 @@ from gate.shard.placement import shard_of
 from gate.shard.ports import PulledTooMuchError, Session
 from gate.shard.progress import Progress
 from gate.shard.reader import ShardReader
-from gate.shard.records import Blocked, Partition
+from gate.shard.records import Blocked, Outgoing, Partition
 from gate.shard.refusal_history import RefusalHistory
 from gate.shard.refusals import BatchTooLargeError, OutputError
 from gate.shard.routing import NO_JUDGES, Batch
@@ -207,6 +207,23 @@ class Shard:
         if self._state is not None:
             self._state.tell_soon(services)
             self._woken.set()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it has been taken over, and has not failed since its requests advanced."""
+        return self.ready and not self.failures and self._state is not None and not self.stopping
+
+    @property
+    def alerts_begin(self) -> int | None:
+        """Before which offset of the alerts topic none is open that a gate may leave; None: not known."""
+        return None if self._state is None else self._state.alerts_begin
+
+    def end_alerts(self, ends: Mapping[int, Outgoing], still_open: Collection[int], begins: int) -> None:
+        """Write these ends of alerts soon, by the offset of what they end, unless that is done."""
+        if self._state is not None:
+            self._state.end_alerts(ends, still_open, begins)
+            if ends:
+                self._woken.set()
 
     def lowest(self) -> Mapping[Partition, int]:
         """Return the oldest parked offset of each partition, of services that have nothing scheduled."""

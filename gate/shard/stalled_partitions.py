@@ -52,17 +52,18 @@ class _Told:
     waiting: StalledPartition
     seen: int  # by this host's clock: `since` may be another's
     next_alert: int
-    alerted: bool = False
 
 
 class StalledPartitions:
-    """All that waits at one gate. Logs each once, alerts when it lasts, and says when it goes on.
+    """All that waits at one gate. Logs each once, alerts when it lasts, and logs when it goes on.
 
-    Who watches for one cause (`source`) tells all that it finds on a shard, as often as it likes. Times are unix ns.
+    Who watches for one cause (`source`) tells all that it finds on a shard, as often as it likes. Times are unix ns. An
+    alert ends by `gate.kafka.alert_watch`, as this gate may be gone by then.
     """
 
-    def __init__(self, prefix: str, notify: Callable[[AlertRecord], None]) -> None:
+    def __init__(self, prefix: str, gate: str, notify: Callable[[AlertRecord], None]) -> None:
         self._prefix = prefix
+        self._gate = gate
         self._notify = notify
         self._told: dict[tuple[int, str], dict[tuple[str, int, int], _Told]] = {}
 
@@ -113,8 +114,8 @@ class StalledPartitions:
         for (shard, _), told in self._told.items():
             for one in told.values():
                 if now >= one.next_alert:
-                    one.next_alert, one.alerted = now + ALERT_EVERY, True
-                    self._notify(self._alert(alerts.partition_waiting, shard, one, now))
+                    one.next_alert = now + ALERT_EVERY
+                    self._notify(self._alert(shard, one, now))
 
     def _end(self, shard: int, told: _Told, now: int) -> None:
         one = told.waiting
@@ -122,12 +123,10 @@ class StalledPartitions:
             "a partition goes on", topic=one.topic, partition=one.partition, offset=one.offset, shard=shard,
             seconds=round((now - told.seen) / SECOND, 1),
         )  # fmt: skip
-        if told.alerted:
-            self._notify(self._alert(alerts.partition_resumed, shard, told, now))
 
-    def _alert(self, make: Callable[..., AlertRecord], shard: int, told: _Told, now: int) -> AlertRecord:
+    def _alert(self, shard: int, told: _Told, now: int) -> AlertRecord:
         one = told.waiting
-        return make(
+        return alerts.partition_waiting(
             service=one.service, topic=one.topic, partition=one.partition, offset=one.offset, since=one.since_ns,
-            reason=one.why, remedy=one.remedy, shard=shard, at=now, prefix=self._prefix,
+            reason=one.why, remedy=one.remedy, shard=shard, gate=self._gate, at=now, prefix=self._prefix,
         )  # fmt: skip

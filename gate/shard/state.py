@@ -4,7 +4,7 @@ No I/O: the shard task brings requests and takes away what is to be written.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
@@ -155,6 +155,8 @@ class ShardState:
         self._new: set[str] = set()  # services of which nothing is stored: commands may have come before them
         self._floors: Mapping[str, int] = {}  # commands before were carried out, by services that came with a reshard
         self.unwritten = False  # the description of the changelog has changed: to be written although nothing else has
+        self._ends: dict[int, Outgoing] = {}  # of alerts, by the offset of what ends
+        self._open_alerts: Collection[int] = ()
         self._stored: dict[str, dict[str, bytes]] = {}
         self.budgets = Budgets(now, _specs(policy), version=meta.format)
         self.services: dict[str, ServiceState] = {}
@@ -754,6 +756,36 @@ class ShardState:
         self.unwritten = False
         self._meta = msgspec.structs.replace(self._meta, at=now)
         return encode_meta(self._meta)
+
+    @property
+    def alerts_begin(self) -> int | None:
+        """Before which offset of the alerts topic none is open of those that a gate may leave; None: not known."""
+        return self._meta.alerts
+
+    def end_alerts(self, ends: Mapping[int, Outgoing], still_open: Collection[int], begins: int) -> None:
+        """Write these ends with the next batch, by the offset of what they end, unless that is done."""
+        self._open_alerts = still_open
+        if begins != self._meta.alerts:
+            self._meta = msgspec.structs.replace(self._meta, alerts=begins)  # with whatever is written next
+        self._ends = {at: end for at, end in ends.items() if at not in self._meta.ended}
+        self.unwritten |= bool(self._ends)
+
+    @property
+    def ends_alerts(self) -> bool:
+        """Whether the next batch ends alerts."""
+        return bool(self._ends)
+
+    def pop_ends(self) -> list[Outgoing]:
+        """Return the ends of alerts that go with this batch, and note in its description that they do.
+
+        What is known to have ended is noted no longer. Without transactions there may be a note and no end, so there
+        is none: it may be told twice.
+        """
+        ends, self._ends = self._ends, {}
+        if ends and self.commands.exact:
+            noted = {at for at in self._meta.ended if at in self._open_alerts} | ends.keys()
+            self._meta = msgspec.structs.replace(self._meta, ended=tuple(sorted(noted)))
+        return list(ends.values())
 
     def usages(self, turns: Iterable[ServiceBatch], now: int) -> list[Usage]:
         """Return what is to be published now, of services that had a turn or whose rates have not sunk to nothing."""

@@ -92,7 +92,7 @@ def test_ids_are_stable_and_tell_events_apart():
 
 def test_the_gates_own_troubles_are_alerts_too():
     refused = alerts.policy_refused("policy.yaml", "9f2c01", "line 3: no such field", AT)
-    failed = alerts.shard_failed(3, "broker gone", 2, AT)
+    failed = alerts.shard_failed(3, "broker gone", 2, AT, gate="a:1")
     assert (dict(refused.headers)["ce_type"], dict(failed.headers)["ce_type"]) == (
         b"gate.policy.refused",
         b"gate.shard.failed",
@@ -101,6 +101,7 @@ def test_the_gates_own_troubles_are_alerts_too():
     assert json.loads(failed.value) == {
         "service": "",
         "shard": 3,
+        "gate": "a:1",
         "reason": "broker gone",
         "failures": 2,
         "since": "2025-11-24T22:58:43.456Z",

@@ -3,10 +3,11 @@
 import pytest
 
 from gate.protocol.headers import parse_stamp
-from gate.shard.records import CommittedOffset, Partition
+from gate.shard.records import CommittedOffset, Outgoing, Partition
 from tests.shard.memory import ADMITS, Kafka, Session, fetched, running, until
 
 REQUESTS = Partition("gate.requests.pay", 0)
+ALERTS = Partition("gate.alerts", 0)
 
 PARKS = "services: {pay: {requests_per_second: 1/h, burst_size: 2, window_limit: 1000, max_delay: 30d}}"
 REJECTS = "services: {pay: {requests_per_second: 1/h, burst_size: 2, overflow: reject}}"
@@ -110,3 +111,22 @@ def split(calls, at):
             parts.append([])
         parts[-1].append(call)
     return parts
+
+
+async def test_an_alert_is_ended_once_however_often_that_is_asked_for_and_by_whichever_owner():
+    """The end may not be readable yet as the topic is read again: the state knows."""
+    kafka, end = Kafka(), Outgoing(b"", b"{}", None, [])
+    for ends in ({3: end, 9: end}, {3: end, 9: end, 11: end}):
+        async with running(kafka) as (shard, around):
+            await until(lambda: shard.is_sound)
+            if 11 not in ends:
+                assert shard.alerts_begin is None
+            written = len(kafka.logs.get(ALERTS, ()))
+            shard.end_alerts(ends, list(ends), 3)
+            await until(lambda: len(kafka.logs.get(ALERTS, ())) > written)  # noqa: B023
+            shard.end_alerts(ends, list(ends), 3)
+            await offer(shard, around, len(ends))
+    assert len(kafka.logs[ALERTS]) == 3
+    async with running(kafka) as (shard, _):
+        await until(lambda: shard.is_sound)
+        assert shard.alerts_begin == 3

@@ -51,7 +51,7 @@ def test_it_is_shown_as_long_as_it_lasts_and_logged_once(gate):
     assert gate.sent == [], "it was soon over"
 
 
-def test_what_lasts_is_alerted_and_its_end_too(gate):
+def test_what_lasts_is_alerted(gate):
     gate.reporter.waiting(5, [HERE])
     gate.now += ALERT_AFTER - 1
     gate.reporter.remind()
@@ -65,7 +65,7 @@ def test_what_lasts_is_alerted_and_its_end_too(gate):
     gate.reporter.remind()
     gate.reporter.waiting(5, [THERE])
     gate.reporter.waiting(5, [])
-    assert gate.sent == [("gate.partition.waiting", 3)] * 2 + [("gate.partition.resumed", 3)]
+    assert gate.sent == [("gate.partition.waiting", 3)] * 2, "its end is told by who owns the shard then"
 
 
 def test_each_watcher_tells_of_its_own(gate):
@@ -98,12 +98,15 @@ def test_words_may_change_while_it_waits(gate):
     assert log == []
 
 
-def test_a_shard_that_another_gate_has_taken_over_is_alerted_about_no_more(gate):
+def test_the_end_of_an_alert_is_left_to_who_owns_the_shard_then(gate):
     sent = []
     gate.reporter.notify = lambda record: sent.append((dict(record.headers)["ce_type"], json.loads(record.value)))
     gate.reporter.failed(5, ConnectionError("no"), LOUD_AFTER, LOUD_SECONDS)
     gate.reporter.given_up(4)
     gate.reporter.given_up(5)
     gate.reporter.given_up(5)
-    assert [(kind, told["shard"]) for kind, told in sent] == [(b"gate.shard.failed", 5), (b"gate.shard.recovered", 5)]
-    assert sent[-1][1]["reason"] == "another gate has taken it over"
+    gate.reporter.failed(5, ConnectionError("no"), LOUD_AFTER, LOUD_SECONDS)
+    gate.reporter.advances(5)
+    assert [(kind, told["shard"], told["gate"]) for kind, told in sent] == [
+        (b"gate.shard.failed", 5, gate.reporter.name)
+    ] * 2

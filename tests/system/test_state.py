@@ -1,5 +1,7 @@
 """The changelog: refused where it can't be read, reset only on demand."""
 
+import json
+
 from aiokafka import AIOKafkaProducer
 
 from gate.shard.placement import shard_of
@@ -37,10 +39,16 @@ async def test_a_state_that_cannot_be_read_stops_its_shard_clearly_until_it_is_r
         with gate(tmp_path / "..", bootstrap, prefix, PLAIN, "--state", "reset") as refused:
             assert refused.process.wait(40) == 1
             assert "stop them first" in refused.text()
-        running.stop()
+        running.kill()
     with gate(tmp_path, bootstrap, prefix, PLAIN, "--state", "reset", "--http", "0") as running:
         assert "state was reset" in running.wait_for("state was reset")
         until(running.is_ready, explain=running.text)
         await send(bootstrap, f"{prefix}.requests.pay", [(None, b"after", [])])
         out = await read(bootstrap, [f"{prefix}.admitted.pay"], lambda found: any(r.value == b"after" for r in found))
+        ended = await read(
+            bootstrap, [f"{prefix}.alerts"],
+            lambda found: any(("ce_type", b"gate.shard.recovered") in r.headers for r in found),
+        )  # fmt: skip
+        (told,) = [json.loads(r.value) for r in ended if ("ce_type", b"gate.shard.recovered") in r.headers]
+        assert (told["shard"], told["gate"].rpartition(":")[2]) == (bad, str(running.process.pid)), "who died had begun"
     assert any(r.value == b"after" for r in out), running.text()
