@@ -165,7 +165,7 @@ def openapi() -> dict[str, Any]:
         "security": [{}, {"bearer": []}],
         "paths": {
             "/v1/usage": {"get": _operation("Usage of the services that this gate has", usages)},
-            "/v1/policy": {"get": _operation("The policy in force, and where each field comes from", anything)},
+            "/v1/policy": {"get": _operation("What is in force, and where each field comes from", anything)},
             "/v1/pressure": {"get": _operation(
                 "Services of the whole group, those first that take longest to drain", lines,
                 ("q", "state", "page", "size"),

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from gate.protocol.policies import LimitSet
 from gate.units import Ns
 
 MS: Final = 1_000_000
@@ -248,6 +249,11 @@ class Usage:
     next_slot: int | None = None
     blocked_until: Ns | None = None  # its limit is 0; None: it is not
     waiting_since: Ns | None = None  # when the oldest came that is parked; None: nothing is, or it is not known
+    limit_set: LimitSet | None = None  # over the policy file; None: nothing is
+    group_limit_set: LimitSet | None = None  # the same of its group
+    tenants_limited: int = 0  # tenants, and globs of them, for which something is set over the policy file
+    limits_version: int = 0  # counts the changes of what is set for it and its tenants
+    group_limits_version: int = 0
 
     @property
     def backlog(self) -> int:

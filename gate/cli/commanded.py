@@ -1,6 +1,6 @@
 """What operators have commanded lately, for commands that show what came of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -8,12 +8,14 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from gate.admission.model import Usage
 from gate.cli.client import Client
 from gate.console.commanded import ANSWERED, AUDITS, Commanded
 from gate.console.words import until
 from gate.errors import GateError
 from gate.kafka.connect import running
 from gate.protocol.answers import decode_answer, decode_audit
+from gate.protocol.policies import LimitSet
 
 _POLL_MS: Final = 200
 
@@ -52,30 +54,35 @@ async def _read(client: Client, found: Commanded) -> None:
                         takes[partition](record.value)
 
 
-def in_words(known: Commanded, service: str, limits: Sequence[str], now_ms: int, *, paused: bool) -> Iterator[str]:
-    """Yield who has done what to a service with limits of these names, and why, as long as it holds or goes on."""
-    pause = known.pause_of(service)
+def in_words(known: Commanded, usage: Usage, now_ms: int, *, paused: bool) -> Iterator[str]:
+    """Yield who has done what to a service, and why, as long as it holds or goes on."""
+    pause = known.pause_of(usage.service)
     if paused and pause is not None and pause.what == "pause":
         yield f"paused by {pause.who or 'somebody'}{f': {pause.reason}' if pause.reason else ''}"
-    own, shared = known.limit_of(service, now_ms, names=True), known.group_limit_of(limits, now_ms, names=True)
-    for limit in (limit for limit in (own, shared) if limit is not None):
+    for limit in filter(None, (_holding(one, now_ms) for one in (usage.limit_set, usage.group_limit_set))):
         of = f" of group {limit.group}" if limit.group else ""
         end = "until cleared" if limit.until_ms is None else until(limit.until_ms, now_ms)
         why = f": {limit.why}" if limit.why else ""
         yield f"limit{of} set by {limit.who or 'somebody'} {end} ({limit.text}){why}"
-    for one in known.under_way(service, names=True):
+    if usage.tenants_limited:
+        yield f"limits of {usage.tenants_limited:,} tenants are set over the policy file"
+    for one in known.under_way(usage.service, names=True):
         far = "being counted" if one.of is None else f"{one.done:,} of {one.of:,}"
         yield f"{one.what} by {one.who or 'somebody'}: {far}{f' ({one.why})' if one.why else ''}; id {one.command}"
 
 
-def as_json(known: Commanded, service: str, limits: Sequence[str], now_ms: int, *, paused: bool) -> dict[str, Any]:
+def as_json(known: Commanded, usage: Usage, now_ms: int, *, paused: bool) -> dict[str, Any]:
     """Return the same for programs."""
-    pause = known.pause_of(service)
+    pause = known.pause_of(usage.service)
     by = pause if paused and pause is not None and pause.what == "pause" else None
     return {
         "paused_by": None if by is None else by.who,
         "paused_why": None if by is None else by.reason,
-        "limit_set": msgspec.to_builtins(known.limit_of(service, now_ms, names=True)),
-        "group_limit_set": msgspec.to_builtins(known.group_limit_of(limits, now_ms, names=True)),
-        "commands": msgspec.to_builtins(known.under_way(service, names=True)),
+        "limit_set": msgspec.to_builtins(_holding(usage.limit_set, now_ms)),
+        "group_limit_set": msgspec.to_builtins(_holding(usage.group_limit_set, now_ms)),
+        "commands": msgspec.to_builtins(known.under_way(usage.service, names=True)),
     }
+
+
+def _holding(limit: LimitSet | None, now_ms: int) -> LimitSet | None:
+    return limit if limit is not None and limit.holds(now_ms) else None

@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import structlog
 from cyclopts import Parameter
@@ -84,17 +83,11 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
 
-    def explain(service: str) -> Mapping[str, Any] | None:
-        if policy is None:
-            return None
-        return {name: origin.as_json() for name, origin in policy.explain(service).items()}
-
     async with AsyncExitStack() as stack:
         feed = Feed(connection, linger=_ALWAYS)
         actions = Actions(connection) if access.is_on else None
-        pages = Console(
-            feed, Views(feed, Lookups(connection, lambda: policy), explain=explain), access=access, actions=actions
-        )
+        views = Views(feed, Lookups(connection, lambda: policy))
+        pages = Console(feed, views, access=access, actions=actions)
         server = HttpServer(
             *address, Board(faults={}), CollectorRegistry(), names=names, routes=pages.routes, guard=pages.guard
         )

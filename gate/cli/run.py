@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import structlog
 import watchfiles
@@ -120,7 +119,6 @@ async def _run(config: Path, policy: Policy, settings: Settings, access: Access,
                 commander=console.commander,
                 shown=console.shown_request,
                 usage_of=console.shown_usage,
-                policy_of=console.shown_policy,
             )
             log.info("serving http", url=await server.start())
             stack.push_async_callback(server.stop)
@@ -139,14 +137,10 @@ def _console(settings: Settings, board: Board, access: Access) -> Console:
         faults = [board.broken, *(f"{subject} {fault}" for subject, fault in board.faults.items())]
         return [Trouble(f"this gate is not ready: {fault}", "see its log") for fault in faults if fault]
 
-    def explain(service: str) -> Mapping[str, Any] | None:
-        shown: Mapping[str, Any] | None = board.policy.get("services", {}).get(service)
-        return shown
-
     connection = Connection.of(settings)
     actions = Actions(connection) if access.is_on else None
     feed = Feed(connection)
-    views = Views(feed, Lookups(connection, lambda: board.rules), explain=explain, troubles=troubles)
+    views = Views(feed, Lookups(connection, lambda: board.policy), troubles=troubles)
     uploads = LimitUploads(connection) if access.is_on else None
     return Console(feed, views, access=access, actions=actions, uploads=uploads)
 
@@ -218,30 +212,13 @@ async def _report(gate: Gate, board: Board) -> None:
     def look() -> None:
         board.faults, board.hindered = gate.health()
 
-    shown: tuple[str, frozenset[str]] | None = None
     board.look = look
     board.find, board.door = gate.find, gate.door
     while True:
         look()
         gate.observer.remind()
-        key = gate.policy.version, frozenset(board.usage)
-        if key != shown:
-            shown = key
-            board.rules = gate.policy
-            board.policy = _describe(gate.policy, board.usage.keys() | set(gate.policy.services))
+        board.policy = gate.policy
         await asyncio.sleep(FAULTS_EVERY)
-
-
-def _describe(policy: Policy, services: Iterable[str]) -> dict[str, Any]:
-    """Return what `/v1/policy` shows: each service's fields, and where each came from."""
-    return {
-        "version": policy.version,
-        "file": policy.name,
-        "services": {
-            service: {name: origin.as_json() for name, origin in policy.explain(service).items()}
-            for service in sorted(services)
-        },
-    }
 
 
 async def _watch(config: Path, gate: Gate) -> None:

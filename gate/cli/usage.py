@@ -118,14 +118,10 @@ def _shown(known: Mapping[str, Usage], service: str | None) -> list[Usage]:
 def _json(known: Mapping[str, Usage], commanded: Commanded, service: str | None) -> str:
     now = time.time_ns()
     records = [
-        to_json(one) | told.as_json(commanded, one.service, _limits_of(one), now // MS, paused=_is_paused(one, now))
+        to_json(one) | told.as_json(commanded, one, now // MS, paused=_is_paused(one, now))
         for one in _shown(known, service)
     ]
     return jsonlib.dumps(records if service is None else records[0])
-
-
-def _limits_of(usage: Usage) -> list[str]:
-    return [limit.name for limit in usage.limits]
 
 
 def _table(known: Mapping[str, Usage], commanded: Commanded, service: str | None) -> Table | str:
@@ -232,9 +228,7 @@ def table(usages: Iterable[Usage], now: int, commanded: Commanded | None = None)
             _eta(usage, usage.eta_seconds) if usage.backlog else "",
             _state(usage, now),
         )
-        for text in told.in_words(
-            commanded, usage.service, _limits_of(usage), now // MS, paused=_is_paused(usage, now)
-        ):
+        for text in told.in_words(commanded, usage, now // MS, paused=_is_paused(usage, now)):
             shown.add_row(*[""] * 7, Text(printable(text, _SAID), "yellow"))
         for lane in usage.lanes if len(usage.lanes) > 1 else ():
             turn = "goes first" if lane.name == EXPEDITED else f"weight {lane.weight:g}"

@@ -10,6 +10,9 @@ _OF_COMMANDERS: Final = frozenset({"who", "because", "why"})
 def usage_without_names(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a service's usage, as `gate.observe.usage.to_json` makes it, without tenants' names; counts stay."""
     service, told = record["service"], {**record, "paused_tenants": []}
+    for name in ("limit_set", "group_limit_set"):
+        if (limit := told.get(name)) is not None:
+            told[name] = {**limit, "who": "", "why": ""}
     for name in ("binding", "last_refusal"):
         if (found := told.get(name)) is not None:
             told[name] = {**found, "limit": _hidden(found["limit"], service)}

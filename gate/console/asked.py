@@ -1,5 +1,7 @@
 """What a request asks for: which view of which part of the group, as who may see what."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -7,9 +9,16 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 from gate.console.access import Role, Viewer
+from gate.protocol.policies import MAX_COUNT
+from gate.units import parse_duration
 
 _SHOWN: Final = 200  # characters of what somebody has typed into a search
 _ID: Final = 400  # of an id, which names a topic
+WINDOW: Final = "window."  # in front of a window's size, in the query of a limit that is tried
+_WINDOWS: Final = 20
+_DIGITS: Final = 16
+_LEAST_TRIED: Final = 5  # percent
+_MOST_TRIED: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +34,8 @@ class Asked:
     acts: bool = False  # whether the viewer may command
     tenant: str = ""
     id: str = ""  # of a request
-    limit: str = ""  # that is tried, as in a policy file
+    percent: int = 100  # of the limit in force, that is tried
+    windows: tuple[tuple[int, int], ...] = ()  # that are tried: size in ns, and what they are to hold
 
 
 def asked_of(request: Request, view: str, viewer: Viewer | None = None, *, acts: bool = False) -> Asked:
@@ -41,8 +51,20 @@ def asked_of(request: Request, view: str, viewer: Viewer | None = None, *, acts:
         acts=acts and viewer is not None and viewer.may(Role.OPERATE),
         tenant=given.get("tenant", "")[:_SHOWN],
         id=given.get("id", "").strip()[:_ID],
-        limit=given.get("limit", "").strip()[:_SHOWN],
+        percent=max(_LEAST_TRIED, number(given.get("limit", ""), 100, _MOST_TRIED)),
+        windows=_windows(given.multi_items()),
     )
+
+
+def _windows(given: Iterable[tuple[str, str]]) -> tuple[tuple[int, int], ...]:
+    """Read what windows are to hold: `window.3s=120`."""
+    found: dict[int, int] = {}
+    for name, value in given:
+        limit = int(value) if value.isascii() and value.isdecimal() and len(value) <= _DIGITS else 0
+        if name.startswith(WINDOW) and 1 <= limit <= MAX_COUNT and len(found) < _WINDOWS:
+            with suppress(ValueError):
+                found[parse_duration(name.removeprefix(WINDOW))] = limit
+    return tuple(sorted(found.items()))
 
 
 def number(text: str, otherwise: int, most: int) -> int:

@@ -1,17 +1,15 @@
 """What operators have commanded, as audit and answers tell it: in force, under way, and over. No I/O, no clock."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from gate.observe.usage import FOREVER_MS
-from gate.policy.live import LiveService
 from gate.protocol.answers import FINAL, Answer, AnswerState, Audit, called
 from gate.protocol.control import sharing_ids
-from gate.protocol.policies import FIELDS, LiveLimit, group_of
 
 AUDITS: Final = 2_000
 ANSWERED: Final = 2_000  # commands
@@ -24,23 +22,6 @@ _STEP_BY_STEP: Final = {
     "import-limits",
     "clear-limit",
 }  # others are done at once
-_KINDS: Final = frozenset({"rate", "window", "quota"})  # of limits, by how their names go on behind the group's
-
-
-@dataclass(frozen=True, slots=True)
-class LimitSet:
-    """A limit that somebody has set over the policy file; `who` and `why` are empty for who may see no names."""
-
-    fields: Mapping[str, str | int]
-    until_ms: int | None  # unix ms; None: until it is cleared
-    who: str = ""
-    why: str = ""
-    group: str = ""  # it is what the services of this group may use together
-
-    @property
-    def text(self) -> str:
-        """What it sets, in words."""
-        return ", ".join(f"{name} {value}" for name, value in self.fields.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +50,6 @@ class Commanded:
     def __init__(self) -> None:
         self._audits: deque[Audit] = deque(maxlen=AUDITS)
         self._pauses: dict[tuple[str, str], Audit] = {}  # the newest, by service and tenant
-        self._limits: dict[str, dict[str, Audit]] = {}  # by service and tenant
         self._answers: dict[str, Answer] = {}  # by command, the newest last
         self._under_way: dict[str, dict[str, Answer]] = {}  # by service and command
 
@@ -79,20 +59,6 @@ class Commanded:
         tenant = str(audit.said.get("tenant", ""))
         if audit.what in {"pause", "resume"}:
             self._pauses[audit.service, tenant] = audit
-        if audit.result not in {"", AnswerState.DONE}:
-            return
-        limits = self._limits.setdefault(audit.service, {})
-        match audit.what:
-            case "set-limit":
-                limits[tenant] = audit
-            case "clear-limit" if audit.said.get("all"):
-                limits.clear()
-            case "clear-limit" | "limit-ended":
-                limits.pop(tenant, None)
-            case "import-limits":
-                self._limits[audit.service] = {name: one for name, one in limits.items() if not name}
-        if not self._limits[audit.service]:
-            del self._limits[audit.service]
 
     def take_answer(self, answer: Answer) -> None:
         """Take an answer to a command."""
@@ -140,38 +106,6 @@ class Commanded:
                 end = audit.at
                 spans.append((spans.pop()[0], end))
         return [(begin, min(until, now_ms)) for begin, until in spans]
-
-    def limit_of(self, service: str, now_ms: int, *, names: bool, tenant: str = "") -> LimitSet | None:
-        """Return what is set for a service, or one of its tenants, as far back as the audit is read."""
-        audit = self._limits.get(service, {}).get(tenant)
-        if audit is None:
-            return None
-        until = audit.after.get("until_ms")
-        if isinstance(until, int) and until <= now_ms:
-            return None  # its owner is away, or tells it with its next batch
-        fields: dict[str, str | int] = {name: audit.after[name] for name in FIELDS if name in audit.after}
-        who, why = (audit.who, audit.reason) if names else ("", "")
-        return LimitSet(fields, until, who, why, group_of(service) or "")
-
-    def live_of(self, service: str, now_ms: int) -> LiveService | None:
-        """Return what is set for a service and its tenants, as far back as the audit is read; None: nothing is."""
-        found: dict[str, LiveLimit] = {}
-        for tenant in self._limits.get(service, {}):
-            limit = self.limit_of(service, now_ms, names=True, tenant=tenant)
-            if limit is not None:
-                found[tenant] = LiveLimit(**limit.fields, until_ms=limit.until_ms)  # type: ignore[arg-type]
-        if not found:
-            return None
-        return LiveService(1, found.pop("", None), found)
-
-    def group_limit_of(self, limits: Iterable[str], now_ms: int, *, names: bool) -> LimitSet | None:
-        """Return what is set for the group of a service that has limits of these names."""
-        for subject in [subject for subject in self._limits if group_of(subject) is not None]:
-            begin = f"group.{group_of(subject)}."
-            kinds = {name.removeprefix(begin).partition(".")[0] for name in limits if name.startswith(begin)}
-            if kinds & _KINDS:
-                return self.limit_of(subject, now_ms, names=names)
-        return None
 
     def under_way(self, service: str, *, names: bool) -> Sequence[CommandLine]:
         """Return the commands on what waits of a service that go on."""

@@ -3,7 +3,7 @@
 import math
 from bisect import insort
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from gate.protocol.alert_types import (
     WAITING,
 )
 from gate.protocol.answers import AnswerState, decode_answer, decode_audit
+from gate.protocol.policies import LimitSet
 
 PAGE: Final = 50  # services
 MARKS: Final = 200  # per service
@@ -196,18 +197,26 @@ class Group:
         self._read_of(service)
         return self._records.get(service)
 
+    def services(self) -> Collection[str]:
+        """Return the services of which anything is known."""
+        return self._records.keys()
+
+    def limited(self) -> Sequence[Record]:
+        """Return the newest usage of the services of which anything was ever set live, of them or of their groups."""
+        self._read_all()
+        return [one for one in self._records.values() if one.limits_version or one.group_limits_version]
+
     def line(self, service: str, now_ms: int, *, names: bool) -> Line | None:
         """Return the line of one service; None: nothing is known of it."""
         record = self.record(service)
         if record is None:
             return None
         line = line_of(record, now_ms, self.commanded.pause_of(service), names=names)
-        limit, commands = (
-            self.commanded.limit_of(service, now_ms, names=names),
-            self.commanded.under_way(service, names=names),
-        )
-        shared = self.commanded.group_limit_of([limit.name for limit in record.limits], now_ms, names=names)
-        return replace(line, limit_set=limit, group_limit_set=shared, commands=commands)
+        limit, shared = (_told(limit, now_ms, names=names) for limit in (record.limit_set, record.group_limit_set))
+        return replace(
+            line, limit_set=limit, group_limit_set=shared, tenants_limited=record.tenants_limited,
+            commands=self.commanded.under_way(service, names=names),
+        )  # fmt: skip
 
     def pressure(
         self, now_ms: int, *, query: str = "", state: str = "", page: int = 0, size: int = PAGE, names: bool = True
@@ -278,6 +287,13 @@ class Group:
             elif kind == CLOCK_SKEWED and now_ms - at_ms < _FORGOTTEN_MS:
                 found.append(Trouble(f"the clock of {alert.host}: {alert.reason}", "set it by NTP"))
         return found
+
+
+def _told(limit: LimitSet | None, now_ms: int, *, names: bool) -> LimitSet | None:
+    """Return a limit that is set, as long as it holds; without `names` not by whom and why."""
+    if limit is None or not limit.holds(now_ms):
+        return None
+    return limit if names else msgspec.structs.replace(limit, who="", why="")
 
 
 def _subject(kind: str, alert: Alert) -> str:

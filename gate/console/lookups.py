@@ -2,15 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from aiokafka.errors import KafkaError
 
 from gate.config import Connection
+from gate.console.in_force import in_force
+from gate.console.records import Record
 from gate.console.shares import Share, Shares
-from gate.console.tried import Tried, try_limit
+from gate.console.tried import Change, Tried, try_limit
 from gate.errors import GateError, reason_of
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.reader import LATEST, Reader
@@ -19,8 +21,10 @@ from gate.kafka.open_transactions import OpenTransaction, Transactions
 from gate.kafka.recorded_decisions import Recording, recorded_decisions
 from gate.kafka.request_history import fetch
 from gate.kafka.request_search import RequestSearch
+from gate.kafka.tenant_limits import limits_of, tenant_limits
 from gate.kafka.whereabouts import Whereabouts
 from gate.policy import Policy
+from gate.protocol.policies import LiveLimit, Published
 from gate.shard.records import Partition
 
 MOST: Final = 40_000  # output records of a recording: a request has one or two
@@ -32,8 +36,11 @@ _KEPT: Final = 10.0  # seconds for which a recording is asked again
 _RECORDINGS: Final = 4
 _WAITING: Final = 4  # lookups
 _DEADLINE: Final = 8.0  # less than a connection has
+_SCAN_DEADLINE: Final = 25.0  # the limits of a million tenants take seconds
 _TRIES: Final = 8
 _REST: Final = 3  # after a replay, so many times what it took: a gate has other work
+POLICY_UNKNOWN: Final = "the policy in force is not known here"
+POLICY_HINT: Final = "run this with --config FILE, or ask a gate's own page"
 
 T = TypeVar("T")
 
@@ -45,9 +52,10 @@ class Lookups:
         self._connection = connection
         self.policy = policy
         self._turn = asyncio.Lock()
+        self._scanning = asyncio.Lock()
         self._waiting = 0
         self._recordings: dict[str, tuple[float, Recording]] = {}  # by service, with when it was read
-        self._tries: dict[tuple[str, int], tuple[float, asyncio.Task[Tried]]] = {}  # with when it was begun
+        self._tries: dict[tuple[str, str, Change], tuple[float, asyncio.Task[Tried]]] = {}  # with when it was begun
         self._playing = asyncio.Lock()
         self._rested_at = 0.0
 
@@ -66,24 +74,42 @@ class Lookups:
         """Return what was decided in the last hour, or the newest part of that. Raises GateError."""
         return await self._bounded(lambda: self._recording(service))
 
-    async def tried(self, service: str, percent: int) -> Tried:
+    async def tried(self, record: Record, change: Change) -> Tried:
         """Return what another limit would have done to the last hour. Raises GateError, also where it takes a while."""
         policy = self.policy()
         if policy is None:
-            raise GateError(
-                "the policy in force is not known here", hint="run this with --config FILE, or ask a gate's own page"
-            )
-        key = service, percent
+            raise GateError(POLICY_UNKNOWN, hint=POLICY_HINT)
+        key = record.service, record.policy, change
         begun, task = self._tries.get(key, (0.0, None))
         if task is None or (task.done() and time.monotonic() - begun > _KEPT):
             if len(self._tries) >= _TRIES and not self._drop_a_try():
                 raise GateError("too many limits are tried at once", hint="try again in a moment")
-            task = asyncio.create_task(self._try(service, policy, percent), name="console-try")
+            task = asyncio.create_task(self._try(record, policy, change), name="console-try")
             self._tries[key] = time.monotonic(), task
         await asyncio.wait([task], timeout=_DEADLINE)
         if not task.done():
             raise GateError("so many requests take a while", hint="ask again in a moment: it goes on meanwhile")
         return task.result()
+
+    async def tenant_limits(
+        self, wanted: Mapping[str, frozenset[str]], others: int = 0
+    ) -> dict[str, dict[str, Published]]:
+        """Return what is set live for these tenants, by service, for all that stand for many, and for some others.
+
+        Raises GateError.
+        """
+        place = Partition(self._connection.names.policies, 0)
+
+        async def look() -> dict[str, dict[str, Published]]:
+            async with self._connected() as (reader, cluster):
+                if not (await cluster.partitions()).get(place.topic):
+                    return {}
+                return await tenant_limits(reader, place, wanted, others)
+
+        try:
+            return await self._bounded(look, _SCAN_DEADLINE, self._scanning)
+        except ValueError as error:
+            raise GateError(f"a limit on {place.topic} can't be read: {error}", hint="see `gate doctor`") from None
 
     async def close(self) -> None:
         """End what goes on."""
@@ -101,14 +127,21 @@ class Lookups:
             task.exception()  # whoever asked has been told, or asks again
         return True
 
-    async def _try(self, service: str, policy: Policy, percent: int) -> Tried:
+    async def _try(self, record: Record, policy: Policy, change: Change) -> Tried:
+        service = record.service
         async with self._playing:
             recording = await self.recording(service)
+            tenants: dict[str, dict[str, LiveLimit]] = {}
+            if record.tenants_limited:
+                wanted = frozenset(one.request.tenant for one in recording.decisions)
+                found = await self.tenant_limits({service: wanted})
+                tenants = {service: limits_of(found.get(service, {}))}
+            policy = in_force(policy, [record], _now_ms(), tenants)
             await asyncio.sleep(max(0.0, self._rested_at - time.monotonic()))
             begun = time.monotonic()
-            found = await asyncio.to_thread(try_limit, service, policy, recording, percent)
+            found_out = await asyncio.to_thread(try_limit, service, policy, recording, change)
             self._rested_at = time.monotonic() + _REST * (time.monotonic() - begun)
-            return found
+            return found_out
 
     async def shares(self) -> list[Share]:
         """Return what processes hold of shared limits. Raises GateError."""
@@ -168,12 +201,14 @@ class Lookups:
             await client.close()
             await cluster.close()
 
-    async def _bounded(self, look: Callable[[], Awaitable[T]]) -> T:
+    async def _bounded(
+        self, look: Callable[[], Awaitable[T]], deadline: float = _DEADLINE, turn: asyncio.Lock | None = None
+    ) -> T:
         if self._waiting >= _WAITING:
             raise GateError("too many look things up at once", hint="try again in a moment")
         self._waiting += 1
         try:
-            async with asyncio.timeout(_DEADLINE), self._turn:
+            async with asyncio.timeout(deadline), turn or self._turn:
                 return await look()
         except (KafkaError, OSError, TimeoutError) as error:
             raise GateError(f"looking it up failed: {reason_of(error)}", hint="see `gate doctor`") from error

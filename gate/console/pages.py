@@ -19,7 +19,6 @@ from gate.console.access import COOKIE, OPEN, Access, Role, Viewer, is_same_orig
 from gate.console.actions import COMMANDS, ON_WAITING, ROLES, Actions, Done, new_id
 from gate.console.anonymous import (
     answer_without_names,
-    policy_without_names,
     request_without_names,
     usage_without_names,
 )
@@ -31,6 +30,7 @@ from gate.console.forms import FILTER, RefusedError, check_form, read_form
 from gate.console.group import as_json
 from gate.console.limit_uploads import LimitUploads, TooLongError
 from gate.console.live import Live
+from gate.console.lookups import POLICY_HINT, POLICY_UNKNOWN
 from gate.console.views import LIVE, PAGES, Views
 from gate.units import MS, parse_duration
 
@@ -70,6 +70,7 @@ class Console:
             Route("/live/{view}", self._events),
             Route("/live/{view}/{service}", self._events),
             Route("/v1/pressure", self._json),
+            Route("/v1/policy", self._policy),
             Route("/v1/services/{service}/limits", self._import, methods=["POST"]),
             Route("/v1/history/{service}", self._history),
             Route("/sign-in", self._sign_in, methods=["POST"]),
@@ -119,10 +120,6 @@ class Console:
     def shown_usage(self, request: Request, record: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return of a service's usage what may be told to who asks."""
         return record if self.may_see_names(request) else usage_without_names(record)
-
-    def shown_policy(self, request: Request, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return of a service's policy what may be told to who asks."""
-        return fields if self.may_see_names(request) else policy_without_names(fields)
 
     def may_see_names(self, request: Request) -> bool:
         """Tell whether who asks may be told the names of tenants and of those who command."""
@@ -197,6 +194,17 @@ class Console:
         }
         body = msgspec.json.encode(answer)
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    async def _policy(self, request: Request) -> Response:
+        if (refused := self.guard(request)) is not None:
+            return refused
+        try:
+            told = await self._views.policy(names=self.may_see_names(request))
+        except GateError as error:
+            return JSONResponse({"error": str(error), "hint": error.hint}, 503)
+        if told is None:
+            return JSONResponse({"error": POLICY_UNKNOWN, "hint": POLICY_HINT}, 503)
+        return Response(told, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     def _asked(self, request: Request, view: str, viewer: Viewer | None = None) -> Asked:
         return asked_of(request, view, viewer, acts=self._actions is not None)

@@ -6,6 +6,7 @@ from typing import Annotated, Final, TypeAlias, TypeVar
 import msgspec
 
 from gate.observe.usage import FOREVER_MS
+from gate.protocol.policies import LimitSet
 
 T = TypeVar("T", bound=msgspec.Struct)
 _NEAR: Final = 0.8  # of a limit
@@ -104,6 +105,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     shard: Whole | None = None
     owner: str = ""
     commit_seconds: float | None = None  # that a batch of its gate takes
+    limit_set: LimitSet | None = None  # over the policy file
+    group_limit_set: LimitSet | None = None
+    tenants_limited: Whole = 0
+    limits_version: Whole = 0
+    group_limits_version: Whole = 0
 
     @property
     def lanes(self) -> list[Lane]:

@@ -2,18 +2,26 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
 from gate.admission.model import Verdict
 from gate.admission.replay import WAITING, ReplayResult, replay
 from gate.kafka.recorded_decisions import Recording, disagreements
+from gate.limits import Spec, Window
 from gate.policy import Policy
-from gate.policy.live import LiveService
-from gate.protocol.policies import LiveLimit
+from gate.protocol.policies import MAX_COUNT
 
 LOSERS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Another limit: `percent` of the one in force, windows included for which nothing else is said."""
+
+    percent: int = 100
+    windows: tuple[tuple[int, int], ...] = ()  # size in ns, and what it is to hold, in units of cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Tried:
     since_ms: int
     cut: bool
     per_second: float | None  # that was tried; None: windows alone limit
+    windows: Sequence[Window]  # that were tried
     own: Played
     other: Played
     losers: Sequence[Loser] = ()
@@ -56,36 +65,39 @@ class Tried:
     carried: int = 0  # waited when the recording begins
 
 
-def scaled(policy: Policy, service: str, percent: int) -> tuple[Policy, float | None]:
-    """Return a policy in which a service may have another share of its limit, as if set live, and its rate."""
-    spec = policy.effective(service).spec
-    factor = Fraction(percent, 100)
-    rate = None if spec.rate is None else spec.rate * factor
-    window = spec.windows[0] if len(spec.windows) == 1 else None
-    limit = LiveLimit(
-        requests_per_second=None if rate is None else _written(rate),
-        burst_size=None if spec.rate is None else (round(spec.burst * factor) if factor > 1 else spec.burst),
-        window_limit=None if window is None else max(1, round(window.limit * factor)),
+def scaled(policy: Policy, service: str, change: Change) -> tuple[Policy, Spec]:
+    """Return a policy in which a service has another limit, and that limit."""
+    before = policy.effective(service).spec
+    factor, given = Fraction(change.percent, 100), dict(change.windows)
+    windows = tuple(
+        Window(given.get(window.size) or min(max(1, round(window.limit * factor)), MAX_COUNT), window.size)
+        for window in before.windows
     )
-    shown = None if rate is None else float(rate)
-    return (policy if percent == 100 or not limit.says else policy.overlaid({service: LiveService(1, limit)})), shown
+    spec = replace(
+        before,
+        rate=None if before.rate is None else before.rate * factor,
+        burst=min(round(before.burst * factor), MAX_COUNT) if before.rate is not None and factor > 1 else before.burst,
+        windows=windows,
+    )
+    return (policy if spec == before else policy.with_spec(service, spec)), spec
 
 
-def try_limit(service: str, policy: Policy, recording: Recording, percent: int) -> Tried:
-    """Play a recording with the limit in force, and with `percent` of it."""
+def try_limit(service: str, policy: Policy, recording: Recording, change: Change) -> Tried:
+    """Play a recording with the limit in force, and with another one."""
     requests = recording.requests
-    changed, rate = scaled(policy, service, percent)
+    changed, spec = scaled(policy, service, change)
     own, other = replay(service, policy, requests), replay(service, changed, requests)
     end = max(recording.moments, default=0)
-    compared = [one for one in recording.decisions if one.policy == policy.version_of(service)]
+    is_by_one = {one.policy for one in recording.decisions} == {policy.version_of(service)}
+    compared = recording.decisions if is_by_one else []
     same = 0
     if compared:
         wrong = {one.id for one, _ in disagreements(recording, replay(service, policy, requests, recording.moments))}
         same = sum(one.id not in wrong for one in compared)
     losers, winners = _compared(requests_of(recording), own, other)
     return Tried(
-        len(requests), recording.since_ms, recording.cut, rate, _played(own, end), _played(other, end), losers, winners,
-        same, len(compared), recording.carried,
+        len(requests), recording.since_ms, recording.cut, None if spec.rate is None else float(spec.rate), spec.windows,
+        _played(own, end), _played(other, end), losers, winners, same, len(compared), recording.carried,
     )  # fmt: skip
 
 
@@ -132,8 +144,3 @@ def _compared(who: Sequence[tuple[str, str]], own: ReplayResult, other: ReplayRe
         if count
     ]
     return found[:LOSERS], winners
-
-
-def _written(rate: Fraction) -> str:
-    """Write a rate as a policy file takes it."""
-    return str(rate.numerator) if rate.denominator == 1 else f"{rate.numerator}/{rate.denominator}s"

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple
 
-from gate.console.commanded import CommandLine, LimitSet
+from gate.console.commanded import CommandLine
 from gate.console.records import PausedTenant, Record
 from gate.console.words import clock, duration, until
 from gate.observe.usage import FOREVER_MS
 from gate.protocol.answers import Audit
+from gate.protocol.policies import LimitSet
 
 SILENT_AFTER_MS: Final = 15_000  # a request was to go then, and its gate says nothing
 
@@ -90,6 +91,7 @@ class Line:
     shard: int | None
     limit_set: LimitSet | None = None  # over the policy file
     group_limit_set: LimitSet | None = None  # of its group
+    tenants_limited: int = 0  # tenants, and globs of them, for which something is set over the policy file
     commands: Sequence[CommandLine] = ()  # on what waits, that go on
 
 

@@ -7,14 +7,20 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader
 
 from gate.console import words
-from gate.console.anonymous import policy_without_names
 from gate.console.asked import Asked
 from gate.console.assets import asset
 from gate.console.feed import Feed
+from gate.console.in_force import explained, in_force, limit_set
 from gate.console.lookups import Lookups
 from gate.console.tenant import tenant_policy, tenant_seen, top_tenants
+from gate.console.told_policy import ToldPolicy
+from gate.console.tried import Change
 from gate.console.view import KINDS, Trouble, limit_name
 from gate.errors import GateError
+from gate.kafka.tenant_limits import limits_of
+from gate.policy import Policy
+from gate.policy.wording import spell_duration
+from gate.protocol.policies import LiveLimit, Published
 
 LIVE: Final = frozenset({"pressure", "service", "shards", "audit"})  # they are followed once a second
 PAGES: Final = {  # where each view is
@@ -32,7 +38,6 @@ _CHANGES: Final = {  # what would let a request go sooner, by why it waits
     "running": "jobs that are done", "blocked": "a limit above 0", "scheduled": "nothing: it asked for that time",
 }  # fmt: skip
 
-Explain = Callable[[str], Mapping[str, Any] | None]
 Troubles = Callable[[], Sequence[Trouble]]
 Shown = Callable[[Asked, int], Awaitable[dict[str, Any]]]
 
@@ -40,8 +45,7 @@ Shown = Callable[[Asked, int], Awaitable[dict[str, Any]]]
 class Views:
     """The views over what is known of the group.
 
-    `explain` returns the policy of a service, field by field with its origin, None where it is not known; `troubles`
-    what is wrong with the process itself.
+    `troubles` returns what is wrong with the process itself.
     """
 
     def __init__(
@@ -49,14 +53,13 @@ class Views:
         feed: Feed,
         lookups: Lookups,
         *,
-        explain: Explain = lambda _: None,
         troubles: Troubles = tuple,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._feed = feed
         self._lookups = lookups
-        self._explain = explain
         self._troubles = troubles
+        self._told = ToldPolicy(lookups.tenant_limits)
         self.wall_ms = wall_ms
         self.templates = _environment()
         self._shown: Mapping[str, Shown] = {
@@ -119,16 +122,26 @@ class Views:
             "totals": totals,
             "commands": group.commanded.latest(service, now, names=asked.names),
             "marks": list(reversed(group.marks(service, names=asked.names)))[:_MARKS],
-            "policy": _shown_to(self._in_force(service, now), names=asked.names),
+            "policy": explained(self._in_force(service, now), service, names=asked.names),
         }
 
-    def _in_force(self, service: str, now: int) -> Mapping[str, Any] | None:
-        """Return each field of a service's policy with where it comes from, what is set live above the file's."""
-        policy = self._lookups.policy()
-        live = self._feed.group.commanded.live_of(service, now)
-        if policy is None or live is None:
-            return self._explain(service)
-        return {name: origin.as_json() for name, origin in policy.overlaid({service: live}).explain(service).items()}
+    def _in_force(self, service: str, now: int, tenants: Mapping[str, LiveLimit] | None = None) -> Policy | None:
+        """Return the policy in force, as far as a service goes; None: the file's is not known here."""
+        policy, record = self._lookups.policy(), self._feed.group.record(service)
+        if policy is None or record is None:
+            return policy
+        return in_force(policy, [record], now, {service: tenants or {}})
+
+    async def policy(self, *, names: bool) -> bytes | None:
+        """Return what is in force for each service and group, field by field with its origin; None: it is not known.
+
+        With `names` tenants are told as well, of those for whom something is set live the first 200. Raises GateError.
+        """
+        group = await self._feed.use()
+        if (file := self._lookups.policy()) is None:
+            return None
+        now, limited = self.wall_ms(), group.limited()
+        return await self._told.policy(file, limited, set(group.services()), now, names=names)
 
     # -- what is looked up -----------------------------------------------------------------------------------------
 
@@ -159,25 +172,42 @@ class Views:
             except GateError as error:
                 return shown | {"fault": error}
             return shown | {"tops": top_tenants(recording), "since": recording.since_ms, "cut": recording.cut}
-        commanded = group.commanded
+        record, commanded, fault = group.record(service), group.commanded, None
+        set_live: Mapping[str, Published] = {}
+        if record is not None and record.tenants_limited:
+            try:
+                found = await self._lookups.tenant_limits({service: frozenset({tenant})})
+                set_live = found.get(service, {})
+            except GateError as error:
+                fault = error
+        policy = self._in_force(service, now, limits_of(set_live))
         shown = {
-            "record": group.record(service),
+            "record": record,
             "line": group.line(service, now, names=True),
             "pause": commanded.pause_of(service, tenant),
-            "limit_set": commanded.limit_of(service, now, names=True, tenant=tenant),
+            "limit_set": limit_set(set_live.get(tenant), now),
             "audits": commanded.audits(service, tenant)[:_MARKS],
-            **tenant_policy(self._lookups.policy(), service, tenant, self._explain(service) or {}),
+            **tenant_policy(policy, service, tenant, explained(policy, service, names=True) or {}),
         }
         try:
-            return shown | {"seen": tenant_seen(await self._lookups.recording(service), tenant)}
+            return shown | {"fault": fault, "seen": tenant_seen(await self._lookups.recording(service), tenant)}
         except GateError as error:
             return shown | {"seen": None, "fault": error}
 
     async def _what_if(self, asked: Asked, now: int) -> dict[str, Any]:
-        percent = min(max(int(asked.limit) if asked.limit.isdecimal() else 100, 5), 400)
-        shown = {"percent": percent, "line": self._feed.group.line(asked.service, now, names=asked.names)}
+        group, change = self._feed.group, Change(asked.percent, asked.windows)
+        record, policy = group.record(asked.service), self._in_force(asked.service, now)
+        given = dict(asked.windows)
+        windows = [] if policy is None else policy.effective(asked.service).spec.windows
+        shown = {
+            "percent": asked.percent,
+            "windows": [(spell_duration(one.size), one.limit, given.get(one.size)) for one in windows],
+            "line": group.line(asked.service, now, names=asked.names),
+        }
+        if record is None:
+            return shown | {"tried": None, "fault": GateError(f"there is no service {asked.service}")}
         try:
-            return shown | {"tried": await self._lookups.tried(asked.service, percent)}
+            return shown | {"tried": await self._lookups.tried(record, change)}
         except GateError as error:
             return shown | {"tried": None, "fault": error}
 
@@ -200,20 +230,13 @@ class Views:
             return {"transactions": [], "fault": error}
 
 
-def _shown_to(policy: Mapping[str, Any] | None, *, names: bool) -> Mapping[str, Any] | None:
-    """Return a policy without what names tenants, unless names may be told."""
-    if policy is None or names:
-        return policy
-    return policy_without_names(policy)
-
-
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("gate.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
         "duration": words.duration, "rate": words.rate, "limit": words.limit, "number": words.number,
-        "clock": words.clock, "text": words.text,
+        "clock": words.clock, "text": words.text, "length_of_time": spell_duration,
     }  # fmt: skip
     environment.globals |= {"limit_name": limit_name, "asset": asset, "KINDS": KINDS, "until": words.until}
     return environment

@@ -1,4 +1,4 @@
-"""The gate's HTTP port: metrics, health, usage, policy and whatever else, served inside the gate's own event loop."""
+"""The gate's HTTP port: metrics, health, usage and whatever else, served inside the gate's own event loop."""
 
 import asyncio
 import contextlib
@@ -63,7 +63,7 @@ class Door(Protocol):
 class Board:
     """What the gate tells about itself, for whoever asks over HTTP.
 
-    `usage` holds a JSON object per service; `policy` the one in force as JSON, and `rules` itself; `faults` what keeps
+    `usage` holds a JSON object per service; `policy` the file's that is in force; `faults` what keeps
     the gate from being ready, by subject; `hindered` the shards that wait while others go on; `waiting` the partitions
     that stand; `broken` is set when only a restart helps. `look` brings faults and shards up to date; `find` looks for
     one request, and `door` takes commands.
@@ -71,8 +71,7 @@ class Board:
 
     usage: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     waiting: Sequence[Mapping[str, Any]] = ()
-    policy: Mapping[str, Any] = field(default_factory=dict)
-    rules: Policy | None = None
+    policy: Policy | None = None
     faults: Mapping[str, str] = field(default_factory=lambda: {"gate": "is starting"})
     hindered: Mapping[str, str] = field(default_factory=dict)
     look: Callable[[], None] = lambda: None
@@ -89,9 +88,9 @@ class HttpServer:
     """Serves a board and a registry at one address, without touching signals, for few connections at a time.
 
     It is known by addresses, by this machine's names, and by `names`. `routes` go before those of the board.
-    `guard` returns what somebody is answered who may not see usage and policy, else None; `commander` who somebody is
-    that may give a command, else what he is answered; `shown` what he may be told of a request, or of an answer,
-    `usage_of` and `policy_of` what of a service's usage and of its policy.
+    `guard` returns what somebody is answered who may not see usage, else None; `commander` who somebody is that may
+    give a command, else what he is answered; `shown` what he may be told of a request, or of an answer, `usage_of` what
+    of a service's usage.
 
     >>> server = HttpServer("127.0.0.1", 9600, Board(), registry)
     >>> await server.start()
@@ -111,14 +110,13 @@ class HttpServer:
         commander: Commander = _nobody,
         shown: Shown = lambda _, found: found,
         usage_of: Shown = lambda _, record: record,
-        policy_of: Shown = lambda _, fields: fields,
         patience: float = PATIENCE,
     ) -> None:
         self._address = (host, port)
         self._server = _Server(
             uvicorn.Config(
                 KnownHosts(
-                    _application(board, registry, routes, guard, commander, shown, usage_of, policy_of),
+                    _application(board, registry, routes, guard, commander, shown, usage_of),
                     {host, *names},
                 ),
                 http=Connections(most_connections(), patience),  # type: ignore[arg-type]  # it makes them, as a class does
@@ -189,7 +187,6 @@ def _application(
     commander: Commander,
     shown: Shown,
     usage_of: Shown,
-    policy_of: Shown,
 ) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -214,12 +211,6 @@ def _application(
         if (refused := guard(request)) is not None:
             return refused
         return _json({"services": [usage_of(request, board.usage[service]) for service in sorted(board.usage)]})
-
-    async def policy(request: Request) -> Response:
-        if (refused := guard(request)) is not None:
-            return refused
-        services = {name: policy_of(request, fields) for name, fields in board.policy.get("services", {}).items()}
-        return _json({**board.policy, **({"services": services} if services else {})})
 
     async def command(request: Request) -> Response:
         if isinstance(who := commander(request, ""), Response):
@@ -283,7 +274,6 @@ def _application(
             Route("/healthz", alive),
             Route("/readyz", ready),
             Route("/v1/usage", usage),
-            Route("/v1/policy", policy),
             Route("/v1/requests/{id:path}", one_request),
             Route("/v1/services/{service}/commands", command, methods=["POST"]),
             Route("/v1/groups/{group}/commands", command, methods=["POST"]),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gate.errors import GateError
+from gate.limits import Spec
 from gate.policy.compiled import GroupPolicy, ServicePolicy, canonical, compile_service, compile_spec
 from gate.policy.document import read_document
 from gate.policy.errors import PolicyError, dotted
@@ -103,6 +104,11 @@ class Policy:
     def overlaid(self, live: Mapping[str, LiveService]) -> "Policy":
         """Return the same with what is set live over it."""
         return overlay(self, live)
+
+    def with_spec(self, service: str, spec: Spec) -> "Policy":
+        """Return the same with other limits of one service, to try them: its version stays."""
+        changed = replace(self.effective(service), spec=spec)
+        return replace(self, _services={**self._services, service: changed})
 
     def version_of(self, service: str) -> str:
         """Return the version that decides about a service: the policy's, or another one where something is set live."""

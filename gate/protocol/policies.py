@@ -63,6 +63,29 @@ class Published(msgspec.Struct, frozen=True, omit_defaults=True):
     importing: bool = False  # records of its tenants are on their way, until its own one comes without this
 
 
+class LimitSet(msgspec.Struct, frozen=True, gc=False):
+    """A limit that is set over the policy file, as usage tells of it; `who` and `why` as the sender said."""
+
+    fields: dict[str, str | Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]]  # those of `LiveLimit` that it sets
+    until_ms: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None  # unix ms; None: until it is cleared
+    who: str = ""
+    why: str = ""
+    group: str = ""  # it is what the services of this group may use together
+
+    @property
+    def text(self) -> str:
+        """What it sets, in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.fields.items())
+
+    def holds(self, now_ms: int) -> bool:
+        """Tell whether it holds then: where its owner is away nobody tells that its time is over."""
+        return self.until_ms is None or self.until_ms > now_ms
+
+    def as_limit(self) -> LiveLimit:
+        """Return what was set. Raises ValueError where that is no limit."""
+        return msgspec.convert({**self.fields, "until_ms": self.until_ms}, LiveLimit)  # its error is a ValueError
+
+
 class PartRow(msgspec.Struct, frozen=True, array_like=True):
     """What is to hold for a tenant, as `LiveLimit` has it."""
 

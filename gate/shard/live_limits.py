@@ -6,16 +6,28 @@ known for longer than the control topic keeps it, so that it is carried out once
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
+from gate.admission.model import Usage
 from gate.admission.state import decode, encode
 from gate.errors import GateError
 from gate.policy.live import LiveService, check, check_tenant
 from gate.protocol import answers, control, policies
 from gate.protocol.answers import Answer, AnswerState, Audit
-from gate.protocol.policies import BUCKETS, LiveLimit, Published, as_argument, buckets_for, called, key_of
+from gate.protocol.policies import (
+    BUCKETS,
+    GROUP,
+    LimitSet,
+    LiveLimit,
+    Published,
+    as_argument,
+    buckets_for,
+    called,
+    key_of,
+)
 from gate.protocol.topics import Names
 from gate.shard.limit_import import IMPORT_KIND, TELL_EVERY, ImportRecord, LimitImport, Phase
 from gate.shard.owner_views import Received
@@ -132,6 +144,21 @@ class LiveLimits:
             service: LiveService(record.version, record.limit, self._tables.get(service, {}))
             for service, record in self._records.items()
         }
+
+    def shown(self, usage: Usage, group: str | None) -> Usage:
+        """Return a service's usage with what is set for it, and for the group that it is in."""
+        own = self._records.get(usage.service)
+        shared = None if group is None else self._records.get(f"{GROUP}{group}")
+        if own is None and shared is None:
+            return usage
+        return replace(
+            usage,
+            limit_set=_limit_set(own),
+            group_limit_set=_limit_set(shared, group or ""),
+            tenants_limited=len(self._tables.get(usage.service, ())),
+            limits_version=self._version(usage.service),
+            group_limits_version=0 if shared is None else shared.version,
+        )
 
     # -- commands --------------------------------------------------------------------------------------------------
 
@@ -492,6 +519,13 @@ class LiveLimits:
         for key in [key for key, done in self._done.items() if key[0] == service and done.at < now - KEPT]:
             del self._done[key]
             self._changed[f"{DONE_KIND}/{service}/{key[1]}"] = None
+
+
+def _limit_set(record: LimitRecord | None, group: str = "") -> LimitSet | None:
+    if record is None or record.limit is None:
+        return None
+    by = record.by or SetBy(0)
+    return LimitSet(record.limit.fields, record.limit.until_ms, by.who, by.reason, group)
 
 
 def _state(done: DoneRecord) -> AnswerState:

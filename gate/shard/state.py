@@ -795,7 +795,8 @@ class ShardState:
         told = []
         for name in self._publication.due(now):
             served = self.services[name]
-            told.append(usage := served.engine.usage(now))
+            usage = served.engine.usage(now)
+            told.append(self.live.shown(usage, self._policy.effective(name).group))
             if usage.forgotten and not served.forgets:
                 served.forgets = True
                 log.warning(

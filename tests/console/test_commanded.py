@@ -6,15 +6,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from gate.cli.commanded import in_words
 from gate.config import Connection
 from gate.console.asked import Asked
 from gate.console.commanded import ANSWERED, Commanded
 from gate.console.feed import Feed
 from gate.console.lookups import Lookups
 from gate.console.views import Views
-from gate.console.words import until
-from gate.policy import parse_policy
 from gate.protocol.answers import Answer, AnswerState, Audit, encode
 from tests.console.conftest import AT_MS
 
@@ -22,65 +19,6 @@ from tests.console.conftest import AT_MS
 @pytest.fixture
 def known():
     return Commanded()
-
-
-def limited(known, what="set-limit", **fields):
-    given = {"who": "ann", "reason": "campaign", "result": "done"} | fields
-    known.take_audit(Audit(AT_MS, what, "pay", "c1", **given))
-
-
-def test_a_limit_is_told_until_it_ends(known):
-    limited(known, after={"requests_per_second": "50", "burst_size": 80, "until_ms": AT_MS + 1000, "version": 3})
-    found = known.limit_of("pay", AT_MS, names=True)
-    assert (found.text, found.until_ms) == ("requests_per_second 50, burst_size 80", AT_MS + 1000)
-    assert (found.who, found.why) == ("ann", "campaign")
-    hidden = known.limit_of("pay", AT_MS, names=False)
-    assert (hidden.who, hidden.why, hidden.text) == ("", "", found.text)
-    assert known.limit_of("pay", AT_MS, names=True, tenant="acme") is None
-    assert known.limit_of("pay", AT_MS + 1000, names=True) is None
-
-
-@pytest.mark.parametrize(("what", "said"), [("clear-limit", {}), ("limit-ended", {}), ("clear-limit", {"all": True})])
-def test_a_limit_is_told_until_it_is_cleared(known, what, said):
-    limited(known, after={"requests_per_second": "50"})
-    limited(known, after={"requests_per_second": "5"}, said={"tenant": "acme"})
-    limited(known, after={}, result="failed", what="clear-limit")
-    assert known.limit_of("pay", AT_MS, names=True) is not None, "that was refused"
-    limited(known, what=what, said=said)
-    assert known.limit_of("pay", AT_MS, names=True) is None
-    assert (known.limit_of("pay", AT_MS, names=True, tenant="acme") is None) == bool(said)
-
-
-def test_an_import_replaces_the_limits_of_tenants(known):
-    limited(known, after={"requests_per_second": "5"}, said={"tenant": "acme"})
-    limited(known, after={"requests_per_second": "50"})
-    limited(known, "import-limits")
-    assert known.limit_of("pay", AT_MS, names=True, tenant="acme") is None
-    assert known.limit_of("pay", AT_MS, names=True) is not None
-
-
-@pytest.mark.parametrize(
-    ("limits", "told"),
-    [
-        (["pay.rate", "group.bank.window.60s"], True),
-        (["group.bank.rate"], True),
-        (["pay.rate"], False),
-        (["group.bank.eu.rate", "group.banks.rate"], False),  # other groups
-    ],
-)
-def test_a_limit_of_a_group_is_told_beside_its_services(known, limits, told):
-    after = {"max_running": 5, "until_ms": AT_MS + 1000}
-    audit = Audit(AT_MS, "set-limit", "group:bank", "c1", who="ann", reason="campaign", result="done", after=after)
-    known.take_audit(audit)
-    found = known.group_limit_of(limits, AT_MS, names=True)
-    assert (found is not None) == told
-    assert found is None or (found.group, found.text, found.who) == ("bank", "max_running 5", "ann")
-    assert known.group_limit_of(limits, AT_MS + 1000, names=True) is None
-    assert known.limit_of("bank", AT_MS, names=True) is None
-    words = list(in_words(known, "pay", limits, AT_MS, paused=False))
-    assert words == (
-        [f"limit of group bank set by ann {until(AT_MS + 1000, AT_MS)} (max_running 5): campaign"] if told else []
-    )
 
 
 def test_a_pause_of_a_tenant_is_not_one_of_its_service(known):
@@ -143,19 +81,6 @@ def test_pauses_are_bands_from_their_beginning_to_their_end(known):
     assert known.paused("search", AT_MS) == []
 
 
-def test_what_is_set_live_is_told_as_a_layer_over_the_file(known):
-    assert known.live_of("pay", AT_MS) is None
-    limited(known, after={"requests_per_second": "50", "until_ms": AT_MS + 1000})
-    limited(known, said={"tenant": "acme"}, after={"burst_size": 7})
-    policy = parse_policy("services: {pay: {requests_per_second: 5, burst_size: 3}}")
-    shown = policy.overlaid({"pay": known.live_of("pay", AT_MS)}).explain("pay")
-    rate, burst = shown["requests_per_second"], shown["burst_size"]
-    assert (rate.value, rate.source.partition(" ")[0], rate.line) == ("50", "live", None)
-    assert (burst.value, burst.source, burst.line) == (3, "exact", 1)
-    assert (shown["tenants.acme.burst_size"].value, shown["tenants.acme.burst_size"].source) == (7, "live")
-    assert known.live_of("pay", AT_MS + 1000).limit is None, "its end is over; the tenant's has none"
-
-
 def test_few_are_kept(known):
     answered(known, AnswerState.WORKING, "first", of=3)
     for number in range(ANSWERED):
@@ -166,8 +91,8 @@ def test_few_are_kept(known):
 
 def test_what_was_commanded_about_a_tenant_is_found(known):
     known.take_audit(Audit(AT_MS, "cancel", "pay", "c1", said={"selection": {"tenant": "acme"}}))
-    limited(known, said={"tenant": "acme"}, after={"burst_size": 3})
-    limited(known, after={"burst_size": 3})
+    known.take_audit(Audit(AT_MS, "set-limit", "pay", "c2", said={"tenant": "acme"}, after={"burst_size": 3}))
+    known.take_audit(Audit(AT_MS, "set-limit", "pay", "c3", after={"burst_size": 3}))
     assert [audit.what for audit in known.audits("pay", "acme")] == ["set-limit", "cancel"]
     assert len(known.audits("pay")) == 3
 

@@ -17,13 +17,17 @@ from urllib.parse import quote
 import pytest
 
 from gate.config import Connection
+from gate.console.commanded import AUDITS
+from gate.console.feed import Feed
 from gate.console.lookups import Lookups
-from gate.console.tried import Tried
+from gate.console.tried import Change, Tried
 from gate.errors import GateError
 from gate.policy import load_policy
+from gate.protocol.answers import Audit, encode
 from gate.protocol.topics import Names
+from gate.units import SECOND
 from tests.console.browser import Browser, Page
-from tests.system.gates import GateProcess, create, gate, read, send, stamp, until
+from tests.system.gates import GateProcess, create, gate, read, read_count, send, stamp, until
 
 AXE = Path(__file__).parents[2] / "build" / "axe.min.js"
 ROOT, BOB = "c" * 32, "b" * 32
@@ -42,6 +46,7 @@ services:
     priorities: {interactive: 6, batch: 1}
     tenants: {default: {requests_per_second: 20, burst_size: 5}, acme: {requests_per_second: 10, burst_size: 5}}
   slow: {requests_per_second: 1/h, burst_size: 1, window_size: 1, max_delay: 10000d}
+  late: {requests_per_second: 1000, burst_size: 1000}
 """
 ROUNDS = 20
 
@@ -115,26 +120,41 @@ def staged(bootstrap, tmp_path_factory) -> Iterator[Staged]:
         yield told
 
 
-async def patiently(lookups: Lookups, service: str, percent: int) -> Tried:
+async def patiently(staged: Staged, service: str, change: Change) -> Tried:
     """Ask again while it takes a while."""
-    for _ in range(5):
-        with contextlib.suppress(GateError):
-            return await lookups.tried(service, percent)
-    return await lookups.tried(service, percent)
+    policy, connection = load_policy(staged.config), Connection(staged.bootstrap, prefix=staged.names.prefix)
+    lookups, feed = Lookups(connection, lambda: policy), Feed(connection)
+    try:
+        while (record := (await feed.use()).record(service)) is None:
+            await asyncio.sleep(0.1)
+        for _ in range(5):
+            with contextlib.suppress(GateError):
+                return await lookups.tried(record, change)
+        return await lookups.tried(record, change)
+    finally:
+        await lookups.close()
+        await feed.close()
+
+
+def command(staged: Staged, service: str, action: str, form: bytes) -> None:
+    asked = urllib.request.Request(
+        f"{staged.url}/services/{service}/{action}", form, {"Authorization": f"Bearer {ROOT}"}
+    )
+    urllib.request.urlopen(asked, timeout=60).close()
 
 
 @pytest.mark.parametrize("service", ["search", "payments", "reports", "slow"])
 async def test_the_engine_decides_about_the_recording_as_the_gate_did(staged, service):
-    policy = load_policy(staged.config)
-    lookups = Lookups(Connection(staged.bootstrap, prefix=staged.names.prefix), lambda: policy)
-    tried = await patiently(lookups, service, 100)
+    tried = await patiently(staged, service, Change())
     assert tried.compared == tried.requests > 0
     assert tried.same == tried.compared
     assert tried.own == tried.other, "it is the same limit"
     if service == "payments":
-        less = await patiently(lookups, service, 50)
+        less = await patiently(staged, service, Change(50))
         assert less.other.p99_seconds > less.own.p99_seconds
         assert sum(loser.requests for loser in less.losers) > 0
+        narrow = await patiently(staged, service, Change(100, ((3 * SECOND, 30),)))
+        assert narrow.other.drained_seconds > narrow.own.drained_seconds
     where = ["--bootstrap", staged.bootstrap, "--prefix", staged.names.prefix, "--config", str(staged.config)]
     done = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-m", "gate", "replay", service, "--check", *where],
@@ -166,17 +186,58 @@ def test_a_tenant_is_told_its_limits_with_their_origin_and_why_it_waits(staged):
 
 
 def test_a_page_tells_the_policy_in_force_with_what_is_set_over_the_file(staged):
-    form = b"requests_per_second=900&for=15m&reason=campaign"
-    of_group = b"requests_per_second=90&burst_size=90&group=both&for=15m&reason=campaign"
-    for service, said in (("search", form), ("search", of_group)):
-        asked = urllib.request.Request(
-            f"{staged.url}/services/{service}/limit", said, {"Authorization": f"Bearer {ROOT}"}
-        )
-        urllib.request.urlopen(asked, timeout=60).close()
+    command(staged, "search", "limit", b"requests_per_second=900&for=15m&reason=campaign")
+    command(staged, "search", "limit", b"requests_per_second=90&burst_size=90&group=both&for=15m&reason=campaign")
+    command(staged, "reports", "limit", b"requests_per_second=3&tenant=acme&for=15m&reason=contract")
     row = r"requests_per_second</th><td>900</td><td>live until [^<]*</td>"
     until(lambda: re.search(row, staged.page("/services/search")))
     assert re.search(r"burst_size</th><td>1000</td><td>exact", staged.page("/services/search"))
     until(lambda: "limit of group both set by root" in staged.page("/services/search"))
+    until(lambda: "limits are set for 1 tenant:" in staged.page("/services/reports"))
+    tenant = staged.page("/services/reports/tenant?tenant=acme")
+    assert "limit set by root until" in tenant
+    assert re.search(r"requests_per_second</th><td>3</td><td>live until", tenant)
+
+    told = json.loads(staged.page("/v1/policy", BOB))
+    search, reports = told["services"]["search"], told["services"]["reports"]
+    assert (search["requests_per_second"]["value"], search["burst_size"]["source"]) == ("900", "exact")
+    assert search["requests_per_second"]["source"].startswith("live until ")
+    acme, others = (reports[f"tenants.{name}.requests_per_second"] for name in ("acme", "default"))
+    assert (acme["value"], acme["source"].partition(" ")[0], others["source"]) == ("3", "live", "exact")
+    assert told["groups"]["both"]["burst_size"]["source"].startswith("live until ")
+    assert told["tenants_limited"] == {"reports": 1}
+    shown = subprocess.run(
+        [sys.executable, "-m", "gate", "policy", "show", str(staged.config), "--live", "--json", "--bootstrap",
+         staged.bootstrap, "--prefix", staged.names.prefix],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    same = json.loads(shown.stdout)
+    assert (same["services"]["search"], same["services"]["reports"]) == (search, reports), "as the command says"
+    assert same["groups"] == told["groups"]
+
+
+async def test_the_engine_decides_by_what_is_set_live_as_the_gate_did(staged):
+    await create(staged.bootstrap, staged.names.requests("late"))
+    command(staged, "late", "limit", b"requests_per_second=20&burst_size=4&for=1d&reason=try")
+    command(staged, "late", "limit", b"requests_per_second=2&burst_size=1&tenant=acme&for=1d&reason=try")
+    await asyncio.to_thread(until, lambda: "limits are set for 1 tenant" in staged.page("/services/late"))
+    headers = [[("gate-tenant", b"acme" if number % 4 == 0 else b"zeta")] for number in range(24)]
+    await send(staged.bootstrap, staged.names.requests("late"), [(b"k", b"x", one) for one in headers])
+    await read_count(staged.bootstrap, [staged.names.admitted("late")], 24)
+    tried = await patiently(staged, "late", Change())
+    assert (tried.requests, tried.compared, tried.same) == (24, 24, 24)
+
+    later = encode(Audit(1, "pause", "other", "c", "somebody", result="done"))
+    await send(staged.bootstrap, staged.names.audit, [(b"other", later, [])] * (AUDITS + 1), partitions=1)
+    feed = Feed(Connection(staged.bootstrap, prefix=staged.names.prefix))
+    try:
+        group = await feed.use()
+        assert {one.service for one in group.commanded.audits()} == {"other"}
+        line = group.line("late", time.time_ns() // 1_000_000, names=True)
+        assert line.limit_set.fields == {"requests_per_second": "20", "burst_size": 4}
+        assert (line.limit_set.who, line.limit_set.why, line.tenants_limited) == ("root", "try", 1)
+    finally:
+        await feed.close()
 
 
 def test_another_limit_is_tried_and_nothing_is_changed(staged):
@@ -184,6 +245,14 @@ def test_another_limit_is_tried_and_nothing_is_changed(staged):
     html = staged.page("/services/payments/what-if?limit=50")
     assert "as the gate did" in html
     assert "limit set" not in staged.page("/services/payments")
+
+
+def test_a_window_is_tried_by_itself(staged):
+    path = "/services/payments/what-if?limit=100&window.3s=30"
+    until(lambda: "with 100 %, 40/s, 30 in 3s" in staged.page(path))
+    html = staged.page(path)
+    assert 'name="window.3s" min="1" max="1000000000000000" value="30"' in html
+    assert 'name="window.1s"' not in html, "it has none"
 
 
 def test_shards_tell_how_long_commits_take_and_nothing_is_open(staged):

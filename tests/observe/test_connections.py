@@ -229,7 +229,7 @@ async def asking(url):
     ["localhost", "LOCALHOST:9600", "a.localhost", "127.0.0.1:80", "10.1.2.3:8080", "[::1]:80", "gate.default.svc:1",
      socket.gethostname(), f"{socket.gethostname()}.:8080"],
 )  # fmt: skip
-@pytest.mark.parametrize("path", ["/v1/policy", "/metrics", "/healthz"])
+@pytest.mark.parametrize("path", ["/v1/usage", "/metrics", "/healthz"])
 async def test_known_names_and_addresses_are_answered(host, path):
     async with serving(names=["gate.default.svc"]) as url, httpx.AsyncClient(base_url=url) as client:
         assert (await client.get(path, headers={"host": host})).status_code == 200

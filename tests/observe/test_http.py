@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gate.admission.model import Binding, PausedTenant, Reason
-from gate.console.anonymous import policy_without_names, usage_without_names
+from gate.console.anonymous import usage_without_names
 from gate.errors import GateError
 from gate.observe.http import Board, HttpServer
 from gate.observe.metrics import Metrics
@@ -100,35 +100,27 @@ async def test_health_fails_only_when_a_restart_helps(client, board):
     ]
 
 
-async def test_usage_and_policy_are_json(client, board, usage):
+async def test_usage_is_json(client, board, usage):
     assert (await client.get("/v1/usage")).json() == {"services": []}
     for service in ("reports", "payments"):
         board.usage[service] = to_json(usage(service=service))
-    board.policy = {"version": "9f2c01"}
     answer = await client.get("/v1/usage")
     assert [record["service"] for record in answer.json()["services"]] == ["payments", "reports"]
     assert answer.json()["services"][0] == json.loads(json.dumps(to_json(usage())))
     assert answer.headers["cache-control"] == "no-store"
-    assert (await client.get("/v1/policy")).json() == {"version": "9f2c01"}
 
 
 async def test_who_may_see_no_names_is_told_no_tenants(board, usage):
     bound = Binding(Reason.TENANT, "payments.tenant.acme")
     named = usage(paused_tenants=(PausedTenant("acme", None),), tenants_paused=1, binding=bound)
     board.usage["payments"] = to_json(named)
-    fields = {"burst_size": {"value": 5}, "tenants.acme.burst_size": {"value": 6}}
-    board.policy = {"version": "9f2c01", "services": {"payments": fields}}
-    server = HttpServer(
-        "127.0.0.1", 0, board, CollectorRegistry(), usage_of=lambda _, one: usage_without_names(one),
-        policy_of=lambda _, one: policy_without_names(one),
-    )  # fmt: skip
+    server = HttpServer("127.0.0.1", 0, board, CollectorRegistry(), usage_of=lambda _, one: usage_without_names(one))
     async with httpx.AsyncClient(base_url=await server.start()) as client:
-        told = (await client.get("/v1/usage")).text + (await client.get("/v1/policy")).text
+        told = (await client.get("/v1/usage")).text
         (record,) = (await client.get("/v1/usage")).json()["services"]
     await server.stop()
     assert "acme" not in told
     assert (record["tenants_paused"], record["binding"]["limit"]) == (1, "payments.tenant")
-    assert '"burst_size": {"value": 5}' in told
     assert json.loads(json.dumps(record)) == usage_without_names(json.loads(json.dumps(to_json(named))))
 
 

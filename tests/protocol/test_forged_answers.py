@@ -7,6 +7,7 @@ from gate.cli.audit import _line
 from gate.cli.commanded import as_json, in_words
 from gate.console.commanded import Commanded
 from gate.protocol.answers import MOST_BYTES, Answer, Audit, decode_answer, decode_audit, encode
+from tests.console.conftest import usage_of
 
 NOW_MS = 1_764_000_000_000
 HUGE = (-1, -(10**4_000), 2**53 + 1, 10**4_000)
@@ -64,7 +65,7 @@ def test_an_audit_of_nonsense_can_be_shown(what, nonsense):
         known.take_audit(audit)
         known.take_answer(decode_answer(json(ANSWER)))
         assert "\n" not in _line(audit)
-        assert list(in_words(known, "pay", ["rate"], NOW_MS, paused=True))
-        assert msgspec.json.encode(as_json(known, "pay", ["rate"], NOW_MS, paused=True))
+        assert list(in_words(known, usage_of("pay"), NOW_MS, paused=True))
+        assert msgspec.json.encode(as_json(known, usage_of("pay"), NOW_MS, paused=True))
         assert len(known.audits("pay")) == 1
         assert known.audits("pay", "nobody") == []

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from gate.protocol.answers import decode_answer, decode_audit
 from gate.protocol.control import Abort, ClearLimit, ImportLimits, SetLimit
-from gate.protocol.policies import LiveLimit, Part, PartRow
+from gate.protocol.policies import LimitSet, LiveLimit, Part, PartRow
 from gate.protocol.policies import decode as decode_policy
 from gate.protocol.topics import Names
 from gate.shard.live_limits import KEPT, LiveLimits
 from gate.shard.owner_views import Received
 from gate.shard.tenant_limits import TenantLimits
 from gate.units import MS, SECOND
+from tests.console.conftest import usage_of
 
 NOW = 1_764_000_000 * SECOND
 NAMES = Names()
@@ -312,6 +313,23 @@ def test_who_set_the_limit_of_a_service_is_told_whatever_is_changed_beside_it(re
     assert (owner.published["pay"].version, set_by(owner.published["pay"])) == (4, anns)
     owner.give(ClearLimit("pay"), "gone", later, reason="the bank is well", who="bob@ops")
     assert set_by(owner.published["pay"]) == ("bob@ops", "the bank is well", "gone", later // MS)
+
+
+def test_usage_tells_what_is_set_and_for_how_many_tenants():
+    owner = Importer()
+    assert owner.live.shown(usage_of("pay"), None) == usage_of("pay")
+    owner.give(SetLimit("pay", FIFTY, for_ms=60_000), "anns", NOW, reason="the bank is slow", who="ann@ops")
+    owner.begin(ROWS)
+    owner.finish()
+    owner.give(SetLimit("group:bank", TEN), "bobs", NOW, who="bob@ops")
+    told = owner.live.shown(usage_of("pay"), "bank")
+    assert (told.tenants_limited, told.limits_version, told.group_limits_version) == (len(ROWS), 2, 1)
+    until = NOW // MS + 60_000
+    assert told.limit_set == LimitSet(FIFTY.fields, until, "ann@ops", "the bank is slow")
+    assert (told.group_limit_set.group, told.group_limit_set.fields) == ("bank", TEN.fields)
+    owner.give(ClearLimit("pay"), "gone", NOW)
+    told = owner.live.shown(usage_of("pay"), "bank")
+    assert (told.limit_set, told.limits_version, told.tenants_limited) == (None, 3, len(ROWS))
 
 
 def test_rows_of_an_import_tell_who_imported_them_and_why():

@@ -14,6 +14,7 @@ from gate.admission.model import Event, EventKind, LaneUsage, LimitUsage, Paused
 from gate.observe import alerts
 from gate.observe.http import Board, HttpServer
 from gate.observe.usage import encode, to_json
+from gate.protocol.policies import LimitSet
 from gate.protocol.topics import Templates
 from tests.console.conftest import AT_MS, usage_of
 
@@ -37,14 +38,16 @@ def test_each_path_of_v1_is_described():
     server = HttpServer("127.0.0.1", 0, Board(), CollectorRegistry())
     app = server._server.config.app._app
     served = {route.path.replace(":path", "") for route in app.routes if route.path.startswith("/v1/")}
-    assert served | {"/v1/pressure", "/v1/services/{service}/limits"} == set(schemas.openapi()["paths"])
+    of_console = {"/v1/pressure", "/v1/policy", "/v1/services/{service}/limits"}
+    assert served | of_console == set(schemas.openapi()["paths"])
 
 
 def test_usage_in_full_fits():
     full = replace(
         usage_of("pay"), limits=(LimitUsage("pay.day", 10, 1.0, 0.5, 5, AT_MS),),
         last_refusal=Refusal(AT_MS, Reason.RATE, "pay.rate"), paused_tenants=(PausedTenant("acme", None),),
-        lanes=(LaneUsage("default", 1.0, 3, 3, 1, None),),
+        lanes=(LaneUsage("default", 1.0, 3, 3, 1, None),), limit_set=LimitSet({"burst_size": 5}, AT_MS, "ann", "more"),
+        group_limit_set=LimitSet({"requests_per_second": "5/h"}, group="both"),
     )  # fmt: skip
     written, schema = json.loads(encode(to_json(full))), {**schemas.asyncapi(), "$ref": "#/components/schemas/Usage"}
     jsonschema.validate(written, schema)

@@ -15,5 +15,8 @@
   for (const slider of document.querySelectorAll(".slide input")) {
     slider.addEventListener("input", () => { slider.nextElementSibling.value = `${slider.value} %`; });
     slider.addEventListener("change", () => slider.form.requestSubmit());
+    slider.form.addEventListener("formdata", ({formData}) => {
+      for (const [name, value] of [...formData]) if (value === "") formData.delete(name);  // the address says what is asked
+    });
   }
 })();
