@@ -111,6 +111,11 @@ class Client:
             raise CycloptsError(msg=f"a policy file is needed: give --config FILE, or set {CONFIG}")
         return load_policy(self._file)
 
+    @property
+    def known_policy(self) -> Policy | None:
+        """The policy; None where no file is given."""
+        return None if self._file is None else self.policy
+
     @cached_property
     def settings(self) -> Settings:
         """What the gates run with. Raises PolicyError."""

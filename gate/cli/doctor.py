@@ -50,7 +50,12 @@ def doctor(
         await client.reach()
         async with client.cluster() as cluster:
             async for finding in Diagnostics(
-                cluster, client.names, client.settings.override(shards=shards), client.connection.bootstrap, whose
+                cluster,
+                client.names,
+                client.settings.override(shards=shards),
+                client.connection.bootstrap,
+                whose,
+                client.known_policy,
             ).run():
                 found.append(finding)
                 if not json:

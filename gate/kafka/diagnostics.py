@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from gate.errors import GateError
 from gate.kafka.access import access
+from gate.kafka.access_rights import look, rights_of
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.compat import CHOICE, RANGE, VARIABLE, Choice
 from gate.kafka.aio.reader import Reader
@@ -27,7 +28,7 @@ from gate.kafka.stalled_requests import StalledRequests, stalled_requests
 from gate.kafka.topic_creation import TopicSpec
 from gate.kafka.undecided_requests import options
 from gate.kafka.worker_pauses import unnamed
-from gate.policy import Settings
+from gate.policy import Policy, Settings
 from gate.protocol.topics import Names
 from gate.shard.records import Outgoing, Partition, RecoveredState
 from gate.shard.routing import Topics
@@ -39,13 +40,20 @@ class Diagnostics:
     """Looks at one cluster. Writes nothing that anybody will see: its one transaction is never committed."""
 
     def __init__(
-        self, cluster: Cluster, names: Names, settings: Settings, bootstrap: str, profile: Profile = OWN
+        self,
+        cluster: Cluster,
+        names: Names,
+        settings: Settings,
+        bootstrap: str,
+        profile: Profile = OWN,
+        policy: Policy | None = None,
     ) -> None:
         self._cluster = cluster
         self._names = names
         self._settings = settings
         self._bootstrap = bootstrap
         self._profile = profile
+        self._policy = policy  # of the gates, if it is known
 
     async def run(self) -> AsyncIterator[Finding]:
         """Yield findings one by one."""
@@ -58,6 +66,8 @@ class Diagnostics:
         for finding in await _guarded("replication", lambda: self._durability(there)):
             yield finding
         for finding in await _guarded("sweeping", lambda: self._sweeping(there)):
+            yield finding
+        for finding in await _guarded("access", lambda: self._access(there)):
             yield finding
         for finding in await _guarded("broker settings", self._broker_settings):
             yield finding
@@ -170,6 +180,16 @@ class Diagnostics:
         text = f"what has been released stays in {delayed[0]} and others: {refused.__name__}"
         fix = "allow Delete on the delayed and the retries topics, or set `keep_released: null`"
         return [Finding("sweeping", Health.WARN, text, fix)]
+
+    async def _access(self, there: Mapping[str, int]) -> list[Finding]:
+        """Ask whether all is allowed that a gate does; transactional ids are tried by a transaction."""
+        services = sorted(s for topic in there if (s := self._names.service_of(topic)) is not None)
+        policies = {} if self._policy is None else {service: self._policy.effective(service) for service in services}
+        kept = {service for service, policy in policies.items() if policy.keep_released is None}
+        watched = {p.worker_group for p in policies.values() if p.max_in_flight is not None and p.worker_group}
+        rights = rights_of(self._names, services, create=self._settings.create_topics, delete=set(services) - kept)
+        async with self._client() as client, asyncio.timeout(DEADLINE):
+            return await look(client, rights, self._settings.group_id, watched)
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Client]:

@@ -123,6 +123,11 @@ class Metadata(MetadataRequest):  # type: ignore[misc]
             return super().prepare(versions)
 
 
+def authorized_operations(topics: Sequence[str]) -> Any:
+    """Return a request for what whoever asks may do on topics: a bit per operation, in the field before the tags."""
+    return _Metadata([(*_NO_TOPIC, name, NO_TAGS) for name in topics], False, False, True)
+
+
 class Leaders:
     """Who leads by the latest epoch that any answer has told, of one cluster."""
 
