@@ -7,12 +7,14 @@ from gate.limits import Spec
 from gate.mesh.asks import Asks
 from gate.mesh.grants import CREDIT, Grants, long_windows
 from gate.mesh.held import Held, Key
+from gate.mesh.ledger import Ledger
 from gate.mesh.parts import Parts
 from gate.mesh.terms import NANO, Terms, longer
 from gate.mesh.wire import NONE, BudgetReport, Limits, Share
 from gate.units import SECOND
 
 _SLOW: Final = 2_000  # units per 1,000 s, about as many as may be asked for one by one
+_MOST_WANT: Final = 2**53
 FOREVER: Final = 2**62  # a pause without an end
 
 
@@ -60,15 +62,16 @@ class Budget:
         """Take what a holder tells of this budget."""
         held = self.held.get(key)
         if held is None:
-            held = self.held[key] = Held(key, now, self.parts.nothing, entry.consumed)
-        acked = held.acked
-        held.acknowledge(now, entry, self.parts.sizes)
-        if held.acked is not acked or self.parts.sizes:
+            held = self.held[key] = Held(key, self.name, now, self.parts.nothing, entry.consumed)
+        acked, sizes, want = held.acked, self.parts.sizes, entry.want
+        held.acknowledge(now, entry, sizes)
+        if held.acked is not acked or sizes:
             self.parts.note(now, held)
-        self.grants.account(now, held, entry)
-        if entry.want > 0 and not any(held.target):
+        if entry.runs or entry.consumed != held.accounted:
+            self.grants.account(now, held, entry)
+        if want > 0 and not any(held.target):
             self.eager = True
-        held.want = max(0, entry.want)
+        held.want = want if 0 <= want <= _MOST_WANT else max(0, min(want, _MOST_WANT))
         return held
 
     def end(self, now: int, key: Key, until: int, *, left: bool = False) -> None:
@@ -100,6 +103,11 @@ class Budget:
         """Charge requests in topics, or a direct one, for a use until `at`."""
         self.parts.charge(at, units)
         self.grants.used(now, at, units)
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """What it counts in each window: divided ones first."""
+        return self.parts.windows + self.grants.longs
 
     def idle(self, now: int) -> bool:
         """Tell whether nobody holds any of it, nothing counts, and it is not paused."""
@@ -194,20 +202,19 @@ class Budget:
 
     def top_up(self, now: int, held: Held, version: Iterator[int]) -> bool:
         """Grant a holder what it wants in a short time, as far as there is any; tell whether it got any."""
-        if not self.limits.granted or now < self.paused_until or self.direct or not held.want:
+        if not held.want or self.direct or now < self.paused_until or not self.limits.granted:
             held.credited = now
             return False
         return self.grants.top_up(now, held, self.asks.kept(now), version)
 
     def share(self, now: int, held: Held) -> Share:
         """Return what is told to a holder."""
-        shape = held.shape
+        version, shape = held.pending[-1] if held.pending else (held.acked_version, held.acked)
         held.open(now)
         starts: tuple[tuple[int, int], ...] = ()
         if held.starts:
             later = [(position, longer(longer(max(0, at - now)))) for position, at in held.starts]
             starts = ((held.opened, 0), *later)
-        version, stock = held.version, held.stock
         return Share(
-            self.name, version, self.limits, shape[0], shape[1], shape[2:], held.granted, starts, stock, held.void
+            self.name, version, self.limits, shape[0], shape[1], shape[2:], held.granted, starts, held.stock, held.void
         )

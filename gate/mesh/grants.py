@@ -13,6 +13,7 @@ from gate.units import SECOND
 
 CREDIT: Final = 1000 * SECOND  # of one unit: flows are in units per 1,000 s
 _CHUNKS: Final = 10  # into which units that come free later are put
+_PLENTY: Final = 2**62  # units, where nothing is granted from
 
 
 class Grants:
@@ -25,12 +26,15 @@ class Grants:
     def __init__(self, spec: Spec, now: int, terms: Terms) -> None:
         self.terms = terms
         self.outstanding = 0
+        self._seen: int | None = None  # when the next two were found; None: they are to be found anew
+        self._free = self._soon = 0  # units that are free, and those that come free in a short time, too
         self.longs: list[Ledger] = []
         self.quotas: Limiter | None = None
         self.reconfigure(now, spec)
 
     def reconfigure(self, now: int, spec: Spec) -> None:
         """Go over to other limits; what stays stays counted."""
+        self._seen = None
         known = {ledger.size: ledger for ledger in self.longs}
         windows = long_windows(spec, self.terms)
         self.longs = [known.get(longer(window.size)) or Ledger(0, longer(window.size)) for window in windows]
@@ -46,6 +50,7 @@ class Grants:
 
     def used(self, now: int, at: int, units: int) -> None:
         """Count units that were used at `at` at the latest."""
+        self._seen = None
         for ledger in self.longs:
             ledger.add(at, units)
         if self.quotas is not None:
@@ -53,21 +58,37 @@ class Grants:
 
     def account(self, now: int, held: Held, entry: BudgetReport) -> None:
         """Take what a holder tells of its units; what it told before changes nothing."""
-        before = held.accounted
+        before = position = held.accounted
+        uses = []
         for run in entry.runs:
-            if run.position > held.accounted:
-                if run.age != NONE:
-                    self.used(now, now - shorter(max(0, run.age)), run.position - held.accounted)
-                held.accounted = run.position
-        if entry.consumed > held.accounted:
-            self.used(now, now, entry.consumed - held.accounted)
-            held.accounted = entry.consumed
-        granted = held.granted
-        held.granted = max(granted, held.accounted)
-        self.outstanding -= min(held.accounted, granted) - min(before, granted)
+            if run.position > position:
+                if run.age >= 0:
+                    uses.append((now - shorter(run.age), run.position - position))
+                elif run.age != NONE:
+                    uses.append((now, run.position - position))
+                position = run.position
+        if entry.consumed > position:
+            uses.append((now, entry.consumed - position))
+            position = entry.consumed
+        if position == before:
+            return
+        self._seen = None
+        if uses:
+            for ledger in self.longs:
+                ledger.add_all(uses)
+            if self.quotas is not None:
+                for _, units in uses:
+                    self.quotas.charge(now, units)
+        granted, held.accounted = held.granted, position
+        if position <= granted:
+            self.outstanding -= position - before
+        else:
+            held.granted = position
+            self.outstanding -= granted - before
 
     def end(self, now: int, held: Held, until: int, *, left: bool) -> None:
         """Count what a holder that is gone has not told of as used at the end of its lease; who left told all."""
+        self._seen = None
         if held.outstanding and not left:
             self.used(now, until, held.outstanding)
         self.outstanding -= held.outstanding
@@ -108,7 +129,7 @@ class Grants:
         It is the flow that is divided, not the total: who comes new has his share of it at once.
         """
         debts = self.debts(now)
-        flow = 2**62
+        flow = _PLENTY
         for ledger, debt in zip(self.longs, debts, strict=False):
             ahead = min(ledger.size, self.terms.lease_ns)
             units = ledger.until(now + ahead) - debt + (0 if own else ledger.until(now + self.terms.stock_ns))
@@ -124,35 +145,46 @@ class Grants:
 
         `marked` units are kept for another.
         """
-        terms = self.terms
-        elapsed, held.credited = min(now - held.credited, 2 * terms.period_ns), now
-        held.stock = max(1, -(-held.pace * terms.stock_ns // CREDIT))
-        if held.pace == held.want:  # there is enough for all
-            held.credit = held.stock * CREDIT
-        else:
-            held.credit = min(held.credit + held.pace * elapsed, held.stock * CREDIT)
-        units = min(held.stock - held.outstanding, held.credit // CREDIT)
+        pace, stock_ns, period_ns = held.pace, self.terms.stock_ns, self.terms.period_ns
+        stock = held.stock = -(-pace * stock_ns // CREDIT) or 1
+        units = stock - held.granted + held.accounted
+        credit = stock * CREDIT
+        if pace != held.want:  # else there is enough for all
+            credit = min(held.credit + pace * min(now - held.credited, 2 * period_ns), credit)
+            units = min(units, credit // CREDIT)
+        held.credit, held.credited = credit, now
         if units <= 0:
             return False
-        debts = self.debts(now)
-        for ledger, debt in zip(self.longs, debts, strict=False):
-            units = min(units, ledger.until(now + terms.stock_ns) - debt - marked)
-        for debt in debts[len(self.longs) :]:
-            units = min(units, -debt - marked)
-        if units <= 0:
-            return False
-        held.credit -= units * CREDIT
-        self._schedule(now, held, units, [debt + marked for debt in debts[: len(self.longs)]])
+        if now != self._seen:
+            self._look(now)
+        if units > self._soon - marked:
+            units = self._soon - marked
+            if units <= 0:
+                return False
+        held.credit = credit - units * CREDIT
+        if held.starts or units > self._free - marked:  # else `open` finds them
+            self._schedule(now, held, units, [debt + marked for debt in self.debts(now)[: len(self.longs)]])
         held.granted += units
         self.outstanding += units
+        self._free -= units
+        self._soon -= units
         held.pending.append((next(version), held.shape))
         return True
+
+    def _look(self, now: int) -> None:
+        """Find what may be granted: for many holders in one step it is only less by what each of them gets."""
+        longs, debts, later = self.longs, self.debts(now), now + self.terms.stock_ns
+        count = len(longs)
+        self._free = min([-debt for debt in debts[:count]], default=_PLENTY)
+        soon = [ledger.until(later) - debt for ledger, debt in zip(longs, debts[:count], strict=True)]
+        self._soon = min(soon + [-debt for debt in debts[count:]], default=_PLENTY)
+        self._seen = now
 
     def _schedule(self, now: int, held: Held, units: int, debts: list[int]) -> None:
         """Say from when on each of some more units may be used: the next that come free are theirs."""
         held.open(now)
         free = min(units, max(0, -max(debts, default=-units)))
-        if free == units and not held.starts:  # usual: `open` finds them
+        if free == units and not held.starts:
             return
         if free and held.starts:
             held.starts.append((held.granted + free, now))

@@ -27,6 +27,7 @@ class Held:
         "credited",
         "granted",
         "key",
+        "name",
         "opened",
         "pace",
         "pending",
@@ -38,8 +39,9 @@ class Held:
         "want",
     )
 
-    def __init__(self, key: Key, now: int, nothing: Shape, position: int) -> None:
+    def __init__(self, key: Key, name: str, now: int, nothing: Shape, position: int) -> None:
         self.key = key
+        self.name = name  # of the budget
         self.acked: Shape = nothing
         self.acked_version = 0
         self.pending: list[tuple[int, Shape]] = []  # sent since, oldest first
@@ -75,21 +77,27 @@ class Held:
 
     def open(self, now: int) -> None:
         """Note which of the granted units may be used by now."""
-        while self.starts and self.starts[0][1] <= now:
-            self.opened = self.starts.popleft()[0]
-        if not self.starts:
+        starts = self.starts
+        while starts and starts[0][1] <= now:
+            self.opened = starts.popleft()[0]
+        if not starts:
             self.opened = self.granted
 
     def acknowledge(self, now: int, entry: BudgetReport, sizes: tuple[int, ...]) -> None:
         """Note which part it has applied, and what counts in its windows."""
+        pending = self.pending
         if entry.version > self.acked_version:
-            for version, shape in self.pending:
-                if version == entry.version:
-                    self.acked, self.acked_version = shape, version
-            self.pending = [sent for sent in self.pending if sent[0] > self.acked_version]
+            if pending and pending[-1][0] == entry.version:  # usual: it has the newest
+                self.acked_version, self.acked = pending[-1]
+                pending.clear()
+            else:
+                for version, shape in pending:
+                    if version == entry.version:
+                        self.acked, self.acked_version = shape, version
+                self.pending = [sent for sent in pending if sent[0] > self.acked_version]
         elif not entry.version and any(self.acked):
             self.acked = (0,) * len(self.acked)  # it has let its lease lapse
-        if len(entry.counts) == len(sizes):
+        if sizes and len(entry.counts) == len(sizes):
             self.counts = entry.counts
             self.counts_until = tuple([now + longer(longer(size)) for size in sizes])
 

@@ -1,11 +1,16 @@
 """What an owner counts: units in a window that are told in any order, and a bucket that is charged ahead of time."""
 
-from bisect import bisect_left, bisect_right
+from bisect import insort
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from gate.limits import NEVER
 from gate.limits.part import UNIT
 
 _CELLS: Final = 1000  # of a window; a unit counts for up to one cell longer than it must
+_BITS: Final = 5
+CHUNK: Final = 1 << _BITS  # cells that are kept together
+_MASK: Final = CHUNK - 1
 
 
 class Slide(NamedTuple):
@@ -17,52 +22,95 @@ class Slide(NamedTuple):
 
 
 class Ledger:
-    """Units that count in a window of `size` ns, by when they were used; uses may lie ahead, and come in any order."""
+    """Units that count in a window of `size` ns, by when they were used; uses may lie ahead, and come in any order.
 
-    __slots__ = ("_grain", "_order", "_units", "counted", "limit", "size", "slide")
+    They are counted by cells, and these kept in chunks: what is used changes one or two of them, and these alone are
+    written again.
+    """
+
+    __slots__ = ("_grain", "_oldest", "_order", "chunks", "counted", "dirty", "limit", "size", "slide")
 
     def __init__(self, limit: int, size: int) -> None:
         self.limit = limit
         self.size = size
         self.counted = 0
         self.slide: Slide | None = None
+        self.chunks: dict[int, list[int]] = {}  # the units of each cell, and last of all of them
+        self.dirty: set[int] = set()  # chunks to which units came since this was cleared
         self._grain = max(1, size // _CELLS)
-        self._order: list[int] = []  # cells with units, oldest first
-        self._units: dict[int, int] = {}
+        self._order: list[int] = []  # chunks with units, oldest first
+        self._oldest = NEVER  # before this cell there are none
 
     def add(self, at: int, units: int) -> None:
         """Count `units` that were used at `at` at the latest."""
-        if units <= 0:
-            return
-        cell = -(-at // self._grain)
-        if cell in self._units:
-            self._units[cell] += units
-        else:
-            self._units[cell] = units
-            self._order.insert(bisect_left(self._order, cell), cell)
-        self.counted += units
+        if units > 0:
+            self.add_all(((at, units),))
+
+    def add_all(self, uses: Iterable[tuple[int, int]]) -> None:
+        """Count uses, each (at the latest when, units); all of them more than 0."""
+        chunks, grain = self.chunks, self._grain
+        last, chunk, counted = None, list[int](), 0
+        for at, units in uses:
+            cell = -(-at // grain)
+            number = cell >> _BITS
+            if number != last:
+                last = number
+                self.dirty.add(number)
+                self._oldest = min(self._oldest, number << _BITS)
+                if number in chunks:
+                    chunk = chunks[number]
+                else:
+                    chunk = chunks[number] = [0] * (CHUNK + 1)
+                    insort(self._order, number)
+            chunk[cell & _MASK] += units
+            chunk[CHUNK] += units
+            counted += units
+        self.counted += counted
 
     def expire(self, now: int) -> None:
         """Drop what no longer counts."""
         last = (now - self.size) // self._grain
-        if self._order and self._order[0] <= last:
-            gone = bisect_right(self._order, last)
-            self.counted -= sum(self._units.pop(cell) for cell in self._order[:gone])
-            del self._order[:gone]
+        if last < self._oldest:
+            return
+        order, chunks = self._order, self.chunks
+        while order and order[0] << _BITS <= last:
+            number = order[0]
+            if number < last >> _BITS or last & _MASK == _MASK:
+                self.counted -= chunks.pop(number)[CHUNK]
+                del order[0]
+                continue
+            chunk, end = chunks[number], (last & _MASK) + 1
+            gone = sum(chunk[:end])
+            if gone == chunk[CHUNK]:
+                del chunks[number], order[0]
+            else:
+                chunk[:end] = [0] * end
+                chunk[CHUNK] -= gone
+            self.counted -= gone
+            break
+        self._oldest = last + 1 if order else NEVER
 
     def until(self, time: int) -> int:
         """Return how many of the units that count will not at `time`."""
         last = (time - self.size) // self._grain
-        if not self._order or self._order[0] > last:
-            return 0
-        return sum([self._units[cell] for cell in self._order[: bisect_right(self._order, last)]])
+        units = 0
+        for number in self._order:
+            if number >= last >> _BITS:
+                return units + sum(self.chunks[number][: (last & _MASK) + 1]) if number == last >> _BITS else units
+            units += self.chunks[number][CHUNK]
+        return units
 
     def freed(self, units: int) -> int | None:
         """Return when so many of the units that count will not; None: there are not so many."""
-        for cell in self._order:
-            units -= self._units[cell]
-            if units <= 0:
-                return cell * self._grain + self.size
+        for number in self._order:
+            chunk = self.chunks[number]
+            if units > chunk[CHUNK]:
+                units -= chunk[CHUNK]
+                continue
+            for place in range(CHUNK):
+                units -= chunk[place]
+                if chunk[place] and units <= 0:
+                    return ((number << _BITS) + place) * self._grain + self.size
         return None
 
     def room(self, now: int) -> int:
@@ -99,9 +147,9 @@ class Ledger:
     def _slid(self, slide: Slide) -> int:
         return slide.target + max(0, slide.counted - slide.target) * self.until(slide.end) // slide.counted
 
-    def dump(self) -> tuple[tuple[int, int], ...]:
-        """Return the newest time and the units of each cell."""
-        return tuple([(cell * self._grain, self._units[cell]) for cell in self._order])
+    def cells(self, number: int) -> tuple[int, int, int, list[int]]:
+        """Return of a chunk its number, the newest time of its first cell, how far apart cells are, and their units."""
+        return number, (number << _BITS) * self._grain, self._grain, self.chunks[number][:CHUNK]
 
 
 class Account:

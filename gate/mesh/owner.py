@@ -5,8 +5,9 @@ from typing import Final
 
 from gate.limits import Spec
 from gate.mesh.budget import FOREVER, Budget
+from gate.mesh.changes import Changes
 from gate.mesh.held import Held, Key
-from gate.mesh.state import OWNER, LeaseRecord, OwnerRecord, budget_record, held_record, record_key, restore, write
+from gate.mesh.state import restore
 from gate.mesh.terms import DEFAULT, Terms, longer
 from gate.mesh.wire import NONE, Ask, Grant, Report, Slot
 
@@ -14,7 +15,6 @@ MOST_HOLDERS: Final = 10_000  # of a shard; others are not heard
 MOST_HELD: Final = 10_000  # budgets of a holder; it hears nothing of others
 MOST_BUDGETS: Final = 100_000  # of a shard
 TENANT: Final = "/"  # between a service and its tenant, in the name of a budget
-_MOST_WANT: Final = 2**53
 
 
 class Lease:
@@ -57,9 +57,7 @@ class Owner:
         self.alone: dict[str, tuple[int, int]] = {}  # units let go, and refused, without an owner, as was told of late
         self._limits = limits
         self._touched: set[str] = set()  # budgets that may have something to give
-        self._changed: set[str] = set()  # budgets, since the last drain
-        self._changed_leases: set[Key] = set()
-        self._changed_parts: set[tuple[Key, str]] = set()
+        self._changes = Changes()
         self._expiry = 0  # before which no lease ends: each only gets longer
 
     def __next__(self) -> int:
@@ -85,24 +83,25 @@ class Owner:
         lease.until = now + longer(self.terms.lease_ns)
         self._expiry = min(self._expiry, lease.until)
         lease.answer = True
-        self._changed_leases.add(key)
+        self._changes.leases.add(key)
+        budgets, news, told, changes = self.budgets, lease.news, lease.told, self._changes
         for entry in report.budgets:
-            budget = self._budget(now, entry.name)
-            if budget is None or (entry.name not in lease.held and len(lease.held) >= MOST_HELD):
+            name = entry.name
+            budget = budgets.get(name) or self._budget(now, name)
+            if budget is None or (name not in lease.held and len(lease.held) >= MOST_HELD):
                 continue
             held = budget.hear(now, key, entry)
             if entry.alone is not None and entry.alone != held.alone:
                 let_go, refused = held.lonely(entry)
-                before = self.alone.get(entry.name, (0, 0))
-                self.alone[entry.name] = (before[0] + let_go, before[1] + refused)
-            lease.held[entry.name] = lease.told[entry.name] = held
-            self._changed_parts.add((key, entry.name))
-            held.want = min(held.want, _MOST_WANT)
-            if not held.pending:
-                lease.news.pop(entry.name, None)
-            self._touched.add(entry.name)
+                before = self.alone.get(name, (0, 0))
+                self.alone[name] = (before[0] + let_go, before[1] + refused)
+            lease.held[name] = told[name] = held
+            if news and not held.pending:
+                news.pop(name, None)
             if budget.limits.granted:
-                self._changed.add(entry.name)
+                (changes.counted if budget.grants.quotas is None else changes.budgets).add(name)
+        self._changes.parts.update(told.values())
+        self._touched.update(told)
         for ask in report.asks:
             lease.slots.append(self._decide(now, key, ask))
         if report.leaving:
@@ -117,7 +116,7 @@ class Owner:
                 budget.divide(now)
                 self._touched.add(name)
                 if before != (budget.direct, budget.asks.want, budget.parts.rests):
-                    self._changed.add(name)
+                    self._changes.budgets.add(name)
             elif budget.parts.slides:
                 self._touched.add(name)
         for name in self._touched:
@@ -126,7 +125,7 @@ class Owner:
             for held in budget.move(now, self):
                 self._tell(held.key, name)
             if budget.parts.own is not own:
-                self._changed.add(name)
+                self._changes.budgets.add(name)
         self._touched.clear()
         return [self._grant(now, key, lease) for key, lease in list(self.leases.items()) if lease.answer or lease.news]
 
@@ -146,7 +145,7 @@ class Owner:
         if budget is not None:
             budget.charge(now, now, units)
             budget.asks.serve_queue(now)
-            self._changed.add(name)
+            self._changes.budgets.add(name)
 
     def want(self, now: int, name: str, per_second: int) -> None:
         """Say what requests in topics want, in units per second: the queue is one more holder."""
@@ -185,39 +184,23 @@ class Owner:
             del self.budgets[name]
             self.of_tenants.discard(name)
             self._touched.discard(name)
-            self._changed.add(name)
+            self._changes.budgets.add(name)
 
     def drain_changes(self, now: int) -> dict[str, bytes | None]:
         """Return the records that changed since the last call; None: delete it."""
-        changes: dict[str, bytes | None] = {}
-        for name in self._changed:
-            budget = self.budgets.get(name)
-            changes[record_key("budget", name)] = None if budget is None else write(budget_record(budget))
-        for key in self._changed_leases:
-            lease = self.leases.get(key)
-            changes[record_key("lease", *key)] = (
-                None if lease is None else write(LeaseRecord(key, lease.seq, lease.since))
-            )
-        for key, name in self._changed_parts:
-            held = self.leases[key].held.get(name) if key in self.leases else None
-            place = (held and held.place) or record_key("held", *key, name)
-            if held is not None:
-                held.place = place
-            changes[place] = None if held is None else write(held_record(name, held))
-        if changes:
-            changes[OWNER] = write(OwnerRecord(now, self.version))
-        self._changed, self._changed_leases, self._changed_parts = set(), set(), set()
-        return changes
+        return self._changes.drain(now, self.version, self.budgets, self.leases)
 
     def load(self, now: int, records: Mapping[str, bytes]) -> None:
         """Go on with what another owner kept; every lease begins anew. Raises StateError."""
         found = restore(now, records, self.terms)
-        self.version, self.budgets = found.version, found.budgets
+        self.version, self.budgets, self._changes.cells = found.version, found.budgets, found.cells
         self.of_tenants = {name for name in found.budgets if TENANT in name}
         for key, (seq, since, held) in found.leases.items():
             lease = self.leases[key] = Lease(since)
             lease.until = now + longer(self.terms.lease_ns)
             lease.seq, lease.held = seq, held
+            self._changes.parts.update(held.values())  # all times are by another clock from now on
+        self._changes.budgets.update(found.budgets.keys() | found.cells.keys())
         self.reload(now)
 
     def _budget(self, now: int, name: str) -> Budget | None:
@@ -230,17 +213,17 @@ class Owner:
             if TENANT in name:
                 self.of_tenants.add(name)
             self._opened(now, budget)
-            self._changed.add(name)
+            self._changes.budgets.add(name)
         return budget
 
     def _touch(self, name: str) -> None:
         self._touched.add(name)
-        self._changed.add(name)
+        self._changes.budgets.add(name)
 
     def _tell(self, key: Key, name: str) -> None:
         lease = self.leases[key]
-        lease.news[name] = lease.held[name]
-        self._changed_parts.add((key, name))
+        held = lease.news[name] = lease.held[name]
+        self._changes.parts.add(held)
 
     def _decide(self, now: int, key: Key, ask: Ask) -> Slot:
         budgets = [self._budget(now, name) for name in ask.names]
@@ -249,7 +232,7 @@ class Owner:
             return Slot(ask.number, 0, NONE)
         waits = [budget.ask(now, key, ask.cost) for budget in known]
         self._touched.update(ask.names)
-        self._changed.update(ask.names)
+        self._changes.budgets.update(ask.names)
         if any(waits):
             return Slot(ask.number, 0, NONE if NONE in waits else max(waits))
         use_by = min(budget.use_by(ask.round_trip) for budget in known)
@@ -263,7 +246,7 @@ class Owner:
             budget = self.budgets[name]
             if budget.limits.granted and budget.top_up(now, held, self):
                 lease.news[name] = held
-                self._changed_parts.add((key, name))
+                self._changes.parts.add(held)
         if lease.answer and now >= lease.resends:  # what was sent may have been lost
             lease.resends = now + self.terms.period_ns * 3 // 4
             lease.news.update([(name, held) for name, held in lease.held.items() if held.pending])
@@ -284,8 +267,9 @@ class Owner:
 
     def _end(self, now: int, key: Key, until: int, *, left: bool = False) -> None:
         lease = self.leases.pop(key)
-        self._changed_leases.add(key)
-        for name in lease.held:
+        self._changes.leases.add(key)
+        for name, held in lease.held.items():
             self.budgets[name].end(now, key, until, left=left)
-            self._changed_parts.add((key, name))
+            self._changes.parts.discard(held)
+            self._changes.gone.add(held)
             self._touch(name)

@@ -14,6 +14,7 @@ from gate.mesh.terms import Terms
 
 VERSION: Final = 1
 _MARK: Final = bytes((VERSION,))
+_ENCODE: Final = msgspec.msgpack.Encoder().encode
 OWNER: Final = "owner"  # key of the record that tells when all was written
 
 
@@ -52,8 +53,19 @@ class HeldRecord(msgspec.Struct, frozen=True, array_like=True, tag="held"):
     alone: tuple[int, int] | None = None  # units let go, and refused, without an owner
 
 
+class CellsRecord(msgspec.Struct, frozen=True, array_like=True, tag="cells"):
+    """Some of what counts in one window of a budget: most of that stays as it is from one step to the next."""
+
+    name: str
+    size: int  # ns of the window, as counted
+    number: int  # of these cells
+    at: int  # the newest time of the first cell
+    apart: int  # ns between two cells
+    units: list[int]
+
+
 class BudgetRecord(msgspec.Struct, frozen=True, array_like=True, tag="budget"):
-    """A budget: its limits then, what its own part has and counts, and what the long windows count."""
+    """A budget: its limits then, and what its own part has. What counts in its windows is in records of its own."""
 
     name: str
     rate: tuple[int, int] | None
@@ -63,7 +75,7 @@ class BudgetRecord(msgspec.Struct, frozen=True, array_like=True, tag="budget"):
     own: tuple[int, ...]
     full: bytes  # ticks, which are more than 64 bits
     charged: int
-    windows: tuple[tuple[tuple[int, int], ...], ...]
+    windows: tuple[tuple[tuple[int, int], ...], ...]  # what counts in them, as gates wrote once
     longs: tuple[tuple[tuple[int, int], ...], ...]
     direct: bool
     paused_until: int
@@ -72,7 +84,8 @@ class BudgetRecord(msgspec.Struct, frozen=True, array_like=True, tag="budget"):
     rests: list[tuple[int, int, int]]
 
 
-Record = OwnerRecord | LeaseRecord | HeldRecord | BudgetRecord
+Record = OwnerRecord | LeaseRecord | HeldRecord | BudgetRecord | CellsRecord
+Place = tuple[int, int]  # of cells in a budget: size of the window, and number
 
 
 def record_key(kind: str, *parts: object) -> str:
@@ -82,7 +95,7 @@ def record_key(kind: str, *parts: object) -> str:
 
 def write(record: Record) -> bytes:
     """Return a record's value."""
-    return _MARK + msgspec.msgpack.encode(record)
+    return _MARK + _ENCODE(record)
 
 
 def read(data: bytes) -> Record:
@@ -96,11 +109,11 @@ def read(data: bytes) -> Record:
     return record
 
 
-def held_record(name: str, held: Held) -> HeldRecord:
+def held_record(held: Held) -> HeldRecord:
     """Return what is kept of a holder's part."""
     return HeldRecord(
         held.key,
-        name,
+        held.name,
         held.acked,
         held.acked_version,
         held.pending,
@@ -130,8 +143,8 @@ def budget_record(budget: Budget) -> BudgetRecord:
         parts.own,
         full.to_bytes(full.bit_length() // 8 + 1, "big", signed=True),
         parts.account.charged,
-        tuple([ledger.dump() for ledger in parts.windows]),
-        tuple([ledger.dump() for ledger in grants.longs]),
+        tuple([() for _ in parts.windows]),
+        tuple([() for _ in grants.longs]),
         budget.direct,
         budget.paused_until,
         budget.queue_want,
@@ -145,6 +158,7 @@ class Restored(NamedTuple):
 
     version: int
     budgets: dict[str, Budget]
+    cells: dict[str, dict[Place, str]]  # keys of the records of what counts in each budget's windows
     leases: dict[Key, tuple[int, int, dict[str, Held]]]  # seq, since which version, and what each holds
 
 
@@ -155,6 +169,7 @@ def restore(now: int, records: Mapping[str, bytes], terms: Terms) -> Restored:
     Raises StateError.
     """
     found = [read(data) for data in records.values()]
+    cells: dict[str, dict[Place, str]] = {}
     head = next((record for record in found if isinstance(record, OwnerRecord)), OwnerRecord(now, 0))
     shift = now - head.at
     budgets = {record.name: _budget(now, record, shift, terms) for record in found if isinstance(record, BudgetRecord)}
@@ -170,11 +185,23 @@ def restore(now: int, records: Mapping[str, bytes], terms: Terms) -> Restored:
             budget.grants.outstanding += held.outstanding
             budget.parts.note(now, held)
             leases[record.key][2][record.name] = held
-    return Restored(head.version, budgets, leases)
+        elif isinstance(record, CellsRecord):
+            place = record.size, record.number
+            cells.setdefault(record.name, {})[place] = record_key("cells", record.name, *place)
+            if record.name in budgets:
+                _count(budgets[record.name], record, shift)
+    return Restored(head.version, budgets, cells, leases)
+
+
+def _count(budget: Budget, record: CellsRecord, shift: int) -> None:
+    uses = [(record.at + shift + place * record.apart, units) for place, units in enumerate(record.units) if units > 0]
+    for ledger in budget.ledgers:
+        if ledger.size == record.size:
+            ledger.add_all(uses)
 
 
 def _held(now: int, record: HeldRecord, shift: int, budget: Budget) -> Held:
-    held = Held(record.key, now, budget.parts.nothing, record.granted)
+    held = Held(record.key, record.name, now, budget.parts.nothing, record.granted)
     held.acked, held.acked_version, held.pending = record.acked, record.acked_version, record.pending
     held.counts = record.counts
     held.counts_until = tuple([until + shift for until in record.counts_until])

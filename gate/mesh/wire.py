@@ -10,9 +10,11 @@ import msgspec
 
 VERSION: Final = 1
 NONE: Final = -1  # no bucket, no bound
+_MARK: Final = bytes((VERSION,))
+_ENCODE: Final = msgspec.msgpack.Encoder().encode
 
 
-class _Struct(msgspec.Struct, frozen=True, array_like=True):
+class _Struct(msgspec.Struct, frozen=True, array_like=True, gc=False):  # none is part of a circle
     """Fields are told apart by their place: new ones are appended, with a default."""
 
 
@@ -132,12 +134,12 @@ class VersionError(WireError):
 
 def encode(value: Report | Grant) -> bytes:
     """Return the record's value."""
-    return bytes((VERSION,)) + msgspec.msgpack.encode(value)
+    return _MARK + _ENCODE(value)
 
 
 def decode(kind: type[_T], data: bytes) -> _T:
     """Return what `encode` wrote. Raises WireError."""
-    if data[:1] != bytes((VERSION,)):
+    if data[:1] != _MARK:
         version = data[0] if data else None
         raise VersionError(f"a {kind.__name__.lower()} of version {version}; this gate reads {VERSION}")
     try:

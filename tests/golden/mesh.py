@@ -25,6 +25,7 @@ RECORDS: Final[dict[str, Any]] = {
         (-(2**70)).to_bytes(9, "big", signed=True), 17, (((4, AT), (5, AT + 1)),), (((6, AT),),),
         True, AT, 11, 12, [(1, 2, 3)],
     ),
+    "cells": state.CellsRecord("pay.rate", 60 * SECOND, 7, AT, 60_000_000, [0, 3, 0, 1]),
     "report": Report(
         "api-1", 3, 78, (BudgetReport("pay.rate", 41, 1_200_000, 850, (12,), (Run(840, 5), Run(850, -1))),),
         (Ask(9, ("pay.rate", "pay.acme"), 30, 4_000_000),), True, 5, (("pay", "acme"), ("mail", "")),

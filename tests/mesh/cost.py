@@ -15,7 +15,7 @@ from gate.units import MS, SECOND
 HOLDERS = 200
 SERVICES = 20  # of each
 CALLS = 5  # per second, holder and service
-WARM, SECONDS = 10, 20
+WARM, SECONDS = 10, 20  # and before that a window, until it counts all that it will
 STEP, WAY = 50 * MS, 20 * MS
 RATE = Fraction(2000)
 SPECS: Mapping[str, Spec] = {
@@ -31,7 +31,8 @@ def cost(spec: Spec) -> tuple[float, float]:
     owner = Owner({f"s{number}": spec for number in range(SERVICES)}.get)
     holders = {f"host-{number}": Holder(f"host-{number}", 1 + number, now) for number in range(HOLDERS)}
     grants: list[tuple[int, Grant]] = []
-    spent, written, warm = 0.0, 0, now + WARM * SECOND
+    spent, written = 0.0, 0
+    warm = now + WARM * SECOND + max([window.size for window in spec.windows], default=0)
     while now < warm + SECONDS * SECOND:
         now += STEP
         for _, grant in [pair for pair in grants if pair[0] <= now]:

@@ -3,6 +3,8 @@
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gate.limits import Per, Quota, Spec, StateError, Window
 from gate.limits.part import UNIT
@@ -124,6 +126,80 @@ def test_state_that_can_not_be_read_is_said(data):
         Owner({}.get).load(0, {"owner": data})
 
 
+def test_what_counts_is_written_again_only_where_more_does():
+    """Of a window that is full of uses most stays as it is: it is not written with each step."""
+    table = Table(Spec(None, 1, (Window(6000, 60 * SECOND),)), 1)
+    for _ in range(300):
+        table.round(0, units=20)
+        table.spend(0)
+    sizes = []
+    for _ in range(10):
+        table.spend(0)
+        table.hear(table.report(0))
+        grants = table.owner.step(table.now)
+        changes = table.owner.drain_changes(table.now)
+        table.state |= {key: value for key, value in changes.items() if value is not None}
+        sizes.append(sum(len(value or b"") for value in changes.values()))
+        table.give(grants)
+        table.wait(0.1)
+    assert len(table.uses) > 500
+    assert max(sizes) < 500
+
+
+def test_what_no_longer_counts_is_deleted():
+    table = Table(Spec(None, 1, (Window(100, 10 * SECOND),)), 1)
+    table.share(0)
+    kept = []
+    for _ in range(30):
+        table.spend(0, 5)
+        table.round(0, times=10, units=20)
+        kept.append(sum(key.startswith("cells/") for key in table.state))
+    assert 5 < max(kept[:15]) <= 40
+    assert max(kept[15:]) <= max(kept[:15]) + 2
+    table.hear(table.holders[0].report(table.local, leaving=True))
+    table.wait(60)
+    table.owner.forget_idle(table.now)
+    table.step()
+    assert {key.split("/")[0] for key in table.state} == {"owner"}
+
+
+def test_a_window_that_is_gone_leaves_nothing_behind_for_one_that_comes():
+    minute, bucket = Spec(None, 1, (Window(20, 60 * SECOND),)), BUCKET
+    table = Table(minute, 1)
+    table.share(0)
+    assert table.spend(0) > 2
+    table.round(0)
+    assert any(key.startswith("cells/") for key in table.state)
+    table.limits["s"] = bucket
+    table.owner.reload(table.now)
+    table.step()
+    assert not any(key.startswith("cells/") for key in table.state)
+
+
+def test_two_take_overs_without_a_word_in_between_leave_what_counts_as_it_was():
+    """Each new owner has a clock of its own, and writes all times by it."""
+    table = Table(Spec(Fraction(100), 100, (Window(100, SECOND), Window(1000, 60 * SECOND))), 2)
+    for _ in range(30):
+        table.round(0, 1, units=50)
+        table.spend(0)
+        table.queue()
+    budget = table.owner.budgets["s"]
+    later = [table.now + seconds * SECOND for seconds in (1, 10, 30, 59)]
+    before = [[ledger.until(time) for time in later] for ledger in budget.grants.longs]
+    lingers = {held.key: held.counts_until[0] - table.now for held in budget.held.values()}
+    for ahead in (5000 * SECOND, -400 * SECOND):
+        table.take_over(ahead)
+        table.step()
+    budget = table.owner.budgets["s"]
+    after = [[ledger.until(time + table.ahead) for time in later] for ledger in budget.grants.longs]
+    assert sum(map(sum, before)) > 20
+    for counts, kept in zip(before, after, strict=True):
+        assert all(abs(count - left) <= 10 for count, left in zip(counts, kept, strict=True))
+    assert lingers.keys() == budget.held.keys()
+    for held in budget.held.values():  # the time from the last record on counts for nothing
+        assert 0 <= held.counts_until[0] - table.now - table.ahead - lingers[held.key] <= SECOND // 10
+
+
 def test_state_of_a_holder_that_is_gone_is_deleted():
     table = Table(BUCKET, 1)
     table.share(0)
@@ -142,6 +218,36 @@ def test_an_unknown_budget_is_denied():
     refusal = holder.check(table.local, ("nobody",))
     assert refusal is not None
     assert not refusal.asked
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), st.integers(-3000, 3000), st.integers(0, 5)),
+            st.tuples(st.just("wait"), st.integers(0, 4000), st.just(0)),
+        ),
+        max_size=60,
+    )
+)
+def test_a_ledger_counts_as_a_list_of_all_uses_does(steps):
+    """Of 1,000 cells of 2 ns each, in chunks: whatever is used when, and in which order."""
+    ledger, now, uses = Ledger(10, 2000), 10_000, []
+    for what, time, units in steps:
+        if what == "wait":
+            now += time
+        else:
+            ledger.add(now + time, units)
+            uses += [-(-(now + time) // 2) * 2] * units
+        ledger.expire(now)
+        uses = sorted(at for at in uses if at > (now - 2000) // 2 * 2)
+        assert ledger.counted == len(uses)
+        for ahead in (1, 63, 64, 500, 1999, 3000):
+            assert ledger.until(now + ahead) == sum(at <= now + ahead - 2000 for at in uses)
+        for units_ in {1, len(uses) // 2, len(uses), len(uses) + 1} - {0}:
+            assert ledger.freed(units_) == (uses[units_ - 1] + 2000 if units_ <= len(uses) else None)
+        kept = [at + place * apart for number in ledger.chunks for _, at, apart, cells in [ledger.cells(number)]
+                for place, count in enumerate(cells) for _ in range(count)]  # fmt: skip
+        assert sorted(kept) == uses
 
 
 def test_a_ledger_counts_in_any_order():
