@@ -60,6 +60,8 @@ class Feedback:
         self._commands: dict[tuple[bool, str, str, str], Received] = {}
         self.lags: dict[str, Lag] = {}
         self.generation = 0  # the newest generation of the state that was told of
+        self.move: control.NewGeneration | None = None  # what `gate reshard` has told last, and when, monotonic seconds
+        self.move_heard = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -139,6 +141,7 @@ class Feedback:
             if isinstance(command, control.NewGeneration):
                 if by_operator:
                     self.generation = max(self.generation, command.generation)
+                    self.move, self.move_heard = command, time.monotonic()
                 continue
             self._take(record, key, command, by_operator=by_operator)
         self._forget()

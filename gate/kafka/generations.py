@@ -7,6 +7,7 @@ whoever had fenced its owner off. So nobody decides by both, and nobody by one t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -43,6 +44,15 @@ class Moving:
 
     before: Generation
     closed: ClosedGeneration
+
+    def told(self, copied: int, of: int) -> str:
+        """Say that it goes on, and how far it has come."""
+        since = datetime.fromtimestamp(self.closed.at / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        far = f"{copied:,} of {of:,} records are copied" if of else "its shards are being closed and read"
+        return (
+            f"resharding to generation {self.closed.generation} ({self.closed.shards} shards) since {since}: {far}; "
+            "gates go on by themselves"
+        )
 
     @property
     def shown(self) -> str:

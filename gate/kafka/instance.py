@@ -55,6 +55,7 @@ CALL_DEADLINE: Final = 10.0
 DRAIN_DEADLINE: Final = 5.0
 POLLERS: Final = 2
 POOL_BYTES: Final = 16 << 20
+MOVE_SILENT: Final = 30.0  # seconds after which whoever moves the state is taken to be gone
 LEAST_BYTES: Final = 256 << 10
 LARGE_BATCHES: Final = 3  # at once; more only wait for the same processor
 SEARCHES: Final = 2
@@ -257,6 +258,17 @@ class Gate:
         """Look whether another generation of the state is in force; a shard of this one is closed."""
         self._generations.look()
 
+    def resharding(self) -> str | None:
+        """Return how far `gate reshard` has come that moves the state; None: nobody does, or nobody does any more."""
+        moving, told = self._generations.moving, self.feedback.move
+        if told is None or told.generation <= self.names.generation:
+            return None
+        if time.monotonic() - self.feedback.move_heard > MOVE_SILENT:
+            return None
+        if moving is None:
+            return f"resharding to generation {told.generation} begins; gates go on by themselves"
+        return moving.told(told.copied, told.of)
+
     def give_way(self) -> None:
         """Raise MovingError while the state is being moved: a take-over would fence off who moves it."""
         if self._generations.moving is not None:
@@ -354,7 +366,10 @@ class Gate:
             return Health({"group": "has not been joined yet"})
         if self._membership.state_lost:
             return Health({"state": str(state_lost(self.names.state))})
-        return health_of({number: shard for number, shard in self._owned.items() if not shard.stopping}, self._taken)
+        found = health_of({number: shard for number, shard in self._owned.items() if not shard.stopping}, self._taken)
+        if found.faults and (moves := self.resharding()) is not None:
+            return Health({}, {"all shards": moves})  # it was asked for, and no other gate would decide either
+        return found
 
     async def find(self, request: str, service: str | None, *, result: bool = False) -> Mapping[str, Any]:
         """Return where a request stands, by its id or its producer's, over a connection of its own; its `result`, too.

@@ -42,6 +42,7 @@ READ_DEADLINE: Final = 120.0
 FOLLOW_DEADLINE: Final = 60.0  # for gates to come along
 CLOSE_DEADLINE: Final = 60.0  # for a shard whose owner fences back: it has not heard of the move yet
 BACKOFF: Final = 0.2
+TELL_EVERY: Final = 5.0  # a fraction of the silence after which gates take a move for given up
 AT_ONCE: Final = 8  # shards
 
 
@@ -64,6 +65,7 @@ class Resharding:
         self._group = settings.group_id
         self._policy = policy
         self._options = options
+        self._copied = self._of = 0  # records of the new generation
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -144,6 +146,7 @@ class Resharding:
         spec = self._cluster.state_spec(self._topic(after), after.shards)
         await self._cluster.ensure(spec)
         writer = self._session(f"{self._group}-reshard", Partition(self._topic(after), 0))
+        telling = asyncio.create_task(self._keep_telling(after), name="telling")
         try:
             await writer.fence()  # who else does it can't flip any more
             if await find(self._reader, self._names, await self._cluster.partitions()) == after:
@@ -159,8 +162,11 @@ class Resharding:
             say(f"{sum(map(len, layout.records)):,} records of {len(layout.services):,} services are copied")
             await self._flip(writer, layout)
         finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
             await writer.discard()
         reach("reshard-flipped")
+        self._copied = self._of = 0  # earlier gates know the plain form alone
         await self.tell(after)
         return layout
 
@@ -193,6 +199,7 @@ class Resharding:
     # -- steps -----------------------------------------------------------------------------------------------------
 
     async def _close_all(self, before: Generation, after: Generation, closed: ClosedGeneration) -> None:
+        await self.tell(after)  # that owners are fenced off is meant so
         await self._describe(before, 0, closed)  # gates that start wait from here on
         place = Partition(self._topic(before), 0)
         async with self._reading(place):  # it may lag, and who is told looks at once
@@ -265,8 +272,10 @@ class Resharding:
         """Write what is not there yet, and delete what an earlier attempt has left."""
         generation = layout.generation
         there = [await self._records(generation, shard) for shard in range(generation.shards)]
+        self._of = sum(map(len, layout.records))
         for number, part in enumerate(parts_of(there, layout.records)):
             await self._write(writer, generation, part)
+            self._copied = min(self._of, self._copied + sum(map(len, part.values())))
             if not number:
                 reach("reshard-copying")
         for shard, wanted in enumerate(layout.records):
@@ -293,9 +302,18 @@ class Resharding:
         reach(point)
         await writer.commit()
 
+    async def _keep_telling(self, generation: Generation) -> None:
+        """Tell every few seconds how far it is: gates that hear nothing for some time take the move for given up."""
+        while True:
+            await asyncio.sleep(TELL_EVERY)
+            try:
+                await self.tell(generation)
+            except (KafkaError, OSError, TimeoutError):  # the next time; who moves the state does not fail for that
+                continue
+
     async def tell(self, generation: Generation) -> None:
         """Have gates look which generation is in force."""
-        value = control.encode(control.NewGeneration(generation.number))
+        value = control.encode(control.NewGeneration(generation.number, self._copied, self._of))
         producer = AIOKafkaProducer(**self._options, enable_idempotence=True)
         async with running(producer), within(CALL_DEADLINE, f"writing to {self._names.control}"):
             await producer.send_and_wait(

@@ -70,10 +70,18 @@ class WriteFormat(msgspec.Struct, frozen=True, tag="write-format", tag_field="co
     format: Annotated[int, msgspec.Meta(ge=1, le=255)]
 
 
-class NewGeneration(msgspec.Struct, frozen=True, tag="new-generation", tag_field="command", forbid_unknown_fields=True):
-    """Look which generation of the state is in force: another one is, or will be soon."""
+class NewGeneration(
+    msgspec.Struct, frozen=True, tag="new-generation", tag_field="command", forbid_unknown_fields=True,
+    omit_defaults=True,
+):  # fmt: skip
+    """Look which generation of the state is in force: another one is, or will be soon.
+
+    Told again every few seconds while it is being made, with how many of its records are copied; `of` 0: not known yet.
+    """
 
     generation: Annotated[int, msgspec.Meta(ge=1)]
+    copied: Annotated[int, msgspec.Meta(ge=0)] = 0
+    of: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

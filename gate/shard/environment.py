@@ -91,6 +91,9 @@ class Environment(Protocol):
     def closed(self) -> None:
         """Hear that the state of a shard is closed: it is being moved to another generation."""
 
+    def resharding(self) -> str | None:
+        """Return how far somebody has come who moves the state; None: nobody does so now."""
+
     def give_way(self) -> None:
         """Raise GateError while the state is being moved: a take-over would fence off who moves it."""
 

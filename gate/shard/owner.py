@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from gate.admission.model import Reason
+from gate.errors import reason_of
 from gate.policy import Policy
 from gate.protocol.headers import not_before
 from gate.protocol.traces import sampled_trace
@@ -72,6 +73,7 @@ class Shard:
         self._state: ShardState | None = None
         self._task: asyncio.Task[None] | None = None
         self._begins: dict[Partition, int] = {}  # of delayed topics of which something is gone
+        self._gives_way = False  # to who moves the state
         self._sessions = 0
         self._session: Session | None = None
         self._known: set[str] = set()  # services of which was told
@@ -103,6 +105,8 @@ class Shard:
             if unread is not None and self._progress.has_decided_lately:  # what is parked goes on all the same
                 return unread._replace(wholly=False)
             return unread
+        if (move := self._env.resharding()) is not None:
+            return Blocked(move, wholly=True)
         why = f"failed {self.failures} times: {self._progress.why}" if self.failures else "is being taken over"
         return Blocked(f"{why}; {awaits}" if awaits and awaits not in why else why, wholly=True)
 
@@ -269,7 +273,7 @@ class Shard:
                 log.info("a further session takes over", shard=self.number, why=str(error))
                 backoff = AT_ONCE
             except Exception as error:  # noqa: BLE001 - whatever it is: throw away, restore, go on
-                self._progress.failed(error)
+                self._fail(error)
                 self.ready = False
             finally:
                 self._progress.works()
@@ -281,6 +285,15 @@ class Shard:
                 await self._sleep(backoff)
                 backoff = max(FIRST_BACKOFF, min(2 * backoff, LAST_BACKOFF))
         self.ready = False
+
+    def _fail(self, error: Exception) -> None:
+        """Count a failure, unless all shards are meant to stand still; that is said once."""
+        if (move := self._env.resharding()) is None:
+            self._gives_way = False
+            self._progress.failed(error)
+        elif not self._gives_way:
+            self._gives_way = True
+            log.info("a shard gives way", shard=self.number, why=reason_of(error), until=move)
 
     def _learn(self, error: OutputError | PulledTooMuchError) -> None:
         """Keep what a refused output tells: the next session does not run into it again."""

@@ -257,6 +257,9 @@ class Surroundings:
     def closed(self) -> None:
         self.was_closed = True
 
+    def resharding(self) -> None:
+        return None
+
     def give_way(self) -> None:
         pass
 

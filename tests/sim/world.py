@@ -127,6 +127,9 @@ class Member(Gate):
     def closed(self) -> None:
         raise AssertionError("nobody moves the state here")
 
+    def resharding(self) -> None:
+        return None
+
     def give_way(self) -> None:
         pass
 

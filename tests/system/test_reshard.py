@@ -1,6 +1,8 @@
 """`gate reshard` beside gates that run: they give way to it, and go on when it is taken back."""
 
 import asyncio
+import json
+import re
 
 from aiokafka import AIOKafkaProducer
 
@@ -23,7 +25,7 @@ async def test_a_gate_does_not_take_back_what_a_move_has_fenced_off_until_that_i
     assert shard != 0, "that one is closed first"
     requests, admitted = f"{prefix}.requests.pay", f"{prefix}.admitted.pay"
     await create(bootstrap, requests, partitions=1)
-    with gate(tmp_path, bootstrap, prefix, POLICY) as running:
+    with gate(tmp_path, bootstrap, prefix, POLICY, "--http", "0") as running:
         await asyncio.to_thread(until, lambda: running.text().count("taken over") == SHARDS, explain=running.text)
         code, said = await reshard(running, "5", point="reshard-closing")
         assert code == -9, said
@@ -32,10 +34,17 @@ async def test_a_gate_does_not_take_back_what_a_move_has_fenced_off_until_that_i
         async with AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}-{shard}") as mover:
             await send(bootstrap, requests, [(b"k", b"1", [])])
             gives_way = lambda: any(  # noqa: E731
-                "shard restarts" in line and f"shard={shard}" in line and moving in line
+                "a shard gives way" in line and f"shard={shard}" in line and "resharding to generation 2" in line
                 for line in running.text().splitlines()
             )
             await asyncio.to_thread(until, gives_way, explain=running.text)
+            await asyncio.to_thread(until, lambda: "resharding" in running.readiness(), explain=running.text)
+            told = json.loads(running.readiness())
+            assert (told["ready"], told["status"]) == (True, "degraded"), "it was asked for"
+            assert re.search(
+                r"resharding to generation 2 \(5 shards\) since 20[-0-9]+T[:0-9]+Z: its", told["shards"][0]
+            )
+            assert "shard restarts" not in running.text()
             async with mover.transaction():  # it is not fenced off in turn
                 await mover.send(requests, b"2")
         code, said = await reshard(running, "--abort")
