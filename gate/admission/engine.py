@@ -1,6 +1,6 @@
 """Engine of one service: decides about batches of requests. Pure and mutable."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Self
 
 from gate.admission import parked_selection, records
@@ -85,6 +85,15 @@ class Engine:
     def scheduled_ends(self) -> dict[int, int]:
         """By partition of the delayed topic, the offset behind the newest of these."""
         return self.state.scheduled.ends
+
+    @property
+    def next_start(self) -> int | None:
+        """When the first of these is to go, in ms; None: there is none."""
+        return self.state.scheduled.next_start()
+
+    def upcoming(self, after: int, until: int, most: int) -> Iterator[tuple[int, int]]:
+        """Yield where those lie that are due soon, as `Scheduled.upcoming` does."""
+        return self.state.scheduled.upcoming(after, until, most)
 
     @property
     def recent(self) -> RecentIds:

@@ -3,13 +3,15 @@
 import asyncio
 import time
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
 from operator import attrgetter
 from typing import Final
 
+import structlog
 from aiokafka import errors
 
 from gate.kafka.aio.batches import records_of
@@ -24,9 +26,14 @@ from gate.shard.records import Fetched, Partition, Record, Sliced
 FIRST_BYTES: Final = 1 << 15
 MOST_BYTES: Final = 1 << 18
 CACHE_BYTES: Final = 16 << 20
+AHEAD_BYTES: Final = 4 << 20  # of chunks that were prefetched and of which nothing was taken yet
+AHEAD_OFFSETS: Final = 4_000  # of a partition that are to be prefetched
+AHEAD_DEADLINE: Final = 2.0  # seconds
+AHEAD_LIFETIME: Final = 5.0  # seconds; what nobody has taken of by then was cancelled, or moved, or waits for capacity
 RECORD_BYTES: Final = 700  # of memory for the objects of a record that has been taken apart
 BACKOFF: Final = 0.1
 DEADLINE: Final = 10.0
+log = structlog.get_logger("gate.parked")
 _BASE: Final = attrgetter("base")
 LASTING: Final = (errors.UnknownTopicOrPartitionError, CorruptBatchError)  # of what can be asked again
 
@@ -48,7 +55,7 @@ class Chunk:
     memory: int = 0  # about what these take, bytes
     indexes: int = 0  # bytes that `batches` take beyond `size`
     upto: int = -1  # the last one that was come to
-    taken: int = -1  # the last one that was taken
+    taken: int = -1  # the last one that was taken; -1: none was yet
     ascends: bool = True  # what was taken so far
 
     @property
@@ -86,9 +93,10 @@ class Chunk:
     def leads_to(self, offset: int) -> bool:
         """Tell whether who has read this goes on at `offset`: close behind it, as lanes leave gaps for each other.
 
-        Nobody does where it was read to and fro, as by those who were scheduled: what is left of it is wanted yet.
+        Nobody does where it was read to and fro, as by those who were scheduled, nor where nothing was taken of what
+        was prefetched: what is left of it is wanted yet.
         """
-        return self.ascends and self.end <= offset < 2 * self.end - self.first
+        return self.ascends and self.taken >= 0 and self.end <= offset < 2 * self.end - self.first
 
 
 def _chunk(offset: int, fetched: Fetched) -> Chunk:
@@ -140,6 +148,63 @@ class ParkedReader:
         self._firsts: dict[Partition, list[int]] = {}  # ascending
         self._size = 0
         self._moving = ""  # why the last read had to ask again
+        self._loads: dict[Partition, asyncio.Future[None]] = {}  # under way: one of a partition at a time
+        # of what was prefetched and not used: bytes, and when it came (seconds); the oldest first
+        self._ahead: dict[tuple[Partition, int], tuple[int, float]] = {}
+        self._wanted: dict[Partition, deque[int]] = {}  # offsets that are to be prefetched
+        self._prefetches: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Prefetch nothing more."""
+        for task in self._prefetches:
+            task.cancel()
+
+    def prefetch(self, partition: Partition, offsets: Sequence[int]) -> None:
+        """See `ports.Source`."""
+        if (wanted := self._wanted.get(partition)) is not None:
+            wanted.extend(offsets[: AHEAD_OFFSETS - len(wanted)])
+            return
+        self._wanted[partition] = deque(offsets[:AHEAD_OFFSETS])
+        task = asyncio.create_task(self._prefetch(partition), name="prefetch")
+        self._prefetches.add(task)
+        task.add_done_callback(self._prefetches.discard)
+
+    async def _prefetch(self, partition: Partition) -> None:
+        """Load what is wanted and not here yet, while there is room for it."""
+        wanted = self._wanted[partition]
+        try:
+            async with asyncio.timeout(AHEAD_DEADLINE):
+                while wanted:
+                    if self._is_cached(partition, offset := wanted.popleft()):
+                        continue
+                    if not self._has_room_ahead():
+                        break
+                    async with self._loading(partition):
+                        if not self._is_cached(partition, offset):
+                            await self._load(partition, offset, ahead=True)
+        except Exception as error:  # noqa: BLE001 - who reads it when it is due meets the same, and tells
+            log.debug("not prefetched", partition=f"{partition.topic}-{partition.number}", why=repr(error))
+        finally:
+            del self._wanted[partition]
+
+    def _has_room_ahead(self) -> bool:
+        """Drop what was prefetched in vain, and tell whether there is room for more."""
+        late = self._clock() - AHEAD_LIFETIME
+        for place, _ in takewhile(lambda entry: entry[1][1] < late, list(self._ahead.items())):
+            self._drop(*place)
+        return sum(size for size, _ in self._ahead.values()) < AHEAD_BYTES
+
+    @asynccontextmanager
+    async def _loading(self, partition: Partition) -> AsyncIterator[None]:
+        """Wait for the end of the load of a partition that is under way, and let no other begin meanwhile."""
+        while (load := self._loads.get(partition)) is not None:
+            await asyncio.wait([load])
+        load = self._loads[partition] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._loads[partition]
+            load.set_result(None)
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
         """See `ports.Source`."""
@@ -173,7 +238,11 @@ class ParkedReader:
         ends_since: float | None = None
         while True:
             try:
-                if (chunk := await self._load(partition, offset)) is not None:
+                async with self._loading(partition):
+                    if (record := self._cached(partition, offset)) is not None:
+                        return record, None  # it was being prefetched
+                    chunk = await self._load(partition, offset)
+                if chunk is not None:
                     return self._take(partition, chunk, offset), None  # the log goes on behind it
             except errors.KafkaError as error:
                 if not error.retriable or isinstance(error, LASTING):
@@ -199,6 +268,10 @@ class ParkedReader:
         index = bisect_right(firsts, offset) if firsts else 0
         return self._chunks[partition, firsts[index - 1]] if firsts and index else None
 
+    def _is_cached(self, partition: Partition, offset: int) -> bool:
+        chunk = self._before(partition, offset)
+        return chunk is not None and offset < chunk.end
+
     def _cached(self, partition: Partition, offset: int) -> Record | None:
         chunk = self._before(partition, offset)
         if chunk is None or offset >= chunk.end:
@@ -207,16 +280,18 @@ class ParkedReader:
 
     def _take(self, partition: Partition, chunk: Chunk, offset: int) -> Record | None:
         self._chunks.move_to_end((partition, chunk.first))
-        before = chunk.weight
+        self._ahead.pop((partition, chunk.first), None)
+        before = chunk.memory + chunk.indexes
         try:
             return chunk.take(offset)
         finally:
-            self._size += chunk.weight - before
-            self._evict()
+            if more := chunk.memory + chunk.indexes - before:
+                self._size += more
+                self._evict()
 
-    async def _load(self, partition: Partition, offset: int) -> Chunk | None:
-        """Read what is at `offset` and behind it. None: nothing is."""
-        before = self._before(partition, offset)
+    async def _load(self, partition: Partition, offset: int, *, ahead: bool = False) -> Chunk | None:
+        """Read what is at `offset` and behind it, for use or `ahead` of it. None: nothing is."""
+        before = None if ahead else self._before(partition, offset)
         goes_on = before is not None and before.leads_to(offset)
         chunk = await load(self._reader, partition, offset, before, committed=False)
         if chunk is None:
@@ -228,6 +303,8 @@ class ParkedReader:
         firsts = self._firsts.setdefault(partition, [])
         firsts.insert(bisect_right(firsts, chunk.first), chunk.first)
         self._size += chunk.weight
+        if ahead:
+            self._ahead[partition, chunk.first] = chunk.weight, self._clock()
         self._evict()
         return chunk
 
@@ -238,6 +315,7 @@ class ParkedReader:
 
     def _drop(self, partition: Partition, first: int) -> None:
         chunk = self._chunks.pop((partition, first), None)
+        self._ahead.pop((partition, first), None)
         if chunk is not None:
             self._size -= chunk.weight
             self._firsts[partition].remove(first)

@@ -104,6 +104,7 @@ class KafkaSource:
 
     async def close(self) -> None:
         """Stop reading."""
+        self._parked.close()
         tasks = [*self._tasks.values(), *([self._finder] if self._finder is not None else ())]
         for task in tasks:
             task.cancel()
@@ -251,6 +252,10 @@ class KafkaSource:
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Record]:
         """See `ports.Source`."""
         return await self._parked.read(partition, offsets)
+
+    def prefetch(self, partition: Partition, offsets: Sequence[int]) -> None:
+        """See `ports.Source`."""
+        self._parked.prefetch(partition, offsets)
 
     async def look(self, partition: Partition, offset: int) -> Record | None:
         """See `ports.Source`."""

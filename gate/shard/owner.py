@@ -415,6 +415,8 @@ class Shard:
         if self._changed or state.has_new_limits(self._now):
             await self._refresh(state)
         self._woken.clear()
+        for partition, offsets in state.upcoming(self._now()).items():
+            self._env.source.prefetch(partition, offsets)
         wake = state.next_wake()
         delay = None if wake is None else (wake - self._lead - self._now()) / 1e9
         self._stop_what_waits(state)
@@ -438,6 +440,9 @@ class Shard:
                 if self._is_halted():
                     return False
                 return await self._batch(state, writer)
+        if (moment := state.read_ahead.next()) is not None:
+            until = (moment - self._now()) / 1e9
+            delay = until if delay is None else min(delay, until)
         if (end := state.live.next_end()) is not None:
             ahead = max(0, end - self._now()) / 1e9
             delay = ahead if delay is None else min(delay, ahead)

@@ -121,6 +121,12 @@ class Source(Protocol):
         Raises TimeoutError where that can't be told.
         """
 
+    def prefetch(self, partition: Partition, offsets: Sequence[int]) -> None:
+        """Have those that `read` is soon to be asked for at hand, the first first, as far as there is room for them.
+
+        It is of no consequence where they are not read after all, or can't be: that is told by `read`.
+        """
+
     async def look(self, partition: Partition, offset: int) -> Record | None:
         """Return the committed record at an offset that somebody has named; None: there is none, or no more.
 

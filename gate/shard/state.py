@@ -55,6 +55,7 @@ from gate.shard.operator_commands import OperatorCommands
 from gate.shard.owner_views import Feedback, Received, RetainedOffsets
 from gate.shard.placement import shard_of
 from gate.shard.positions import OFFSETS_KIND, Positions
+from gate.shard.read_ahead import MOST, ReadAhead
 from gate.shard.records import CommittedOffset, Outgoing, Partition, Raw, Record
 from gate.shard.refusal_history import NO_REJECTIONS, Rejections, job_of, request_of
 from gate.shard.routing import (
@@ -110,7 +111,7 @@ class ServiceState:
         """Learn from what was pulled how many to pull at a time."""
         count = sum(len(records) for _, records in pulled)
         if count:
-            size = sum(weight_of(records) for _, records in pulled)
+            size = weight_of([record for _, records in pulled for record in records])
             self.pulls_large = size > LARGE_PULLED * count
             fitting = max(1, PULLED_BYTES * count // max(1, size))
             self.pulls = min(PULLS, fitting)
@@ -161,6 +162,7 @@ class ShardState:
         self.budgets = Budgets(now, _specs(policy), version=meta.format)
         self.services: dict[str, ServiceState] = {}
         self._wakes = WakeTimes()
+        self.read_ahead = ReadAhead()
         self._publication = UsageSchedule(now)
         self.mesh = Mesh(
             meta.shards, policy, lambda: self._meta.format, self._engine, self._group_limiter, self._queues
@@ -494,6 +496,18 @@ class ShardState:
             moment = min(served.resting.values()) if moment is None else min(moment, *served.resting.values())
         if moment is not None:
             self._wakes.wake_at(served.name, moment)
+        self.read_ahead.plan(served.name, served.engine.next_start)
+
+    def upcoming(self, now: int) -> dict[Partition, list[int]]:
+        """Return the offsets of scheduled requests that are due soon and were not told yet."""
+        found: dict[Partition, list[int]] = {}
+        for service, (after, until) in self.read_ahead.take(now).items():
+            if (served := self.services.get(service)) is None:
+                continue
+            for number, offset in served.engine.upcoming(after, until, MOST):
+                found.setdefault(Partition(served.topics.delayed, number), []).append(offset)
+            self.read_ahead.plan(service, served.engine.next_start)
+        return found
 
     def rest(self, service: str, number: int, moment: int) -> None:
         """Look at a service at `moment`: then the first retry in a partition of its retries topic is due."""

@@ -318,3 +318,26 @@ def test_a_million_take_some_bytes_each():
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size / 50_000 < 40
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=300), st.randoms(use_true_random=False))
+def test_those_that_are_due_soon_are_known_before(entries, choice):
+    """Whatever has left, each is named once where its time lies between the two."""
+    scheduled, offsets = Scheduled("pay"), [0, 0]
+    left = {}
+    for start, count in entries:
+        partition = choice.randrange(2)
+        scheduled.add(("default", ""), partition, offsets[partition], count, 1, NO_DEADLINE, start)
+        left |= {(partition, offsets[partition] + number): start for number in range(count)}
+        offsets[partition] += count + choice.randrange(2)
+    for due in scheduled.take(choice.randrange(20), choice.randrange(200)):
+        for offset in range(due.offset, due.offset + due.requests):
+            del left[due.partition, offset]
+    after = choice.randrange(-1, 40)
+    until = choice.randrange(after, 41)
+    wanted = sorted(place for place, start in left.items() if after < start <= until)
+    assert sorted(scheduled.upcoming(after, until, 1_000)) == wanted
+    some = list(scheduled.upcoming(after, until, 5))
+    assert len(some) == min(5, len(wanted))
+    assert set(some) <= set(wanted)
+    assert scheduled.requests == len(left)

@@ -340,3 +340,97 @@ def test_what_was_taken_is_held_by_nobody(headers):
         assert tracemalloc.get_traced_memory()[0] < 4 << 20
     finally:
         tracemalloc.stop()
+
+
+async def prefetched(reader, *offsets):
+    reader.prefetch(HERE, offsets)
+    while reader._prefetches:
+        await asyncio.sleep(0)
+
+
+async def test_what_was_prefetched_is_read_without_a_fetch():
+    log = Log(5_000, batch=300)
+    reader = ParkedReader(log)
+    offsets = [10, 400, 3_000, 11]
+    await prefetched(reader, *offsets)
+    assert [offset for _, offset in log.fetches] == [10, 400, 3_000]
+    assert [record.offset for record in await reader.read(HERE, sorted(offsets))] == sorted(offsets)
+    assert len(log.fetches) == 3
+
+
+async def test_who_reads_what_is_being_prefetched_waits_for_that_alone():
+    log = Log(5_000, batch=300)
+    reader = ParkedReader(log)
+    reader.prefetch(HERE, [10, 4_000])
+    while not log.fetches:
+        await asyncio.sleep(0)
+    assert [record.offset for record in await reader.read(HERE, [20])] == [20]
+    assert [offset for _, offset in log.fetches if offset < 300] == [10]
+
+
+async def test_of_what_is_prefetched_no_more_is_kept_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(parked, "AHEAD_BYTES", 5 * 300 * RECORD_BYTES)
+    log = Log(300_000, batch=300)
+    reader = ParkedReader(log)
+    offsets = list(range(0, 90_000, 3_000))
+    await prefetched(reader, *offsets)
+    loaded = len(log.fetches)
+    assert 1 <= loaded <= 6
+    await prefetched(reader, *offsets)
+    assert len(log.fetches) == loaded, "nothing was used of it"
+    assert [record.offset for record in await reader.read(HERE, offsets[:loaded])] == offsets[:loaded]
+    assert len(log.fetches) == loaded
+    await prefetched(reader, *offsets)
+    assert len(log.fetches) > loaded, "what was used leaves room"
+
+
+async def test_what_was_prefetched_in_vain_makes_room(monkeypatch):
+    """As where all that was due soon has been cancelled."""
+    monkeypatch.setattr(parked, "AHEAD_BYTES", 1)
+    now = 0.0
+    log = Log(30_000, batch=300)
+    reader = ParkedReader(log, lambda: now)
+    await prefetched(reader, 0)
+    await prefetched(reader, 3_000)
+    assert len(log.fetches) == 1
+    now = parked.AHEAD_LIFETIME + 1
+    await prefetched(reader, 6_000)
+    assert len(log.fetches) == 2
+    await reader.read(HERE, [6_000])
+    assert len(log.fetches) == 2
+    assert len(reader._chunks) == 1, "the first is kept no more"
+
+
+async def test_what_was_prefetched_and_not_used_is_not_dropped_for_what_goes_on_behind_it():
+    log = Log(5_000, batch=300)
+    reader = ParkedReader(log)
+    await prefetched(reader, 10)
+    end = next(iter(reader._chunks.values())).end
+    await reader.read(HERE, [end])
+    fetches = len(log.fetches)
+    await reader.read(HERE, [10])
+    assert len(log.fetches) == fetches
+
+
+@pytest.mark.parametrize("error", [errors.NotLeaderForPartitionError, errors.TopicAuthorizationFailedError])
+async def test_what_can_not_be_prefetched_is_told_by_who_reads_it(error):
+    log = Log(5_000)
+    log.fails, log.error = 1, error
+    reader = ParkedReader(log)
+    await prefetched(reader, 10)
+    assert not log.fetches
+    log.fails = 1
+    if error.retriable:
+        assert [record.offset for record in await reader.read(HERE, [10])] == [10]
+    else:
+        with pytest.raises(error):
+            await reader.read(HERE, [10])
+
+
+async def test_nothing_is_prefetched_after_the_end():
+    log = Log(5_000)
+    reader = ParkedReader(log)
+    reader.prefetch(HERE, [10, 1_000])
+    reader.close()
+    await prefetched(reader)
+    assert not log.fetches

@@ -176,6 +176,9 @@ class Source:
         log = self._kafka.logs.get(partition, ())
         return [stored(offset, log[offset]) for offset in offsets if 0 <= offset < len(log)]
 
+    def prefetch(self, partition: Partition, offsets: Sequence[int]) -> None:
+        self._kafka.calls.append(f"prefetch {partition.topic.removeprefix('gate.')} {list(offsets)}")
+
 
 def stored(offset: int, record: Outgoing) -> Stored:
     key, value, timestamp, headers = record

@@ -7,11 +7,13 @@ import pytest
 
 from gate.mesh.wire import Report, encode
 from gate.policy import parse_policy
+from gate.protocol.headers import START
 from gate.shard import owner as shard_module
 from gate.shard.owner import Shard
 from gate.shard.reader import LARGE_BYTES
 from gate.shard.records import Blocked, Fetched, Partition
-from tests.shard.memory import ADMITS, Kafka, Session, Stored, Surroundings, fetched, running, until
+from gate.units import MS
+from tests.shard.memory import ADMITS, NOW, Kafka, Session, Stored, Surroundings, fetched, running, until
 
 REQUESTS = Partition("gate.requests.pay", 0)
 ADMITTED = "gate.admitted.pay"
@@ -174,3 +176,20 @@ async def test_what_processes_share_does_not_keep_a_failure_from_being_over():
             around.advance(1.0)
         assert around.observer.failures
         assert shard.failures == 0
+
+
+async def test_what_is_scheduled_is_read_ahead_before_it_is_due():
+    async with ready() as (shard, around, kafka, _):
+        start = NOW // MS + 60_000
+        later = [Stored(offset, NOW // MS, b"k", b"v", [(START, b"%d" % start)]) for offset in range(2)]
+        around.source.put(REQUESTS, Fetched(later, 2, 100))
+        await until(lambda: kafka.calls.count("commit") == 1)
+        kafka.calls.clear()
+        around.advance(59.9)
+        shard.heed()
+        await until(lambda: "prefetch delayed.pay [0, 1]" in kafka.calls)
+        assert "read delayed.pay" not in kafka.calls
+        around.advance(0.2)
+        shard.heed()
+        await until(lambda: len(kafka.ids(ADMITTED)) == 2)
+        assert kafka.calls.count("prefetch delayed.pay [0, 1]") == 1

@@ -398,3 +398,6 @@ class SimSource:
 
     async def read(self, partition: Partition, offsets: Sequence[int]) -> Sequence[Stored]:
         return await self._parked.read(partition, offsets)  # type: ignore[return-value]
+
+    def prefetch(self, partition: Partition, offsets: Sequence[int]) -> None:
+        self._parked.prefetch(partition, offsets)

@@ -72,12 +72,25 @@ class _Segment:
 
     def next(self) -> int:
         """Return the index of the entry whose time comes first; the segment must be live."""
+        order = self._ordered()
+        while not self.counts[order[-1]]:
+            order.pop()
+        return order[-1]
+
+    def until(self, moment: int) -> Iterator[tuple[int, int]]:
+        """Yield the index and the time of each entry whose time comes until then, the first first."""
+        starts, counts = self.starts, self.counts
+        for index in reversed(self._ordered()):
+            if starts[index] > moment:
+                return
+            if counts[index]:
+                yield index, starts[index]
+
+    def _ordered(self) -> bytearray:
         if self.order is None:
             starts = self.starts
             self.order = bytearray(sorted(range(len(starts)), key=lambda i: (starts[i], i), reverse=True))
-        while not self.counts[self.order[-1]]:
-            self.order.pop()
-        return self.order[-1]
+        return self.order
 
     def oldest(self) -> int:
         """Return the lowest offset that is still parked; the segment must be live."""
@@ -202,6 +215,33 @@ class Scheduled:
                 return start
             heapq.heappop(heap)
         return None
+
+    def upcoming(self, after: int, until: int, most: int) -> Iterator[tuple[int, int]]:
+        """Yield partition and offset of those whose time comes later than `after` and not later than `until`, in ms.
+
+        At most `most`, segment by segment in the order of their first times; nothing is taken out.
+        """
+        heap = self._times
+        if not heap:
+            return
+        ahead = [(heap[0], 0)]  # a heap of the places in the other one of which nothing before was passed over
+        while ahead and ahead[0][0][0] <= until:
+            (first, number), place = heapq.heappop(ahead)
+            for below in range(2 * place + 1, min(2 * place + 3, len(heap))):
+                heapq.heappush(ahead, (heap[below], below))
+            segment = self._segments.get(number)
+            if segment is None or segment.due != first:
+                continue
+            for index, start in segment.until(until):
+                if start <= after:
+                    continue
+                low = segment.base + segment.offsets[index]
+                count = min(segment.counts[index], most)
+                for offset in range(low, low + count):
+                    yield segment.partition, offset
+                most -= count
+                if not most:
+                    return
 
     def take(self, now: int, most: int) -> Iterator[Due]:
         """Take out those whose time is up to `now`, in ms, in the order of their times; at most `most`."""
