@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 
+# Containers often forbid compiled modules; each of the hundreds of gates that tests start would then compile 250 files
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check format bench soak chaos hostile scenarios docs clean setup lock compose-tool test-tools aiokafka aiokafka-oldest aiokafka-newest aiokafka-public
 
 setup: $(READY)

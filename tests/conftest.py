@@ -20,11 +20,13 @@ from gate.kafka.local.config import free_port
 from gate.kafka.local.jars import KAFKA_VERSION
 from tests.capabilities import CORE, TESTS, capability
 from tests.durations import Meter
+from tests.sweeping import Sweeper
 
 # How quick a machine is says nothing about what is tested
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
+SWEEPER = Sweeper()
 BROKER_FIXTURES = {"bootstrap", "own_broker", "own_cluster"}
 
 # Files that take 15 seconds or more, the longest first (`python -m tests.durations`): they begin before all others, so
@@ -142,8 +144,24 @@ def _any_broker() -> Iterator[str]:
 
 
 @pytest.fixture
-def prefix() -> str:
+def prefix(request: pytest.FixtureRequest) -> Iterator[str]:
     """A topic prefix that no other test uses: `<prefix>.requests.payments`."""
+    if "bootstrap" not in request.fixturenames:
+        yield _new_prefix()
+        return
+    SWEEPER.sweep(request.getfixturevalue("bootstrap"))  # all that the tests before had running has ended by now
+    yield (name := _new_prefix())
+    SWEEPER.leave(name)
+
+
+@pytest.fixture(scope="module")
+def shared_prefix(bootstrap: str) -> Iterator[str]:
+    """A topic prefix that the tests of a module share."""
+    yield (name := _new_prefix())
+    SWEEPER.leave(name)
+
+
+def _new_prefix() -> str:
     return f"t{uuid.uuid4().hex[:8]}"
 
 

@@ -3,13 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import typing
 import urllib.request
-import uuid
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -111,12 +111,11 @@ def test_a_file_that_is_needed_or_broken_is_told(monkeypatch, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def crew(bootstrap, tmp_path_factory):
-    prefix = f"t{uuid.uuid4().hex[:8]}"
-    policy = POLICY.format(bootstrap=bootstrap, prefix=prefix)
-    with gate(tmp_path_factory.mktemp("gate"), bootstrap, prefix, policy, "--http", "0") as process:
+def crew(bootstrap, shared_prefix, tmp_path_factory):
+    policy = POLICY.format(bootstrap=bootstrap, prefix=shared_prefix)
+    with gate(tmp_path_factory.mktemp("gate"), bootstrap, shared_prefix, policy, "--http", "0") as process:
         until(process.is_ready, explain=process.text)
-        yield prefix, process
+        yield shared_prefix, process
 
 
 class Desk:
@@ -247,7 +246,8 @@ def redrive(desk):
 
 
 def where(desk):
-    found = desk.json("where", f"pay_{desk.prefix}_todo-0@0")
+    line = desk.run("tail", "admitted", "pay", "--from-beginning", "--max", 1)
+    found = desk.json("where", re.search(rf"pay_{desk.prefix}_todo-\d+@\d+", line)[0])
     assert (found["service"], found["standing"]) == ("pay", "admitted")
 
 

@@ -1,7 +1,6 @@
 """What tests of consumer programs share."""
 
 import asyncio
-import uuid
 from collections.abc import Callable, Iterator
 from threading import Thread
 
@@ -46,6 +45,7 @@ def until() -> Callable:
     """Wait for a condition, plain or awaitable."""
 
     async def until(condition, seconds: float = 20.0):
+        pause = 0.02
         async with asyncio.timeout(seconds):
             while True:
                 result = condition()
@@ -53,18 +53,18 @@ def until() -> Callable:
                     result = await result
                 if result:
                     return result
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(pause)
+                pause = min(0.1, pause * 1.1)  # many conditions read topics
 
     return until
 
 
 @pytest.fixture(scope="module")
-def gated(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
+def gated(bootstrap: str, shared_prefix: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
     """A running gate that the tests of a module share; each uses services of its own."""
-    prefix = f"t{uuid.uuid4().hex[:8]}"
-    with gate(tmp_path_factory.mktemp("gate"), bootstrap, prefix, POLICY, "--http", "0") as process:
+    with gate(tmp_path_factory.mktemp("gate"), bootstrap, shared_prefix, POLICY, "--http", "0") as process:
         wait_until(process.is_ready, explain=process.text)
-        yield Gated(bootstrap, Names(prefix), process)
+        yield Gated(bootstrap, Names(shared_prefix), process)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,15 +48,14 @@ class Group:
 
 
 @pytest.fixture(scope="module")
-def group(bootstrap, tmp_path_factory) -> Iterator[Group]:
-    prefix = f"t{uuid.uuid4().hex[:8]}"
-    names = Names(prefix)
+def group(bootstrap, shared_prefix, tmp_path_factory) -> Iterator[Group]:
+    names = Names(shared_prefix)
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("gate")
-        gates = [stack.enter_context(gate(folder, bootstrap, prefix, POLICY, "--http", "0")) for _ in range(2)]
+        gates = [stack.enter_context(gate(folder, bootstrap, shared_prefix, POLICY, "--http", "0")) for _ in range(2)]
         for one in gates:
             until(one.is_ready, explain=one.text)
-        told = Group(bootstrap, names, gates, stack.enter_context(consoled(bootstrap, prefix))[0])
+        told = Group(bootstrap, names, gates, stack.enter_context(consoled(bootstrap, shared_prefix))[0])
 
         async def fill() -> None:
             await create(bootstrap, *map(names.requests, SERVICES))
@@ -73,10 +71,14 @@ def test_every_door_shows_the_whole_group(group):
     until(lambda: len({json.dumps(group.owners(url), sort_keys=True) for url in group.urls}) == 1)
     owners = group.owners(group.console)
     assert len(set(owners.values())) == 2, "both gates have some"
-    until(lambda: group.pressure(group.console)["waiting"] == 4)
-    first = group.pressure(group.console)["services"][0]
-    assert (first["service"], first["state"], first["binds"], first["waiting"]) == ("slow", "limited", "rate", 4)
-    assert first["drain_seconds"] > 3 * 3600 - 600
+
+    def first() -> dict:
+        return group.pressure(group.console)["services"][0]
+
+    # another one may stand for a moment, until its owner tells what it has decided
+    until(lambda: (first()["service"], first()["state"], first()["binds"]) == ("slow", "limited", "rate"))
+    until(lambda: group.pressure(group.console)["waiting"] == first()["waiting"] == 4)
+    assert first()["drain_seconds"] > 3 * 3600 - 600
 
 
 def read(url: str, path: str = "/", **headers: str):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +96,11 @@ async def traffic(bootstrap: str, names: Names) -> None:
 
 
 @pytest.fixture(scope="module")
-def staged(bootstrap, tmp_path_factory) -> Iterator[Staged]:
-    prefix = f"t{uuid.uuid4().hex[:8]}"
-    names, folder = Names(prefix), tmp_path_factory.mktemp("gate")
+def staged(bootstrap, shared_prefix, tmp_path_factory) -> Iterator[Staged]:
+    names, folder = Names(shared_prefix), tmp_path_factory.mktemp("gate")
     (folder / "tokens").write_text(TOKENS)
     options = ("--http", "0", "--tokens", str(folder / "tokens"))
-    with gate(folder, bootstrap, prefix, POLICY, *options) as process:
+    with gate(folder, bootstrap, shared_prefix, POLICY, *options) as process:
         until(process.is_ready, explain=process.text)
         asyncio.run(traffic(bootstrap, names))
         told = Staged(bootstrap, names, process, process.config, "")
