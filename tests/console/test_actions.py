@@ -110,14 +110,19 @@ def hidden(html: str, action: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def guarded(bootstrap, tmp_path_factory) -> Iterator[Guarded]:
-    prefix = f"t{uuid.uuid4().hex[:8]}"
+def guarded(bootstrap, shared_prefix, tmp_path_factory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("gate")
     (folder / "tokens").write_text(TOKENS)
     options = ("--http", "0", "--tokens", str(folder / "tokens"))
-    with gate(folder, bootstrap, prefix, POLICY, *options) as process:
+    with gate(folder, bootstrap, shared_prefix, POLICY, *options) as process:
         until(process.is_ready, explain=process.text)
-        yield Guarded(bootstrap, Names(prefix), process)
+        yield Guarded(bootstrap, Names(shared_prefix), process)
+
+
+@pytest.fixture(scope="module")
+def untouched(guarded) -> str:
+    """A service about which no command is ever given."""
+    return asyncio.run(guarded.service())
 
 
 @pytest.mark.parametrize(
@@ -218,8 +223,8 @@ async def test_a_command_is_carried_out_once_whoever_sends_it_again(guarded):
         (ROOT, "cancel", {"reason": "x", "confirm": "SERVICE"}, 400, "nothing says which requests"),
     ],
 )
-async def test_each_refusal_says_why_and_nothing_is_done(guarded, token, action, form, status, why):
-    service = await guarded.service()
+async def test_each_refusal_says_why_and_nothing_is_done(guarded, untouched, token, action, form, status, why):
+    service = untouched
     _, html = await asyncio.to_thread(guarded.as_browser, token, f"/services/{service}")
     given = hidden(html, f"/services/{service}/{action}")
     sent = {name: value.replace("SERVICE", service) for name, value in form.items()}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.structs import ConsumerRecord
 
@@ -111,10 +112,11 @@ def gate(
 
 def until(condition: Callable[[], object], deadline: float = DEADLINE, explain: Callable[[], str] = lambda: "") -> None:
     """Wait for a condition; fail with an explanation after the deadline."""
-    end = time.monotonic() + deadline
+    begun = time.monotonic()
     while not condition():
-        assert time.monotonic() < end, f"not within {deadline:g} s\n{explain()}"
-        time.sleep(0.02)
+        waited = time.monotonic() - begun
+        assert waited < deadline, f"not within {deadline:g} s\n{explain()}"
+        time.sleep(max(0.02, min(0.1, waited / 10)))  # who asks too often keeps what is asked from getting there
 
 
 async def create(bootstrap: str, *topics: str, partitions: int = 2, copies: int = 1, **config: str) -> None:
@@ -123,10 +125,18 @@ async def create(bootstrap: str, *topics: str, partitions: int = 2, copies: int 
     try:
         answer = await admin.create_topics([NewTopic(t, partitions, copies, topic_configs=config) for t in topics])
         assert not any(code for _, code, *_ in answer.topic_errors), answer
-        while set(topics) - set(await admin.list_topics()):
+        while set(topics) - (await known(admin._client, topics)).topics():
             await asyncio.sleep(0.02)
     finally:
         await admin.close()
+
+
+async def known(client: AIOKafkaClient, topics: Iterable[str]) -> ClusterMetadata:
+    """Ask about these topics alone, as the broker has those of hundreds of other tests; some may not be there yet."""
+    cluster = ClusterMetadata()
+    cluster.need_all_topic_metadata = True  # so that nobody complains of those
+    await client._metadata_update(cluster, list(topics))
+    return cluster
 
 
 async def send(
@@ -161,9 +171,7 @@ async def read(
     end = time.monotonic() + deadline
     try:
         while not enough(records) and time.monotonic() < end:
-            cluster = ClusterMetadata()  # of these alone: the broker has those of hundreds of other tests
-            cluster.need_all_topic_metadata = True  # and complain of none that is not there yet
-            await consumer._client._metadata_update(cluster, topics)
+            cluster = await known(consumer._client, topics)
             there = {TopicPartition(t, p) for t in topics for p in (cluster.partitions_for_topic(t) or ())}
             if there - assigned:
                 positions = {tp: await consumer.position(tp) for tp in assigned}
