@@ -97,6 +97,7 @@ async def test_admission_waits_for_workers(bootstrap, prefix, tmp_path):
         running.wait_for("shard taken over")
         await asyncio.sleep(0)
         await send(bootstrap, topic, [(None, b"%d" % i, []) for i in range(100)])
+        assert await read_count(bootstrap, [admitted], 1), running.text()
         first = await read_count(bootstrap, [admitted], 21, deadline=3)
         assert {stamp(r).attempt for r in first} == {1}, "nothing waits before the workers' lag is known"
         assert 1 <= len(first) <= 20, running.text()
