@@ -9,7 +9,7 @@ from gate.admission.decide_batch import decide
 from gate.admission.engine_state import EngineState
 from gate.admission.forecast.single_queue import ready_at
 from gate.admission.limits.budget import Budgets
-from gate.admission.limits.in_flight import Concurrency
+from gate.admission.limits.in_flight import LimitsOfCalls
 from gate.admission.model import MS, SECOND, UNTIL_RESUMED, Event, Pull, Reason, Run, Started, Step, Usage
 from gate.admission.queues.call_share import CallShare
 from gate.admission.queues.holding import Holding
@@ -337,7 +337,7 @@ class Engine:
         state.now = max(now, state.now)
         state.changed |= state.limits.in_flight.report(lag)
 
-    def share(self, calls: Concurrency | None) -> None:
+    def share(self, calls: LimitsOfCalls | None) -> None:
         """Share the limits with calls in processes, from the next step on; None: no longer."""
         self.state.limits.share(calls, self.state.policy)
 
@@ -379,7 +379,7 @@ class Engine:
         """Return about how many units it would admit in the next second if its limits allowed and so many came."""
         head = self.state.scheduler.head()
         cost = 1 if head is None else self.state.scheduler.head_cost(head)
-        return (round(per_second) + self.waiting) * cost
+        return (round(per_second) + self.waiting + self.holding.total) * cost
 
     def set_policy(self, now: int, policy: ServicePolicy, version: str) -> None:
         """Decide by another policy from now on: what was used stays counted, what is parked is forecast anew."""

@@ -14,7 +14,7 @@ Why = Callable[[Arrival], Bound]  # the limit that an arrival waits for
 
 
 class Held(NamedTuple):
-    """When what was held can be tried again: at `until_ns`, or, if that is None, when workers have caught up."""
+    """When what was held can be tried again: at `until_ns`, or, if that is None, when workers or calls leave room."""
 
     until_ns: int | None
 
@@ -162,7 +162,8 @@ def hold(
                 continue
             if bound.reason is Reason.RUNNING:
                 time = UNTIL_RESUMED  # or until a request is done
-            held = Held(None if bound.reason is Reason.IN_FLIGHT else max(time, now + 1))
+            told = bound.reason is not Reason.IN_FLIGHT and not limits.closed_by_calls(now)
+            held = Held(max(time, now + 1) if told else None)
         arrival.decide(arrival.left, Verdict.HELD, bound.reason, bound.limit, [time] * arrival.left)
     return held
 

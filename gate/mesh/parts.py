@@ -103,7 +103,7 @@ class Parts:
 
         `big` is the dearest call that needs the owner's own part.
         """
-        weights = fill(self._flow(), [want + want // 20 for want in (own, *wants)])
+        weights = fill(self.flow, [want + want // 20 for want in (own, *wants)])
         turn = now // self.terms.turn_ns
         self.crowded = 0
         if not big:
@@ -192,7 +192,8 @@ class Parts:
                 return False
         return True
 
-    def _flow(self) -> int:
+    @property
+    def flow(self) -> int:
         """Return what bucket and short windows yield, in units per 1,000 s."""
         flows = [limit * MILLI * SECOND // size for limit, size in zip(self.whole[2:], self.sizes, strict=True)]
         if self.bucket:

@@ -26,7 +26,7 @@ from gate.protocol.policies import GROUP
 from gate.protocol.topics import TopicNameError, check_service_name
 from gate.shard.lease_reports import LONGEST_TENANT, LeaseReports
 from gate.shard.placement import shard_of
-from gate.shard.queue_shares import QueueLoad, SharedLimits, TenantShare
+from gate.shard.queue_shares import QueueLoad, SharedLimits, TenantShare, rounded
 from gate.shard.records import Raw, Record
 from gate.units import MS, SECOND
 
@@ -41,7 +41,6 @@ SHARES_AT_ONCE: Final = 250
 TOLD_NS: Final = 10 * SECOND  # between alerts of what one service's calls did without an owner
 OTHERS: Final = "*"  # for a service without an entry of its own, as a label
 _CELLS: Final = 200  # in which what a limiter counts is handed over
-_EXACT_BITS: Final = 4  # of what requests in topics want: small changes are not worth a new division
 
 log = structlog.get_logger("gate.mesh")
 
@@ -198,7 +197,7 @@ class Mesh:
         opened = []
         for service, shared in self.shared.items():
             if shared.short and shared.opens_at(now) <= now + MS:
-                shared.short = 0
+                shared.open(now)
                 opened.append(service)
         return opened
 
@@ -221,8 +220,7 @@ class Mesh:
                     changed.append(service)
                 continue
             if before is None or before.names != names:
-                limit = self._described(service, group)
-                before = self.shared[service] = SharedLimits(service, names, self.owner, limit)
+                before = self.shared[service] = self._shared(service, group, names)
                 changed.append(service)
             if before.closed != closed:
                 before.closed = closed
@@ -283,6 +281,12 @@ class Mesh:
             return refused(f"this shard divides {MOST_BUDGETS} limits already")
         ceilings = tuple([NONE if spec.ceiling is None else spec.ceiling for spec in specs.values()])
         return Charged(service, tenant, tuple(specs), shard, ceilings)
+
+    def _shared(self, service: str, group: str | None, names: tuple[str, ...]) -> SharedLimits:
+        policy = self._policy.service(service)
+        covers_all = len(names) == (1 if group is None else 2) and policy is not None and not policy.spec.quotas
+        limit = self._described(service, group)
+        return SharedLimits(service, names, self.owner, limit, covers_all=covers_all)
 
     def _described(self, service: str, group: str | None) -> Limit | None:
         specs = [policy.spec] if (policy := self._policy.service(service)) is not None else []
@@ -361,7 +365,7 @@ class Mesh:
                 if not tenant:
                     wants[name] = self._want(now, service, engine)
                 elif (share := self._tenants.get(service, {}).get(tenant)) is not None:
-                    wants[name] = _rounded(share.wants(now) + engine.tenant_units(tenant))
+                    wants[name] = rounded(share.wants(now) + engine.tenant_units(tenant))
         for service, group in self._queues() if groups else ():
             name = f"{GROUP}{group}"
             if name in groups and (engine := self._engines(service)) is not None:
@@ -375,7 +379,7 @@ class Mesh:
         if load is None:
             load = self._loads[service] = QueueLoad(now, engine.arrivals, engine.recent_per_second(now))
         load.measure(now, engine.arrivals)
-        return _rounded(engine.wants(load.per_second))
+        return rounded(engine.wants(load.per_second))
 
     def _plan(self, now: int) -> None:
         """Say when to look again."""
@@ -461,8 +465,3 @@ def moved(before: Iterable[Mapping[str, bytes]], place: Callable[[str], int], sh
         if records_after:
             records_after[OWNER] = write(OwnerRecord(at, version))
     return after
-
-
-def _rounded(want: int) -> int:
-    shift = max(0, want.bit_length() - _EXACT_BITS)
-    return (want >> shift) << shift

@@ -7,24 +7,40 @@ from gate.admission.breach_events import DecayingRate
 from gate.admission.model import UNTIL_RESUMED
 from gate.limits.limit import Limit
 from gate.mesh.owner import Owner
+from gate.mesh.queue_forecast import QueueForecast
 from gate.units import MS, SECOND
 
+_EXACT_BITS: Final = 4  # of what requests in topics want: small changes are not worth a new division
 _SIGMAS: Final = 3  # by which a load that stays as it is hardly ever differs from its average
 _FEW: Final = 2
 _SMOOTH: Final = 4  # seconds that an average is over
 
 
 class SharedLimits:
-    """What calls in processes leave to the requests of one service: for them a limit of its own, which opens later."""
+    """What calls in processes leave to the requests of one service: for them a limit of its own, which opens later.
 
-    def __init__(self, service: str, names: tuple[str, ...], owner: Owner, limit: Limit | None) -> None:
+    `limit` is the one to name where they do not fit. `covers_all`: the service has no limits beside those shared.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        names: tuple[str, ...],
+        owner: Owner,
+        limit: Limit | None,
+        *,
+        covers_all: bool,
+    ) -> None:
         self.owner = service
         self.names = names
-        self.limit = limit  # the one to name where they do not fit
+        self.limit = limit
+        self.covers_all = covers_all
         self.now = 0
         self.short = 0  # units that did not fit; 0: nothing was too much
         self.closed = False  # as long as calls have limits of tenants whose requests share others'
         self._owner = owner
+        self._forecasts: dict[int, list[QueueForecast]] = {}  # by what is wanted, made at `_forecast_at`
+        self._forecast_at = -1
 
     @property
     def used(self) -> int:
@@ -33,9 +49,9 @@ class SharedLimits:
 
     def fit(self, now: int, count: int, cost: int) -> int:
         """Return how many of `count` requests may go now beside what processes hold."""
+        self.now = max(now, self.now)
         if self.short or self.closed:
             return 0
-        self.now = max(now, self.now)
         room = min([self._owner.room(self.now, name) for name in self.names], default=cost * count)
         if room < cost:
             self.short = cost
@@ -45,6 +61,7 @@ class SharedLimits:
     def charge(self, now: int, count: int, cost: int) -> None:
         """Charge requests that go."""
         self.now = max(now, self.now)
+        self._forecasts.clear()
         for name in self.names:
             self._owner.charge(self.now, name, count * cost)
 
@@ -52,10 +69,27 @@ class SharedLimits:
         """Return `now`, or UNTIL_RESUMED: the mesh says when it opens."""
         return now if self.fit(now, 1, cost) else UNTIL_RESUMED
 
+    def time_of(self, start: int, units: int) -> int:
+        """Return when the last of so many units may go, from `start` on, if all go on to want what they want now."""
+        if self._forecast_at != self.now:
+            self._forecast_at = self.now
+            self._forecasts.clear()
+        want = rounded(units)  # so many wait
+        if want not in self._forecasts:
+            budgets = self._owner.budgets
+            known = [budgets[name] for name in self.names if name in budgets]
+            self._forecasts[want] = [QueueForecast(budget, self.now, want * 1000) for budget in known]
+        return max([start, *[forecast.time_of(units) for forecast in self._forecasts[want]]])
+
     def wants_more(self, want: int) -> bool:
         """Tell whether requests want more, in units per second, than parts were divided for."""
         budgets = [budget for name in self.names if (budget := self._owner.budgets.get(name)) is not None]
         return any(budget.queue_want < want * 1000 for budget in budgets)
+
+    def open(self, now: int) -> None:
+        """Let requests try again, as of now: who asks first may not know how late it is."""
+        self.now = max(now, self.now)
+        self.short = 0
 
     def opens_at(self, now: int) -> int:
         """Return when what did not fit may; at the latest when parts are divided anew."""
@@ -115,3 +149,9 @@ class TenantShare:
     def ready_at(self, now: int, cost: int) -> int:
         """Return `now`, or when to look again: at the latest when parts are divided anew."""
         return now if self.fit(now, 1, cost) else max(now + MS, self._owner.opens_at(now, self.name, cost))
+
+
+def rounded(want: int) -> int:
+    """Return a want without what is not worth a new division."""
+    shift = max(0, want.bit_length() - _EXACT_BITS)
+    return (want >> shift) << shift

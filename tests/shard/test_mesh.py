@@ -50,6 +50,7 @@ class Shard:
         self.sequence: dict[str, int] = {}
         self.told: dict[int, int] = {}  # when each parked request was to go
         self.late_ms: list[int] = []  # of those that went, by how much later
+        self.waits_ms: list[int] = []  # that they were told
 
     def _mesh(self) -> Mesh:
         def group(name: str):
@@ -77,7 +78,8 @@ class Shard:
     def share(self) -> None:
         for service in self.mesh.share():
             self.engines[service].share(self.mesh.shared.get(service))
-        self.mesh.open_queues(self.now)
+        for service in self.mesh.open_queues(self.now):
+            self.engines[service].wake_at()  # as the shard asks before it decides: it must not close them again
 
     def keep(self) -> None:
         for key, value in self.mesh.changes(self.now).items():
@@ -112,6 +114,7 @@ class Shard:
         times = [time for d in step.decisions if d.verdict is Verdict.DELAYED for time in self._times(d)]
         engine.parked([(0, self.parked + number) for number in range(len(times))])
         self.told |= {self.parked + number: time for number, time in enumerate(times)}
+        self.waits_ms += [(time - self.now) // MS for time in times]
         self.parked += len(times)
         for pull in step.pulls:
             offsets = range(pull.offset, pull.offset + pull.count)
@@ -306,6 +309,51 @@ def test_nobody_waits_longer_than_told_when_processes_come(holders: tuple[str, .
     assert bool(went) is bool(holders)
     assert max(shard.late_ms, default=0) <= 2 * STEP_MS
     assert sum(units for _, units in by_queue) >= 6 * 1000 // STEP_MS - 10
+
+
+@pytest.mark.parametrize(
+    ("limits", "holders", "calls", "requests"),
+    [
+        ("requests_per_second: 280, burst_size: 140, window_size: 3", 0, 0, 7),
+        ("requests_per_second: 280, burst_size: 140, window_size: 3", 3, 2, 3),
+        ("requests_per_second: 280, burst_size: 140", 3, 2, 3),
+        ("requests_per_second: 280, burst_size: 140, window_size: 20", 3, 2, 3),
+    ],
+)
+def test_what_waits_is_told_by_what_processes_leave(limits: str, holders: int, calls: int, requests: int) -> None:
+    """More comes than the topic's share, so that ever more waits; nobody is told the time of a limit without calls."""
+    shard = Shard(f"services: {{pay: {{{limits}}}}}", ("pay",))
+    shard.join(*[f"p{number}" for number in range(holders)])
+    went, by_queue = shard.run(8, calls=calls, requests=requests)
+    assert over(shard.policy.effective("pay").spec, [*went, *by_queue], START) == []
+    assert max(shard.waits_ms) > 1500
+    assert max(shard.late_ms) <= (600 if holders else STEP_MS)
+    assert min(shard.late_ms) >= (-600 if holders else 0)
+
+
+def test_what_is_refused_is_told_when_processes_leave_room() -> None:
+    limits = "requests_per_second: 20, burst_size: 20, window_size: 3, overflow: reject"
+    shard = Shard(f"services: {{pay: {{{limits}}}}}", ("pay",))
+    shard.join("p1", "p2")
+    shard.run(6, calls=2, requests=1)
+    step = shard.engines["pay"].step(shard.now, [Run(0, 20)], 0)
+    [told] = {time for decision in step.decisions for time in decision.not_before or ()}
+    assert shard.now < told <= shard.now + 3 * SECOND
+
+
+def test_what_is_held_back_is_not_tried_again_until_processes_leave_room() -> None:
+    shard = Shard("services: {pay: {requests_per_second: 20, burst_size: 20, overflow: hold}}", ("pay",))
+    shard.join("p1", "p2")
+    shard.run(6, calls=2, requests=1)
+    engine = shard.engines["pay"]
+    engine.step(shard.now, [Run(0, 20)], 0)
+    assert engine.state.held is not None
+    wake = engine.wake_at()
+    assert wake is None or wake > shard.now + SECOND
+    while (wake := engine.wake_at()) is None or wake > shard.now:
+        shard.now += STEP_MS * MS
+        shard.batch()
+    assert engine.step(shard.now, [Run(0, 20)], 0, [(0, 20)]).decisions[0].verdict is Verdict.ADMITTED
 
 
 def test_what_holders_leave_is_the_queues_again_and_nothing_is_kept_of_them() -> None:

@@ -120,6 +120,7 @@ class Forecast:
         budget = self._limits.budget
         if (
             self.single is not None
+            or self._limits.calls is not None
             or self._parked.requests + sum(arrival.left for arrival in arrivals) > MOST
             or (budget is not None and budget.others(self._limits.service))
         ):
@@ -177,6 +178,8 @@ class Forecast:
             self._shared.keep_promises()
         else:
             time = max(start, ready_at(self._limits.limiters(), now, cost))
+            if self._limits.calls is not None:
+                time = whole_ms(self._limits.calls.time_of(time, cost))
         return time if own is None else max(time, ready_at([own], now, cost))
 
     def lane_end(self, lane: Lane, now: int, start: int) -> int:
@@ -231,6 +234,7 @@ class Forecast:
             len(new) != 1
             or queue is None
             or self._scheduler.waiting > 1
+            or self._limits.calls is not None
             or (budget is not None and budget.others(self._limits.service))
         ):
             self.single = None

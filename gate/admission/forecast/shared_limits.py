@@ -2,6 +2,7 @@
 
 from gate.admission.forecast.fair_share import AdmissionTimes
 from gate.admission.limits.service import Limits
+from gate.admission.model import whole_ms
 from gate.limits import Limiter
 
 
@@ -23,7 +24,11 @@ class SharedLimits:
 
     def time_of(self, units: int, start: int) -> int:
         """Return when the last of so many units is admitted, from `start` on."""
-        limits = self._limits
+        limits, calls = self._limits, self._limits.calls
+        if calls is not None:
+            start = calls.time_of(start, units)
+            if calls.covers_all:
+                return whole_ms(start)
         if self._own is None or not self._own.follow(start):
             self._own = AdmissionTimes([limits.limiter.copy()], start)
         time = max(start, self._own.time_of(units))

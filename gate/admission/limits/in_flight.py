@@ -32,6 +32,17 @@ class Concurrency(Protocol):
         """Return when a further request may go; UNTIL_RESUMED where nobody knows."""
 
 
+class LimitsOfCalls(Concurrency, Protocol):
+    """What calls in processes leave of limits that they share."""
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether there are no limits beside those that calls share."""
+
+    def time_of(self, start: int, units: int) -> int:
+        """Return when the last of so many units may go, from `start` on, if all go on to want what they want now."""
+
+
 class LagCounter:
     """What workers have not finished, by their lag as it was last reported and by what was admitted since."""
 

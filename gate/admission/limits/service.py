@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from gate.admission.limits.budget import Budget
-from gate.admission.limits.in_flight import Concurrency, LagCounter
+from gate.admission.limits.in_flight import Concurrency, LagCounter, LimitsOfCalls
 from gate.admission.limits.running_requests import GroupRunning, RunningCounter
 from gate.admission.model import Reason
 from gate.limits import Limiter
@@ -26,7 +26,7 @@ class Limits:
         self.budget = budget
         self.in_flight = LagCounter(service, policy.in_flight)
         self.running = RunningCounter(service, policy.spec.running, policy.running_timeout)
-        self.calls: Concurrency | None = None  # what calls in processes leave of the same limits
+        self.calls: LimitsOfCalls | None = None  # what calls in processes leave of the same limits
         self.concurrent: tuple[Concurrency, ...] = ()  # those in force
         self._enforce(policy)
 
@@ -41,7 +41,7 @@ class Limits:
         self.running.limit, self.running.timeout = policy.spec.running, policy.running_timeout
         self._enforce(policy)
 
-    def share(self, calls: Concurrency | None, policy: ServicePolicy) -> None:
+    def share(self, calls: LimitsOfCalls | None, policy: ServicePolicy) -> None:
         """Share the limits with calls in processes from now on; None: no longer."""
         self.calls = calls
         self._enforce(policy)
@@ -124,6 +124,10 @@ class Limits:
             if limit is not None and not concurrent.fit(now, 1, 1):
                 return Bound(Reason(limit.reason), f"{concurrent.owner}.{limit.name}")
         return None
+
+    def closed_by_calls(self, now: int) -> bool:
+        """Tell whether nothing goes until calls in processes have given up some of what they hold."""
+        return self.calls is not None and not self.calls.fit(now, 1, 1)
 
     def own_ready_at(self, now: int, cost: int) -> int:
         """Return when the service's own limits let a request go, whatever its group's say."""

@@ -58,8 +58,9 @@ def demo(*, seconds: Length = 12.0, bootstrap: str | None = None, json: Flag = F
     and so do job workers and the alert consumer of the folder consumers/. Three processes call the limiter before they
     act, and share the limit of one service with each other and with its topic. At the end everything is counted from
     the topics; the exit code is 0 only if each request ended exactly once, no limit was exceeded, by calls and topic
-    together neither, and nobody was admitted before the promised time. Writes `build/demo.png`, and logs to
-    `build/demo.log`, `build/demo-workers.log`, `build/demo-alerts.log` and `build/demo-calls.log`.
+    together neither, and nobody was admitted before the promised time (where no calls share the limit). Writes
+    `build/demo.png`, and logs to `build/demo.log`, `build/demo-workers.log`, `build/demo-alerts.log` and
+    `build/demo-calls.log`.
 
     Example: `gate demo --seconds 20`
 
@@ -216,7 +217,7 @@ async def _report(
     broken = [
         line
         for name, ledger in tally.ledgers.items()
-        for line in broken_promises(ledger, specs[name], submitted[name], worked[name])
+        for line in broken_promises(ledger, specs[name], submitted[name], worked[name], shared=name == SERVICE)
     ]
     broken += broken_together(calls, tally.ledgers[SERVICE], specs[SERVICE])
     if broken:

@@ -25,8 +25,8 @@ _PLAIN_EVERY: Final = 3.0  # seconds
 _CAVEAT: Final = "A demonstration: one broker, one copy of everything, no encryption, no passwords. Not for production."
 CHECKED: Final = (
     "Checked: each request ended exactly once, unchanged; no bucket and no window was exceeded at any time; none was "
-    "admitted before its gate-not-before; each breach was opened once and resolved; the worker did all that was "
-    f"admitted; what came by call and by topic to {SERVICE} kept to its one limit together."
+    f"admitted before its gate-not-before, but of {SERVICE} when calls wanted less; each breach was opened once and "
+    f"resolved; the worker did all that was admitted; what came by call and by topic to {SERVICE} kept to its limit."
 )
 _COLUMNS: Final = (
     "submitted", "admitted", "delayed_then_admitted", "rejected", "waiting", "breaches", "resolved", "worked",

@@ -10,13 +10,18 @@ from gate.limits import Spec, Window
 _NS_PER_MS = 1_000_000
 
 
-def broken_promises(ledger: Ledger, spec: Spec, submitted: Collection[str], worked: Collection[str]) -> list[str]:
+def broken_promises(
+    ledger: Ledger, spec: Spec, submitted: Collection[str], worked: Collection[str], *, shared: bool = False
+) -> list[str]:
     """Return a line for each promise that was broken for a service.
 
-    `submitted` are the ids that the broker confirmed to producers, `worked` those that the worker did.
+    `submitted` are the ids that the broker confirmed to producers, `worked` those that the worker did. `shared`: calls
+    have some of the limit, so that requests go before their time when these want less.
     """
     times = sorted(outcome.at_ms for outcome in ledger.admitted)
-    lines = [*_counts(ledger, submitted), *_changed(ledger), *_early(ledger), *_breaches(ledger)]
+    lines = [*_counts(ledger, submitted), *_changed(ledger), *_breaches(ledger)]
+    if not shared:
+        lines += _early(ledger)
     if spec.rate is not None:
         lines += over_bucket(times, spec.rate, spec.burst)
     for window in spec.windows:
