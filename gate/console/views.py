@@ -236,7 +236,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "duration": words.duration, "rate": words.rate, "limit": words.limit, "number": words.number,
-        "clock": words.clock, "text": words.text, "length_of_time": spell_duration,
+        "clock": words.clock, "text": words.text, "length_of_time": spell_duration, "soft": words.soft,
     }  # fmt: skip
     environment.globals |= {"limit_name": limit_name, "asset": asset, "KINDS": KINDS, "until": words.until}
     return environment

@@ -1,11 +1,17 @@
 """Numbers and times as people read them, in the page and in the terminal."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from markupsafe import Markup, escape
+
 from gate.observe.usage import FOREVER_MS
 
+_PART: Final = re.compile(r"[._/:@-](?=\w)")
+_RUN: Final = re.compile(r"[^\W_]{15,}")
+_STRETCH: Final = re.compile(r".{12}(?!$)")
 _MOST: Final = 2**63
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 
@@ -75,6 +81,12 @@ def text(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {text(one)}" for key, one in value.items())
     return ", ".join(map(text, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def soft(name: str) -> Markup:
+    """Let a long name be broken where its parts end, and amid a part only where no word is so long."""
+    parts = _PART.sub(r"\g<0><wbr>", str(escape(name)))  # `;` ends no part: it would be that of an entity
+    return Markup(_RUN.sub(lambda run: _STRETCH.sub(r"\g<0><wbr>", run[0]), parts))  # noqa: S704 - it is escaped
 
 
 def _short(value: float) -> str:

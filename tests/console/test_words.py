@@ -51,3 +51,19 @@ def test_a_value_of_a_policy_reads_as_in_its_file(value, said):
 )
 def test_a_limit_is_never_said_to_be_0_where_it_gives_something(per_second, said):
     assert words.limit(per_second) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("requests_per_second", "requests_|per_|second"),
+        ("tenants.acme.burst_size", "tenants.|acme.|burst_|size"),
+        ("payments", "payments"),
+        ("gate.requests.pay-3@91", "gate.|requests.|pay-|3@|91"),
+        ("internationalization" * 2, "internationa|lizationinte|rnationaliza|tion"),
+        ('<b>"&', "&lt;b&gt;&#34;&amp;"),
+        ("x" * 24, "x" * 12 + "|" + "x" * 12),
+    ],
+)
+def test_a_long_name_may_be_broken_where_its_parts_end(name, told):
+    assert words.soft(name) == told.replace("|", "<wbr>")

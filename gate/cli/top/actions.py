@@ -1,11 +1,12 @@
 """Keys by which somebody acts on a service, and the dialogs that ask for what the gates want to know."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, cast
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.events import Resize
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
@@ -26,6 +27,7 @@ class Field(NamedTuple):
     is_flag: bool = False
 
 
+_LOW: Final = 24  # lines of a terminal; in lower ones nothing is left empty
 WHY = Field("reason", "Why")
 
 
@@ -58,6 +60,10 @@ class Dialog(ModalScreen[tuple[Done, Mapping[str, str]] | None]):
             with Horizontal(classes="buttons"):
                 yield Button(self._what.capitalize(), id="do", variant="primary")
                 yield Button("Back", id="back")
+
+    def on_resize(self, event: Resize) -> None:
+        """Use the height."""
+        self.set_class(event.size.height < _LOW, "-low")
 
     def action_back(self) -> None:
         """Do nothing."""

@@ -13,7 +13,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 
 from gate.cli.top.actions import ActionKeys
 from gate.cli.top.service import ServiceScreen
-from gate.cli.top.words import COLOURS, drained, slot, state
+from gate.cli.top.words import COLOURS, LEAST, drained, slot, state
 from gate.config import Connection
 from gate.console import words
 from gate.console.access import Role, Viewer
@@ -36,6 +36,7 @@ class Top(App[None]):
 
     TITLE = "gate"
     ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
     CSS = """
     DataTable { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
     #status { height: auto; max-height: 5; padding: 0 1; }
@@ -43,8 +44,11 @@ class Top(App[None]):
     #service { padding: 0 1; height: auto; }
     Dialog { align: center middle; }
     Dialog > Vertical { width: 74; height: auto; padding: 1 2; background: $panel; border: round $primary; }
+    Dialog > Vertical { max-width: 100%; max-height: 100%; overflow-y: auto; }
     Dialog .field { height: 1; margin-top: 1; }
     Dialog .field Label { width: 22; }
+    Dialog.-low > Vertical { padding: 0 1; }
+    Dialog.-low .field { margin-top: 0; }
     Dialog .field Input { width: 1fr; height: 1; border: none; padding: 0; background: $surface; }
     Dialog Checkbox { border: none; padding: 0; background: $panel; }
     Dialog Checkbox > .toggle--button { color: $surface; background: $surface; }
@@ -87,6 +91,7 @@ class PressureScreen(ActionKeys, Screen[None]):
         super().__init__()
         self._shown: list[str] = []
         self._widths: tuple[int, int, bool] = (0, 0, False)
+        self._laid_out: tuple[tuple[int, int, bool], list[str]] | None = None
         self._query = ""
 
     @property
@@ -142,14 +147,15 @@ class PressureScreen(ActionKeys, Screen[None]):
 
     def _lay_out(self, table: "DataTable[Text]") -> None:
         wide = self.size.width >= _WIDE
-        numbers = ["Offered", "Granted", "Waiting", "Drained"] + (["Limit", "Next", "Gate"] if wide else [])
+        numbers = ["Offered", "Granted"] if self.size.width >= LEAST else []
+        numbers += ["Waiting", "Drained"] + (["Limit", "Next", "Gate"] if wide else [])
         room = self.size.width - len(numbers) * (_NUMBER + 2) - (_GATE - _NUMBER if wide else 0) - 4
         service = max(_LEAST, room * 2 // 5)
         widths = service, max(_LEAST, room - service), wide  # the last column's padding goes for the scroll bar
-        if widths == self._widths:
+        if (widths, numbers) == self._laid_out:
             table.clear()
             return
-        self._widths = widths
+        self._widths, self._laid_out = widths, (widths, numbers)
         table.clear(columns=True)
         table.add_column("Service", width=widths[0])
         table.add_column("State", width=widths[1])
@@ -158,7 +164,8 @@ class PressureScreen(ActionKeys, Screen[None]):
 
     def _cells(self, line: Line, now_ms: int) -> list[Text]:
         service, said, wide = self._widths
-        numbers = [rate(line.offered), rate(line.granted), number(line.waiting), drained(line)]
+        numbers = [rate(line.offered), rate(line.granted)] if self.size.width >= LEAST else []
+        numbers += [number(line.waiting), drained(line)]
         cells = [Text(printable(line.service, service), style="bold"), state(line, said)]
         cells += [Text(one, justify="right") for one in numbers]
         if wide:

@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from gate.cli.top.actions import ActionKeys
-from gate.cli.top.words import drained, slot, state
+from gate.cli.top.words import LEAST, drained, slot, state
 from gate.cli.usage_history import plot
 from gate.console import words
 from gate.console.history import point_of
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 EVERY: Final = 1.0  # seconds
 SINCE_MS: Final = 900_000
 _PLOT: Final = 60  # characters
+_NARROW_PLOT: Final = 40
+_LABEL: Final = 24
 _MARKS: Final = 8
 _BAR: Final = 20
 
@@ -74,13 +76,15 @@ class ServiceScreen(ActionKeys, Screen[None]):
         begin = now - SINCE_MS
         track = await top.feed.histories.track(self._service, begin, now)
         track.add(point_of(record), record.owner, record.policy)
-        steps = track.steps(begin, now, SINCE_MS // _PLOT)
+        width = self.size.width
+        steps = track.steps(begin, now, SINCE_MS // (_PLOT if width >= LEAST else _NARROW_PLOT))
         marks = group.marks(self._service, names=True)
-        self.query_one("#service", Static).update(Text("\n").join(lines(record, line, steps, marks, now)))
+        self.query_one("#service", Static).update(Text("\n").join(lines(record, line, steps, marks, now, width)))
 
 
-def lines(record: Record, line: Line, steps: Steps, marks: Sequence[Mark], now_ms: int) -> Iterator[Text]:
-    """Yield the lines of a service."""
+def lines(record: Record, line: Line, steps: Steps, marks: Sequence[Mark], now_ms: int, width: int) -> Iterator[Text]:
+    """Yield the lines of a service, for a terminal of so many columns."""
+    label, most_bar = (_LABEL, _BAR) if width >= LEAST else (_LABEL // 2, _BAR // 2)
     yield Text(printable(line.service), style="bold").append("  ").append_text(state(line))
     for one in record.waiting:
         place = f"{one.topic}-{one.partition} stands at offset {one.offset}: {one.why}; {one.remedy}"
@@ -100,16 +104,16 @@ def lines(record: Record, line: Line, steps: Steps, marks: Sequence[Mark], now_m
         yield Text(f"{name:8}{plot(values)} {number(most)}{'' if name == 'waiting' else '/s'}")
     yield Text("\nlimits", style="bold")
     for one_limit in record.limits:
-        bar = "█" * round(min(1.0, one_limit.usage) * _BAR)
-        name = printable(limit_name(one_limit.name, line.service, names=True), 24)
+        bar = "█" * round(min(1.0, one_limit.usage) * most_bar)
+        name = printable(limit_name(one_limit.name, line.service, names=True), label)
         gives = f"{number(one_limit.capacity)}, {words.limit(one_limit.per_second)}"
-        yield Text(f"{name:24} {bar:{_BAR}} {one_limit.usage:4.0%} of {gives}")
+        yield Text(f"{name:{label}} {bar:{most_bar}} {one_limit.usage:4.0%} of {gives}")
     lanes = [lane for lane in record.lanes if lane.backlog]
     if lanes:
         yield Text("\nlanes", style="bold")
     for lane in sorted(lanes, key=lambda lane: -lane.backlog):
-        name = printable(lane.name or "default", 24)
-        yield Text(f"{name:24} {number(lane.backlog):>8} wait, the last one {duration(lane.eta_seconds)}")
+        name = printable(lane.name or "default", label)
+        yield Text(f"{name:{label}} {number(lane.backlog):>8} wait, the last one {duration(lane.eta_seconds)}")
     yield Text("\nwhat happened", style="bold")
     for mark in list(reversed(marks))[:_MARKS]:
         more = f"  {printable(limit_name(mark.more, line.service, names=True))}" if mark.more else ""

@@ -8,6 +8,7 @@ from gate.console.view import Line, Word
 from gate.console.words import duration
 from gate.text import printable
 
+LEAST: Final = 76  # columns of a terminal; in narrower ones something is left out
 COLOURS: Final = {"good": "green", "warn": "yellow", "bad": "bold red"}
 
 
