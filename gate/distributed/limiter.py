@@ -48,9 +48,9 @@ class DistributedRateLimiter:
         self._alone = self._shared.holders.alone
 
     async def __aenter__(self) -> Self:
-        """Connect; raises GateError where it is entered already."""
-        self._shared.check_new(type(self).__name__)
-        await self._shared.connect()
+        """Connect; raises GateError where it is entered already, or is being entered."""
+        with self._shared.entering(type(self).__name__):
+            await self._shared.connect()
         return self
 
     async def __aexit__(

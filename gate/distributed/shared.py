@@ -4,7 +4,8 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any, Final, Literal, get_args
 from weakref import WeakSet
@@ -62,6 +63,7 @@ class Shared:
         self.holders = Holders(Away(on_owner_away), now())
         self.link: Link | None = None
         self.entered = False
+        self._entering = False  # while the first entering connects
         self._loop: asyncio.AbstractEventLoop | None = None  # of the link
         self._refusals: dict[str, tuple[int, int, float]] = {}  # count, breaches, last (unix seconds)
         _limiters.add(self)
@@ -72,10 +74,20 @@ class Shared:
         await link.start()
         self.link, self.entered, self._loop = link, True, asyncio.get_running_loop()
 
-    def check_new(self, name: str) -> None:
-        """Raise GateError where it is entered already: the second block's end would be the first one's too."""
-        if self.link is not None and not self._is_lost:
-            raise GateError(f"the {name} is entered already", hint="enter it once, or make one for each block")
+    @contextmanager
+    def entering(self, name: str) -> Iterator[None]:
+        """Let nobody else enter it meanwhile: the second block's end would be the first one's too.
+
+        Raises GateError where it is entered already, or somebody enters it just now.
+        """
+        with self.lock:
+            if self._entering or (self.link is not None and not self._is_lost):
+                raise GateError(f"the {name} is entered already", hint="enter it once, or make one for each block")
+            self._entering = True
+        try:
+            yield
+        finally:
+            self._entering = False
 
     def check_loop(self, name: str) -> None:
         """Raise GateError where the loop in which it was entered has ended: nobody hears what owners answer."""
@@ -101,6 +113,7 @@ class Shared:
         """Be new: this is a child, and what its parent holds is its parent's."""
         _left_behind.append(self.link)
         self.link = None
+        self._entering = False
         self.holders.waiting.clear()
         self.holders.woken.clear()
         self.holders.renew(now())

@@ -42,9 +42,9 @@ class SyncDistributedRateLimiter:
 
     def __enter__(self) -> Self:
         """Connect; raises what `DistributedRateLimiter` raises."""
-        self._shared.check_new(type(self).__name__)
-        self._background = self._new_background()
-        self._background.start(self._shared.connect())
+        with self._shared.entering(type(self).__name__):
+            self._background = self._new_background()
+            self._background.start(self._shared.connect())
         return self
 
     def __exit__(

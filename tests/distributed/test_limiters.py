@@ -184,6 +184,29 @@ class TestErrors:
 
         asyncio.run(work())
 
+    def test_one_that_is_being_entered_is_not_entered_again(self, where: tuple[str, str]) -> None:
+        async def work() -> None:
+            limiter = DistributedRateLimiter(where[0], prefix=where[1], patience=PATIENCE)
+            first, second = await asyncio.gather(limiter.__aenter__(), limiter.__aenter__(), return_exceptions=True)
+            assert first is limiter
+            assert isinstance(second, GateError)
+            assert "the DistributedRateLimiter is entered already" in str(second)
+            assert (await limiter.check_rate_limit("shop"))[0] in {True, False}
+            await limiter.__aexit__(None, None, None)
+            async with limiter:
+                assert (await limiter.check_rate_limit("shop"))[0] in {True, False}
+
+        asyncio.run(work())
+
+    def test_one_that_failed_to_enter_may_be_entered_again(self) -> None:
+        async def work() -> None:
+            limiter = DistributedRateLimiter("localhost:1", connect_timeout=0.2)
+            for _ in range(2):
+                with pytest.raises(BrokerUnreachableError):
+                    await limiter.__aenter__()
+
+        asyncio.run(work())
+
     def test_a_loop_that_has_ended_is_told(self, where: tuple[str, str]) -> None:
         limiter = DistributedRateLimiter(where[0], prefix=where[1], patience=PATIENCE)
         asyncio.run(limiter.__aenter__())
