@@ -15,7 +15,7 @@ from typing import Final
 
 from cyclopts import App, CycloptsError
 
-from gate.cli.output import fail, is_json
+from gate.cli.output import InterruptedCommandError, fail, is_json
 from gate.errors import GateError
 from gate.shard import failpoints
 
@@ -62,6 +62,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except CycloptsError as error:
         return fail(2, str(error), f"see: {' '.join(['gate', *_command(tokens), '--help'])}", json=json)
+    except InterruptedCommandError as error:
+        return fail(130, str(error), error.hint, json=json)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

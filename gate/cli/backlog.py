@@ -1,7 +1,8 @@
 """What the commands on what waits share: filters, progress, and the answer."""
 
 import sys
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -11,7 +12,7 @@ from cyclopts import CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from gate.cli.client import Client, Duration, Flag, read_seconds, say
-from gate.cli.output import tell
+from gate.cli.output import interruptible, tell
 from gate.cli.pause import Tenant, command
 from gate.cli.times import is_moment, moment
 from gate.client import Answer, AnswerState, Filter, GateControl
@@ -74,12 +75,18 @@ def end(client: Client | None, service: str, abort: str, reason: str, *, as_json
     tell(text, json=as_json, service=service, aborted=abort, command=answer.command)
 
 
-Give = Callable[[GateControl, Callable[[Answer], None]], Awaitable[Answer]]
+Give = Callable[[GateControl, Callable[[Answer], None], str], Awaitable[Answer]]
 
 
-def follow(client: Client | None, give: Give, what: str, *, dry_run: bool, as_json: bool) -> None:
-    """Give a command, show how far it is, and print what became of it. `what` stands before `N of M requests`."""
+def follow(
+    client: Client | None, give: Give, name: str, service: str, what: str, *, dry_run: bool, as_json: bool
+) -> None:
+    """Give the command `name`, show how far it is, and print what became of it; `give` is told its id.
+
+    `what` stands before `N of M requests`.
+    """
     last: list[Answer] = []
+    known = uuid.uuid4().hex
 
     def told(answer: Answer) -> None:
         if answer.state is AnswerState.TAKEN and not last:
@@ -88,7 +95,8 @@ def follow(client: Client | None, give: Give, what: str, *, dry_run: bool, as_js
             say(f"{answer.done} of {answer.of}")
         last.append(answer)
 
-    answer = command(client or Client(), lambda control: give(control, told))
+    with interruptible(lambda: _interrupted(name, service, what, known, last, dry_run=dry_run)):
+        answer = command(client or Client(), lambda control: give(control, told, known))
     if as_json:
         print(msgspec.json.encode(answer).decode(), flush=True)
         return
@@ -101,3 +109,21 @@ def follow(client: Client | None, give: Give, what: str, *, dry_run: bool, as_js
     skipped = f"; {answer.skipped} can't be, as they are too large, or cut short" if answer.skipped else ""
     text = f"{what} {answer.done} of {answer.of} requests of {answer.service}{ANSWERED[answer.state]}"
     print(f"{text}{rest}{gone}{skipped}")
+
+
+def _interrupted(
+    name: str, service: str, what: str, known: str, answers: Sequence[Answer], *, dry_run: bool
+) -> tuple[str, str]:
+    """Say what stands after Ctrl-C, and how to go on."""
+    if dry_run:
+        return f"interrupted; nothing of {service} was changed", "give the command again"
+    if not answers:
+        stands = "if it was sent already, gates carry it out by themselves once they hear of it"
+    elif (newest := answers[-1]).of is None:
+        stands = "a gate has taken it and goes on with it by itself"
+    else:
+        stands = f"{newest.done} of {newest.of} requests are {what}, and gates go on with the others by themselves"
+    again = "put it all back once more" if name == "redrive" else "be about what waits then"
+    ends = f"`gate audit {service}` tells when it is done, `gate {name} {service} --abort {known}` ends it"
+    hint = f"{ends}; do not give it again before: that would {again}"
+    return f"interrupted; command {known} of {service}: {stands}", hint

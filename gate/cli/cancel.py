@@ -45,8 +45,8 @@ def cancel(
     wanted = (which or Which()).filter
     follow(
         client,
-        lambda control, told: GateControl.cancel(
-            control, service, wanted, reason=reason, dry_run=dry_run, on_answer=told
+        lambda control, told, known: GateControl.cancel(
+            control, service, wanted, reason=reason, dry_run=dry_run, on_answer=told, command_id=known,
         ),
-        "cancelled", dry_run=dry_run, as_json=json,
+        "cancel", service, "cancelled", dry_run=dry_run, as_json=json,
     )  # fmt: skip

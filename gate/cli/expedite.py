@@ -41,8 +41,8 @@ def expedite(
     wanted = (which or Which()).filter
     follow(
         client,
-        lambda control, told: GateControl.expedite(
-            control, service, wanted, reason=reason, dry_run=dry_run, on_answer=told
+        lambda control, told, known: GateControl.expedite(
+            control, service, wanted, reason=reason, dry_run=dry_run, on_answer=told, command_id=known,
         ),
-        "expedited", dry_run=dry_run, as_json=json,
+        "expedite", service, "expedited", dry_run=dry_run, as_json=json,
     )  # fmt: skip

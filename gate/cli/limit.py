@@ -2,6 +2,7 @@
 
 import json as jsonlib
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +20,7 @@ from rich.text import Text
 from gate.cli.backlog import end
 from gate.cli.client import Client, Flag, Group, OptionalService, Seconds, Service, say
 from gate.cli.limit_files import read_rows, write_rows
+from gate.cli.output import interruptible
 from gate.cli.pause import Tenant, command, who
 from gate.client import Answer, AnswerState, GateControl, LiveLimit, ServiceLimits
 from gate.errors import GateError
@@ -243,8 +245,10 @@ def import_(
     services = read_rows(file, service)
     if if_version is not None and len(services) > 1:
         raise CycloptsError(msg=f"--if-version is of one service, and {file} has {len(services)}")
-    for name, rows in services.items():
-        answer = command(client or Client(), partial(_import, name, rows, reason, if_version))
+    for number, (name, rows) in enumerate(services.items()):
+        known = uuid.uuid4().hex
+        with interruptible(lambda: _interrupted(list(services), number, known)):  # noqa: B023 - it is called at once
+            answer = command(client or Client(), partial(_import, name, rows, reason, if_version, known))
         if answer.state is AnswerState.ABORTED:
             raise GateError(f"the import of limits of {name} was {answer.why}", hint="nothing of it was in force")
         others = f", and those of {answer.cleared} others are cleared" if answer.cleared else ""
@@ -253,7 +257,7 @@ def import_(
 
 
 def _import(
-    service: str, rows: dict[str, LiveLimit], reason: str, if_version: int | None, control: GateControl
+    service: str, rows: dict[str, LiveLimit], reason: str, if_version: int | None, known: str, control: GateControl
 ) -> Awaitable[Answer]:
     def told(answer: Answer) -> None:
         if answer.state is AnswerState.TAKEN:
@@ -261,7 +265,20 @@ def _import(
         elif answer.state is AnswerState.WORKING and sys.stderr.isatty():
             say(f"{answer.done} of {answer.of} tenants of {service}")
 
-    return control.import_limits(service, rows, reason=reason, if_version=if_version, on_answer=told)
+    return control.import_limits(service, rows, reason=reason, if_version=if_version, on_answer=told, command_id=known)
+
+
+def _interrupted(services: list[str], number: int, known: str) -> tuple[str, str]:
+    """Say what stands after Ctrl-C amid the import of one of these services, and how to go on."""
+    name, done, left = services[number], services[:number], services[number + 1 :]
+    stands = "holds as a whole or not at all: if all was sent, gates go on by themselves"
+    if done:
+        stands += f"; that of {', '.join(done)} holds"
+    if left:
+        stands += f"; that of {', '.join(left)} was not begun"
+    ends = f"`gate limit import --service {name} --abort {known}`"
+    hint = f"give the same command again, which comes to the same; or end it by {ends}, as long as it does not hold"
+    return f"interrupted; import {known} of limits of {name} {stands}", hint
 
 
 @limit.command
@@ -277,10 +294,12 @@ def export(service: Service, *, json: Flag = False, client: Client | None = None
     json
         Print one JSON object a line: service, tenant and what is set.
     """
-    found = command(client or Client(), lambda control: control.limits(service))
-    if found.importing:
-        raise GateError(f"an import of limits of {service} is being published", hint="try again in some seconds")
-    write_rows(service, found.tenants, sys.stdout, as_json=json)
+    with interruptible(lambda: (f"interrupted; the limits of {service} are not printed as a whole", "give it again")):
+        found = command(client or Client(), lambda control: control.limits(service))
+        if found.importing:
+            raise GateError(f"an import of limits of {service} is being published", hint="try again in some seconds")
+        write_rows(service, found.tenants, sys.stdout, as_json=json)
+        sys.stdout.flush()
 
 
 def _windows(given: list[str]) -> tuple[str | None, str | None]:

@@ -49,8 +49,8 @@ def move(
     wanted = (which or Which()).filter
     follow(
         client,
-        lambda control, told: GateControl.move(
-            control, service, wanted, to, reason=reason, dry_run=dry_run, on_answer=told
+        lambda control, told, known: GateControl.move(
+            control, service, wanted, to, reason=reason, dry_run=dry_run, on_answer=told, command_id=known,
         ),
-        "moved", dry_run=dry_run, as_json=json,
+        "move", service, "moved", dry_run=dry_run, as_json=json,
     )  # fmt: skip

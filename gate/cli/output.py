@@ -2,10 +2,28 @@
 
 import json as jsonlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 JSON: Final = "--json"
+
+
+class InterruptedCommandError(KeyboardInterrupt):
+    """Ctrl-C amid what goes on, or stands half-done: the error and its `hint` say so."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@contextmanager
+def interruptible(told: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Have `told` say, after Ctrl-C, what stands and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedCommandError(*told()) from None
 
 
 def is_json(tokens: Sequence[str]) -> bool:

@@ -56,8 +56,9 @@ def redrive(
     first = None if since is None else datetime.now(UTC) - timedelta(seconds=since)
     follow(
         client,
-        lambda control, told: GateControl.redrive(
-            control, service, wanted, topic, since=first, reason=reason, dry_run=dry_run, on_answer=told
+        lambda control, told, known: GateControl.redrive(
+            control, service, wanted, topic, since=first, reason=reason, dry_run=dry_run, on_answer=told,
+            command_id=known,
         ),
-        "put back", dry_run=dry_run, as_json=json,
+        "redrive", service, "put back", dry_run=dry_run, as_json=json,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from gate.cli.client import Client, Flag, OptionalService, log_to_stderr, say
-from gate.cli.output import tell
+from gate.cli.output import interruptible, tell
 from gate.errors import GateError
 from gate.kafka.aio.reader import Reader
 from gate.kafka.generation_layout import Layout
@@ -60,13 +60,29 @@ def reshard(
     if (move is None) != (group is None):
         raise GateError("--move and --group go together", hint="gate reshard --move payments --group bank-api")
     wanted = Wanted(shards, {} if move is None else {move: group or None})
-    asyncio.run(_reshard(client or Client(), wanted, dry_run=dry_run, abort=abort, json=json))
+    begun: list[Resharding] = []
+    with interruptible(lambda: _interrupted(begun)):
+        asyncio.run(_reshard(client or Client(), wanted, begun, dry_run=dry_run, abort=abort, json=json))
 
 
-async def _reshard(client: Client, wanted: Wanted, *, dry_run: bool, abort: bool, json: bool) -> None:
+def _interrupted(begun: list[Resharding]) -> tuple[str, str]:
+    """Say what stands after Ctrl-C, and how to go on."""
+    if not begun or not begun[0].is_closing:
+        stands = begun[0].stands if begun else "nothing was changed"
+        return f"interrupted; {stands}", "the same command again does it, or says that it is done"
+    return (
+        f"interrupted; {begun[0].stands}",
+        "the same command again goes on where it was; `gate reshard --abort` takes it back, and until then gates wait",
+    )
+
+
+async def _reshard(
+    client: Client, wanted: Wanted, begun: list[Resharding], *, dry_run: bool, abort: bool, json: bool
+) -> None:
     policy, options = client.policy, client.connection.access()
     async with client.connected(_NEEDS) as (cluster, connections):
         resharding = Resharding(cluster, Reader(connections), client.names, client.settings, policy, options)
+        begun.append(resharding)
         if abort:
             await _abort(resharding, json=json)
         else:

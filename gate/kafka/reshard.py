@@ -66,6 +66,8 @@ class Resharding:
         self._policy = policy
         self._options = options
         self._copied = self._of = 0  # records of the new generation
+        self.stands = "nothing was changed"  # as of now
+        self.is_closing = False  # and gates wait, until it is finished or taken back
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -160,7 +162,9 @@ class Resharding:
             layout = await self._laid_out(plan, await self._shards(before, closed=True))
             await self._copy(writer, layout)
             say(f"{sum(map(len, layout.records)):,} records of {len(layout.services):,} services are copied")
+            self.stands = f"gates wait, or go on with generation {after.number} already"
             await self._flip(writer, layout)
+            self.is_closing, self.stands = False, f"generation {after.number} is in force, and gates start anew"
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
@@ -176,6 +180,7 @@ class Resharding:
         try:
             await writer.fence()
             now = await self.standing()
+            self.is_closing, self.stands = True, f"some shards of generation {moving.before.number} are still closed"
             if not isinstance(now, Moving):
                 raise ReshardRefusedError(
                     f"generation {now.number} is in force meanwhile; there is nothing to take back"
@@ -200,6 +205,7 @@ class Resharding:
 
     async def _close_all(self, before: Generation, after: Generation, closed: ClosedGeneration) -> None:
         await self.tell(after)  # that owners are fenced off is meant so
+        self.is_closing, self.stands = True, f"shards of generation {before.number} are closed, and gates wait"
         await self._describe(before, 0, closed)  # gates that start wait from here on
         place = Partition(self._topic(before), 0)
         async with self._reading(place):  # it may lag, and who is told looks at once
