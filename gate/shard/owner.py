@@ -98,8 +98,8 @@ class Shard:
     def hindered(self) -> Blocked | None:
         """Return why it does not decide, or not about all of its services; None: it does."""
         awaits = self._session.awaits if self._session is not None else None
-        if self.ready and awaits:
-            return Blocked(awaits, wholly=True)
+        if self.ready and (stands := awaits or self._progress.stands):
+            return Blocked(stands, wholly=True)
         if self.ready:
             unread = self._env.source.blocked(self._reader.buffer)
             if unread is not None and self._progress.has_decided_lately:  # what is parked goes on all the same
@@ -348,6 +348,7 @@ class Shard:
 
     async def _take_over(self, session: Session, writer: BatchWriter) -> ShardState:
         await self._not_paused()
+        self._progress.begins("is being taken over anew")
         self._doubted = False
         started = self._env.local()
         self._env.give_way()
@@ -394,6 +395,8 @@ class Shard:
             self._env.observer.known(name, policy.effective(name))
 
     async def _not_paused(self) -> None:
+        if self._paused:
+            self._progress.begins("waits for the group to assign it")
         while self._paused and not self.stopping:
             self._idle.set()
             self._woken.clear()
@@ -409,9 +412,11 @@ class Shard:
         if (why := writer.spent) is not None:
             raise SpentError(why)
         if self._doubted:
+            self._progress.begins("whether its last batch stands as a whole is asked")
             self._doubted = False
             if not await writer.is_settled():
                 raise ConnectionError("a broker has left half-done what it had answered; it is ended as it was decided")
+        self._progress.begins("a batch is under way")
         if self._changed or state.has_new_limits(self._now):
             await self._refresh(state)
         self._woken.clear()

@@ -23,6 +23,20 @@ class Progress:
         self._stuck_since: int | None = None  # the first failure
         self._resting_since: int | None = None
         self._decided_at: int | None = None
+        self._step: tuple[str, int] | None = None  # what is under way, and since when; None: it rests
+
+    @property
+    def stands(self) -> str | None:
+        """Return what has been under way for seconds, and for how long; None: it goes on, or rests."""
+        if self._step is None:
+            return None
+        what, since = self._step
+        lasts = self._local() - since
+        return f"{what}, for {lasts / 1e9:.1f} s" if lasts > LATELY else None
+
+    def begins(self, step: str) -> None:
+        """Take in what is begun; it ends with the next step, or when nothing is to do."""
+        self._step = step, self._local()
 
     @property
     def has_decided_lately(self) -> bool:
@@ -58,6 +72,7 @@ class Progress:
         Some seconds of that are as good as progress: a shard that fails takes over in vain before it fails again.
         """
         now = self._local()
+        self._step = None
         if self._resting_since is None:
             self._resting_since = now
         elif self.failures and now - self._resting_since > RESTED:

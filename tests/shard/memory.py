@@ -39,12 +39,17 @@ class Kafka:
     names: Names = field(default_factory=Names)
     sessions: list["Session"] = field(default_factory=list)
     scattered: set[str] = field(default_factory=set)  # topics to which small batches were asked for
+    hangs: dict[str, asyncio.Event] = field(default_factory=dict)  # calls that are answered when their event is set
 
     def call(self, name: str) -> None:
         self.calls.append(name)
         if self.fail.get(name, 0) > 0:
             self.fail[name] -= 1
             raise ConnectionError(f"{name} failed")
+
+    async def answered(self, name: str) -> None:
+        if name in self.hangs:
+            await self.hangs[name].wait()
 
     def write(self, partition: Partition, records: Sequence[Outgoing]) -> Sequence[int]:
         log = self.logs.setdefault(partition, [])
@@ -95,6 +100,7 @@ class Session:
 
     async def claim(self, partitions: Sequence[Partition]) -> RecoveredState:
         self._kafka.call("claim")
+        await self._kafka.answered("claim")
         marks = {p: self._kafka.marks[p] for p in partitions if p in self._kafka.marks}
         return RecoveredState(dict(self._kafka.state), marks)
 
@@ -130,6 +136,7 @@ class Session:
 
     async def commit(self) -> None:
         self._kafka.call("commit")
+        await self._kafka.answered("commit")
         self.unfinished = False
         for partition, records in self._written.items():
             self._kafka.write(partition, records)
@@ -138,6 +145,7 @@ class Session:
 
     async def is_settled(self) -> bool:
         self._kafka.calls.append("is settled")
+        await self._kafka.answered("is settled")
         return self._kafka.settled
 
     async def discard(self) -> None:

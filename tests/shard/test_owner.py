@@ -1,5 +1,6 @@
 """What becomes of a shard that waits: for its turn with a large batch, for the end of the last one with a small."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -161,6 +162,40 @@ async def test_a_shard_that_reads_nothing_new_and_decides_what_is_parked_is_not_
         assert kafka.ids(ADMITTED)
         around.advance(4.0)
         assert shard.hindered() == Blocked("nobody leads it", wholly=True)
+
+
+@pytest.mark.parametrize(
+    ("hangs", "begin", "told"),
+    [
+        ("commit", lambda shard, session: None, "a batch is under way"),
+        ("is settled", lambda shard, session: shard.doubt(), "whether its last batch stands as a whole is asked"),
+        ("claim", lambda shard, session: setattr(session, "spent", "sent again"), "is being taken over anew"),
+    ],
+)
+async def test_a_shard_that_was_ready_and_stands_for_seconds_is_told_to_stand(hangs, begin, told):
+    """Whoever is asked: what no session waits for, as it is begun anew, holds requests up as well."""
+    async with ready() as (shard, around, kafka, session):
+        around.advance(3600.0)
+        assert shard.hindered() is None, "it rests"
+        kafka.hangs[hangs] = asyncio.Event()
+        begin(shard, session)
+        around.source.put(REQUESTS, fetched(0))
+        await until(lambda: hangs in kafka.calls)
+        assert shard.hindered() is None, "it has just begun"
+        around.advance(4.0)
+        assert shard.hindered() == Blocked(f"{told}, for 4.0 s", wholly=True)
+        kafka.hangs[hangs].set()
+        await until(lambda: shard.hindered() is None)
+
+
+async def test_a_shard_that_is_paused_for_seconds_is_told_to_stand():
+    async with ready() as (shard, around, _, _):
+        shard.pause()
+        await asyncio.sleep(0)  # it takes notice
+        await until(lambda: around.advance(4.0) or shard.hindered())
+        assert shard.hindered().why.startswith("waits for the group to assign it, for ")
+        shard.start({"pay": 1})
+        await until(lambda: shard.hindered() is None)
 
 
 async def test_what_processes_share_does_not_keep_a_failure_from_being_over():
