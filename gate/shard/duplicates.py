@@ -13,6 +13,7 @@ from typing import Final
 
 from gate.admission.model import Decision, Reason, Run, Verdict
 from gate.admission.recent_ids import BYTES, NO_ID, Place, RecentIds, pack, unpack
+from gate.policy import Deduplicate
 from gate.protocol.headers import ID, TENANT, Malformed, last
 from gate.shard.forwarding import Refusal
 from gate.shard.records import Record
@@ -40,12 +41,29 @@ class Repeats:
         return sorted((*self.known, *self.within))
 
 
-def find(recent: RecentIds, now: int, pieces: Sequence[PartitionSlice], runs: Sequence[Run]) -> Repeats:
-    """Find what of a batch repeats what came before. Retries, and what is decided anew, are not asked."""
+class IdReader:
+    """The ids of a batch's fresh requests, as they are looked at for the first time."""
+
+    def __init__(self, rules: Deduplicate) -> None:
+        self.ids: list[bytes | None] = []
+        self._by = rules.by
+
+    def __call__(self, records: Sequence[Record]) -> None:
+        """Read the ids of the next ones."""
+        self.ids += _ids(self._by, records)
+
+
+def find(
+    recent: RecentIds, now: int, pieces: Sequence[PartitionSlice], runs: Sequence[Run], ids: Sequence[bytes | None]
+) -> Repeats:
+    """Find what of a batch repeats what came before. Retries, and what is decided anew, are not asked.
+
+    `ids` are those of its fresh requests.
+    """
     assert recent.rules is not None
     fresh = [piece for piece in pieces if piece.is_fresh]
     records = list(chain.from_iterable(piece.records for piece in fresh))
-    found = Repeats(recent.digests(_ids_of(recent.rules.by, records, runs)))
+    found = Repeats(recent.digests(_ids_of(ids, runs)))
     places: dict[int, Place] = {}
     for number, place in recent.find(now, found.digests).items():
         piece = fresh[bisect_right(fresh, number, key=lambda piece: piece.first) - 1]
@@ -67,20 +85,20 @@ def find(recent: RecentIds, now: int, pieces: Sequence[PartitionSlice], runs: Se
     return found
 
 
-def _ids_of(by: str, records: Sequence[Record], runs: Sequence[Run]) -> Iterator[tuple[str, Sequence[bytes | None]]]:
-    """Yield the ids of some records by tenant, in slices that a processor's cache has room for."""
+def _ids_of(ids: Sequence[bytes | None], runs: Sequence[Run]) -> Iterator[tuple[str, Sequence[bytes | None]]]:
+    """Yield some ids by tenant, in slices that a processor's cache has room for."""
     end = 0
     for run in runs:
-        first, stop = run.first, min(run.first + run.count, len(records))
+        first, stop = run.first, min(run.first + run.count, len(ids))
         if first >= stop:
             break
         if first > end:
             yield "", [None] * (first - end)  # they are refused already
         for at in range(first, stop, _SLICE):
-            yield run.tenant, _ids(by, records[at : min(at + _SLICE, stop)])
+            yield run.tenant, ids[at : min(at + _SLICE, stop)]
         end = stop
-    if end < len(records):
-        yield "", [None] * (len(records) - end)
+    if end < len(ids):
+        yield "", [None] * (len(ids) - end)
 
 
 def _ids(by: str, records: Sequence[Record]) -> list[bytes | None]:

@@ -540,13 +540,14 @@ class ShardState:
         if retried:
             count = sum(len(piece.records) for piece in pieces)
             pieces += number_through(retried, homes=homes, start=count)
-        reading = read_runs(pieces, judges)
+        recent, repeats = served.engine.recent, None
+        ids = None if recent.rules is None or not taken else duplicates.IdReader(recent.rules)
+        reading = read_runs(pieces, judges, ids)
         if not self.schedules:
             reading = without_start(reading, now, self._meta.format)
         refused, runs = reading.refused, reading.runs
-        recent, repeats = served.engine.recent, None
-        if recent.rules is not None and taken:
-            repeats = duplicates.find(recent, now, pieces, runs)
+        if ids is not None:
+            repeats = duplicates.find(recent, now, pieces, runs, ids.ids)
             runs = duplicates.without(runs, repeats)
             if repeats.cut is not None:
                 cut = repeats.cut

@@ -1,6 +1,6 @@
 """From decisions to records: key, value and headers untouched, dated by the decision, one stamp, the right place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import pytest
@@ -233,3 +233,16 @@ def test_stamps_are_the_same_whether_headers_were_looked_at_or_not():
     careful.route(TOPICS, "p", pieces, decisions, clean=False)
     assert sent(quick, "gate.admitted.pay", 1) == sent(careful, "gate.admitted.pay", 1)
     assert [record.headers for record in pieces[0].records] == [[("a", b"1")], []]  # the input is left alone
+
+
+@pytest.mark.parametrize("headers", [[], [("gate-lane", b"fast")]])
+@pytest.mark.parametrize("judged", [False, True])
+def test_each_fresh_request_is_shown_once_whatever_is_read_of_it(headers, judged):
+    count = 1_000
+    first = piece(0, 0, *[headers] * count)
+    retried = replace(piece(0, count, headers), homes=1)
+    shown = []
+    judges = {first.source: lambda _: None} if judged else {}
+    reading = read_runs([first, retried], judges, shown.extend)
+    assert shown == first.records
+    assert reading == read_runs([first, retried], judges)
