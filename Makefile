@@ -35,7 +35,8 @@ demo: $(READY)
 
 # What watches the clock runs alone; all else waits a good deal, so that three share two cores (CONTRIBUTING.md)
 ALONE := tests/chaos/test_chaos.py tests/hostile/test_hostile.py tests/kafka/test_ready.py tests/client/test_in_time.py \
-  tests/client/test_pacing.py tests/system/test_waiting.py tests/console/test_take_over_in_time.py
+  tests/client/test_pacing.py tests/system/test_waiting.py tests/console/test_take_over_in_time.py \
+  tests/chaos/test_rolling.py
 WORKERS ?= 3
 MARKS ?= not long
 

@@ -33,7 +33,6 @@ BROKER_FIXTURES = {"bootstrap", "own_broker", "own_cluster"}
 # that no process is left alone with one at the end. Clusters of three, which wait for each other's sake, lie apart.
 LONG_FIRST = (
     "sim/test_simulation.py",
-    "chaos/test_rolling.py",
     "chaos/test_torn.py",
     "system/test_access.py",
     "chaos/test_resharding.py",

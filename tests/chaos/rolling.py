@@ -26,7 +26,9 @@ from tests.system.gates import create
 
 CALM = "no fault"  # to compare with
 AT_MOST = 300.0  # seconds of offering
-ALLOWED = 0.45  # of the limits that `load.policy` sets for a rate: `left` and `right` have requests parked all the time
+# Of the limits that `load.policy` sets for a rate. `left` and `right`, which have the least to spare, get a fifth more
+# than is offered: all are parked after each fault for some times its length, and little is left to wait for at the end.
+ALLOWED = 0.6
 STEADY = ("calm", "busy", "quick", "lanes", "costly")  # have something to decide at any time
 AWAY = 1.0  # that a node is gone
 ASLEEP = 7.0  # that a node stands still: longer than its session of 4 s
