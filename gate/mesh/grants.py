@@ -136,7 +136,12 @@ class Grants:
             flow = min(flow, max(0, units) * CREDIT // ahead)
         for debt in debts[len(self.longs) :]:
             flow = min(flow, max(0, -debt) * CREDIT // self.terms.lease_ns)
-        amounts = fill(flow, [own, *[held.want for held in holders]])
+        wants = [held.want for held in holders]
+        if own + sum(wants) <= flow:
+            for held in holders:
+                held.pace = held.want
+            return
+        amounts = fill(flow, [own, *wants])
         for held, amount in zip(holders, amounts[1:], strict=True):
             held.pace = min(amount, held.want)
 
@@ -190,12 +195,13 @@ class Grants:
             held.starts.append((held.granted + free, now))
         step = -(-(units - free) // _CHUNKS) or 1
         for end in range(free + step, units + step, step):
-            count = min(end, units)
-            pairs = [(ledger, debt + count) for ledger, debt in zip(self.longs, debts, strict=True)]
-            times = [ledger.freed(lack) or now for ledger, lack in pairs if lack > 0]
+            count, time = min(end, units), now
+            for ledger, debt in zip(self.longs, debts, strict=True):
+                if debt + count > 0 and (freed := ledger.freed(debt + count) or now) > time:
+                    time = freed
             if not held.starts:
                 held.opened = held.granted + free
-            held.starts.append((held.granted + count, max(times, default=now)))
+            held.starts.append((held.granted + count, time))
 
 
 def long_windows(spec: Spec, terms: Terms) -> list[Window]:
