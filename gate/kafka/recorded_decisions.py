@@ -1,10 +1,11 @@
 """Decisions as a gate recorded them: its outputs say when it took up each request, and what became of it.
 
-From these its batches can be played again, with what it did beside what an engine does. The order of partitions within
-a batch is written nowhere; it is told by who was admitted, and by the times that the others were promised.
+From these its batches can be played again, with what it did beside what an engine does. Within a batch those partitions
+went first of which fewer requests came (`gate.shard.state`).
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -88,13 +89,14 @@ async def recorded_decisions(
     later: list[tuple[Stamp, Record]] = []
     moments: set[int] = set()
     policies: dict[str, int] = {}
+    came: Counter[tuple[int, str, int]] = Counter()
     done = 0
     for place in places:
         position = starts[place]
         while 0 <= position < ends[place] and done < most:
             fetched = await fetch(source, place, position)
             for record in fetched.records:
-                _take(record, found, later, moments, policies)
+                _take(record, found, later, moments, policies, came)
             done += fetched.next_offset - position
             position = fetched.next_offset
             on_progress(done, total)
@@ -102,7 +104,7 @@ async def recorded_decisions(
     recording = Recording(since_ms, cut=cut, moments=sorted(moments), policies=policies)
     for stamp, _ in sorted(later, key=lambda told: told[0].attempt):
         _end(stamp, found, recording)
-    recording.decisions = _in_order(list(found.values()))
+    recording.decisions = _in_order(found.values(), came, names.requests(service))
     return recording
 
 
@@ -112,6 +114,7 @@ def _take(
     later: list[tuple[Stamp, Record]],
     moments: set[int],
     policies: dict[str, int],
+    came: Counter[tuple[int, str, int]],
 ) -> None:
     value = last(record.headers, STAMP)
     try:
@@ -119,6 +122,8 @@ def _take(
     except ValueError:
         return  # somebody else wrote it
     place, options = place_of(stamp.id.encode()), read_options(record.headers)
+    if place is not None and stamp.attempt == 1:
+        came[stamp.at_ms, place.topic, place.partition] += 1
     if place is None or isinstance(options, Malformed) or stamp.reason in _NO_LIMIT:
         later += [(stamp, record)] if place is not None and stamp.attempt > 1 else []
         return
@@ -148,18 +153,17 @@ def _end(stamp: Stamp, found: dict[str, RecordedDecision], recording: Recording)
         decision.ended_ms, decision.ended, decision.ended_by = stamp.at_ms, stamp.verdict, stamp.reason
 
 
-def _in_order(decisions: list[RecordedDecision]) -> list[RecordedDecision]:
-    """Return them by time; within a batch partition by partition, those first of which most went at once."""
-    promised: dict[tuple[int, str, int], int] = {}
-    for one in decisions:
-        key = one.request.at_ms, *one.place[:2]
-        if one.verdict == Verdict.DELAYED and one.not_before_ms is not None:
-            promised[key] = min(promised.get(key, one.not_before_ms), one.not_before_ms)
+def _in_order(
+    decisions: Iterable[RecordedDecision], came: Mapping[tuple[int, str, int], int], requests: str
+) -> list[RecordedDecision]:
+    """Return them as the gate took them: batch by batch, requests before retries, and those first of which fewer came.
+
+    `came` is how many of a partition came in a batch, by time, topic and partition; `requests` is their topic.
+    """
 
     def order(one: RecordedDecision) -> tuple[int, bool, int, str, int, int]:
         at, (topic, partition, offset) = one.request.at_ms, one.place
-        first = promised.get((at, topic, partition))
-        return at, first is not None, first or 0, topic, partition, offset
+        return at, topic != requests, came[at, topic, partition], topic, partition, offset
 
     return sorted(decisions, key=order)
 

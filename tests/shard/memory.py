@@ -298,11 +298,13 @@ def fetched(*offsets: int, size: int = 100) -> Fetched:
 
 
 @asynccontextmanager
-async def running(kafka: Kafka, policy: str = ADMITS, **options: Any) -> AsyncIterator[tuple[Shard, "Surroundings"]]:
-    """Run a shard that serves `pay`."""
+async def running(
+    kafka: Kafka, policy: str = ADMITS, *, requests: Mapping[str, int] | None = None, **options: Any
+) -> AsyncIterator[tuple[Shard, "Surroundings"]]:
+    """Run a shard that serves `pay`, of one partition unless `requests` says more."""
     around = Surroundings(kafka, **options)
     shard = Shard(1, parse_policy(policy), around)
-    shard.start({"pay": 1})
+    shard.start(requests or {"pay": 1})
     try:
         yield shard, around
     finally:
