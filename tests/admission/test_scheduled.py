@@ -320,6 +320,14 @@ def test_a_million_take_some_bytes_each():
     assert size / 50_000 < 40
 
 
+def test_a_segment_that_was_put_back_to_a_time_it_had_is_named_once():
+    scheduled = Scheduled("pay")
+    for offset, start in enumerate((1, 0)):
+        scheduled.add(("default", ""), 0, offset, 1, 1, NO_DEADLINE, start)
+    assert [due.offset for due in scheduled.take(0, 9)] == [1]
+    assert list(scheduled.upcoming(0, 9, 9)) == [(0, 0)]
+
+
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=300), st.randoms(use_true_random=False))
 def test_those_that_are_due_soon_are_known_before(entries, choice):
     """Whatever has left, each is named once where its time lies between the two."""

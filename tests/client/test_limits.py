@@ -13,7 +13,7 @@ from gate.protocol.answers import decode_audit
 from gate.protocol.headers import parse_stamp
 from gate.protocol.policies import LiveLimit
 from tests.client.test_commands import parked, rejected, tenant
-from tests.system.gates import read_count
+from tests.system.gates import read_count, until
 
 
 async def audit(gated, service):
@@ -96,8 +96,12 @@ async def test_services_of_a_group_go_together_by_what_is_set_for_it(gated, caps
         place = ["--bootstrap", gated.bootstrap, "--prefix", gated.names.prefix]
         assert await asyncio.to_thread(main, ["limit", "show", "--group", "bank", *place]) == 0
         assert re.search(r"^\(the group\) +requests_per_second: 0 .*closed", capsys.readouterr().out, re.MULTILINE)
-        assert await asyncio.to_thread(main, ["usage", first, *place]) == 0
-        assert "limit of group bank set by ann@ops" in capsys.readouterr().out
+
+        def is_shown() -> bool:
+            assert main(["usage", first, *place]) == 0
+            return "limit of group bank set by ann@ops" in capsys.readouterr().out
+
+        await asyncio.to_thread(until, is_shown)  # its owner tells it with its usage
         await gated.log.write(gated.names.requests(second), b"late")
         await read_count(gated.bootstrap, [gated.names.rejected(second)], 1)
         assert await rejected(gated, second) == {b"late": "blocked"}

@@ -225,13 +225,15 @@ class Scheduled:
         if not heap:
             return
         ahead = [(heap[0], 0)]  # a heap of the places in the other one of which nothing before was passed over
+        seen: set[int] = set()  # a segment may stand in the heap twice under one time
         while ahead and ahead[0][0][0] <= until:
             (first, number), place = heapq.heappop(ahead)
             for below in range(2 * place + 1, min(2 * place + 3, len(heap))):
                 heapq.heappush(ahead, (heap[below], below))
             segment = self._segments.get(number)
-            if segment is None or segment.due != first:
+            if segment is None or segment.due != first or number in seen:
                 continue
+            seen.add(number)
             for index, start in segment.until(until):
                 if start <= after:
                     continue

@@ -48,8 +48,8 @@ NEEDED: Final[Parts] = {
     "aiokafka.protocol.api:RequestStruct": ("encode()",),
     "aiokafka.protocol.api": ("Response",),
     "aiokafka.protocol.types": (
-        "Array", "Boolean", "CompactArray", "CompactString", "Int16", "Int32", "Int64", "Int8", "Schema", "String",
-        "TaggedFields",
+        "Array", "Boolean", "CompactArray", "CompactBytes", "CompactString", "Int16", "Int32", "Int64", "Int8",
+        "Schema", "String", "TaggedFields",
     ),
     "aiokafka.protocol.admin": (
         "CreateTopicsRequest(create_topic_requests, timeout, validate_only)", "CreateTopicsRequest_v3",
