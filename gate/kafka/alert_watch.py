@@ -14,6 +14,7 @@ import structlog
 from aiokafka import errors
 
 from gate.kafka.aio.reader import EARLIEST
+from gate.kafka.repeated_look import look_for_ever
 from gate.observe.alerts import AlertRecord
 from gate.observe.open_alerts import OpenAlert, OpenAlerts, Place
 from gate.protocol.alert_types import POLICY_REFUSED, WAITING
@@ -103,13 +104,10 @@ class AlertWatch:
 
     async def run(self) -> None:
         """Look for ever."""
-        while True:
-            try:
-                async with asyncio.timeout(DEADLINE):
-                    await self.look(asyncio.get_running_loop().time())
-            except Exception as error:  # noqa: BLE001 - whatever it is: it is looked again
-                log.debug("which alerts are open is not known now", why=repr(error))
-            await asyncio.sleep(EVERY)
+        loop = asyncio.get_running_loop()
+        await look_for_ever(
+            lambda: self.look(loop.time()), EVERY, DEADLINE, log, "which alerts are open is not known now"
+        )
 
     async def look(self, now: float) -> None:
         """Look once; `now` in monotonic seconds."""

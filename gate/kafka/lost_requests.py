@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from gate.kafka.aio.reader import EARLIEST
+from gate.kafka.repeated_look import look_for_ever
 from gate.kafka.undecided_requests import Ends
 from gate.shard.owner_views import Parking
 from gate.shard.records import Partition
@@ -38,13 +39,10 @@ class Losses:
 
     async def run(self) -> None:
         """Look for ever."""
-        while True:
-            try:
-                async with asyncio.timeout(DEADLINE):
-                    await self.look(asyncio.get_running_loop().time())
-            except Exception as error:  # noqa: BLE001 - whatever it is: it is looked again
-                log.debug("where the delayed topics begin is not known now", why=repr(error))
-            await asyncio.sleep(EVERY)
+        loop = asyncio.get_running_loop()
+        await look_for_ever(
+            lambda: self.look(loop.time()), EVERY, DEADLINE, log, "where the delayed topics begin is not known now"
+        )
 
     async def look(self, now: float) -> None:
         """Look at the partitions whose turn it is; `now` in monotonic seconds."""

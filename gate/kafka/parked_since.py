@@ -4,12 +4,12 @@ Owners know the place of what is parked, not when it came there. The date is rea
 some partitions at a time, so that it may be some seconds old while a backlog drains.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import structlog
 
+from gate.kafka.repeated_look import look_for_ever
 from gate.kafka.undecided_requests import Ends
 from gate.protocol.topics import Names
 from gate.shard.records import Partition
@@ -48,13 +48,11 @@ class ParkedSince:
 
     async def run(self, publish: Callable[[Mapping[int, Sequence[str]]], None]) -> None:
         """Look for ever. `publish` gets what `look` returns."""
-        while True:
-            try:
-                async with asyncio.timeout(DEADLINE):
-                    publish(await self.look())
-            except Exception as error:  # noqa: BLE001 - whatever it is: it is looked again
-                log.debug("since when parked requests wait is not known now", why=repr(error))
-            await asyncio.sleep(EVERY)
+
+        async def look() -> None:
+            publish(await self.look())
+
+        await look_for_ever(look, EVERY, DEADLINE, log, "since when parked requests wait is not known now")
 
     async def look(self) -> dict[int, list[str]]:
         """Look once. Returns by shard the services of which nothing was known before."""

@@ -11,7 +11,7 @@ from gate.kafka.cluster import Cluster
 from gate.kafka.findings import Health
 from gate.kafka.local import config
 from gate.protocol.topics import Names
-from tests.system.gates import create
+from tests.system.gates import create, guarded_by_password
 from tests.system.test_pages import ACL_TYPES, allow, told_acls
 
 NAMES = Names()
@@ -26,19 +26,8 @@ def guarded(own_broker):
     """A broker where user `all` may what the page tells of gates, and user `n` all of that but the n-th."""
     port = config.free_port()
     users = ["all", "nobody", *(str(n) for n in range(len(TOLD)))]
-    logins = " ".join(f'user_{user}="secret"' for user in users)
     broker = own_broker(
-        properties={
-            "listeners": f"GUARDED://{config.HOST}:{port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
-            "inter.broker.listener.name": "PLAINTEXT",
-            "sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.guarded.plain.sasl.jaas.config": (
-                f"org.apache.kafka.common.security.plain.PlainLoginModule required {logins};"
-            ),
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS",
-        },
+        properties=guarded_by_password(port, users),
     )
     mine = []
     for n, left in enumerate(TOLD):

@@ -20,6 +20,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.structs import ConsumerRecord
 
+from gate.kafka.local import config
 from gate.protocol.headers import Stamp, parse_stamp
 
 DEADLINE = 40.0
@@ -117,6 +118,22 @@ def until(condition: Callable[[], object], deadline: float = DEADLINE, explain: 
         waited = time.monotonic() - begun
         assert waited < deadline, f"not within {deadline:g} s\n{explain()}"
         time.sleep(max(0.02, min(0.1, waited / 10)))  # who asks too often keeps what is asked from getting there
+
+
+def guarded_by_password(port: int, users: Iterable[str]) -> dict[str, str]:
+    """Return a broker's properties with a second listener, at which these users have the password `secret` and ACLs."""
+    logins = " ".join(f'user_{user}="secret"' for user in users)
+    return {
+        "listeners": f"GUARDED://{config.HOST}:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.guarded.plain.sasl.jaas.config": (
+            f"org.apache.kafka.common.security.plain.PlainLoginModule required {logins};"
+        ),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+    }
 
 
 async def create(bootstrap: str, *topics: str, partitions: int = 2, copies: int = 1, **config: str) -> None:

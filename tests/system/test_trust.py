@@ -16,7 +16,7 @@ from gate.kafka.local import config
 from gate.protocol.topics import Names
 from tests.client.log import Log
 from tests.kafka.raw import Rec, batch
-from tests.system.gates import create, gate, header, read, read_count, send, stamp, until
+from tests.system.gates import create, gate, guarded_by_password, header, read, read_count, send, stamp, until
 
 POLICY = """
 services:
@@ -240,20 +240,9 @@ async def test_each_may_do_what_operators_are_told_to_allow_and_nothing_to_other
 
     users = "gate", "shop", "payments-worker", "operator"
     port = config.free_port()
-    logins = " ".join(f'user_{user}="secret"' for user in users)
     broker = await asyncio.to_thread(
         own_broker,
-        properties={
-            "listeners": f"GUARDED://{config.HOST}:{port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
-            "inter.broker.listener.name": "PLAINTEXT",
-            "sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.guarded.plain.sasl.jaas.config": (
-                f"org.apache.kafka.common.security.plain.PlainLoginModule required {logins};"
-            ),
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS",
-        },
+        properties=guarded_by_password(port, users),
     )
     guarded = f"{config.HOST}:{port}"
     await create(broker.bootstrap, "gate.requests.payments", partitions=1)
