@@ -130,6 +130,7 @@ class Tenants:
     def _drop(self, tenant: Tenant) -> None:
         name = tenant.name
         del self._known[name]
+        tenant.queues.clear()  # each refers to it: they would wait for the garbage collector
         if is_shared(name):
             slot, _ = parts_of(name)
             del self._shared[slot][name]
