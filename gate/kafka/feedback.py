@@ -186,7 +186,7 @@ class Feedback:
         for watched in services:
             try:
                 async with asyncio.timeout(CALL_DEADLINE):
-                    lag = Lag(await self._lag(watched), watched.admitted)
+                    lag = Lag(await self._lag(watched), watched.admitted, watched.counted_by)
             except (KafkaError, GateError, OSError, TimeoutError) as error:
                 log.warning("lag of the workers not known now", service=watched.service, why=repr(error))
                 await asyncio.sleep(BACKOFF)

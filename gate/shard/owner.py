@@ -243,6 +243,7 @@ class Shard:
                 name, policy.worker_group,
                 tuple(Partition(served.topics.admitted, p.number) for p in self._reader.partitions(name)),
                 served.admitted,
+                state.count,
             )
             for name, served in state.services.items()
             if name in self._reader.services

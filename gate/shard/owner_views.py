@@ -40,6 +40,7 @@ class Watched(NamedTuple):
     worker_group: str
     partitions: tuple[Partition, ...]  # of the admitted topic
     admitted: int
+    counted_by: object = None  # who counts these: each take-over begins anew
 
 
 class Lag(NamedTuple):
@@ -47,6 +48,7 @@ class Lag(NamedTuple):
 
     requests: int
     admitted: int
+    counted_by: object = None  # see `Watched`: says nothing to who counts from another beginning
 
 
 class Received(NamedTuple):

@@ -153,6 +153,7 @@ class ShardState:
         )  # services and groups of which other limits are in force than their engines have
         self.large: set[str] = set()  # services whose parked requests are so large that few are released at a time
         self.measured: set[str] = set()  # services whose workers' lag is known
+        self.count = object()  # of what is admitted: it tells what was measured beside it from what was for another one
         self._new: set[str] = set()  # services of which nothing is stored: commands may have come before them
         self._floors: Mapping[str, int] = {}  # commands before were carried out, by services that came with a reshard
         self.unwritten = False  # the description of the changelog has changed: to be written although nothing else has
@@ -405,7 +406,7 @@ class ShardState:
         self._new.clear()
         for service, lag in feedback.lags.items():
             served = self.services.get(service)
-            if served is not None:
+            if served is not None and lag.counted_by is self.count:  # else it was measured for an earlier owner
                 self.measured.add(service)
                 # what was admitted during the measurement may or may not be in it: count it
                 served.engine.set_in_flight(now, lag.requests + served.admitted - lag.admitted)

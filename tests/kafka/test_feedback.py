@@ -6,7 +6,8 @@ from gate.kafka.feedback import Feedback
 from gate.protocol import control
 from gate.protocol.control import Cancel, PauseUntil, Resume, Selection, SetLimit
 from gate.protocol.policies import LiveLimit
-from gate.shard.records import Fetched
+from gate.shard.owner_views import Lag, Watched
+from gate.shard.records import Fetched, Partition
 from tests.sim.log import Stored
 
 
@@ -53,3 +54,17 @@ async def test_one_id_for_a_cancel_and_a_limit_are_two_commands():
     limit = SetLimit("pay", LiveLimit(requests_per_second="5"))
     cancel = Cancel("pay", Selection(all=True))
     assert await heard(("mine", cancel), ("mine", limit), ("mine", cancel)) == [(1, "pay"), (2, "pay")]
+
+
+async def test_a_lag_says_by_whose_count_it_was_measured():
+    """The shard may be taken over while it is measured."""
+
+    class Committed:
+        async def offsets(self, _group, partitions):
+            return dict.fromkeys(partitions, 0)
+
+    count = object()
+    feedback = Feedback(Topic(*[("mine", Resume(service="pay"))] * 3), Committed(), "gate.control", tuple, lambda: None)
+    watched = Watched("pay", "workers", (Partition("gate.admitted.pay", 0),), 7, count)
+    assert await feedback.measure([watched])
+    assert feedback.lags == {"pay": Lag(3, 7, count)}

@@ -8,7 +8,7 @@ from gate.protocol.control import PauseUntil, WriteFormat
 from gate.protocol.topics import Names
 from gate.shard.buffer import FetchBuffer, MemoryPool
 from gate.shard.changelog_records import FORMAT, Meta, read_meta
-from gate.shard.owner_views import Received
+from gate.shard.owner_views import Lag, Received
 from gate.shard.records import Fetched, Partition
 from gate.shard.state import HOLD_ROOM, PULLS, ShardState
 from gate.units import MS
@@ -176,3 +176,25 @@ def test_a_service_that_was_known_takes_no_command_twice():
     list(successor.restore(stored, NOW))
     successor.apply(commands, NOW)
     assert successor.serve("slow", NOW).engine.usage(NOW).paused_until is None
+
+
+def test_what_workers_lagged_for_an_earlier_owner_says_nothing_of_what_this_one_has_admitted():
+    """Each take-over counts anew: an earlier count, taken off, would let more go than may be in flight."""
+    policy = parse_policy("services: {slow: {max_in_flight: 4, worker_group: w, overflow: reject}}")
+    state = ShardState(Names(), policy, Meta(FORMAT, 16), {}, NOW)
+    served, told, earlier = state.serve("slow", NOW), Commands(), ShardState(Names(), policy, Meta(FORMAT, 16), {}, NOW)
+    buffer = FetchBuffer(1 << 20, MemoryPool(1 << 20, 1), lambda: None)
+
+    def admitted(offset):
+        buffer.put(FIRST, Fetched([Stored(offset + i, 1, b"k", b"v", ()) for i in range(9)], offset + 9, 90))
+        decisions = look(state, served, buffer, NOW).step.decisions
+        return sum(decision.count for decision in decisions if decision.verdict is Verdict.ADMITTED)
+
+    told.lags["slow"] = Lag(0, 1_000, earlier.count)
+    state.apply(told, NOW)
+    assert not state.measured
+    assert admitted(0) == 0, "until it is measured, workers have all that they may have"
+    told.lags["slow"] = Lag(3, 0, state.count)
+    state.apply(told, NOW)
+    assert state.measured == {"slow"}
+    assert admitted(9) == 1
