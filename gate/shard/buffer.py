@@ -23,6 +23,8 @@ HEADER_WEIGHT: Final = 100  # bytes of memory that a header takes, which may be 
 ANY_SIZE: Final = 1 << 62
 SMALL_PACK: Final = 4 << 10  # bytes that can't become much
 MOST_WEIGHT: Final = 2 << 20  # that is taken at a time
+OWN_PART: Final = 4  # of the room is any topic's own while what waits for long takes the rest
+MOST_IDLE: Final = 2  # times the pool, for all that waits
 
 
 class _FetchRemainder:
@@ -185,6 +187,19 @@ class FetchBuffer:
         )
 
     def wants(self, partition: Partition) -> bool:
-        """Tell whether `partition` may be read on."""
-        has_room = self.size < self.pool.least or self.pool.size < self.pool.limit
-        return not self.closed and self.size < self.limit and has_room and self.may_go(partition)
+        """Tell whether `partition` may be read on.
+
+        What may not go now, perhaps for hours, takes the room of its own topic and not that of others.
+        """
+        if self.closed or not self.may_go(partition):
+            return False
+        if self._has_room(self.size):
+            return True
+        going = self.size - sum(self.bytes_of(other) for other in self.waiting if not self.may_go(other))
+        if going == self.size or self.pool.size >= MOST_IDLE * self.pool.limit or not self._has_room(going):
+            return False
+        own = sum(self.bytes_of(other) for other in self.waiting if other.topic == partition.topic)
+        return own < self.limit // OWN_PART
+
+    def _has_room(self, size: int) -> bool:
+        return size < self.limit and (size < self.pool.least or self.pool.size < self.pool.limit)

@@ -21,7 +21,7 @@ from gate.shard.ports import UnavailableError
 from gate.shard.records import Partition, Record
 
 BUFFER_BYTES: Final = 256 << 10
-READY_BYTES: Final = 512 << 10  # of admitted requests that wait for the next batch
+READY_BYTES: Final = 512 << 10  # of admitted requests that wait for the next batch; beyond, each service has one part
 AT_ONCE: Final = 128
 ENTRY_BYTES: Final = 1_000  # about what one takes beside its value
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds, while something can't be read or made
@@ -142,12 +142,19 @@ class FeedbackListener:
             await self._give(FeedbackBatch(service, partition, [], end))
 
     async def _give(self, part: FeedbackBatch) -> None:
-        while self._size > READY_BYTES:
+        while self._size > READY_BYTES and self._has_ready(part.service):
+            self.buffer.held.add(part.partition)  # for as long as a topic is broken, and in nobody else's way
             self._room.clear()
             await self._room.wait()
+        if part.partition in self.buffer.held:
+            self.buffer.held.discard(part.partition)
+            self._env.hearing.poke()
         self._ready.setdefault(part.partition, []).append(part)
         self._size += _size(part)
         self._wake()
+
+    def _has_ready(self, service: str) -> bool:
+        return any(parts[0].service == service for parts in self._ready.values())
 
     async def _patiently(self, service: str, partition: Partition, record: Record) -> FeedbackEntry:
         """Make something of a record, however long that takes: nobody else is kept waiting."""

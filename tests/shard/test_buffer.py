@@ -1,5 +1,9 @@
 """What was fetched is taken in order, once, and what can't go yet is put back in front."""
 
+from dataclasses import replace
+
+import pytest
+
 from gate.shard.buffer import FetchBuffer, MemoryPool
 from gate.shard.records import Fetched, Partition
 
@@ -161,3 +165,34 @@ def test_a_partition_that_is_stopped_is_neither_taken_nor_read_on():
     box.stopped.clear()
     assert box.has_work()
     assert box.wants(P)
+
+
+@pytest.mark.parametrize("why", ["held", "stopped"])
+@pytest.mark.parametrize("pool", [MemoryPool(1 << 20, 1 << 10), MemoryPool(70, 40)], ids=["roomy", "full"])
+def test_what_may_not_go_for_long_takes_no_room_of_others(why, pool):
+    """A service that holds, or whose output takes nothing, would stop all others of its shard."""
+    box = FetchBuffer(80, replace(pool), lambda: None)
+    waits, other = [Partition("waits", number) for number in range(9)], Partition("other", 0)
+    for partition in waits[:8]:
+        box.put(partition, fetched(0, 1))
+    assert not box.wants(other)
+    getattr(box, why).update(waits[:8])
+    assert box.wants(other)
+    assert not box.wants(waits[8]), "it has its part: what of it may go is not to grow without a bound"
+    box.put(other, fetched(0, 2, size=20))
+    assert not box.wants(other)
+    box.take(other, 9)
+    assert box.wants(other)
+    getattr(box, why).clear()
+    assert not box.wants(other)
+
+
+def test_however_many_wait_for_long_memory_is_bounded():
+    pool = MemoryPool(limit=100, least=40)
+    box = FetchBuffer(80, pool, lambda: None)
+    for number in range(99):
+        partition = Partition(f"topic-{number}", 0)
+        if box.wants(partition):
+            box.put(partition, fetched(0, 1))
+            box.held.add(partition)
+    assert pool.size == 200

@@ -11,7 +11,7 @@ from gate.protocol.feedback import Failed, encode
 from gate.protocol.topics import Names
 from gate.shard import feedback_listener
 from gate.shard.buffer import MemoryPool
-from gate.shard.feedback_listener import FeedbackListener
+from gate.shard.feedback_listener import BUFFER_BYTES, FeedbackListener
 from gate.shard.ports import UnavailableError
 from gate.shard.records import Fetched, Partition
 from tests.sim.log import Stored
@@ -60,7 +60,7 @@ class Heard:
 
     def put(self, partition, first, count):
         told = encode(Failed(group="g", attempt=1, error="no"))
-        place = f"gate.admitted.pay-{partition.number}"
+        place = f"{partition.topic.replace('feedback', 'admitted')}-{partition.number}"
         records = [Stored(at, 1, f"{place}@{at}".encode(), told, ()) for at in range(first, first + count)]
         self.listener.buffer.put(partition, Fetched(records, first + count, 10))
 
@@ -122,3 +122,27 @@ async def test_a_fault_is_told_by_its_name_and_not_tried_again_and_what_it_conce
     (told,) = [entry for entry in logs if entry["log_level"] == "error"]
     assert (told["topic"], told["partition"], told["why"]) == (HERE.topic, HERE.number, why)
     assert "test_feedback_listener.py" in told["where"]
+
+
+async def test_feedback_of_a_service_that_is_not_acted_upon_now_holds_up_no_other():
+    """As long as a topic is broken that its retries or rejections go to."""
+    heard, broken = Heard({}), Partition("gate.feedback.broken", 0)
+    heard.listener.follow(broken, 0)
+    muted = frozenset({"broken"})
+    for first in range(0, 2_000, 200):
+        heard.put(broken, first, 200)
+    await heard.until(lambda: not heard.listener.buffer.may_go(broken))
+    heard.listener.buffer.put(broken, Fetched([], 2_000, BUFFER_BYTES))
+    assert heard.listener.buffer.wants(HERE)
+    heard.put(HERE, 0, 3)
+    await heard.until(lambda: heard.listener.has_work(muted))
+    assert [len(part.entries) for part in heard.listener.take(muted, {})] == [3]
+
+    offsets, looks = [], 0
+    while len(offsets) < 2_000:
+        await heard.until(lambda: heard.listener.has_work(frozenset()))
+        parts, looks = heard.listener.take(frozenset(), {}), looks + 1
+        offsets += [entry.offset for part in parts for entry in part.entries]
+    assert offsets == list(range(2_000)), "all of it is heard in the end, in order"
+    assert looks > 1
+    await heard.until(lambda: heard.listener.buffer.may_go(broken))
