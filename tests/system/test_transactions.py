@@ -11,8 +11,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from gate.kafka.aio.client import Client
+from gate.kafka.aio.reader import Reader
+from gate.kafka.aio.transaction_requests import AbortMarker
 from gate.kafka.connect import running as running_client
-from gate.kafka.open_transactions import shown
+from gate.kafka.delayed_reader import ParkedReader
+from gate.kafka.open_transactions import Transactions, shown
 from gate.kafka.undecided_requests import open_transaction, options
 from gate.shard.records import Partition
 from tests.hostile.encoding import TRANSACTIONAL, RawBatch, RawRecord
@@ -137,3 +141,34 @@ async def test_an_orphan_is_ended_by_a_marker_once_it_is_older_than_any_transact
     assert "a marker is written" in ended.stdout
     assert await readable(bootstrap, "gate.requests.old") == 2
     assert [one["topic"] for one in await asyncio.to_thread(listed, bootstrap, "gate")] == ["gate.requests.young"]
+
+
+async def test_what_the_state_says_is_parked_is_there_though_an_operator_has_marked_it_as_aborted(bootstrap, prefix):
+    """`kafka-transactions abort` amid a gate's batch: the rest of the batch is committed all the same."""
+    topic, parked = f"{prefix}.delayed.pay", Partition(f"{prefix}.delayed.pay", 0)
+    await create(bootstrap, topic)
+    client = Client(bootstrap_servers=bootstrap)
+    await client.bootstrap()
+    reader = Reader(client)
+    like_a_gate = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"{prefix}-0")
+    try:
+        async with running_client(like_a_gate):
+            async with like_a_gate.transaction():
+                written = [await like_a_gate.send_and_wait(topic, b"%d" % n, partition=0) for n in range(3)]
+                [one] = await Transactions(client).open_in([parked])
+                marker = AbortMarker(*parked, (one.producer_id, one.producer_epoch), one.coordinator_epoch)
+                answer = await reader.ask_leader(parked, marker)
+                assert "[(0, 0, {})]" in str(answer.markers)
+            async with like_a_gate.transaction():
+                behind = await like_a_gate.send_and_wait(topic, b"3", partition=0)
+        async with asyncio.timeout(40):
+            while not await readable(bootstrap, topic) > behind.offset:
+                await asyncio.sleep(0.02)
+        seen = await reader.fetch_one(parked, 0, wait_ms=0, partition_bytes=1 << 16)
+        assert [record.value for record in seen.records] == [b"3"], "the marker counts for who does not know better"
+        offsets = [one.offset for one in (*written, behind)]
+        found = await ParkedReader(reader).read(parked, offsets)
+        assert [record.offset for record in found] == offsets
+        assert [record.value for record in found] == [b"0", b"1", b"2", b"3"]
+    finally:
+        await client.close()

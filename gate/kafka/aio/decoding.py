@@ -27,10 +27,11 @@ def decode(raw: bytes, aborted: Sequence[tuple[int, int]], start: int, *, whole:
     """Return the committed records of a fetch response from offset `start` on. Raises CorruptBatchError.
 
     `aborted` lists (producer id, first offset) of aborted transactions, as the broker gives them; see `endings`. What
-    begins behind others and has no end here is left for the next response, unless the `whole` is wanted.
+    begins behind others and has no end here is left for the next response. The `whole` is for who knows from elsewhere
+    what is committed: markers count for nothing then, as whoever may alter the cluster can write one.
     """
-    marked, undecided = endings(raw)
-    end = None if whole or undecided is None or undecided <= start else undecided
+    marked, undecided = ([], None) if whole else endings(raw)
+    end = None if undecided is None or undecided <= start else undecided
     pending = sorted((*(aborted or ()), *marked), key=lambda entry: entry[1])
     dead: set[int] = set()
     kept: deque[memoryview] = deque()

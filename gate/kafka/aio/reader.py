@@ -128,7 +128,8 @@ class Reader:
         one, and is not to wait where a leader has only changed its epoch.
 
         `committed=False` is for who knows from elsewhere which offsets are committed: the last stable offset may lag
-        behind an answered commit by the time that the broker takes to write its markers.
+        behind an answered commit by the time that the broker takes to write its markers, and an operator may have
+        written a marker of his own amid it.
         """
         request = _fetch_request(wanted, wait_ms, partition_bytes, total_bytes, committed=committed, epochs=epochs)
         result: dict[Partition, Fetched | errors.KafkaError] = {}
