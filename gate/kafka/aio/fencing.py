@@ -2,13 +2,20 @@
 
 from typing import Final
 
-from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, KafkaError, ProducerFenced
+from aiokafka.errors import InvalidProducerEpoch, InvalidProducerIdMapping, InvalidTxnState, KafkaError, ProducerFenced
 
 TRANSACTION_TIMEOUT_MS: Final = 30_000
 
 
 class FencedOffError(KafkaError):  # type: ignore[misc]
     """Who writes by a transactional id may do so no more: somebody has begun to since, or its transaction was ended."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NotOpenError(KafkaError):  # type: ignore[misc]
+    """A broker takes a transaction for ended that its producer has not ended."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -37,5 +44,10 @@ def explained(error: BaseException, transactional_id: str | None, open_seconds: 
         return ForgottenIdError(
             f"the broker has forgotten {transactional_id}, which was not used for transactional.id.expiration.ms, or "
             "another owner writes by it"
+        )
+    if isinstance(found, InvalidTxnState):
+        return NotOpenError(
+            f"the transaction of {transactional_id} is not open where it was to write: somebody else has ended it, as "
+            "`kafka-transactions abort` does; what it had written there may count as aborted"
         )
     return error

@@ -4,13 +4,14 @@ import pytest
 from aiokafka.errors import (
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
+    InvalidTxnState,
     KafkaError,
     NotEnoughReplicasError,
     ProducerFenced,
 )
 
 from gate.errors import reason_of
-from gate.kafka.aio.fencing import TRANSACTION_TIMEOUT_MS, FencedOffError, ForgottenIdError, explained
+from gate.kafka.aio.fencing import TRANSACTION_TIMEOUT_MS, FencedOffError, ForgottenIdError, NotOpenError, explained
 
 
 def caused(error):
@@ -36,6 +37,14 @@ def test_an_id_that_was_forgotten():
     told = explained(caused(InvalidProducerIdMapping()), "gate-3", 60.0)
     assert isinstance(told, ForgottenIdError)
     assert reason_of(told).startswith("the broker has forgotten gate-3, which was not used for transactional.id.expira")
+
+
+@pytest.mark.parametrize("error", [InvalidTxnState(), caused(InvalidTxnState())])
+def test_a_transaction_that_somebody_else_has_ended(error):
+    told = explained(error, "gate-3", 1.0)
+    assert not isinstance(told, FencedOffError), "nobody writes by the id since"
+    assert isinstance(told, NotOpenError)
+    assert reason_of(told).startswith("the transaction of gate-3 is not open where it was to write: somebody else has")
 
 
 @pytest.mark.parametrize("error", [NotEnoughReplicasError(), caused(ValueError("bug")), TimeoutError("slow")])
