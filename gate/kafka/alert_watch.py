@@ -16,7 +16,7 @@ from aiokafka import errors
 from gate.kafka.aio.reader import EARLIEST
 from gate.kafka.repeated_look import look_for_ever
 from gate.observe.alerts import AlertRecord
-from gate.observe.open_alerts import OpenAlert, OpenAlerts, Place
+from gate.observe.open_alerts import MOST_OPEN, OpenAlert, OpenAlerts, Place
 from gate.protocol.alert_types import POLICY_REFUSED, WAITING
 from gate.shard.records import Fetched, Outgoing, Partition
 from gate.units import MS
@@ -27,6 +27,7 @@ SETTLED: Final = 5.0  # seconds without a failure
 SEARCHED: Final = 20.0  # seconds in which whoever looks for partitions that wait has looked
 LOOK_BACK_MS: Final = 7 * 86_400_000  # where no shard's state says from where on alerts may be open
 FETCH_BYTES: Final = 1 << 20
+ENDS_AT_ONCE: Final = 500  # that a batch writes, and its shard's description notes
 ANEW: Final = 5.0  # seconds after which it is asked again which gates run
 ORPHANS: Final = 0  # the shard whose owner ends what is about no shard, or about none that is there now
 
@@ -98,6 +99,7 @@ class AlertWatch:
         self._wall = wall
         self._prefix = prefix
         self._open = OpenAlerts()
+        self._told = False  # that there are too many
         self._position: int | None = None
         self._sound: dict[int, float] = {}  # shards, and since when
         self._named: tuple[float, Collection[str] | None] = -ANEW, None  # the gates that run, and when they were asked
@@ -117,13 +119,14 @@ class AlertWatch:
             return
         position = await self._read(list(sound.values()))
         for shard in sound.values():
-            ends = {
-                alert.at: _outgoing(alert.end(why, self._wall(), self._here.name, self._prefix))
-                for alert in self._open
-                if self._home(alert) == shard.number
-                and shard.is_sound
-                and (why := await self._over(alert, now, now - self._sound[shard.number])) is not None
-            }
+            ends: dict[int, Outgoing] = {}
+            for alert in self._open:
+                if len(ends) == ENDS_AT_ONCE or not shard.is_sound:
+                    break
+                if self._home(alert) != shard.number:
+                    continue
+                if (why := await self._over(alert, now, now - self._sound[shard.number])) is not None:
+                    ends[alert.at] = _outgoing(alert.end(why, self._wall(), self._here.name, self._prefix))
             shard.end_alerts(ends, [alert.at for alert in self._open], self._open.begins(position))
 
     def _home(self, alert: OpenAlert) -> int:
@@ -171,6 +174,12 @@ class AlertWatch:
             for record in answer.records:
                 self._open.take(record.offset, dict(record.headers), record.value)
             self._position = position = answer.next_offset
+            if self._open.forgotten and not self._told:
+                self._told = True
+                log.warning(
+                    "more alerts are open than a gate keeps, so that the oldest will not be ended; who writes there?",
+                    topic=self._partition.topic, offset=position, most=MOST_OPEN,
+                )  # fmt: skip
             await asyncio.sleep(0)  # others of this loop have heartbeats to send
 
     async def _first(self, shards: Collection[Alerted]) -> int:

@@ -27,6 +27,13 @@ _BEGINS: Final = {end: begin for begin, end in ENDS.items()}
 
 Place = tuple[str, int, int]  # topic, partition, offset
 
+# Of what anybody has written who may write there: an end repeats it, and an owner's batch holds the ends.
+LONGEST_NAME: Final = 1_000  # characters
+LONGEST_REMEDY: Final = 2_000
+MOST_OPEN: Final = 10_000  # beyond, the oldest is forgotten
+_FIRST: Final = datetime.fromtimestamp(0, UTC)
+_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+
 
 class _Told(msgspec.Struct, frozen=True):
     """The data of an alert, as far as its end repeats it."""
@@ -36,7 +43,7 @@ class _Told(msgspec.Struct, frozen=True):
     topic: str = ""
     partition: int = -1
     offset: int = -1
-    since: datetime = datetime.fromtimestamp(0, UTC)
+    since: datetime = _FIRST
     remedy: str = ""
     gate: str = ""
     policy: str = ""
@@ -87,6 +94,7 @@ class OpenAlerts:
     """All of them, after the records of the topic up to some offset."""
 
     def __init__(self) -> None:
+        self.forgotten = 0  # to make room for newer ones
         self._open: dict[tuple[str, object], OpenAlert] = {}
 
     def __iter__(self) -> Iterator[OpenAlert]:
@@ -115,7 +123,19 @@ class OpenAlerts:
             self._open.pop(subject, None)
         elif subject not in self._open:  # it may be told again and again
             identity = (headers.get("ce_id") or b"").decode(errors="replace")
+            if not _is_sound(told, identity):
+                return
+            told = msgspec.structs.replace(told, remedy=told.remedy[:LONGEST_REMEDY])
             self._open[subject] = OpenAlert(offset, kind, identity, told)
+            if len(self._open) > MOST_OPEN:
+                del self._open[next(iter(self._open))]
+                self.forgotten += 1
+
+
+def _is_sound(told: _Told, identity: str) -> bool:
+    """Tell whether a gate can have written what an alert tells."""
+    names = identity, told.service, told.topic, told.gate, told.policy, told.policy_file
+    return max(map(len, names)) <= LONGEST_NAME and told.since.tzinfo is not None and _FIRST <= told.since < _LAST
 
 
 def _subject(begun: str, told: _Told) -> object:
@@ -127,4 +147,4 @@ def _subject(begun: str, told: _Told) -> object:
 
 
 def _ns(moment: datetime) -> int:
-    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1) * MS
+    return (moment - _FIRST) // timedelta(milliseconds=1) * MS

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka.errors import OffsetOutOfRangeError
 
-from gate.kafka.alert_watch import ANEW, SEARCHED, SETTLED, AlertWatch
+from gate.kafka.alert_watch import ANEW, ENDS_AT_ONCE, SEARCHED, SETTLED, AlertWatch
 from gate.observe import alerts
 from gate.shard.records import Fetched
 from tests.shard.memory import stored
@@ -110,3 +110,13 @@ def test_it_reads_from_where_any_shard_knows_that_nothing_is_open_before(gate):
     gate.look(2)
     gate.look(2 + SETTLED)
     assert [shard.ended for shard in gate.shards] == [{}, {}], "the topic was made anew"
+
+
+def test_a_forged_alert_keeps_no_other_from_ending_and_of_many_some_end_at_a_time(gate):
+    forged = b'{"shard": 1, "topic": "t", "since": "2025-11-24T22:58:43"}'
+    gate.log.write(alerts.partition_waiting(**WHERE, at=AT, reason="no", remedy="go")._replace(value=forged))
+    for offset in range(ENDS_AT_ONCE + 1):
+        gate.log.write(alerts.partition_waiting(**WHERE | {"offset": offset}, at=AT, reason="no", remedy="go"))
+    gate.look(0)
+    gate.look(SEARCHED)
+    assert list(gate.shards[1].ended) == list(range(1, ENDS_AT_ONCE + 1))

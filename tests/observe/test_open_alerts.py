@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
+
 from gate.observe import alerts
-from gate.observe.open_alerts import OpenAlerts
+from gate.observe.open_alerts import LONGEST_NAME, LONGEST_REMEDY, MOST_OPEN, OpenAlerts
 
 AT = 1_764_025_123_456_000_000
 WHERE = {"service": "pay", "topic": "gate.requests.pay", "partition": 3, "offset": 7, "shard": 1, "since": AT}
@@ -69,3 +71,32 @@ def test_what_is_no_alert_of_ours_is_passed_over():
     known.take(4, {"ce_type": b"gate.breach.opened"}, b'{"service": "pay"}')
     known.take(5, {"ce_type": b"gate.shard.recovered"}, b'{"shard": 3}')
     assert len(known) == 0
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"since": "2025-11-24T22:58:43.456"},
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"since": "9999-12-31T23:59:59-14:00"},
+        {"topic": "x" * (LONGEST_NAME + 1)},
+        {"gate": "x" * (LONGEST_NAME + 1)},
+    ],
+    ids=lambda forged: str(forged)[:40],
+)
+def test_what_no_gate_can_have_written_is_passed_over(forged):
+    """Whoever may write to the topic could else keep all other alerts from ending, or a shard from going on."""
+    good = alerts.partition_waiting(**WHERE, **WHY, at=AT, gate="a:1")
+    bad = good._replace(value=json.dumps(json.loads(good.value) | {"offset": 8} | forged).encode())
+    assert [one.at for one in taken(bad, good)] == [1]
+
+
+def test_the_end_of_an_alert_is_no_larger_than_a_batch_takes():
+    long = alerts.partition_waiting(**WHERE, reason="no", remedy="x" * 2_000_000, at=AT, gate="a:1")
+    (one,) = taken(long)
+    assert len(one.end("over", AT, "c:1", "gate").value) < LONGEST_REMEDY + 1_000
+
+
+def test_of_more_alerts_than_anybody_can_look_at_the_oldest_are_forgotten():
+    known = taken(*(alerts.shard_failed(number, "no", 3, AT) for number in range(MOST_OPEN + 3)))
+    assert (len(known), known.forgotten, known.begins(0)) == (MOST_OPEN, 3, 3)
