@@ -14,6 +14,7 @@ from gate.errors import GateError, reason_of
 from gate.kafka.aio.client import adopt
 from gate.kafka.aio.compat.shared import ConfigResource, ConfigResourceType
 from gate.kafka.aio.connection import tell
+from gate.kafka.aio.described import describe
 from gate.kafka.aio.pending_requests import within
 from gate.kafka.coalesced_call import CoalescedCall
 from gate.kafka.topic_creation import Creator, TopicSpec
@@ -56,7 +57,7 @@ class Cluster:
         self._partitions = CoalescedCall(self._ask_partitions)
         self._admin = AIOKafkaAdminClient(request_timeout_ms=int(DEADLINE * 1000), **client_options)
         self._client = adopt(self._admin)
-        self._creator = Creator(self._admin, self._client, replication_factor, self.broker_configs)
+        self._creator = Creator(self._client, replication_factor, self.broker_configs)
 
     def _within(self, what: str) -> AbstractAsyncContextManager[None]:
         return within(DEADLINE, what, [self._client])
@@ -135,7 +136,7 @@ class Cluster:
     async def brokers(self) -> int:
         """Return how many brokers there are now."""
         async with self._within("counting brokers"):
-            return len((await self._admin.describe_cluster())["brokers"])
+            return len((await describe(self._client)).brokers)
 
     async def configs(self, *topics: str, names: Collection[str] = ()) -> dict[str, dict[str, str]]:
         """Return the configuration of topics, of `names` alone if any are given. Empty where it may not be read."""
@@ -197,8 +198,7 @@ class Cluster:
 
     async def broker_configs(self) -> dict[str, str]:
         """Return the settings of a broker. Empty where they may not be read."""
-        brokers = (await self._admin.describe_cluster())["brokers"]
-        node = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["node_id"]))
+        node = ConfigResource(ConfigResourceType.BROKER, str((await describe(self._client)).brokers[0]))
         try:
             answers = await self._admin.describe_configs([node])
         except KafkaError as error:  # some providers do not know the request

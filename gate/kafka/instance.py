@@ -308,7 +308,7 @@ class Gate:
             for number, services in sorted(owned.items(), key=lambda item: -len(item[1])):  # who waits goes first
                 if number not in self._owned:
                     self._owned[number] = Shard(number, self._policy, self)
-                    self.observer.waiting(number, ())
+                    self.observer.taken(number)
                 self._owned[number].start(services)
 
     def _heed(self) -> None:

@@ -58,6 +58,7 @@ class Reporter:
         prefix: str,
         max_skew: float,
         wall: Callable[[], int] = time.time_ns,
+        local: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.metrics = metrics
         self.board = board
@@ -65,13 +66,15 @@ class Reporter:
         self._max_skew = max_skew
         self._skewed = False
         self._wall = wall
+        self._local = local
         self.notify: Callable[[AlertRecord], None] = lambda _: None
         self.history: History | None = None
         self.spans: SpanRecorder | None = None
         self.generation = 1  # of the state
         self.name = f"{socket.gethostname()}:{os.getpid()}"  # of this gate
         self._stuck: dict[int, str] = {}  # shards that were alerted about, and why
-        self._waits = StalledPartitions(prefix, self.name, self._send)
+        self._given_up: set[int] = set()  # shards that another gate owns now
+        self._waits = StalledPartitions(prefix, self.name, self._send, wall)
         self._policy_refused = False  # the file as it is now
         self.has_refused_policy = False  # at any time
         self._commit_seconds = 0.0  # that a batch took of late, on the average
@@ -139,7 +142,9 @@ class Reporter:
 
         It is logged once, at `/readyz` and in the metrics, an alert when it lasts, and again when it goes on.
         """
-        if self._waits.take(shard, source, waiting, self._wall()):
+        if shard in self._given_up:  # who looks for what waits has begun before
+            return
+        if self._waits.take(shard, source, waiting, self._local()):
             self.board.waiting = [one.as_json() for one in self._waits]
         self.metrics.waiting(shard, self._waits.partitions(shard))
 
@@ -157,8 +162,14 @@ class Reporter:
             self._policy_refused = False
             self.notify(alerts.policy_accepted(path, version, self._wall(), self._prefix, self.name))
 
+    def taken(self, shard: int) -> None:
+        """Begin to tell of a shard: this gate owns it now."""
+        self._given_up.discard(shard)
+        self.waiting(shard, ())
+
     def given_up(self, shard: int) -> None:
         """Drop what was told of a shard: it has another owner, which tells itself if it fails there, too."""
+        self._given_up.add(shard)
         self._stuck.pop(shard, None)
         self._waits.drop(shard)
         self.board.waiting = [one.as_json() for one in self._waits]
@@ -170,7 +181,7 @@ class Reporter:
 
     def remind(self) -> None:
         """Alert about what has waited for long; to be called now and then."""
-        self._waits.remind(self._wall())
+        self._waits.remind(self._local())
 
     def usage(self, usage: Usage, shard: int) -> Outgoing:
         """Show the newest usage of a service. Returns it as a record, which also tells the shard."""

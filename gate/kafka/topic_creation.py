@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from aiokafka import errors
-from aiokafka.admin import AIOKafkaAdminClient
 
 from gate.errors import GateError
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.compat.shared import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
+from gate.kafka.aio.described import describe
 from gate.log import get_logger
 
 MIN_ISR: Final = "min.insync.replicas"
@@ -112,16 +112,14 @@ def refusal_hint(spec: TopicSpec, error: type[errors.KafkaError]) -> str:
 
 
 class Creator:
-    """Creates topics by an admin client; `broker_configs` returns a broker's settings, as far as it tells them."""
+    """Creates topics; `broker_configs` returns a broker's settings, as far as it tells them."""
 
     def __init__(
         self,
-        admin: AIOKafkaAdminClient,
         client: Client,
         replication: int,
         broker_configs: Callable[[], Awaitable[Mapping[str, str]]],
     ) -> None:
-        self._admin = admin
         self._client = client
         self._replication = replication
         self._broker_configs = broker_configs
@@ -130,7 +128,7 @@ class Creator:
         """Return with how many copies topics are created now."""
         if self._replication != BROKERS_OWN:
             return choose_copies(self._replication, 0, None)
-        brokers = (await self._admin.describe_cluster())["brokers"]
+        brokers = (await describe(self._client)).brokers
         default = (await self._broker_configs()).get("default.replication.factor")
         return choose_copies(self._replication, len(brokers), int(default) if default else None)
 
@@ -163,7 +161,7 @@ class Creator:
         """Return those that were not created, and why. One that is there already counts as created."""
         request = CreateTopics(specs, copies, wished=wished, timeout_ms=TIMEOUT_MS)
         # aiokafka's own call takes no factor of -1
-        while not await self._client.ready(node := (await self._admin.describe_cluster())["controller_id"]):  # noqa: ASYNC110
+        while not await self._client.ready(node := (await describe(self._client)).controller):  # noqa: ASYNC110
             await asyncio.sleep(BACKOFF)
         answer = await self._client.send(node, request)
         refused = {}

@@ -74,6 +74,8 @@ class Arrivals:
         if samples and end < samples[-1][1]:  # made anew
             samples.clear()
             self._first, self._dated = True, None
+        if samples and (back := samples[-1][0] - now) > 0:  # the clock was set back
+            self._samples = samples = deque((at - back, seen) for at, seen in samples)
         if not samples or end > samples[-1][1]:
             samples.append((now, end))
         if len(samples) > SAMPLES:  # what came in between then seems to have come a little later
@@ -128,7 +130,7 @@ class Watch:
         self._arrivals: dict[Partition, Arrivals] = {}
         self._open: dict[Partition, _Open] = {}
         self._marks: dict[Partition, int] = {}
-        self._marks_at = 0
+        self._marks_at = -MARKS_EVERY
         self._stood: set[str] = set()
         self._services: set[str] = set()
         self._shards: set[int] = set()
@@ -180,8 +182,9 @@ class Watch:
         """Return how far partitions are decided; where no owner knows, by the group's offsets, else the beginning."""
         positions = {p: at for one in owned for p, at in one.positions.items() if at is not None}
         unknown = [p for one in owned for p, at in one.positions.items() if at is None]
-        if unknown and (now >= self._marks_at or not self._marks.keys() >= set(unknown)):
-            self._marks_at = now + MARKS_EVERY
+        is_fresh = self._marks_at <= now < self._marks_at + MARKS_EVERY  # not so where the clock was set back
+        if unknown and not (is_fresh and self._marks.keys() >= set(unknown)):
+            self._marks_at = now
             marks = await self._committed(unknown)
             begin = [partition for partition in unknown if partition not in marks]
             self._marks = await self._ends.ends(begin, EARLIEST, committed=False) if begin else {}
@@ -211,7 +214,7 @@ class Watch:
             offset, seen = stable[partition], self._open.get(partition)
             if offset >= ends[partition]:
                 self._open.pop(partition, None)
-            elif seen is None or seen.offset != offset:
+            elif seen is None or seen.offset != offset or seen.since_ns > now:  # the clock was set back
                 self._open[partition] = _Open(offset, now)
             elif seen.head is None and now - seen.since_ns >= OPEN_AFTER:
                 head = await self._ends.head(partition, offset)

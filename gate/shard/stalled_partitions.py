@@ -50,18 +50,19 @@ class StalledPartition:
 @dataclass(slots=True)
 class _Told:
     waiting: StalledPartition
-    seen: int  # by this host's clock: `since` may be another's
+    seen: int  # by a monotonic clock, as all that lasts: `since` may be another host's
     next_alert: int
 
 
 class StalledPartitions:
     """All that waits at one gate. Logs each once, alerts when it lasts, and logs when it goes on.
 
-    Who watches for one cause (`source`) tells all that it finds on a shard, as often as it likes. Times are unix ns. An
-    alert ends by `gate.kafka.alert_watch`, as this gate may be gone by then.
+    Who watches for one cause (`source`) tells all that it finds on a shard, as often as it likes. `now` is a monotonic
+    time, ns, and `wall` tells unix ns. An alert ends by `gate.kafka.alert_watch`, as this gate may be gone by then.
     """
 
-    def __init__(self, prefix: str, gate: str, notify: Callable[[AlertRecord], None]) -> None:
+    def __init__(self, prefix: str, gate: str, notify: Callable[[AlertRecord], None], wall: Callable[[], int]) -> None:
+        self._wall = wall
         self._prefix = prefix
         self._gate = gate
         self._notify = notify
@@ -115,7 +116,7 @@ class StalledPartitions:
             for one in told.values():
                 if now >= one.next_alert:
                     one.next_alert = now + ALERT_EVERY
-                    self._notify(self._alert(shard, one, now))
+                    self._notify(self._alert(shard, one))
 
     def _end(self, shard: int, told: _Told, now: int) -> None:
         one = told.waiting
@@ -124,9 +125,9 @@ class StalledPartitions:
             seconds=round((now - told.seen) / SECOND, 1),
         )  # fmt: skip
 
-    def _alert(self, shard: int, told: _Told, now: int) -> AlertRecord:
+    def _alert(self, shard: int, told: _Told) -> AlertRecord:
         one = told.waiting
         return alerts.partition_waiting(
             service=one.service, topic=one.topic, partition=one.partition, offset=one.offset, since=one.since_ns,
-            reason=one.why, remedy=one.remedy, shard=shard, gate=self._gate, at=now, prefix=self._prefix,
+            reason=one.why, remedy=one.remedy, shard=shard, gate=self._gate, at=self._wall(), prefix=self._prefix,
         )  # fmt: skip

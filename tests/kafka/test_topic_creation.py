@@ -7,6 +7,7 @@ import structlog
 from aiokafka import errors
 
 from gate.errors import GateError
+from gate.kafka.aio.compat.shared import MetadataRequest
 from gate.kafka.cluster import Cluster
 from gate.kafka.topic_creation import Copies, TopicSpec, choose_copies, left_out, refusal_hint
 from gate.protocol.topics import Names
@@ -59,6 +60,23 @@ async def test_what_a_broker_refuses_and_can_be_done_without_is_left_out(cluster
     [warning] = logs
     assert (warning["topic"], warning["without"]) == (refused.name, ["segment.ms"])
     assert "segment.ms" in warning["why"]
+
+
+async def test_of_a_cluster_only_its_brokers_are_asked_for_however_many_topics_it_has(cluster, prefix, monkeypatch):
+    asked, send = [], cluster._client.send
+
+    async def heard(node, request, **options):
+        if isinstance(request, MetadataRequest):
+            asked.append(request._topics)
+        return await send(node, request, **options)
+
+    there = await cluster.partitions()
+    monkeypatch.setattr(cluster._client, "send", heard)
+    monkeypatch.setattr(cluster, "partitions", lambda: asyncio.sleep(0, there))
+    await cluster.ensure(TopicSpec(f"{prefix}.a", 1, {}))
+    assert await cluster.brokers() == 1
+    assert asked
+    assert all(topics == [] for topics in asked)
 
 
 async def test_the_hint_does_not_repeat_what_was_refused(cluster, prefix):

@@ -249,6 +249,18 @@ async def test_an_open_transaction_is_told_after_a_while_until_it_ends(world):
     assert world.waits == {1: []}
 
 
+async def test_a_clock_that_is_set_back_keeps_nothing_from_being_told(world):
+    world.end, world.stable, world.begin, world.marks = {PAY: 8, CALM: 1}, {PAY: 3}, {CALM: 0}, {}
+    world.decided = {PAY: 3, CALM: None}
+    await world.look()
+    await world.look(-3_600)
+    assert "marks" in world.asked
+    await world.look(OPEN_AFTER // SECOND)
+    assert [waiting.place for waiting in world.waits[1]] == [(*PAY, 3)]
+    assert world.told["pay"].since_ns == world.now - OPEN_AFTER
+    assert await world.look() == {1: {"pay": 5, "calm": 1}}
+
+
 async def test_what_is_in_front_of_an_open_transaction_is_no_reason_to_forget_it(world):
     world.end, world.stable = {PAY: 8, CALM: 0}, {PAY: 3}
     await world.look()

@@ -19,9 +19,11 @@ THERE = StalledPartition("gate.requests.pay", 4, 9, AT, "gate.rejected.pay is re
 
 @pytest.fixture
 def gate():
-    """A reporter whose clock is `now`; what it alerts goes to `sent`."""
-    told = SimpleNamespace(now=AT, sent=[], board=Board(), registry=CollectorRegistry())
-    told.reporter = Reporter(Metrics(told.registry, "1"), told.board, "gate", 10.0, wall=lambda: told.now)
+    """A reporter whose clock is `now`, and shows `step` more; what it alerts goes to `sent`."""
+    told = SimpleNamespace(now=AT, step=0, sent=[], board=Board(), registry=CollectorRegistry())
+    told.reporter = Reporter(
+        Metrics(told.registry, "1"), told.board, "gate", 10.0, lambda: told.now + told.step, lambda: told.now
+    )
     told.reporter.notify = lambda record: told.sent.append(
         (dict(record.headers)["ce_type"].decode(), json.loads(record.value)["partition"])
     )
@@ -110,3 +112,32 @@ def test_the_end_of_an_alert_is_left_to_who_owns_the_shard_then(gate):
     assert [(kind, told["shard"], told["gate"]) for kind, told in sent] == [
         (b"gate.shard.failed", 5, gate.reporter.name)
     ] * 2
+
+
+def test_a_look_that_began_before_its_shard_was_given_up_tells_of_it_no_more(gate):
+    gate.reporter.taken(5)
+    assert gauge(gate, 5) == [0]
+    gate.reporter.given_up(5)
+    with capture_logs() as log:
+        gate.reporter.waiting(5, [HERE], "transactions")
+        gate.reporter.waiting(5, [], "transactions")
+    assert (log, gate.board.waiting, gauge(gate, 5)) == ([], [], [])
+    gate.reporter.taken(5)
+    gate.reporter.waiting(5, [HERE], "transactions")
+    assert gauge(gate, 5) == [1]
+
+
+@pytest.mark.parametrize("step", [-3_600 * SECOND, 3_600 * SECOND])
+def test_a_step_of_the_clock_neither_silences_nor_hurries_an_alert(gate, step):
+    gate.reporter.waiting(5, [HERE])
+    gate.step = step
+    gate.now += ALERT_AFTER - 1
+    gate.reporter.remind()
+    assert gate.sent == []
+    gate.now += 1
+    gate.reporter.remind()
+    assert gate.sent == [("gate.partition.waiting", 3)]
+    gate.step = 0
+    gate.now += ALERT_EVERY
+    gate.reporter.remind()
+    assert len(gate.sent) == 2
