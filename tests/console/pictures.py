@@ -4,9 +4,9 @@ Draws `docs/figures/console.png`, `console-390.png` and `top.svg`. With FOLDER e
 390 pixels, light and dark, with names of 120 characters among the others, to be looked at.
 """
 
+import argparse
 import asyncio
 import re
-import sys
 import tempfile
 import time
 import urllib.request
@@ -64,7 +64,9 @@ PER_SECOND: Final = {"search": 25, "payments": 30, "mail": 12, "reports": 24, LO
 
 def main() -> None:
     """Stage it, and draw."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    folder = parser.parse_args().folder
     with LocalBroker.start() as broker, tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "tokens").write_text(f"ann admin {TOKEN}\n")
         policy = POLICY + (MORE if folder else "")

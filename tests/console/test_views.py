@@ -190,7 +190,7 @@ def test_a_tenant_is_told_its_limits_with_their_origin_and_why_it_waits(staged):
     assert "nothing of it was held back" in staged.page("/services/reports/tenant?tenant=nobody")
     tops = staged.page("/services/reports/tenant").partition('id="tops"')[2]
     assert re.findall(r"tenant=(\w+)", tops) == ["acme", "zeta"]
-    assert f'<td class="n">{ROUNDS * 5}</td><td class="n">50.0 %</td>' in tops
+    assert f'data-is="Came">{ROUNDS * 5}</td><td class="n" data-is="Of all">50.0 %</td>' in tops
 
 
 def test_a_page_tells_the_policy_in_force_with_what_is_set_over_the_file(staged):
@@ -202,6 +202,8 @@ def test_a_page_tells_the_policy_in_force_with_what_is_set_over_the_file(staged)
     assert re.search(r"burst_size</th><td>1000</td><td>exact", staged.page("/services/search"))
     until(lambda: "limit of group both set by root" in staged.page("/services/search"))
     until(lambda: "limits are set for 1 tenant:" in staged.page("/services/reports"))
+    until(lambda: ">group:both</td>" in staged.page("/audit"))
+    assert "/services/group" not in staged.page("/audit"), "a group has no page"
     tenant = staged.page("/services/reports/tenant?tenant=acme")
     assert "limit set by root until" in tenant
     assert re.search(r"requests_per_second</th><td>3</td><td>live until", tenant)
@@ -273,6 +275,7 @@ def test_shards_tell_how_long_commits_take_and_nothing_is_open(staged):
 
 
 # words of a usual length in tables that stand on two lines, as no hyphen is there
+GREAT = "1,000,000"  # in each cell for a number
 BROKEN = """(() => {
   const found = [], texts = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
   for (let text; (text = texts.nextNode());) {
@@ -365,6 +368,9 @@ def test_each_view_is_readable_reachable_and_small(staged, browser: Browser, wid
                 faults[path] = "is wider than the screen"
             if broken := page.run(BROKEN):
                 faults[path] = broken
+            page.run(f"document.querySelectorAll('td.n').forEach((one) => {{ one.textContent = '{GREAT}'; }})")
+            if page.run("document.documentElement.scrollWidth") > width:
+                faults[path] = "is wider than the screen where numbers are great"
             assert page.run("document.documentElement.outerHTML.length") < 60_000
             page.run(axe + ";0")
             said = page.run(
