@@ -177,8 +177,12 @@ class Feedback:
     async def _measure(self) -> None:
         while True:
             await asyncio.sleep(LAG_EVERY)
-            if await self.measure(self._watched()):
-                self._on_change()
+            try:
+                if await self.measure(self._watched()):
+                    self._on_change()
+            except Exception as error:  # noqa: BLE001 - whatever it is: nobody else would measure again
+                log.warning("lag of the workers not known now", why=reason_of(error))
+                await asyncio.sleep(BACKOFF)
 
     async def measure(self, services: Iterable[Watched]) -> bool:
         """Ask how far the workers of services are behind; return whether anything has changed."""

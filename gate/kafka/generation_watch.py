@@ -5,8 +5,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from aiokafka.errors import KafkaError
-
 from gate.errors import reason_of
 from gate.kafka.aio.client import Client
 from gate.kafka.aio.pending_requests import within
@@ -51,7 +49,7 @@ class GenerationWatch:
             await self._signs.wait()
             try:
                 found = await self._find()
-            except (KafkaError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, such as what only a later gate can read: it looks on
                 log.warning("it is not known which generation of the state is in force", why=reason_of(error))
             else:
                 self._take(found)

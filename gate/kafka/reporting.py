@@ -11,6 +11,7 @@ import structlog
 
 from gate.admission.model import Event, EventKind, Reason, Usage
 from gate.errors import GateError, reason_of
+from gate.kafka.aio.fencing import OtherOwnerError
 from gate.kafka.undecided_requests import Undecided
 from gate.observe import alerts
 from gate.observe.alerts import AlertRecord
@@ -124,7 +125,8 @@ class Reporter:
         """Log why a shard restarts; alert once if its requests do not advance."""
         self.metrics.failed()
         is_loud = failures >= LOUD_AFTER and stuck >= LOUD_SECONDS
-        say = log.error if is_loud else log.warning
+        moved = isinstance(error, OtherOwnerError) and failures == 1  # as gates join and leave; no fault yet
+        say = log.error if is_loud else log.info if moved else log.warning
         hint = error.hint if isinstance(error, GateError) else None
         why = reason_of(error)
         say("shard restarts", shard=shard, failures=failures, why=why, hint=hint)

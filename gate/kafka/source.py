@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -118,11 +117,13 @@ class KafkaSource:
             if any(f.node is None and f.trouble is not None for f in self._followed.values()):
                 await asyncio.sleep(GATHERING)
             lost = {partition: followed for partition, followed in self._followed.items() if followed.node is None}
-            with suppress(TimeoutError, errors.KafkaError):
+            try:
                 async with asyncio.timeout(READ_DEADLINE):
                     await self._pollers[0].learn({partition.topic for partition in lost})
                     if any(followed.trouble is not None for followed in lost.values()):
                         await self._pollers[0].renew()
+            except Exception as error:  # noqa: BLE001 - whatever it is: who reads must go on; what is lost is told below
+                log.debug("who leads what is read is not known now", why=reason_of(error))
             for partition, followed in lost.items():  # none waits for another, which may have no leader for long
                 followed.node = self._pollers[0].leader(partition)
                 if followed.node is None:

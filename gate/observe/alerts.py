@@ -31,6 +31,7 @@ _OF_EVENT: Final = {
     EventKind.NEAR_LIMIT: NEAR_LIMIT,
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LONGEST_TEXT: Final = 16_384  # characters: what no broker takes would be tried for ever, and hold up what comes after
 
 
 class AlertRecord(NamedTuple):
@@ -147,7 +148,8 @@ def _alert(prefix: str, kind: str, service: str, *, name: str, at: int, data: Ma
     }
     if service:
         attributes["subject"] = service
-    message = to_binary_event(CloudEvent(attributes, dict(data)))
+    told = {key: value[:LONGEST_TEXT] if isinstance(value, str) else value for key, value in data.items()}
+    message = to_binary_event(CloudEvent(attributes, told))
     return AlertRecord(service.encode(), message.value, tuple(message.headers.items()))
 
 

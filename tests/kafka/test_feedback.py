@@ -2,6 +2,7 @@
 
 import asyncio
 
+from gate.kafka import feedback as kafka_feedback
 from gate.kafka.feedback import Feedback
 from gate.protocol import control
 from gate.protocol.control import Cancel, PauseUntil, Resume, Selection, SetLimit
@@ -54,6 +55,24 @@ async def test_one_id_for_a_cancel_and_a_limit_are_two_commands():
     limit = SetLimit("pay", LiveLimit(requests_per_second="5"))
     cancel = Cancel("pay", Selection(all=True))
     assert await heard(("mine", cancel), ("mine", limit), ("mine", cancel)) == [(1, "pay"), (2, "pay")]
+
+
+async def test_whatever_a_measurement_ends_with_workers_are_measured_again(monkeypatch):
+    monkeypatch.setattr(kafka_feedback, "LAG_EVERY", 0)
+    monkeypatch.setattr(kafka_feedback, "BACKOFF", 0)
+    looks = []
+
+    def watched():
+        looks.append(len(looks))
+        raise KeyError("slipped")
+
+    feedback = Feedback(Topic(), None, "gate.control", watched, lambda: None)
+    await feedback.start()
+    async with asyncio.timeout(30):
+        while len(looks) < 3 and not any(task.done() for task in feedback._tasks):
+            await asyncio.sleep(0.001)
+    await feedback.stop()
+    assert len(looks) >= 3
 
 
 async def test_a_lag_says_by_whose_count_it_was_measured():

@@ -38,3 +38,26 @@ async def test_it_says_what_it_waits_for(monkeypatch):
         "nobody leads gate.state-0",
         "KafkaConnectionError: all brokers are away",
     ]
+
+
+async def test_whatever_a_look_ends_with_it_is_looked_again(monkeypatch):
+    """A description that a later gate has written, for one, may not be readable."""
+    monkeypatch.setattr(generation_watch, "POLL", 0.0)
+    looks = []
+
+    async def partitions():
+        looks.append(len(looks))
+        await asyncio.sleep(0)
+        raise ValueError("what is that?")
+
+    watch = GenerationWatch(SimpleNamespace(asked=PendingRequests()), Names(), partitions, asyncio.Event())
+    with capture_logs() as logs:
+        running = asyncio.create_task(watch.run())
+        watch.look()
+        async with asyncio.timeout(30):
+            while len(looks) < 3 and not running.done():
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert len(looks) >= 3
+    assert logs[0]["why"] == "what is that?"

@@ -100,6 +100,22 @@ async def test_partitions_that_a_broker_hands_over_are_read_on_at_once_and_all_t
     assert found.troubles == 0, "a broker that hands over has answered all it was asked"
 
 
+async def test_whatever_a_look_for_leaders_ends_with_they_are_looked_for_again(monkeypatch):
+    """Nobody else looks: what loses its leader then would never be read again, and nobody would say so."""
+    faults = [ConnectionResetError("gone"), KeyError("no such topic")]
+
+    async def learn(_brokers, _topics):
+        if faults:
+            raise faults.pop(0)
+
+    monkeypatch.setattr(Brokers, "learn", learn)
+    async with reading(dict.fromkeys(PARTITIONS, None)) as found:
+        await found.until(lambda: not faults)
+        found.brokers.leaders = dict.fromkeys(PARTITIONS, 2)
+        found.brokers.refresh()
+        await found.until(lambda: found.read() == set(PARTITIONS))
+
+
 async def test_a_partition_without_a_leader_keeps_no_other_waiting():
     """They were looked for one after the other, for up to 10 s each."""
     orphan, *others = PARTITIONS

@@ -121,3 +121,10 @@ def test_a_partition_that_stands_is_told_with_what_to_do():
     assert json.loads(waiting.value) == told
     again = alerts.partition_waiting(**what, since=AT, reason="no room", remedy="make some", at=AT + 300)
     assert len({dict(one.headers)["ce_id"] for one in (waiting, resumed, again)}) == 3
+
+
+def test_no_alert_is_larger_than_a_broker_takes():
+    """It is tried again until it is taken, and what comes after it waits: a policy of many services has many faults."""
+    long = "services.x: no such field; " * 100_000
+    assert len(alerts.policy_refused("p.yaml", "1", long, AT).value) < 100_000
+    assert len(alerts.shard_failed(3, long, 3, AT).value) < 100_000

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
+from gate.kafka.aio.fencing import OtherOwnerError
 from gate.kafka.reporting import LOUD_AFTER, LOUD_SECONDS, Reporter
 from gate.observe.http import Board
 from gate.observe.metrics import Metrics
@@ -141,3 +142,11 @@ def test_a_step_of_the_clock_neither_silences_nor_hurries_an_alert(gate, step):
     gate.now += ALERT_EVERY
     gate.reporter.remind()
     assert len(gate.sent) == 2
+
+
+def test_that_another_owner_begins_is_no_fault_unless_it_happens_again(gate):
+    with capture_logs() as log:
+        for failures in (1, 2):
+            gate.reporter.failed(5, OtherOwnerError("gate-5 is fenced off"), failures, 1.0)
+        gate.reporter.failed(5, ConnectionError("no"), 1, 1.0)
+    assert [line["log_level"] for line in log] == ["info", "warning", "warning"]

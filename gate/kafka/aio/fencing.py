@@ -14,6 +14,10 @@ class FencedOffError(KafkaError):  # type: ignore[misc]
         return str(self.args[0])
 
 
+class OtherOwnerError(FencedOffError):
+    """Another owner has begun to write by a transactional id, as the group moves shards, or took this one for gone."""
+
+
 class NotOpenError(KafkaError):  # type: ignore[misc]
     """A broker takes a transaction for ended that its producer has not ended."""
 
@@ -36,7 +40,7 @@ def explained(error: BaseException, transactional_id: str | None, open_seconds: 
             return FencedOffError(
                 f"the broker has ended the transaction of {transactional_id}: it was open for {open_seconds:.0f} s"
             )
-        return FencedOffError(
+        return OtherOwnerError(
             f"{transactional_id} is fenced off, as another owner writes by it: this gate was away from the group for "
             "longer than its session, or the group moves the shard"
         )
