@@ -142,7 +142,7 @@ class Gate:
         stack.push_async_callback(history.close)
         self.observer.history = history
         history.start()
-        self.source = KafkaSource(readers, self._single, self.doubt)
+        self.source = KafkaSource(readers, self._single, self.doubt, self._deleted)
         stack.push_async_callback(self.source.close)
         told = Reader(await self._client(f"{settings.group_id}-feedback"))
         self.hearing = KafkaSource([told], self._single, lambda: None)
@@ -335,6 +335,11 @@ class Gate:
         for number, some in services.items():
             if number in self._owned:
                 self._owned[number].tell_soon(some)
+
+    def _deleted(self, partition: Partition, offsets: int) -> None:
+        service = self.names.service_of(partition.topic)
+        if service is not None:
+            self.observer.metrics.deleted(service, offsets)
 
     def doubt(self) -> None:
         """Look behind what was committed, as a broker was away."""

@@ -56,11 +56,19 @@ def _note_lost(followed: _Followed, why: str) -> None:
 class KafkaSource:
     """`ports.Source` over Kafka. Make it in the event loop that uses it; `close` ends its tasks.
 
-    `on_trouble` is called when the connection to a broker that was read from breaks.
+    `on_trouble` is called when the connection to a broker that was read from breaks, `on_deleted` with how many offsets
+    of a partition were deleted before they were read.
     """
 
-    def __init__(self, pollers: Sequence[Reader], single: Reader, on_trouble: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pollers: Sequence[Reader],
+        single: Reader,
+        on_trouble: Callable[[], None],
+        on_deleted: Callable[[Partition, int], None] = lambda _partition, _offsets: None,
+    ) -> None:
         self._on_trouble = on_trouble
+        self._on_deleted = on_deleted
         self._pollers = pollers
         self._parked = ParkedReader(single)
         self._admitted = AdmittedReader(single)
@@ -214,6 +222,7 @@ class KafkaSource:
                 "the broker has deleted requests before they were read (retention); going on with what is left",
                 topic=partition.topic, partition=partition.number, offset=followed.position, next=first,
             )  # fmt: skip
+            self._on_deleted(partition, first - followed.position)
             followed.position = first
             return
         self._trouble(partition, followed, f"its log ends before offset {followed.position}")

@@ -36,6 +36,7 @@ class Metrics(Collector):
         self._known: dict[str, frozenset[tuple[str, str, str]]] = {}
         self._refused: dict[str, Tally[str]] = {}  # by service and reason
         self._undecided: dict[str, tuple[int, float]] = {}
+        self._deleted: dict[str, int] = {}  # offsets, by service: of a gate, whoever owns it now
         self._decision_lag = Histogram(
             "gate_decision_lag_seconds",
             "From the arrival of a request in Kafka to the decision about it.",
@@ -119,6 +120,10 @@ class Metrics(Collector):
     def unheard(self, reason: str, count: int) -> None:
         """Count records that no process can have sent that shares limits."""
         self._unheard.labels(reason).inc(count)
+
+    def deleted(self, service: str, offsets: int) -> None:
+        """Count what somebody deleted before it was decided."""
+        self._deleted[service] = self._deleted.get(service, 0) + offsets
 
     def forget(self, service: str) -> None:
         """Drop all series of a service that this gate no longer owns."""
@@ -229,6 +234,11 @@ class Metrics(Collector):
             "gate_gone_requests", "Requests that waited, and that somebody deleted from the delayed topic.",
             labels=["service"],
         )  # fmt: skip
+        deleted = CounterMetricFamily(
+            "gate_deleted_request_offsets",
+            "Offsets of the request topic that somebody deleted (retention, or by hand) before they were decided.",
+            labels=["service"],
+        )  # fmt: skip
         for service, usage in sorted(self._usage.items()):
             for lane in usage.lanes:
                 backlog.add_metric([service, lane.name], lane.backlog)
@@ -255,9 +265,10 @@ class Metrics(Collector):
                 requests.add_metric([service, priority, verdict, reason], count)
             forgotten.add_metric([service], 0 if told is None else told.forgotten)
             gone.add_metric([service], 0 if told is None else told.gone)
+            deleted.add_metric([service], self._deleted.get(service, 0))
             shared.add_metric([service], 0 if told is None else told.shared_tenant_requests)
         families = [requests, backlog, eta, tokens, fill, left, renews, rate, offered, breach]
-        return [*families, running, undecided, age, tenants, shared, gone, scheduled, remembered, forgotten]
+        return [*families, running, undecided, age, tenants, shared, gone, deleted, scheduled, remembered, forgotten]
 
     def _totals(self, service: str, usage: Usage | None) -> Tally[tuple[str, str, str]]:
         """Return how often each outcome was, and 0 for those that can be and were not."""

@@ -64,7 +64,8 @@ class Reading:
         self.brokers = brokers
         self.troubles = 0
         self.buffer = FetchBuffer(1 << 20, MemoryPool(1 << 30, 1), lambda: None)
-        self.source = KafkaSource([brokers], None, self._troubled)
+        self.deleted = {}
+        self.source = KafkaSource([brokers], None, self._troubled, self.deleted.__setitem__)
 
     def _troubled(self) -> None:
         self.troubles += 1
@@ -175,3 +176,24 @@ async def test_a_partition_that_moved_and_has_nothing_to_read_is_well_again(monk
         await found.until(lambda: found.source.unreadable(found.buffer))
         found.brokers.leaders, found.brokers.moved = dict.fromkeys(PARTITIONS, 2), False
         await found.until(lambda: not found.source.unreadable(found.buffer))
+
+
+async def test_what_was_deleted_before_it_was_read_is_told_by_how_many_offsets(monkeypatch):
+    first, second = PARTITIONS[:2]
+
+    async def fetch(_brokers, _node, wanted, **_):
+        await asyncio.sleep(0.005)
+        return {
+            partition: errors.OffsetOutOfRangeError() if offset < 7 else Fetched([object()], 8, 100)
+            for partition, offset in wanted.items() if offset < 8
+        }  # fmt: skip
+
+    async def offsets(_brokers, partitions, _which):
+        return dict.fromkeys(partitions, 7)
+
+    monkeypatch.setattr(Brokers, "fetch", fetch)
+    monkeypatch.setattr(Brokers, "offsets", offsets, raising=False)
+    async with reading(dict.fromkeys(PARTITIONS, 1)) as found:
+        found.source.follow(second, 3, found.buffer)
+        await found.until(lambda: found.read() == set(PARTITIONS))
+    assert (found.deleted[first], found.deleted[second]) == (7, 4)

@@ -113,6 +113,7 @@ def test_what_can_be_is_counted_from_the_start(metrics, registry, usage, service
     assert {
         "gate_feedback_total",
         "gate_gone_requests_total",
+        "gate_deleted_request_offsets_total",
         "gate_release_lag_seconds_count",
         "gate_decision_lag_seconds_count",
     } <= counters
@@ -214,3 +215,16 @@ def test_no_label_is_a_tenant_or_a_limit(metrics, registry, usage):
     metrics.lagged("payments", [(0.1, None)], [(0.1, None)])
     labels = {label for _, pairs in scrape(registry) for label, _ in pairs}
     assert labels == {"service", "priority", "decision", "reason", "version", "le"}
+
+
+def test_what_was_deleted_undecided_is_counted_and_a_restart_of_the_shard_takes_nothing_off():
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, "1")
+    metrics.known("pay", ())
+    assert registry.get_sample_value("gate_deleted_request_offsets_total", {"service": "pay"}) == 0
+    metrics.deleted("pay", 3)
+    metrics.forget("pay")
+    assert registry.get_sample_value("gate_deleted_request_offsets_total", {"service": "pay"}) is None
+    metrics.known("pay", ())
+    metrics.deleted("pay", 4)
+    assert registry.get_sample_value("gate_deleted_request_offsets_total", {"service": "pay"}) == 7
