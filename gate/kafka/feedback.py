@@ -26,6 +26,9 @@ MOST_SHOWN: Final = 200  # characters of what somebody else has written
 START_DEADLINE: Final = 30.0
 CALL_DEADLINE: Final = 10.0
 
+EXACTLY: Final = 200  # offsets: if workers lag by no more, the requests among them are counted
+LAG_BYTES: Final = 1 << 16  # that are read for it
+
 MOST_KEPT: Final = 10_000  # commands, before those are looked for that are old
 
 _PAUSES: Final = control.PauseUntil | control.Resume
@@ -59,6 +62,7 @@ class Feedback:
         # by whether they have one, service, and id with what they do, or tenant
         self._commands: dict[tuple[bool, str, str, str], Received] = {}
         self.lags: dict[str, Lag] = {}
+        self._counted: dict[Partition, tuple[int, int, int]] = {}  # from, to, and how many requests are between
         self.generation = 0  # the newest generation of the state that was told of
         self.move: control.NewGeneration | None = None  # what `gate reshard` has told last, and when, monotonic seconds
         self.move_heard = 0.0
@@ -205,7 +209,28 @@ class Feedback:
         ends = await self._reader.offsets(partitions, LATEST)
         if unread := [partition for partition in partitions if partition not in committed]:
             committed = {**await self._reader.offsets(unread, EARLIEST), **committed}
-        return sum(max(0, ends[partition] - committed[partition]) for partition in partitions)
+        return sum([await self._between(p, committed[p], ends[p]) for p in partitions])
+
+    async def _between(self, partition: Partition, begin: int, end: int) -> int:
+        """Return how many requests there are from one offset on and before another: at most so many, if there are many.
+
+        Each batch has a marker behind it, which no worker takes: who has done all may be behind by it for ever.
+        """
+        if not 0 < end - begin <= EXACTLY:
+            return max(0, end - begin)
+        counted = self._counted.get(partition)
+        if counted is None or counted[:2] != (begin, end):
+            counted = self._counted[partition] = begin, end, await self._count(partition, begin, end)
+        return counted[2]
+
+    async def _count(self, partition: Partition, begin: int, end: int) -> int:
+        try:
+            answer = await self._reader.fetch_one(partition, begin, wait_ms=0, partition_bytes=LAG_BYTES)
+        except OffsetOutOfRangeError:
+            answer = None
+        if answer is None:
+            return end - begin
+        return sum(record.offset < end for record in answer.records) + max(0, end - answer.next_offset)
 
 
 def _text(headers: Headers, name: str) -> str:

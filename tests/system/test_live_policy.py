@@ -6,6 +6,7 @@ import time
 
 from aiokafka import AIOKafkaProducer
 
+from gate.client import Worker
 from gate.protocol.control import PauseUntil, Resume, encode
 from tests.system.gates import create, gate, header, read, read_count, send, stamp, until
 
@@ -115,3 +116,30 @@ async def test_admission_waits_for_workers(bootstrap, prefix, tmp_path):
         finally:
             await consumer.stop()
     assert done == 100
+
+
+async def test_workers_that_have_done_all_leave_room_for_one_more(bootstrap, prefix, tmp_path):
+    """They commit behind the last request, and the gate's marker of its batch lies behind that."""
+    topic, admitted = f"{prefix}.requests.pay", f"{prefix}.admitted.pay"
+    await create(bootstrap, topic)
+    policy = f"services: {{pay: {{requests_per_second: 10000, max_in_flight: 1, worker_group: {prefix}-workers}}}}\n"
+    done: list[bytes] = []
+
+    async def work():
+        worker = Worker(bootstrap, group_id=f"{prefix}-workers", prefix=prefix)
+
+        @worker.handler("pay")
+        async def pay(job):
+            done.append(job.value)
+            if len(done) == 6:
+                worker.stop()
+
+        await worker.run()
+
+    with gate(tmp_path, bootstrap, prefix, policy) as running:
+        running.wait_for("shard taken over")
+        await send(bootstrap, topic, [(None, b"%d" % i, []) for i in range(6)])
+        assert await read_count(bootstrap, [admitted], 1), running.text()
+        async with asyncio.timeout(40):
+            await work()
+    assert sorted(done) == [b"%d" % i for i in range(6)]
