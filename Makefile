@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 setup: $(READY)
 
 $(READY): pyproject.toml requirements.txt
-	@echo "setting up $(VENV) (once)"
+	@echo "setting up $(VENV) (once; it downloads some packages, which takes a minute or more)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gate needs Python >= 3.11; set PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -41,8 +41,8 @@ def console(
     """Serve a page of the whole group: who is held back, by what, until when.
 
     Every gate serves the same page at `/` of its own --http; this one needs no gate, and stays when gates come and go.
-    It reads the topics of usage, alerts and audit; with --tokens those who may can pause, resume and cancel. Prints its
-    URL; ends with Ctrl-C.
+    With --tokens those who may can act, as by `gate pause`, `gate limit` and `gate cancel`. Prints its URL; ends with
+    Ctrl-C.
 
     Example: `gate console --http 9601`
 

@@ -16,6 +16,16 @@ else:
         """Seconds, by a name of their own in --help."""
 
 
+def told_seconds(seconds: float | None) -> str | None:
+    """Return a default as --help tells it, so that it can be written as it stands: `30s`, `1d`; nothing for None."""
+    if seconds is None:
+        return None
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
 def read_seconds(_type: Any, tokens: Sequence[Token]) -> float:
     """Read a length of time as in a policy file. Raises ValueError."""
     length = parse_duration(tokens[0].value)
@@ -24,5 +34,5 @@ def read_seconds(_type: Any, tokens: Sequence[Token]) -> float:
     return length / SECOND
 
 
-Flag = Annotated[bool, Parameter(negative="")]
-Seconds = Annotated[Duration, Parameter(converter=read_seconds, validator=Number(gt=0))]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]  # a flag that is not given is off
+Seconds = Annotated[Duration, Parameter(converter=read_seconds, validator=Number(gt=0), show_default=told_seconds)]

@@ -43,7 +43,7 @@ def pause(
     """Admit nothing of a service, or of one of its tenants, for a time.
 
     What comes meanwhile waits, as under any limit, and is told when it will be admitted. Of several
-    pauses the longest counts; `gate resume` ends them. Without --until and --for it lasts until then.
+    pauses the longest counts. Without --until and --for it lasts until `gate resume`, which ends all of them.
 
     Example: `gate pause payments --for 15m`
 
@@ -58,7 +58,7 @@ def pause(
     tenant
         Only the requests of this tenant.
     reason
-        Why, for whoever reads the control topic.
+        Why, for the audit.
     json
         Print one JSON object: service, tenant (null: all), paused_until_ms (unix ms; null: until resumed), command_id.
     """

@@ -45,6 +45,8 @@ def replay(
 
     Parameters
     ----------
+    service
+        The service.
     against
         Another policy to compare with, mostly the one in force.
     since

@@ -22,7 +22,7 @@ def resume(
     tenant
         Only the pause of this tenant.
     reason
-        Why, for whoever reads the control topic.
+        Why, for the audit.
     json
         Print one JSON object: service, tenant (null: all), command_id.
     """

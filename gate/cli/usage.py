@@ -55,6 +55,7 @@ def usage(
     Beside it stands who paused it, set a limit, or acts on what waits, and why, as far as the audit may be read.
 
     Example: `gate usage payments`
+
     Example: `gate usage payments --since 2h`
 
     Parameters

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gate.cli.client import Client, Duration, Flag, OptionalService, log_to_stderr, read_seconds
+from gate.cli.options import told_seconds
 from gate.kafka.request_search import RequestSearch
 from gate.kafka.whereabouts import Standing, Whereabouts
 from gate.text import printable, timestamp
@@ -22,7 +23,7 @@ def where(
     /,
     *,
     service: OptionalService = None,
-    since: Annotated[Duration, Parameter(converter=read_seconds)] = 86_400.0,
+    since: Annotated[Duration, Parameter(converter=read_seconds, show_default=told_seconds)] = 86_400.0,
     json: Flag = False,
     client: Client | None = None,
 ) -> None:

@@ -49,9 +49,13 @@ def tenant_seen(recording: Recording, tenant: str) -> TenantSeen:
         granted_share=sum(one.request.tenant == tenant for one in granted) / max(1, len(granted)),
         oldest_ms=min((one.request.at_ms for one in waiting), default=None),
         last_ms=max(promised, default=None),
-        reasons=[(verdict, f"{reason} {limit}".strip(), n) for (verdict, reason, limit), n in reasons.most_common(8)],
+        reasons=[(verdict, _why(reason, limit), n) for (verdict, reason, limit), n in reasons.most_common(8)],
         cut=recording.cut,
     )
+
+
+def _why(reason: str, limit: str) -> str:
+    return reason if not limit or limit.endswith(f".{reason}") else f"{reason} {limit}"  # not `window payments.window`
 
 
 @dataclass(frozen=True, slots=True)

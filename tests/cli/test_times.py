@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from gate.cli.options import told_seconds
 from gate.cli.times import moment
+from gate.units import SECOND, parse_duration
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +39,11 @@ def test_a_time_is_meant_by_the_local_clock(text, now, then):
 def test_what_is_no_time(text):
     with pytest.raises(ValueError, match="is no time; give 18:30, tomorrow 9:00"):
         moment(text, datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(30.0, "30s"), (86_400.0, "1d"), (5400.0, "90m"), (7200.0, "2h"), (0.5, "0.5s"), (None, None)]
+)
+def test_help_tells_a_default_as_it_is_written(seconds, told):
+    assert told_seconds(seconds) == told
+    assert seconds is None or parse_duration(told) == seconds * SECOND

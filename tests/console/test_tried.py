@@ -110,6 +110,8 @@ def test_what_several_policies_decided_is_not_compared_with_one():
 def test_a_tenant_is_seen_in_a_recording():
     told = recording(*REQUESTS)
     told.decisions[-1].ended = told.decisions[-1].ended_ms = None
+    for one in told.decisions:
+        one.limit = "pay.rate" if one.reason else None
     seen = tenant_seen(told, "acme")
     assert (seen.requests, seen.waiting, seen.rejected) == (8, 1, 0)
     assert seen.share == pytest.approx(2 / 3)

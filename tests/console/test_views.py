@@ -384,6 +384,21 @@ def test_each_view_is_readable_reachable_and_small(staged, browser: Browser, wid
         assert (page.errors, page.foreign) == ([], [])
 
 
+def test_another_limit_is_tried_on_a_phone_as_well(staged, browser: Browser):
+    with browser.page(staged.url) as page:
+        signed_in(page, staged.url)
+        page.size(390)
+
+        def is_played() -> bool:
+            page.open("/services/reports/what-if?limit=50&window.3s=1000000000000000")
+            page.until("document.querySelector('main h1')")
+            return "on average by" in page.text("main")
+
+        until(is_played, explain=lambda: page.text("main"))
+        assert page.run("document.documentElement.scrollWidth") <= 390
+        assert page.errors == []
+
+
 def test_the_keyboard_alone_reaches_every_action(staged, browser: Browser):
     with browser.page(staged.url) as page:
         signed_in(page, staged.url)
