@@ -12,3 +12,11 @@ def printable(text: str, limit: int | None = None) -> str:
 def timestamp(time: datetime) -> str:
     """Spell a time in UTC, with milliseconds: 2025-11-24T22:58:43.456Z."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(unix_ms: int) -> str:
+    """Spell unix ms like `timestamp`; what is beyond the year 9999, which no calendar here knows, as "UNIX_MS ms"."""
+    try:
+        return timestamp(datetime.fromtimestamp(unix_ms / 1000, UTC))
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_ms} ms"

@@ -4,7 +4,6 @@ import json as jsonlib
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -25,7 +24,7 @@ from gate.cli.pause import Tenant, command, who
 from gate.client import Answer, AnswerState, GateControl, LiveLimit, ServiceLimits
 from gate.errors import GateError
 from gate.protocol.policies import GROUP, called, group_of
-from gate.text import printable, timestamp
+from gate.text import moment, printable
 
 _SHOWN: Final = 50  # tenants, for people; --json has all
 _WIDTH: Final = 100_000  # columns where nobody looks: a line of a table stays a line
@@ -366,4 +365,4 @@ def _spelt(limit: LiveLimit) -> str:
 
 
 def _end(limit: LiveLimit) -> str:
-    return "" if limit.until_ms is None else timestamp(datetime.fromtimestamp(limit.until_ms / 1000, UTC))
+    return "" if limit.until_ms is None else moment(limit.until_ms)

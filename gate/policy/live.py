@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +23,7 @@ from gate.policy.layers import BLOCKED, Key, Layer, resolve
 from gate.policy.live_fields import read_live
 from gate.policy.names import read_tenant, stands_for_many
 from gate.protocol.policies import LiveLimit, group_of
-from gate.text import timestamp
+from gate.text import moment
 
 if TYPE_CHECKING:
     from gate.policy.policy import Policy
@@ -119,7 +118,7 @@ def _over_group(policy: "Policy", name: str, live: LiveService) -> GroupPolicy:
 
 
 def _layer(limit: LiveLimit, tenant: str = "") -> Layer:
-    until = "" if limit.until_ms is None else f" until {timestamp(datetime.fromtimestamp(limit.until_ms / 1000, UTC))}"
+    until = "" if limit.until_ms is None else f" until {moment(limit.until_ms)}"
 
     def keyed(fields: Mapping[str, Any]) -> dict[Key, Any]:
         return {(tenant, name) if tenant else name: value for name, value in fields.items()}

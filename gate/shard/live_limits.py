@@ -33,13 +33,14 @@ from gate.shard.limit_import import IMPORT_KIND, TELL_EVERY, ImportRecord, Limit
 from gate.shard.owner_views import Received
 from gate.shard.records import Outgoing, Partition
 from gate.shard.tenant_limits import TenantLimits
-from gate.units import MS, SECOND
+from gate.units import MAX_DURATION, MS, SECOND
 
 KIND: Final = "limit"
 DONE_KIND: Final = "limited"
 KEPT: Final = 8 * 86_400 * SECOND  # for so long is known what was carried out: the control topic keeps it for 7 days
 FEW: Final = 1_000  # tenants, whose limits are cleared in one batch
 MOST_TOLD: Final = 100  # characters of who imported and why, in the record of each of a million tenants
+_ENDLESS_MS: Final = MAX_DURATION // MS  # what is set for so long has no end: a later one fits into no calendar
 ITSELF: Final = "gate"  # who ends what ends by itself
 
 
@@ -240,7 +241,7 @@ class LiveLimits:
         version = self._version(service) + 1
         if isinstance(command, control.SetLimit):
             start = received.at if received.at > 0 else now // MS  # it counts from when it was said
-            until = None if command.for_ms is None else start + command.for_ms
+            until = start + command.for_ms if command.for_ms is not None and command.for_ms < _ENDLESS_MS else None
             limit = msgspec.structs.replace(command.limit, until_ms=until)
         told = Published(version, limit, now // MS, received.who, received.reason, received.id)
         record = self._records.get(service, LimitRecord(0))

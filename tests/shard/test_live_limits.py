@@ -220,6 +220,19 @@ def test_a_record_of_a_policy_is_json_that_people_can_read():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("tenant", ["", "acme"])
+def test_what_is_set_for_longer_than_a_century_has_no_end(tenant):
+    owner = Owner()
+    for length in (100 * 365 * 86_400_000, 2**53 - 1):
+        owner.give(SetLimit("pay", FIFTY, tenant, for_ms=length))
+        assert owner.answers[-1].state == "done"
+        assert owner.audit[-1].after["requests_per_second"] == "50"
+        assert "until_ms" not in owner.audit[-1].after
+        assert not owner.expire(NOW + 99 * 365 * 86_400 * SECOND)
+    owner.give(SetLimit("pay", FIFTY, tenant, for_ms=100 * 365 * 86_400_000 - 1))
+    assert owner.audit[-1].after["until_ms"] == NOW // MS + 100 * 365 * 86_400_000 - 1
+
+
 # -- imports -----------------------------------------------------------------------------------------------------------
 
 
