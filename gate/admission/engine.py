@@ -122,8 +122,7 @@ class Engine:
         if self._unnamed:
             raise RuntimeError(f"{state.service}: step was called before name_running, which it still expects")
         now = state.now = max(now, state.now)
-        if expired := list(state.limits.running.expire(now)):
-            self._free(now, expired)
+        self._expire_running(now)
         state.changed, self._base = True, state.sequence
         state.holding.again = again
         offered, due = 0, list[Arrival]()
@@ -190,6 +189,7 @@ class Engine:
         """Take that requests are done, by their ids. Returns how many of them ran: each counts once."""
         state = self.state
         now = state.now = max(now, state.now)
+        self._expire_running(now)  # first: who is told of too late has ended before, and does not count
         ended = [state.limits.running.done(request) for request in ids]
         if freed := [tenant for ran, tenant in ended if ran]:
             self._free(now, freed)
@@ -199,6 +199,10 @@ class Engine:
         """Tell whether requests that ran have ended since the last call, so that others of the group may go."""
         freed, self._freed = self._freed, False
         return freed
+
+    def _expire_running(self, now: int) -> None:
+        if expired := list(self.state.limits.running.expire(now)):
+            self._free(now, expired)
 
     def _free(self, now: int, tenants: Sequence[str | None]) -> None:
         self._freed = True

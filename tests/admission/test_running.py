@@ -57,6 +57,14 @@ def test_what_nobody_tells_is_done_when_its_time_is_over(policy, start):
     assert (sim.engine.waiting, sim.engine.usage(sim.now).running) == (0, 1)
 
 
+def test_who_is_told_of_when_its_time_is_over_does_not_count(policy, start):
+    sim = Simulation(policy(most(2), running_timeout=TIMEOUT), now=start)
+    sim.offer(2)
+    assert sim.engine.done(start + TIMEOUT - MS, ids(0)) == 1
+    assert sim.engine.done(start + TIMEOUT, ids(1)) == 0  # though nobody waits for its place, and no step came between
+    assert sim.engine.usage(start + TIMEOUT).running == 0
+
+
 def test_a_time_is_promised_only_to_those_that_go_whatever_workers_do(policy, spec, start):
     sim = Simulation(policy(most(4, spec(1, 1))), now=start)
     (_, waits) = sim.offer(3).decisions

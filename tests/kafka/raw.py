@@ -1,6 +1,7 @@
 """Record batches of which every field can be set, as a producer may write them by hand."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from struct import Struct
@@ -89,12 +90,14 @@ def batch(
     *,
     base: int = 0,
     codec: int = 0,
-    timestamp: int = 1_000,
+    timestamp: int | None = None,
     last_delta: int | None = None,
     count: int | None = None,
     attributes: int = 0,
     body: bytes | None = None,
 ) -> bytes:
+    """Return a batch of these records, of now (`timestamp` None, ms): what is old a broker deletes at its next look."""
+    timestamp = time.time_ns() // 1_000_000 if timestamp is None else timestamp
     packed = b"".join(record(rec, index) for index, rec in enumerate(records)) if body is None else body
     if codec:
         packed = _PACK[codec](packed)
